@@ -1,0 +1,46 @@
+"""Problems of a user's input: what, where, why, and how to fix it. Raised together, printed by the CLI alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from estimator.job import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with the input. `fix` is what the user should do next."""
+
+    what: str
+    place: Place | None = None
+    why: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        where = ""
+        if self.place is not None:
+            line = f":{self.place.line}" if self.place.line is not None else ""
+            key = f": {self.place.key}" if self.place.key else ""
+            where = f"{self.place.file}{line}{key}: "
+        text = f"{where}{self.what}"
+        if self.why:
+            text += f" ({self.why})"
+        if self.fix:
+            text += f"\n  fix: {self.fix}"
+        return text
+
+
+class InputError(Exception):
+    """The config, an option or the machine's name cannot be used: exit status 2. Carries every problem found."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(str(p) for p in problems))
+        self.problems = tuple(problems)
+
+
+class CannotTell(Exception):
+    """The architecture or a setting is not modelled: exit status 3. Carries what is not modelled, by name."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(str(p) for p in problems))
+        self.problems = tuple(problems)

@@ -1,0 +1,147 @@
+"""What a training job is, once its config has been read: the only thing that the later steps see of a config.
+
+A `Job` holds resolved values only: aliases, coercions and defaults of the trainer's dialect have been applied by the
+reader in `estimator.trainers`, datasets have been expanded (one entry per resolution) and scanned for their buckets.
+Sizes are pixels, counts are counts, and nothing here knows about bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the user's file something stands. `line` is 1-based; None where the reader cannot know it (a default)."""
+
+    file: str
+    key: str
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unmodelled:
+    """A setting that changes memory and that the estimator has no model of: makes the verdict "unknown" (exit status 3)."""
+
+    place: Place
+    value: object
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The base model and how its weights are held.
+
+    `weights` / `te_weights`: "bf16", "fp16", "fp32", or a qtype of the trainer ("qfloat8", "float8", "uint4", ...): what
+    the transformer's / text encoder's linear weights are after loading, all aliases and coercions applied.
+    `dtype`: the compute dtype (train.dtype). `assistant_lora`: a training adapter is merged at load (FLUX schnell, Z-Image turbo).
+    """
+
+    name_or_path: str
+    dtype: str = "bf16"
+    weights: str = "bf16"
+    te_weights: str = "bf16"
+    low_vram: bool = False
+    assistant_lora: str | None = None
+    layer_offloading: bool = False
+    layer_offloading_transformer_percent: float = 1.0
+    layer_offloading_text_encoder_percent: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The adapter that is trained. `kind`: "lora" | "lokr" | ... ; `rank` is network.linear."""
+
+    kind: str = "lora"
+    rank: int = 4
+    conv_rank: int | None = None
+    ignore_if_contains: tuple[str, ...] = ()
+    only_if_contains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Bucket:
+    """A training size in pixels; `count` is how many items of the dataset fall into it (0: not scanned, assumed)."""
+
+    width: int
+    height: int
+    frames: int = 1
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One dataset entry after expansion to one resolution.
+
+    `scanned` says that `buckets` come from real files; otherwise they hold the worst bucket of the resolution.
+    `text_tokens`: tokens of the longest caption (None: unknown, the reader found no captions).
+    """
+
+    folder: str
+    resolution: int
+    batch_size: int
+    buckets: tuple[Bucket, ...]
+    scanned: bool = False
+    cache_latents: bool = False
+    cache_latents_to_disk: bool = False
+    cache_text_embeddings: bool = False
+    text_tokens: int | None = None
+    is_reg: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Settings of the training loop that decide memory."""
+
+    steps: int = 1000
+    batch_size: int = 1
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = True
+    optimizer: str = "adamw"
+    ema: bool = False
+    unload_text_encoder: bool = False
+    cache_text_embeddings: bool = False
+    skip_first_sample: bool = False
+    force_first_sample: bool = False
+    disable_sampling: bool = False
+    noise_scheduler: str = "flowmatch"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One preview image or clip. `cfg` is the guidance scale; `text_tokens` / `negative_tokens` as estimated from the prompts."""
+
+    width: int
+    height: int
+    frames: int = 1
+    cfg: float = 1.0
+    text_tokens: int | None = None
+    negative_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A whole training job of one process.
+
+    `arch` is a profile key ("flux1-dev", "zimage-turbo", ...), `trainer_arch` the key as the trainer's config has it.
+    `method`: "lora" | "full" | "inference". `save_every` / `sample_every` in steps.
+    `unmodelled` makes the verdict unknown; `warnings` are shown and change nothing.
+    `alloc_conf`: expandable segments are on (PYTORCH_CUDA_ALLOC_CONF), False in the trainer's default.
+    """
+
+    name: str
+    trainer: str
+    arch: str
+    trainer_arch: str
+    method: str
+    model: Model
+    network: Network | None
+    train: Train
+    datasets: tuple[Dataset, ...]
+    samples: tuple[Sample, ...] = ()
+    sample_every: int = 100
+    save_every: int = 1000
+    expandable_segments: bool = False
+    unmodelled: tuple[Unmodelled, ...] = ()
+    warnings: tuple[str, ...] = ()
+    extra: dict[str, object] = field(default_factory=dict)
