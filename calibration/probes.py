@@ -1,0 +1,143 @@
+"""Probe jobs: the trainer configs whose recordings the memory programs of an architecture are extracted from.
+
+Two runs for each kind of base weights, at two ranks. They differ in everything that composes (caching, text encoder,
+low_vram, EMA), so that both sides of each are recorded; the optimizer goes with the weights, so that each optimizer is seen
+at both ranks. Sizes are odd on purpose: no two features of a bucket may be proportional.
+
+`python -m calibration.probes ARCH FOLDER` writes them all; `--run` records them (see calibration.trainer for the rest).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+RANKS = (8, 24)
+OPTIMIZER_WITH = {"bf16": "adamw8bit", "qfloat8": "adamw", "float8": "adafactor", "uint4": "prodigy"}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What an architecture's probe jobs are made of: model section, buckets (width, height, batch, caption words), previews."""
+
+    model: dict[str, Any]
+    buckets: tuple[tuple[int, int, int, int], ...]
+    samples: tuple[tuple[int, int, float, int], ...]  # width, height, guidance, prompt words
+
+
+FLUX_BUCKETS = (
+    (512, 512, 1, 20), (768, 640, 1, 20), (1024, 1024, 1, 20), (1216, 832, 1, 20), (352, 608, 1, 20),
+    (512, 512, 2, 20), (704, 960, 2, 20), (640, 448, 3, 20), (512, 768, 4, 20),
+)  # fmt: skip
+ZIMAGE_BUCKETS = (
+    (512, 512, 1, 12), (784, 656, 1, 60), (1024, 1024, 1, 150), (1232, 816, 1, 30), (336, 624, 1, 100),
+    (512, 512, 2, 40), (720, 976, 2, 90), (656, 432, 3, 15), (528, 752, 4, 25),
+)  # fmt: skip
+FLUX_SAMPLES = ((512, 512, 4.0, 9), (768, 1152, 4.0, 9), (1024, 1024, 4.0, 9), (1344, 768, 4.0, 9))
+ZIMAGE_SAMPLES = tuple((w, h, cfg, n) for (w, h, _, _), n in zip(FLUX_SAMPLES, (9, 70, 140, 33)) for cfg in (1.0, 4.0))
+FAMILIES = {
+    "flux1-dev": Family({"name_or_path": "black-forest-labs/FLUX.1-dev", "is_flux": True}, FLUX_BUCKETS, FLUX_SAMPLES),
+    "flux1-schnell": Family(
+        {"name_or_path": "black-forest-labs/FLUX.1-schnell", "assistant_lora_path": "ostris/FLUX.1-schnell-training-adapter", "is_flux": True},
+        FLUX_BUCKETS, FLUX_SAMPLES,
+    ),
+    "flex1": Family({"name_or_path": "ostris/Flex.1-alpha", "is_flux": True}, FLUX_BUCKETS, FLUX_SAMPLES),
+    "zimage": Family({"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage"}, ZIMAGE_BUCKETS, ZIMAGE_SAMPLES),
+    "zimage-turbo": Family(
+        {
+            "name_or_path": "Tongyi-MAI/Z-Image-Turbo", "arch": "zimage:turbo",
+            "assistant_lora_path": "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors",
+        },
+        ZIMAGE_BUCKETS, ZIMAGE_SAMPLES,
+    ),
+}  # fmt: skip
+
+
+def words(count: int) -> str:
+    return " ".join(["fox"] * count)
+
+
+def write_images(folder: Path, buckets: tuple[tuple[int, int, int, int], ...]) -> list[dict[str, Any]]:
+    """One folder with one image for each bucket; the resolution is large enough that the image's own size is the bucket."""
+    entries = []
+    for width, height, batch, caption in buckets:
+        place = folder / f"{width}x{height}b{batch}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (width, height)).save(place / "image.png")
+        (place / "image.txt").write_text(words(caption))
+        entries.append({"folder_path": str(place), "caption_ext": "txt", "resolution": 2048, "batch_size": batch})
+    return entries
+
+
+def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
+    """The probe job `index` (0 or 1) of an architecture and a kind of base weights, as AI Toolkit reads it."""
+    family = FAMILIES[arch]
+    cached, rank = index == 1, RANKS[index]
+    datasets = write_images(run / "data", family.buckets)
+    for entry in datasets:
+        entry.update(cache_latents_to_disk=cached, cache_text_embeddings=cached)
+    model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=cached)
+    if weights != "bf16":
+        model.update(qtype=weights, qtype_te=weights)
+    samples = [{"prompt": words(n), "width": w, "height": h, "guidance_scale": cfg} for w, h, cfg, n in family.samples]
+    process = {
+        "type": "sd_trainer", "training_folder": str(run / "out"), "device": "cuda:0",
+        "network": {"type": "lora", "linear": rank, "linear_alpha": rank},
+        "save": {"dtype": "float16", "save_every": 10000, "max_step_saves_to_keep": 1},
+        "datasets": datasets,
+        "train": {
+            "batch_size": 1, "steps": len(datasets) + 1, "gradient_accumulation": 1, "train_unet": True, "train_text_encoder": False,
+            "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": OPTIMIZER_WITH[weights], "lr": 1e-4, "dtype": "bf16",
+            "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": cached,
+        },
+        "model": model,
+        "sample": {"sampler": "flowmatch", "sample_every": 10000, "width": 1024, "height": 1024, "neg": "", "samples": samples, "sample_steps": 1},
+    }  # fmt: skip
+    return {"job": "extension", "config": {"name": "probe", "process": [process]}, "meta": {"name": "probe", "version": "1.0"}}
+
+
+def write(arch: str, folder: Path) -> list[tuple[Path, Path]]:
+    """All probe jobs of an architecture: (config, run folder) each."""
+    jobs = []
+    for weights in OPTIMIZER_WITH:
+        for index in (0, 1):
+            run = (folder / f"{arch}-{weights}-{index}").resolve()
+            run.mkdir(parents=True, exist_ok=True)
+            (run / "config.yaml").write_text(yaml.safe_dump(config(arch, weights, index, run), sort_keys=False))
+            jobs.append((run / "config.yaml", run))
+    return jobs
+
+
+def record(job: tuple[Path, Path], options: list[str]) -> tuple[str, int]:
+    path, run = job
+    command = [sys.executable, "-m", "calibration.trainer", str(path), str(run), "--events", "--probe", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(run.name, done.stdout.strip()[-200:] or done.stderr.strip()[-300:], flush=True)
+    return run.name, done.returncode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m calibration.probes", description=__doc__)
+    parser.add_argument("arch", choices=sorted(FAMILIES))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--run", action="store_true", help="record them; further options go to calibration.trainer")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2))
+    args, options = parser.parse_known_args()
+    jobs = [job for job in write(args.arch, args.folder) if not (job[1] / "result.json").exists()]
+    if not args.run:
+        return 0
+    with ThreadPoolExecutor(args.workers) as pool:
+        return max((code for _, code in pool.map(lambda job: record(job, options), jobs)), default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Stand-in adapter files, all zero and sparse: the training adapters that AI Toolkit downloads for FLUX.1-schnell and Z-Image Turbo.
+
+`CUDA_PYTHON -m calibration.trainer.adapters FOLDER`. The rank of each is assumed (the files themselves are not at hand):
+a real file of another rank moves the resident training adapter in proportion, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+ASSUMED_RANK = {"zimage-turbo": 32, "flux1-schnell": 16}
+ELEMENT_BYTES = 2  # bf16
+
+
+def write_sparse(path: Path, shapes: dict[str, tuple[int, int]]) -> None:
+    """A safetensors file of zeros that takes no disk."""
+    offset, header = 0, {}
+    for name, (rows, columns) in shapes.items():
+        size = ELEMENT_BYTES * rows * columns
+        header[name] = {"dtype": "BF16", "shape": [rows, columns], "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + offset)
+    print(path.name, len(shapes), "tensors", offset, "bytes")
+
+
+def lora_shapes(cls: Any, blocks: tuple[str, ...], rank: int, prefix: str) -> dict[str, tuple[int, int]]:
+    """Names and shapes of a LoRA on every linear layer inside `blocks`."""
+    import accelerate
+    import torch
+
+    with accelerate.init_empty_weights():
+        model = cls()
+    out = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name.startswith(blocks):
+            out[f"{prefix}{name}.lora_A.weight"] = (rank, module.in_features)
+            out[f"{prefix}{name}.lora_B.weight"] = (module.out_features, rank)
+    return out
+
+
+def main(folder: Path) -> None:
+    import diffusers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    turbo = lora_shapes(diffusers.ZImageTransformer2DModel, ("layers",), ASSUMED_RANK["zimage-turbo"], "diffusion_model.")
+    write_sparse(folder / "zimage_turbo_training_adapter_v2.safetensors", turbo)
+    blocks = ("transformer_blocks", "single_transformer_blocks")
+    schnell = lora_shapes(diffusers.FluxTransformer2DModel, blocks, ASSUMED_RANK["flux1-schnell"], "transformer.")
+    write_sparse(folder / "pytorch_lora_weights.safetensors", schnell)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

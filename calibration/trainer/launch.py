@@ -1,0 +1,247 @@
+"""Run the trainer's own run.py on a config, on the emulated device, recording phases and allocator events.
+
+Runs inside the CUDA environment (`python -m calibration.trainer` starts it there). Arguments: CONFIG OUT_DIR.
+Environment: AITK (the trainer's checkout), TRAINER_WEIGHTS (stand-in adapter files), TRAINER_EVENTS=1 (record events),
+TRAINER_PROBE=1 (a probe job: each step is made twice, with gradient checkpointing on and off), TRAINER_STOP=load (stop there).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import resource
+import runpy
+import sys
+import time
+import traceback
+from typing import Any, Callable
+
+CONFIG, OUT = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
+os.environ.update(DISABLE_TELEMETRY="YES", HF_HUB_OFFLINE="1", NO_ALBUMENTATIONS_UPDATE="1", TOKENIZERS_PARALLELISM="false")
+AITK = os.path.abspath(os.environ["AITK"])
+PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path[:1] = [PROJECT, AITK]  # not this folder: its module names are not for the trainer
+os.chdir(AITK)
+
+from calibration.trainer import import_stubs  # noqa: E402  (before torch: the trainer's imports must find the stubs)
+
+import_stubs.install()
+
+import torch  # noqa: E402
+
+from calibration.trainer import labels, models, patches, recorder, tensors, token_counts, trace  # noqa: E402
+
+torch.set_num_threads(2)
+models.install()
+patches.values()
+PROBE = os.environ.get("TRAINER_PROBE") == "1"
+R = recorder.Recorder(events=os.environ.get("TRAINER_EVENTS") == "1")
+LABELS = labels.Labels() if R.events else None
+VERSIONED = ("torch", "diffusers", "transformers", "peft", "accelerate", "bitsandbytes", "torchao", "optimum-quanto", "prodigyopt")
+
+
+def shape_of(x: Any) -> Any:
+    return list(x.shape) if torch.is_tensor(x) else None
+
+
+def patch(cls: Any, attribute: str, phase: str, info: Callable[..., dict[str, Any]] | None = None) -> None:
+    """Record cls.attribute as a phase, unless one of that name is open already."""
+    function = getattr(cls, attribute)
+
+    @functools.wraps(function)
+    def wrapped(self: Any, *a: Any, **k: Any) -> Any:
+        if any(frame["phase"] == phase for frame in R.stack):
+            return function(self, *a, **k)
+        return R.wrap(function, phase, info)(self, *a, **k)
+
+    setattr(cls, attribute, wrapped)
+
+
+def bucket_info(batch: Any) -> dict[str, Any]:
+    item, pixels = batch.file_items[0], getattr(batch, "tensor", None)
+    return {
+        "batch": len(batch.file_items), "width": item.crop_width, "height": item.crop_height, "frames": getattr(item, "num_frames", 1),
+        "latents": shape_of(getattr(batch, "latents", None)), "pixels": shape_of(pixels),
+    }  # fmt: skip
+
+
+def record_steps(trainer: Any) -> None:
+    real = trainer.hook_train_loop
+
+    def step(self: Any, batches: Any) -> Any:
+        listed = batches if isinstance(batches, list) else [batches]
+        for checkpointing in (True, False) if PROBE else (None,):
+            if checkpointing is not None:
+                (self.sd.unet.enable_gradient_checkpointing if checkpointing else self.sd.unet.disable_gradient_checkpointing)()
+            info = {"step": self.step_num, "gradient_checkpointing": checkpointing, "buckets": [bucket_info(b) for b in listed]}
+            result = R.wrap(real, "step", lambda *_, info=info, **__: info)(self, batches)
+        return result
+
+    trainer.hook_train_loop = step
+
+
+def record_trainer() -> None:
+    """Phases that belong to the trainer's classes."""
+    import toolkit.data_loader as data_loader
+    from extensions_built_in.sd_trainer.SDTrainer import SDTrainer
+    from jobs.process.BaseSDTrainProcess import BaseSDTrainProcess as Base
+    from toolkit.util.get_model import get_all_models
+
+    get_all_models()
+    patches.install(os.environ["TRAINER_WEIGHTS"])
+    record_steps(SDTrainer)
+
+    def sample_info(self: Any, step: Any = None, *_: Any, **__: Any) -> dict[str, Any]:
+        config = self.sample_config
+        samples = [{"width": s.width, "height": s.height, "frames": s.num_frames, "cfg": s.guidance_scale} for s in config.samples]
+        return {"step": step, "samples": samples}
+
+    patch(Base, "sample", "sample", sample_info)
+    patch(Base, "save", "save")
+    patch(SDTrainer, "hook_before_train_loop", "prepare")
+    patch(SDTrainer, "prepare_accelerator", "prepare_accelerator")
+    patch(SDTrainer, "cache_sample_prompts", "cache_sample_prompts")
+    patch(Base, "setup_ema", "setup_ema")
+    dataset = data_loader.AiToolkitDataset
+    patch(dataset, "cache_latents_all_latents", "cache_latents", lambda self: {"resolution": self.dataset_config.resolution})
+    patch(dataset, "cache_text_embeddings", "cache_text", lambda self: {"resolution": self.dataset_config.resolution})
+    real_after = Base.hook_after_sd_init_before_load
+
+    def after_init(self: Any) -> Any:
+        R.names = tensors.Names(self)
+        record_model(self)
+        return real_after(self)
+
+    Base.hook_after_sd_init_before_load = after_init
+    real_before = SDTrainer.before_dataset_load
+
+    def before_dataset(self: Any) -> Any:
+        while len(R.stack) > 1:  # ends the set-up phase
+            R.close(R.stack[-1])
+        record_optimizer(self)
+        return real_before(self)
+
+    SDTrainer.before_dataset_load = before_dataset
+
+
+def record_model(process: Any) -> None:
+    """Phases that belong to the model object: loading, encoding, predicting, moving."""
+    sd = process.sd
+    load, status = sd.load_model, sd.print_and_status_update
+
+    def status_update(message: Any, *a: Any, **k: Any) -> Any:
+        if any(frame["phase"] == "load" for frame in R.stack):
+            R.sibling("load", "load: " + str(message).strip())
+        return status(message, *a, **k)
+
+    def load_model() -> None:
+        frame = R.open("load")
+        try:
+            load()
+        except BaseException as error:
+            R.close(frame, "oom" if recorder.is_oom(error) else "error")
+            raise
+        R.close(frame)
+        if os.environ.get("TRAINER_STOP") == "load":
+            sys.exit(0)
+        name_modules(sd)
+        R.open("setup")
+        if sd.vae is not None:
+            sd.vae.decode = R.wrap(sd.vae.decode, "vae_decode", lambda z, *_, **__: {"shape": shape_of(z)})
+            sd.vae.encode = R.wrap(sd.vae.encode, "vae_encode", lambda z, *_, **__: {"shape": shape_of(z)})
+
+    sd.print_and_status_update, sd.load_model = status_update, load_model
+    encode = sd.encode_prompt
+
+    def encode_prompt(*a: Any, **k: Any) -> Any:
+        frame = R.open("encode_prompt", autograd=torch.is_grad_enabled())
+        try:
+            out = encode(*a, **k)
+        except BaseException as error:
+            R.close(frame, "oom" if recorder.is_oom(error) else "error")
+            raise
+        frame["tokens"] = list(token_counts.LAST_COUNTS)
+        R.mark("info", tokens=list(token_counts.LAST_COUNTS))
+        R.close(frame)
+        return out
+
+    sd.encode_prompt = encode_prompt
+    sd.predict_noise = R.wrap(sd.predict_noise, "predict_noise", lambda *_, **__: {"grad": torch.is_grad_enabled()})
+    for name in ("set_device_state", "restore_device_state", "generate_single_image", "text_encoder_to"):
+        if hasattr(sd, name):
+            setattr(sd, name, R.wrap(getattr(sd, name), name))
+    process.accelerator.backward = R.wrap(process.accelerator.backward, "backward")
+    process.accelerator.clip_grad_norm_ = R.wrap(process.accelerator.clip_grad_norm_, "clip_grad")
+
+
+def name_modules(sd: Any) -> None:
+    if LABELS is None:
+        return
+    encoders = sd.text_encoder if isinstance(sd.text_encoder, (list, tuple)) else [sd.text_encoder]
+    for prefix, module in [("transformer", sd.unet), ("vae", sd.vae), *((f"text_encoder{i}", m) for i, m in enumerate(encoders))]:
+        if isinstance(module, torch.nn.Module):
+            LABELS.name_modules(module, prefix)
+
+
+def record_optimizer(process: Any) -> None:
+    """A hook pair, not a wrapper: learning-rate schedulers look at optimizer.step itself."""
+    optimizer = getattr(process.optimizer, "optimizer", process.optimizer)
+    box: dict[str, Any] = {}
+
+    def before(*_: Any) -> None:
+        box["frame"] = R.open("optimizer_step", step=process.step_num)
+
+    def after(*_: Any) -> None:
+        R.close(box["frame"])
+        patches.TRAINED[0] = True
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
+    if process.ema is not None:
+        process.ema.update = R.wrap(process.ema.update, "ema_update")
+
+
+def versions() -> dict[str, str]:
+    out = {name: importlib.metadata.version(name) for name in VERSIONED}
+    out["ai-toolkit"] = runpy.run_path(os.path.join(AITK, "version.py"))["VERSION"]
+    return out
+
+
+def main() -> None:
+    root = R.open("run")
+    outcome, error_text = "ok", None
+    sys.argv = ["run.py", CONFIG]
+    try:
+        record_trainer()
+        runpy.run_path(os.path.join(AITK, "run.py"), run_name="__main__")
+    except SystemExit as stop:
+        outcome = "ok" if not stop.code else f"exit {stop.code}"
+    except BaseException as error:
+        traceback.print_exc()
+        outcome = "oom" if recorder.is_oom(error) or "OOM" in str(error) else "error"
+        error_text = f"{type(error).__name__}: {error}"[:1500]
+    R.close(root, outcome)
+    if outcome == "ok" and any(row["outcome"] == "oom" for row in R.rows):
+        outcome = "ok_but_steps_oom"  # the trainer skips up to three out-of-memory steps in a row
+    stats, device = torch.cuda.memory_stats(), torch.cuda.get_device_properties(0)
+    result = {
+        "config": os.path.basename(CONFIG), "outcome": outcome, "error": error_text,
+        "oom_phases": [row["phase"] for row in R.rows if row["outcome"] == "oom"],
+        "num_ooms": stats.get("num_ooms"), "num_alloc_retries": stats.get("num_alloc_retries"),
+        "gpu": device.name, "total_bytes": device.total_memory, "compute_capability": f"{device.major}.{device.minor}",
+        "context_bytes_assumed": recorder.context_bytes(), "cudnn_workspace": os.environ.get("FAKECUDA_CUDNN_WS", "0"),
+        "versions": versions(), "models": models.LOADED, "stubbed": sorted(import_stubs.used), "notes": patches.NOTES,
+        "host_maxrss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "phases": R.rows,
+    }  # fmt: skip
+    if R.events:
+        trace.save(os.path.join(OUT, "trace.npz"), R)
+    with open(os.path.join(OUT, "result.json"), "w") as file:
+        json.dump(result, file, indent=1)
+    print("RESULT", outcome, error_text, flush=True)
+    os._exit(0)  # interpreter shutdown would run module destructors against the emulated device
+
+
+STARTED = time.time()
+main()

@@ -1,0 +1,131 @@
+"""The trainer's model classes without weights: real classes from known configurations, on untouched (never written) memory.
+
+Only loading is replaced. A 24 GB model costs no host memory as long as nothing writes to it. Configurations are the
+published ones of each repository (their config.json files).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import accelerate
+import torch
+
+LOADED: list[dict[str, Any]] = []  # what was built, for result.json
+
+FLUX_VAE = {
+    "in_channels": 3, "out_channels": 3, "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16, "norm_num_groups": 32, "sample_size": 1024,
+    "scaling_factor": 0.3611, "shift_factor": 0.1159, "force_upcast": True, "use_quant_conv": False, "use_post_quant_conv": False,
+    "mid_block_add_attention": True,
+}  # fmt: skip
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "FlowMatchEulerDiscreteScheduler": {
+        "shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096
+    }
+}  # fmt: skip
+
+
+def materialize(model: torch.nn.Module, dtype: Any, keep_fp32: tuple[str, ...] = ()) -> torch.nn.Module:
+    """Give meta parameters real, untouched host storage in `dtype`; tied parameters stay tied."""
+    seen: dict[int, Any] = {}
+    for name, module in model.named_modules():
+        for key, parameter in list(module._parameters.items()):
+            if parameter is None or not parameter.is_meta:
+                continue
+            if id(parameter) not in seen:
+                wanted = parameter.dtype
+                if dtype is not None and parameter.is_floating_point():
+                    wanted = torch.float32 if any(part in f"{name}.{key}".split(".") for part in keep_fp32) else dtype
+                new = torch.nn.Parameter(torch.empty(parameter.shape, dtype=wanted), requires_grad=parameter.requires_grad)
+                seen[id(parameter)] = (new, parameter)  # the old one is kept so that its id stays taken
+            module._parameters[key] = seen[id(parameter)][0]
+        for key, buffer in list(module._buffers.items()):
+            if buffer is not None and buffer.is_meta:
+                module._buffers[key] = torch.zeros(buffer.shape, dtype=buffer.dtype)
+    return model
+
+
+def build(make: Callable[[], torch.nn.Module], dtype: Any, keep_fp32: tuple[str, ...] = (), what: str = "") -> torch.nn.Module:
+    """The model that `make` constructs, without its weights ever being written."""
+    with accelerate.init_empty_weights(include_buffers=False):
+        model = make()
+    materialize(model, dtype, keep_fp32)
+    if hasattr(model, "tie_weights"):
+        model.tie_weights()
+    count = sum(p.numel() for p in model.parameters())
+    LOADED.append({"what": what, "cls": type(model).__name__, "parameters": count, "dtype": str(dtype)})
+    return model
+
+
+def diffusers_config(cls: type, path: object) -> dict[str, Any]:
+    """Constructor arguments of a diffusers class for the checkpoint `path`."""
+    name, place = cls.__name__, str(path).lower()
+    if name == "FluxTransformer2DModel":
+        if "flex.1" in place:
+            return {"num_layers": 8, "num_single_layers": 38, "guidance_embeds": True}
+        return {"guidance_embeds": "schnell" not in place}
+    if name == "AutoencoderKL":  # FLUX, Flex and Z-Image share it
+        return FLUX_VAE
+    if name == "ZImageTransformer2DModel":
+        return {}
+    raise NotImplementedError(f"no configuration for {name} ({path})")
+
+
+def transformers_config(cls: type, path: object) -> Any:
+    """Configuration object of a transformers class for the checkpoint `path`."""
+    import transformers as t
+
+    name = cls.__name__
+    if name == "T5EncoderModel":
+        return t.T5Config(
+            d_ff=10240, d_kv=64, d_model=4096, num_heads=64, num_layers=24, num_decoder_layers=24, vocab_size=32128,
+            feed_forward_proj="gated-gelu", dropout_rate=0.1, relative_attention_num_buckets=32, tie_word_embeddings=False,
+        )  # fmt: skip
+    if name == "CLIPTextModel":
+        return t.CLIPTextConfig(
+            hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408,
+            max_position_embeddings=77, projection_dim=768,
+        )  # fmt: skip
+    if name == "Qwen3ForCausalLM":
+        return t.Qwen3Config(
+            vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
+            num_key_value_heads=8, head_dim=128, tie_word_embeddings=True, rope_theta=1000000, max_position_embeddings=40960,
+        )  # fmt: skip
+    raise NotImplementedError(f"no configuration for {name} ({path})")
+
+
+def _diffusers_pretrained(cls: Any, path: Any = None, *_: Any, subfolder: Any = None, torch_dtype: Any = None, **__: Any) -> Any:
+    config = diffusers_config(cls, path)
+    model: Any = build(lambda: cls(**config), torch_dtype, cls._keep_in_fp32_modules or (), f"{path}/{subfolder}")
+    model.register_to_config(_name_or_path=str(path))
+    return model.eval()
+
+
+def _transformers_pretrained(
+    cls: Any, path: Any = None, *_: Any, subfolder: Any = None, torch_dtype: Any = None, dtype: Any = None, **__: Any
+) -> Any:
+    config = transformers_config(cls, path)
+    return build(lambda: cls(config), dtype or torch_dtype or torch.float32, (), f"{path}/{subfolder}").eval()
+
+
+def _scheduler_pretrained(cls: Any, *_: Any, **__: Any) -> Any:
+    known = [SCHEDULERS[c.__name__] for c in cls.__mro__ if c.__name__ in SCHEDULERS]
+    return cls(**known[0]) if known else cls()
+
+
+def install() -> None:
+    """Replace every from_pretrained that the trainer calls."""
+    import transformers
+    from diffusers import ModelMixin
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from transformers import PreTrainedModel
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+    from calibration.trainer.token_counts import pretrained
+
+    ModelMixin.from_pretrained = classmethod(_diffusers_pretrained)
+    PreTrainedModel.from_pretrained = classmethod(_transformers_pretrained)
+    PreTrainedTokenizerBase.from_pretrained = classmethod(pretrained)
+    transformers.AutoTokenizer.from_pretrained = classmethod(pretrained)
+    SchedulerMixin.from_pretrained = classmethod(_scheduler_pretrained)

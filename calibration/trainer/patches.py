@@ -1,0 +1,140 @@
+"""Values that the emulated device cannot give (everything read back is 0), where a value decides a shape or a branch.
+
+Each is listed in NOTES, which result.json repeats. Nothing else of the trainer is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, Iterator
+
+import torch
+
+from calibration.trainer import token_counts
+
+NOTES: list[str] = []
+TRAINED = [False]  # an optimizer step has been made: adapters are no longer all zero
+HOST_LAYERS_MERGED = 2  # merging into host weights is real arithmetic there: so many layers of each shape show the peak
+BIG = 1 << 16  # elements: smaller host tensors are quantised for real
+
+
+def note(text: str) -> None:
+    if text not in NOTES:
+        NOTES.append(text)
+
+
+@contextlib.contextmanager
+def cuda_truth(any_is: bool | None = None, row_mask: bool = False) -> Iterator[None]:
+    """Inside, `.any()` of CUDA tensors answers `any_is`; indexing by a CUDA boolean mask uses the tokenizer's host mask."""
+    saved: dict[str, Any] = {}
+    tensor = torch.Tensor
+    if any_is is not None:
+        saved["any"] = tensor.__dict__.get("any")
+        real_any = tensor.any
+        tensor.any = lambda self, *a, **k: torch.tensor(any_is) if self.is_cuda else real_any(self, *a, **k)
+    if row_mask:
+        saved["__getitem__"] = tensor.__dict__.get("__getitem__")
+        real_get, calls = tensor.__getitem__, [0]
+
+        def getitem(self: Any, index: Any) -> Any:
+            if torch.is_tensor(index) and index.dtype == torch.bool and index.is_cuda:
+                mask = token_counts.LAST_MASK[0]
+                if index.dim() == 1:
+                    index = mask[calls[0] % mask.shape[0]].nonzero().flatten().to(self.device)
+                    calls[0] += 1
+                    return real_get(self, index)
+                rows, columns = mask.nonzero(as_tuple=True)
+                return real_get(self, (rows.to(self.device), columns.to(self.device)))
+            return real_get(self, index)
+
+        tensor.__getitem__ = getitem
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                delattr(tensor, name)
+            else:
+                setattr(tensor, name, value)
+
+
+def values() -> None:
+    """nonzero() would be empty and isfinite() false: the trainer would drop the loss and its backward."""
+    real_nonzero, real_isfinite = torch.Tensor.nonzero, torch.isfinite
+
+    def nonzero(self: Any, *a: Any, **k: Any) -> Any:
+        out = real_nonzero(self, *a, **k)
+        if self.is_cuda and torch.is_tensor(out) and out.shape[0] == 0:
+            out = torch.zeros((1, max(self.dim(), 0)), dtype=torch.long, device=self.device)
+        return out
+
+    def isfinite(x: Any) -> Any:
+        out = real_isfinite(x)
+        return torch.ones((), dtype=torch.bool).expand(out.shape) if torch.is_tensor(x) and x.is_cuda else out
+
+    torch.Tensor.nonzero, torch.isfinite = nonzero, isfinite
+    note("nonzero() of a CUDA tensor gives one row; isfinite() is true")
+
+
+def zimage() -> None:
+    from diffusers import ZImagePipeline
+
+    encode = ZImagePipeline._encode_prompt
+
+    def with_mask(self: Any, *a: Any, **k: Any) -> Any:
+        with cuda_truth(row_mask=True):
+            return encode(self, *a, **k)
+
+    ZImagePipeline._encode_prompt = with_mask
+    note("ZImagePipeline._encode_prompt: boolean row selection uses the tokenizer's host mask")
+
+
+def merges() -> None:
+    """merge_in skips modules whose weights are all zero; on the emulated device everything reads as zero."""
+    from toolkit import network_mixins
+
+    real, seen = network_mixins.ToolkitModuleMixin.merge_in, {}
+
+    def merge_in(self: Any, merge_weight: float = 1.0) -> Any:
+        network = self.network_ref() if getattr(self, "network_ref", None) else None
+        if not (getattr(network, "is_assistant_adapter", False) or TRAINED[0]):
+            return real(self, merge_weight)
+        weight = self.org_module[0].weight
+        if weight.device.type == "cpu":
+            seen[tuple(weight.shape)] = seen.get(tuple(weight.shape), 0) + 1
+            if seen[tuple(weight.shape)] > HOST_LAYERS_MERGED:
+                return None
+        with cuda_truth(any_is=True):
+            return real(self, merge_weight)
+
+    network_mixins.ToolkitModuleMixin.merge_in = merge_in
+    note("merge_in: the all-zero test answers true for training adapters and after the first optimizer step; host merges for two layers a shape")
+
+
+def downloads(weights: str) -> None:
+    """hf_hub_download gives the stand-in file of the same name from `weights`."""
+    import sys
+
+    import huggingface_hub
+
+    def hf_hub_download(repo_id: Any = None, filename: Any = None, *_: Any, **__: Any) -> str:
+        path = os.path.join(weights, os.path.basename(filename))
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"no stand-in for {repo_id}/{filename} in {weights}")
+        return path
+
+    huggingface_hub.hf_hub_download = hf_hub_download
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith(("toolkit", "extensions_built_in", "jobs")) and hasattr(module, "hf_hub_download"):
+            module.hf_hub_download = hf_hub_download
+
+
+def install(weights: str) -> None:
+    """All of them; the trainer's modules must have been imported."""
+    from calibration.trainer import host_quantisation
+
+    zimage()
+    merges()
+    host_quantisation.install()
+    downloads(weights)

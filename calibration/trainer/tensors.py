@@ -1,0 +1,97 @@
+"""Which device addresses hold what: the named tensors of the trainer's objects, looked through to plain storages."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator
+
+import torch
+
+
+def storages(tensor: Any) -> Iterator[torch.Tensor]:
+    """The plain tensors inside `tensor` (quantised tensors are wrappers of several)."""
+    if tensor is None or not isinstance(tensor, torch.Tensor):
+        return
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) and hasattr(tensor, "__tensor_flatten__"):
+        for name in tensor.__tensor_flatten__()[0]:
+            yield from storages(getattr(tensor, name))
+    elif isinstance(tensor, torch.nn.Parameter) and type(tensor.data) is not torch.Tensor:
+        yield from storages(tensor.data)
+    else:
+        yield tensor
+
+
+def apply_order(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """Parameters and buffers in the order in which `module.to()` moves them: children first."""
+    for child in module.children():
+        yield from apply_order(child)
+    for tensor in [*module._parameters.values(), *module._buffers.values()]:
+        if tensor is not None:
+            yield tensor
+
+
+class Names:
+    """Address -> name of what the trainer process holds on the device right now."""
+
+    def __init__(self, process: Any) -> None:
+        self.process = process
+
+    def __call__(self) -> dict[int, str]:
+        out: dict[int, str] = {}
+        for component, index, tensor in self._all():
+            for part, plain in enumerate(storages(tensor)):
+                if plain.is_cuda:
+                    storage = plain.untyped_storage()
+                    if storage.nbytes():
+                        out.setdefault(storage.data_ptr(), f"{component}:{index}" + (f".{part}" if part else ""))
+        return out
+
+    def _all(self) -> Iterator[tuple[str, int, Any]]:
+        process = self.process
+        sd = getattr(process, "sd", None)
+        if sd is None:
+            return
+        adapter = self._adapter_parameters()
+        adapter_set = {id(p) for p in adapter}
+        encoders = getattr(sd, "text_encoder", None)
+        encoders = encoders if isinstance(encoders, (list, tuple)) else [encoders]
+        unet, vae = getattr(sd, "unet", None), getattr(sd, "vae", None)
+        for name, module in [("transformer", unet), ("vae", vae), *((f"text_encoder{i}", m) for i, m in enumerate(encoders))]:
+            if isinstance(module, torch.nn.Module):
+                own = (tensor for tensor in apply_order(module) if id(tensor) not in adapter_set)
+                yield from ((name, index, tensor) for index, tensor in enumerate(own))
+        for index, parameter in enumerate(adapter):
+            yield "adapter", index, parameter
+            if parameter.grad is not None:
+                yield "gradient", index, parameter.grad
+        yield from self._optimizer(adapter)
+        ema = getattr(process, "ema", None)
+        if ema is not None:
+            for index, tensor in enumerate(ema.shadow_params):
+                yield "ema", index, tensor
+            for index, tensor in enumerate(getattr(ema, "collected_params", None) or []):
+                yield "ema_copy", index, tensor
+        assistant = getattr(sd, "assistant_lora", None)
+        if isinstance(assistant, torch.nn.Module):
+            for index, tensor in enumerate(assistant.parameters()):
+                yield "assistant", index, tensor
+
+    def _adapter_parameters(self) -> list[Any]:
+        network = getattr(self.process, "network", None)
+        return list(network.parameters()) if isinstance(network, torch.nn.Module) else []
+
+    def _optimizer(self, adapter: list[Any]) -> Iterator[tuple[str, int, Any]]:
+        optimizer = getattr(self.process, "optimizer", None)
+        optimizer = getattr(optimizer, "optimizer", optimizer)
+        state = getattr(optimizer, "state", None)
+        if not state:
+            return
+        count = 0
+        for parameter in adapter:
+            for value in (state.get(parameter) or {}).values():
+                if isinstance(value, torch.Tensor):
+                    yield "optimizer", count, value
+                    count += 1
+                elif isinstance(value, (list, tuple)):
+                    for item in value:
+                        yield "optimizer", count, item
+                        count += 1
