@@ -35,6 +35,7 @@ class Model:
     `weights` / `te_weights`: "bf16", "fp16", "fp32", or a qtype of the trainer ("qfloat8", "float8", "uint4", ...): what
     the transformer's / text encoder's linear weights are after loading, all aliases and coercions applied.
     `dtype`: the compute dtype (train.dtype). `assistant_lora`: a training adapter is merged at load (FLUX schnell, Z-Image turbo).
+    `quantize_exclude`: name patterns (fnmatch) of transformer modules that stay unquantised, besides those the trainer itself leaves out.
     """
 
     name_or_path: str
@@ -46,27 +47,37 @@ class Model:
     layer_offloading: bool = False
     layer_offloading_transformer_percent: float = 1.0
     layer_offloading_text_encoder_percent: float = 1.0
+    quantize_exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The adapter that is trained. `kind`: "lora" | "lokr" | ... ; `rank` is network.linear."""
+    """The adapter that is trained. `kind`: "lora" | "lokr" | ... ; `rank` is network.linear.
+
+    `dtype`: of the adapter's weights (AI Toolkit always holds them in fp32). `targets`: module names it sits on (empty: the trainer's choice).
+    """
 
     kind: str = "lora"
     rank: int = 4
     conv_rank: int | None = None
     ignore_if_contains: tuple[str, ...] = ()
     only_if_contains: tuple[str, ...] = ()
+    dtype: str = "fp32"
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Bucket:
-    """A training size in pixels; `count` is how many items of the dataset fall into it (0: not scanned, assumed)."""
+    """A training size in pixels; `count` is how many items of the dataset fall into it (0: not scanned, assumed).
+
+    `text_tokens`: tokens of the longest caption among its items, as estimated (0: unknown, or the same for every text).
+    """
 
     width: int
     height: int
     frames: int = 1
     count: int = 0
+    text_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +85,7 @@ class Dataset:
     """One dataset entry after expansion to one resolution.
 
     `scanned` says that `buckets` come from real files; otherwise they hold the worst bucket of the resolution.
-    `text_tokens`: tokens of the longest caption (None: unknown, the reader found no captions).
+    `text_tokens`: tokens of the longest caption as the transformer gets it (None: unknown, assume the architecture's maximum).
     """
 
     folder: str
@@ -109,7 +120,11 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One preview image or clip. `cfg` is the guidance scale; `text_tokens` / `negative_tokens` as estimated from the prompts."""
+    """One preview image or clip, in the size that is really made (rounded as the trainer and its pipeline do).
+
+    `cfg` is the guidance scale; `batch` is what one forward of the transformer gets: 2 where guidance runs the negative prompt
+    along with the positive one. `text_tokens` / `negative_tokens`: as estimated from the prompts (None: unknown).
+    """
 
     width: int
     height: int
@@ -117,6 +132,8 @@ class Sample:
     cfg: float = 1.0
     text_tokens: int | None = None
     negative_tokens: int | None = None
+    batch: int = 1
+    vae_tiling: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +141,11 @@ class Job:
     """A whole training job of one process.
 
     `arch` is a profile key ("flux1-dev", "zimage-turbo", ...), `trainer_arch` the key as the trainer's config has it.
-    `method`: "lora" | "full" | "inference". `save_every` / `sample_every` in steps.
+    `method`: "lora" | "full" | "inference". `save_every` / `sample_every` in steps (0: never during training).
     `unmodelled` makes the verdict unknown; `warnings` are shown and change nothing.
-    `alloc_conf`: expandable segments are on (PYTORCH_CUDA_ALLOC_CONF), False in the trainer's default.
+    `expandable_segments`: PYTORCH_CUDA_ALLOC_CONF turns them on; False in the trainer's default.
+    `resident`: explicit run files only: the components that stay on the card besides the adapter ("transformer", "text_encoder", "vae");
+    None: the trainer's own timeline decides.
     """
 
     name: str
@@ -145,3 +164,7 @@ class Job:
     unmodelled: tuple[Unmodelled, ...] = ()
     warnings: tuple[str, ...] = ()
     extra: dict[str, object] = field(default_factory=dict)
+    resident: tuple[str, ...] | None = None
+    attention: str = "sdpa"
+    control_images: int = 0
+    optimizer_state_dtype: str | None = None
