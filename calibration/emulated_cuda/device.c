@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* One card per compute capability. Multiprocessors, shared memory and limits decide kernel variants (split-k, tile sizes), not tensor
  * sizes: FAKECUDA_SM_COUNT 16 and 300 gave the same peaks as 128. Source: CUDA C++ Programming Guide, "Technical specifications per
@@ -31,7 +32,7 @@ static double env_number(const char *name, double otherwise) {
   double value = strtod(text, &end);
   if (*end) {
     fprintf(stderr, "fakecuda: %s=%s is not a number\n", name, text);
-    abort();
+    _exit(2);
   }
   return value;
 }
@@ -40,7 +41,7 @@ static const card_t *card_for(int cc) {
   for (size_t i = 0; i < sizeof cards / sizeof *cards; i++)
     if (cards[i].cc == cc) return &cards[i];
   fprintf(stderr, "fakecuda: FAKECUDA_CC: no card of compute capability %d.%d; there are 7.5 8.0 8.6 8.9 9.0 10.0 12.0\n", cc / 10, cc % 10);
-  abort();
+  _exit(2);
 }
 
 static void read_environment(void) {

@@ -1,4 +1,4 @@
-"""What a script that runs under run.sh can ask the emulated device. Importing it anywhere else is harmless: `is_emulated()` is then False."""
+"""What a script that runs under run.sh can ask the emulated device. Importing it elsewhere is harmless: `is_emulated()` is then False."""
 
 from __future__ import annotations
 

@@ -1,0 +1,75 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN_EMULATED = ROOT / "calibration" / "emulated_cuda" / "run.sh"
+
+# Leaves through os._exit: torch's autograd thread now and then aborts at interpreter shutdown (calibration/emulated_cuda/README.md).
+PRELUDE = """
+import json, os, sys
+import torch
+MIB = 2**20
+
+def allocated(): return torch.cuda.memory_allocated()
+def reserved(): return torch.cuda.memory_reserved()
+def peak(): return torch.cuda.max_memory_allocated()
+def tensor(size_bytes): return torch.empty(size_bytes, dtype=torch.uint8, device="cuda")
+
+def result(**values):
+    print(json.dumps(values), flush=True)
+    os._exit(0)
+"""
+
+
+def _environment(settings: dict[str, object]) -> dict[str, str]:
+    """The environment of a run on the emulated device; `settings` are FAKECUDA_* variables without the prefix, others in full.
+
+    What the caller's shell says about the device or the allocator does not leak in: a test states all that it depends on.
+    """
+    ours = ("FAKECUDA_", "PYTORCH_", "PYTHON", "VIRTUAL_ENV")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    env["FAKECUDA_PYTHON"] = os.environ["EMULATED_CUDA_PYTHON"]
+    env["PYTHONPATH"] = str(ROOT)
+    env["TORCH_DISABLE_NATIVE_JIT"] = "1"  # no Triton compilation of small products: same tensors, seconds saved
+    short = {"CC", "NAME", "SM_COUNT", "TOTAL_MIB", "CONTEXT_MIB", "CUDNN_WS", "KERNELS", "TRACE"}
+    env.update({(f"FAKECUDA_{k}" if k in short else k): str(v) for k, v in settings.items()})
+    return env
+
+
+@pytest.fixture(scope="session")
+def emulated_process() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs Python code on the emulated device in a process of its own.
+
+    The code finds torch, MIB and the helpers of PRELUDE. Keyword arguments select the card: emulated_process(code, CC=8.9).
+    """
+    if not os.environ.get("EMULATED_CUDA_PYTHON"):
+        pytest.skip("EMULATED_CUDA_PYTHON is not set: no environment with the CUDA build of torch (.ci/run makes one)")
+
+    def run(code: str, **settings: object) -> subprocess.CompletedProcess[str]:
+        command = [str(RUN_EMULATED), "-c", PRELUDE + code]
+        return subprocess.run(command, env=_environment(settings), capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def emulated(emulated_process: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., dict[str, Any]]:
+    """As `emulated_process`; the run must succeed, and what it passed to `result(...)` is returned."""
+
+    def run(code: str, **settings: object) -> dict[str, Any]:
+        done = emulated_process(code, **settings)
+        assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return values
+
+    return run
