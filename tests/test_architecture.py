@@ -1,0 +1,152 @@
+"""The shape of the program: imports point one way, modules stay small, the command line alone speaks, starting is cheap."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "estimator"
+
+# Layers in the direction the data flows, each with its modules and the layers that it may import besides itself (docs/design.md).
+LAYERS: dict[str, tuple[set[str], set[str]]] = {
+    "values": ({"job", "errors", "paths", "gpus", "gpu_catalogue", "estimate"}, set()),
+    "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
+    "profiles": ({"profiles", "programs", "archs"}, {"values", "files"}),
+    "reading": ({"buckets", "datasets", "tokens", "trainers"}, {"values", "files", "profiles"}),
+    "replay": ({"allocator", "allocator_state", "allocator_expandable"}, set()),
+    "model": ({"phases", "timeline", "residents"}, {"values", "profiles", "replay"}),
+    "engine": ({"engine"}, {"values", "profiles", "replay", "model"}),
+    "advice": ({"advice"}, {"values", "engine"}),
+    "screen": ({"report", "report_lists", "jsonout"}, {"values"}),
+    "command line": (
+        {"cli", "__main__"},
+        {"values", "files", "profiles", "reading", "replay", "model", "engine", "advice", "screen"},
+    ),
+}
+# A class that makes an instance of its own subclass, at call time.
+FACTORIES = {("allocator", "allocator_expandable")}
+
+FORBIDDEN = {"torch", "pandas", "matplotlib", "diffusers", "transformers", "numba", "scipy", "calibration"}
+MAX_LINES = 300
+
+
+def modules(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*.py") if "build" not in p.relative_to(folder).parts)
+
+
+def name_of(path: Path) -> str:
+    """The dotted name below the package: "cli", "trainers.aitoolkit", "trainers" for its __init__."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of everything that the module imports, at its top and inside functions alike; `from a import b` gives a and a.b."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno}: relative import; write the full name"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+NAMES = {name_of(p): p for p in modules(PACKAGE)}
+
+
+def internal_imports(name: str) -> set[str]:
+    """The package's own modules that a module imports."""
+    found = {n.removeprefix("estimator.") for n in imports(NAMES[name]) if n.startswith("estimator.")}
+    return {n for n in found if n in NAMES} - {name}
+
+
+def layer_of(name: str) -> str:
+    top = name.split(".")[0]
+    for layer, (members, _) in LAYERS.items():
+        if top in members:
+            return layer
+    raise AssertionError(f"estimator.{name} is in no layer: decide where it belongs and write it into LAYERS and docs/design.md")
+
+
+def test_imports_go_only_where_the_layers_allow() -> None:
+    backwards = []
+    for name in filter(None, NAMES):
+        own = layer_of(name)
+        allowed = LAYERS[own][1] | {own}
+        backwards += [
+            f"{name} ({own}) imports {other} ({layer_of(other)})" for other in internal_imports(name) if layer_of(other) not in allowed
+        ]
+    assert not backwards
+
+
+def test_layers_are_listed_in_an_order_without_back_references() -> None:
+    seen: set[str] = set()
+    for layer, (_, below) in LAYERS.items():
+        assert below <= seen, f"{layer} may import {below - seen}, which stands after it"
+        seen.add(layer)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {name: {o for o in internal_imports(name) if (name, o) not in FACTORIES} for name in NAMES}
+    for name, others in graph.items():
+        # A package and its modules: importing trainers.x runs trainers/__init__, which may import trainers.x.
+        graph[name] = {o for o in others if not name.startswith(f"{o}.")}
+    try:
+        order = list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+    assert set(order) == set(NAMES)
+
+
+def test_declared_factories_exist() -> None:
+    assert all(child in internal_imports(parent) for parent, child in FACTORIES)
+
+
+def test_nothing_heavy_and_no_calibration_in_the_product() -> None:
+    """Not even inside a function, except that `estimate calibrate` hands over to calibration."""
+    found = {(name, top) for name, path in NAMES.items() for top in {n.split(".")[0] for n in imports(path)} & FORBIDDEN}
+    assert found <= {("cli", "calibration")}
+
+
+def test_modules_are_short() -> None:
+    lengths = {
+        str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in modules(PACKAGE) + modules(ROOT / "calibration")
+    }
+    assert {path: lines for path, lines in lengths.items() if lines > MAX_LINES} == {}
+
+
+def test_only_the_command_line_speaks() -> None:
+    """Neither print nor the standard streams nor a rich console that writes to them, in any other module."""
+    speakers = []
+    for name, path in NAMES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Name(id="print" | "input")):
+                    speakers.append(f"{name}:{node.lineno}")
+                case ast.Attribute(value=ast.Name(id="sys"), attr="stdout" | "stderr" | "stdin" | "exit"):
+                    speakers.append(f"{name}:{node.lineno}")
+    assert [s for s in speakers if s.split(":")[0] not in {"cli", "__main__"}] == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["gpus"], ["archs"]])
+def test_starting_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "estimator", *arguments],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "estimator" in imported
+    assert not imported & FORBIDDEN
