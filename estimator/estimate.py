@@ -1,8 +1,12 @@
-"""The result of an estimate: bytes per phase, the verdict on a card, advice. Data only; `report` and `jsonout` show it."""
+"""The result of an estimate: bytes per phase, the verdict on a card, advice. Data only; `report` and `jsonout` show it.
+
+Terms: *allocated* is torch.cuda.max_memory_allocated, *reserved* max_memory_reserved on a card with room to spare, *device* what
+nvidia-smi shows on this card: reserved under its capacity, plus what lies outside torch's allocator.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from estimator.gpus import Gpu
@@ -53,13 +57,18 @@ class PhaseEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One change of the config that was tried on the model: setting `key` to `to` lowers the job's peak by `saves_bytes`."""
+    """One change of the config that was tried on the model: setting `key` to `after` lowers the job's peak by `saves_bytes`.
+
+    `saves_bytes` is the difference of the two jobs' peaks of *allocated* memory, both by peak rows. `why`: what it costs the user.
+    `verdict`: of the changed job on this card, by peak rows: "oom" is certain then, "safe" is not.
+    """
 
     key: str
     before: object
     after: object
     saves_bytes: int
     why: str
+    verdict: str = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +90,16 @@ class Estimate:
     warnings: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
     lower_bound: bool = False
+
+    @property
+    def peak_phase(self) -> PhaseEstimate | None:
+        """The phase of the peak; None where nothing could be estimated (verdict unknown)."""
+        return self.phases[self.peak] if 0 <= self.peak < len(self.phases) else None
+
+
+_BADNESS = (SAFE, UNKNOWN, BORDERLINE, OOM)
+
+
+def worst_verdict(verdicts: Iterable[str]) -> str:
+    """The worst of several verdicts: a failure that is certain or likely outweighs one that cannot be told. SAFE for none."""
+    return max(verdicts, key=_BADNESS.index, default=SAFE)

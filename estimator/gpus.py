@@ -8,24 +8,25 @@ means more than one card is an error that lists them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any
 
 from estimator.errors import InputError, Problem
-from estimator.paths import profiles_dir
+from estimator.gpu_catalogue import OSES, canonical, catalogue
 
 MIB, GIB = 2**20, 2**30
-OSES = ("linux", "windows")
+__all__ = ["GIB", "MIB", "OSES", "Gpu", "all_gpus", "find_gpu"]
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """A card. `total_bytes`: capacity as torch reports it (total_memory). The bytes outside the allocator come as low, likely, high.
 
-    `context_*_bytes`: CUDA context, kernels and library handles of the process. `desktop_*_bytes`: other processes' share (0 on a headless machine).
-    `os`: "linux" | "windows". `source`: where `total_bytes` was read. `notes`: what the user should know about these numbers.
+    `context_*_bytes`: CUDA context, kernels and library handles of the process.
+    `desktop_*_bytes`: other processes' share (0 on a headless machine). `os`: "linux" | "windows".
+    `source`: where `total_bytes` was read. `notes`: what the user should know about these numbers.
     """
 
     name: str
@@ -49,10 +50,6 @@ class Gpu:
         return self.total_bytes - self.context_bytes - self.desktop_bytes
 
 
-class CatalogueError(Exception):
-    """profiles/gpus.yaml is not as it must be: a bug of this package. Carries every problem found, one a line."""
-
-
 # --- finding a card --------------------------------------------------------------------------------------------------------------
 
 CUSTOM_COMPUTE_CAPABILITY = "8.9"
@@ -63,7 +60,6 @@ _UNIT_BYTES = {"gib": GIB, "mib": MIB, "gb": 10**9, "mb": 10**6}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *(gib|gb|mib|mb)", re.ASCII)
 _NEARLY_SIZE = re.compile(r"\d+(\.\d+)?[a-z]{0,3}", re.ASCII)
 _SMALLEST_BYTES, _LARGEST_BYTES = 1 * GIB, 1024 * GIB
-_PREFIXES = ("nvidia", "tesla", "geforce", "quadro", "rtx")
 
 
 def find_gpu(text: str, os: str = "linux") -> Gpu:
@@ -74,59 +70,52 @@ def find_gpu(text: str, os: str = "linux") -> Gpu:
     size = _SIZE.fullmatch(text.strip().lower())
     if size is not None:
         return _custom(text.strip(), round(float(size[1]) * _UNIT_BYTES[size[2]]), size[2], os)
-    names = _index().get(_canonical(text), ())
+    names = _index().get(canonical(text), ())
     if len(names) == 1:
         return _card(names[0], os)
     if names:
         cards = [_card(name, os) for name in names]
         choices = " or ".join(f"{card.name} ({card.total_bytes / GIB:.2f} GiB)" for card in cards)
-        _fail(f"--gpu {text}: there is more than one card of this name", f"write --gpu {choices}")
-    _unknown(text)
+        raise _error(f"--gpu {text}: there is more than one card of this name", f"write --gpu {choices}")
+    raise _unknown(text)
 
 
 def all_gpus(os: str = "linux") -> tuple[Gpu, ...]:
     """Every card of the catalogue, smallest first."""
-    return tuple(sorted((_card(name, os) for name in _catalogue()["cards"]), key=lambda card: (card.total_bytes, card.name)))
-
-
-def _canonical(text: str) -> str:
-    """A name without what does not matter: case, spaces, dashes, makers' prefixes, the B of GB."""
-    key = re.sub(r"[^a-z0-9]", "", text.lower())
-    for prefix in _PREFIXES:
-        key = key.removeprefix(prefix)
-    return re.sub(r"(\d)gi?b$", r"\1g", key)
+    return tuple(sorted((_card(name, os) for name in catalogue()["cards"]), key=lambda card: (card.total_bytes, card.name)))
 
 
 def _spellings(name: str, entry: Mapping[str, Any]) -> set[str]:
     """Canonical keys under which a card is found: its name, its aliases, and the name followed by its size."""
-    keys = {_canonical(spelling) for spelling in (name, *entry["aliases"])}
-    return keys | {_canonical(f"{name}-{entry['nominal_gb']}G")}
+    keys = {canonical(spelling) for spelling in (name, *entry["aliases"])}
+    return keys | {canonical(f"{name}-{entry['nominal_gb']}G")}
 
 
 @cache
 def _index() -> dict[str, tuple[str, ...]]:
     index: dict[str, tuple[str, ...]] = {}
-    for name, entry in _catalogue()["cards"].items():
+    for name, entry in catalogue()["cards"].items():
         for key in _spellings(name, entry):
             index[key] = (*index.get(key, ()), name)
     return index
 
 
-def _unknown(text: str) -> NoReturn:
+def _unknown(text: str) -> InputError:
     from difflib import get_close_matches  # only wanted when something is wrong
 
-    if _NEARLY_SIZE.fullmatch(text.strip().lower()) and _canonical(text) not in _index():
+    if _NEARLY_SIZE.fullmatch(text.strip().lower()) and canonical(text) not in _index():
         hint = "for a size write its unit, for example --gpu 23.5GiB or 24000MiB; for a card its name, for example RTX4090"
-        _fail(f"--gpu {text}: neither a card nor a size with a unit", hint)
+        return _error(f"--gpu {text}: neither a card nor a size with a unit", hint)
     near: dict[str, None] = {}
-    for key in get_close_matches(_canonical(text), _index(), n=3, cutoff=0.5):
+    for key in get_close_matches(canonical(text), _index(), n=3, cutoff=0.5):
         near.update(dict.fromkeys(_index()[key]))
     meant = f"did you mean {' or '.join(near)}? " if near else ""
-    _fail(f"--gpu {text}: not a card of the catalogue", f"{meant}`estimate gpus` lists all; any other card by its size, for example --gpu 23.5GiB")
+    fix = f"{meant}`estimate gpus` lists all; any other card by its size, for example --gpu 23.5GiB"
+    return _error(f"--gpu {text}: not a card of the catalogue", fix)
 
 
-def _fail(what: str, fix: str) -> NoReturn:
-    raise InputError(Problem(what, fix=fix))
+def _error(what: str, fix: str) -> InputError:
+    return InputError(Problem(what, fix=fix))
 
 
 # --- making a card ---------------------------------------------------------------------------------------------------------------
@@ -140,7 +129,7 @@ _LINUX_NOTE = "nothing else runs on the card and it drives no screen; on Windows
 
 @cache
 def _card(name: str, os: str) -> Gpu:
-    entry = _catalogue()["cards"][name]
+    entry = catalogue()["cards"][name]
     on_windows = os == "windows" and "windows_mib" in entry
     source = entry["windows_source" if on_windows else "source"]
     notes = [entry["note"]] if "note" in entry else []
@@ -162,8 +151,10 @@ def _card(name: str, os: str) -> Gpu:
 
 def _custom(text: str, total_bytes: int, unit: str, os: str) -> Gpu:
     if not _SMALLEST_BYTES <= total_bytes <= _LARGEST_BYTES:
-        _fail(f"--gpu {text}: {total_bytes / GIB:.2f} GiB is no card's size", "give its capacity as torch reports it, for example --gpu 23.5GiB")
-    notes = [f"--gpu {text}: compute capability {CUSTOM_COMPUTE_CAPABILITY} and a usual CUDA context are assumed; a card's name is more exact"]
+        fix = "give its capacity as torch reports it, for example --gpu 23.5GiB"
+        raise _error(f"--gpu {text}: {total_bytes / GIB:.2f} GiB is no card's size", fix)
+    assumed = f"compute capability {CUSTOM_COMPUTE_CAPABILITY} and a usual CUDA context are assumed"
+    notes = [f"--gpu {text}: {assumed}; a card's name is more exact"]
     if unit in ("gb", "mb"):
         notes.append(
             f"--gpu {text}: read as decimal, {total_bytes / GIB:.2f} GiB. Cards are sold in GB that are nearly GiB: "
@@ -186,7 +177,7 @@ def _os_notes(os: str) -> tuple[str, ...]:
 
 def _outside(context: str, os: str) -> dict[str, Any]:
     """The fields of Gpu for what lies outside torch's allocator, in bytes."""
-    own, others = _catalogue()["contexts"][context], _catalogue()["desktop"][os]
+    own, others = catalogue()["contexts"][context], catalogue()["desktop"][os]
     return {
         "os": os,
         "context_low_bytes": own["low_mib"] * MIB,
@@ -196,108 +187,3 @@ def _outside(context: str, os: str) -> dict[str, Any]:
         "desktop_bytes": others["likely_mib"] * MIB,
         "desktop_high_bytes": others["high_mib"] * MIB,
     }
-
-
-# --- loading ---------------------------------------------------------------------------------------------------------------------
-
-_RANGE_KEYS: Mapping[str, type] = {"low_mib": int, "likely_mib": int, "high_mib": int, "source": str}
-_CARD_KEYS: Mapping[str, type] = {"title": str, "linux_mib": int, "cc": str, "nominal_gb": int, "context": str, "aliases": list, "source": str}
-_CARD_OPTIONAL: Mapping[str, type] = {"windows_mib": int, "windows_source": str, "note": str}
-
-
-@cache
-def _catalogue() -> dict[str, Any]:
-    path = profiles_dir() / "gpus.yaml"
-    return parse_catalogue(path.read_text(encoding="utf-8"))
-
-
-def parse_catalogue(text: str) -> dict[str, Any]:
-    """The catalogue's text, validated: every key known and of its type, every reference resolved, no name used twice.
-
-    Raises CatalogueError with all problems.
-    """
-    import yaml
-
-    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it is there: a third of the time
-
-    class Loader(base):  # type: ignore[misc]
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value]
-            twice = sorted({key for key in keys if keys.count(key) > 1})
-            if twice:
-                raise CatalogueError(f"line {node.start_mark.line + 1}: written twice: {', '.join(twice)}")
-            return dict(super().construct_mapping(node, deep=deep))
-
-    try:
-        raw = yaml.load(text, Loader)  # noqa: S506 - a subclass of the safe loader
-    except yaml.YAMLError as error:
-        raise CatalogueError(str(error)) from None
-    problems = list(_problems(raw))
-    if problems:
-        raise CatalogueError("\n".join(problems))
-    return dict(raw)
-
-
-def _problems(raw: Any) -> Iterable[str]:
-    if not isinstance(raw, dict) or set(raw) != {"schema", "contexts", "desktop", "cards"} or raw["schema"] != 1:
-        yield "gpus.yaml: must have schema (1), contexts, desktop and cards"
-        return
-    for section in ("contexts", "desktop"):
-        for name, entry in raw[section].items():
-            yield from _range_problems(f"{section}.{name}", entry)
-    if set(raw["desktop"]) != set(OSES):
-        yield f"desktop: must have {' and '.join(OSES)}"
-    for name, entry in raw["cards"].items():
-        yield from _card_problems(f"cards.{name}", entry, raw["contexts"])
-    yield from _name_problems(raw["cards"])
-
-
-def _key_problems(where: str, entry: Any, required: Mapping[str, type], optional: Mapping[str, type]) -> Iterable[str]:
-    if not isinstance(entry, dict):
-        yield f"{where}: expected a mapping, got {entry!r}"
-        return
-    for key in entry.keys() - required.keys() - optional.keys():
-        yield f"{where}.{key}: unknown key"
-    for key in required.keys() - entry.keys():
-        yield f"{where}.{key}: missing"
-    for key, kind in (*required.items(), *optional.items()):
-        if key in entry and type(entry[key]) is not kind:  # exact: True is no count
-            yield f"{where}.{key}: expected {kind.__name__}, got {entry[key]!r}"
-
-
-def _range_problems(where: str, entry: Any) -> Iterable[str]:
-    problems = list(_key_problems(where, entry, _RANGE_KEYS, {}))
-    yield from problems
-    if not problems and not 0 <= entry["low_mib"] <= entry["likely_mib"] <= entry["high_mib"] < 8192:
-        yield f"{where}: low, likely and high must rise and lie in 0 to 8191 MiB"
-
-
-def _card_problems(where: str, entry: Any, contexts: Mapping[str, Any]) -> Iterable[str]:
-    problems = list(_key_problems(where, entry, _CARD_KEYS, _CARD_OPTIONAL))
-    yield from problems
-    if problems:
-        return
-    if entry["context"] not in contexts:
-        yield f"{where}.context: no such context: {entry['context']}"
-    if not re.fullmatch(r"\d{1,2}\.\d", entry["cc"]):
-        yield f"{where}.cc: not a compute capability: {entry['cc']!r}"
-    sold = entry["nominal_gb"] * 1024
-    if not 0.85 * sold < entry["linux_mib"] <= 1.02 * sold:  # 1.02: the B200 is sold as 180 GB by some
-        yield f"{where}.linux_mib: {entry['linux_mib']} MiB does not fit a card sold as {entry['nominal_gb']} GB"
-    if not entry["linux_mib"] <= entry.get("windows_mib", sold) <= 1.02 * sold:
-        yield f"{where}.windows_mib: must lie between the capacity on Linux and the nominal one"
-    if ("windows_mib" in entry) != ("windows_source" in entry):
-        yield f"{where}: windows_mib and windows_source come together"
-    if not entry["source"] or not all(isinstance(alias, str) and alias for alias in entry["aliases"]):
-        yield f"{where}: an empty source or alias"
-
-
-def _name_problems(cards: Mapping[str, Any]) -> Iterable[str]:
-    """No card's name may be another's name or alias: an exact name must always find its card."""
-    owners = {_canonical(name): name for name in cards}
-    if len(owners) < len(cards):
-        yield "cards: two names that differ only in case, spaces or dashes"
-    for name, entry in cards.items():
-        for alias in entry.get("aliases", ()) if isinstance(entry, dict) else ():
-            if owners.get(_canonical(str(alias)), name) != name:
-                yield f"cards.{name}.aliases: {alias} is the name of another card"

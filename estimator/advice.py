@@ -1,0 +1,152 @@
+"""What to change when a job is not safe: single edits of it, tried on the model, kept if they lower its peak.
+
+Listed in the order that hurts least, which is the order of rollback of the guides: checkpointing on, what merely moves things off the
+card, batch 1, the largest bucket, the previews, then low_vram and quantisation. Combining edits is the planner's work, not this file's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from estimator.errors import CannotTell, InputError
+from estimator.estimate import BORDERLINE, OOM, Advice, Estimate
+from estimator.gpus import MIB, Gpu
+from estimator.job import Job
+
+Run = Callable[[Job], Estimate]
+
+WORTH_BYTES = 64 * MIB
+"""Edits that save less are not shown: the allocator's rounding alone moves a peak by tens of MiB."""
+SMALL_PREVIEW = 512
+"""Side in pixels of the smaller preview that is tried: the trainer's own default."""
+SMALLEST_RANK = 4
+"""Ranks are not halved below the trainer's default."""
+_UNQUANTISED = ("bf16", "fp16", "fp32")
+_EIGHT_BIT = (
+    "adam8bit", "adamw8bit", "adam8", "adamw8", "lion8bit", "ademamix8bit", "prodigy8bit",
+    "adafactor", "automagic", "automagic2", "automagic3",
+)  # fmt: skip
+"""Optimizers whose state is 8 bit or smaller already (the trainer's toolkit/optimizer.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Edit:
+    key: str
+    before: object
+    after: object
+    why: str
+    job: Job
+
+
+def advise(job: Job, gpu: Gpu, estimate: Estimate, run: Run) -> tuple[Advice, ...]:
+    """Edits of `job` that lower its peak on `gpu`, in the order that hurts least; none if it is safe or cannot be told.
+
+    `run` estimates a job on the card; it is called once for the job itself and once for each edit, so it should be the fast kind.
+    `saves_bytes` compares these runs with each other. Edits that lead to what is not modelled are left out.
+    """
+    if estimate.verdict not in (BORDERLINE, OOM):
+        return ()
+    before = _peak_bytes(run(job))
+    found = []
+    for edit in _edits(job):
+        try:
+            changed = run(edit.job)
+        except (CannotTell, InputError):
+            continue
+        saves = before - _peak_bytes(changed)
+        if changed.phases and saves >= WORTH_BYTES:
+            found.append(Advice(edit.key, edit.before, edit.after, saves, edit.why, changed.verdict))
+    return tuple(found)
+
+
+def _peak_bytes(estimate: Estimate) -> int:
+    return max((phase.allocated_bytes for phase in estimate.phases), default=0)
+
+
+def _edits(job: Job) -> Iterator[_Edit]:
+    """Every edit that applies, least hurtful first."""
+    for group in (_free_edits, _batch_edits, _bucket_edits, _preview_edits, _weight_edits, _last_edits):
+        yield from group(job)
+
+
+def _train(job: Job, key: str, value: object, why: str) -> _Edit:
+    before = getattr(job.train, key)
+    return _Edit(f"train.{key}", before, value, why, replace(job, train=replace(job.train, **{key: value})))  # type: ignore[arg-type]
+
+
+def _free_edits(job: Job) -> Iterator[_Edit]:
+    """What costs time at most."""
+    if not job.train.gradient_checkpointing:
+        yield _train(job, "gradient_checkpointing", True, "same result; each step takes about a third longer")
+    if not job.train.cache_text_embeddings:
+        datasets = tuple(replace(each, cache_text_embeddings=True) for each in job.datasets)
+        why = "the text encoder is used once, then leaves the card; captions can no longer be dropped or changed while training"
+        edit = _train(job, "cache_text_embeddings", True, why)
+        yield replace(edit, job=replace(edit.job, datasets=datasets))
+    if any(not (each.cache_latents or each.cache_latents_to_disk) for each in job.datasets):
+        datasets = tuple(replace(each, cache_latents_to_disk=True) for each in job.datasets)
+        why = "images are encoded once, ahead of training; rules out augmentations"
+        yield _Edit("datasets.*.cache_latents_to_disk", False, True, why, replace(job, datasets=datasets))
+    if job.method != "inference" and job.train.optimizer.lower() not in _EIGHT_BIT:
+        yield _train(job, "optimizer", "adamw8bit", "optimizer state in 8 bit; learning rates may need another look")
+
+
+def _batch_edits(job: Job) -> Iterator[_Edit]:
+    largest = max([job.train.batch_size, *(each.batch_size for each in job.datasets)])
+    if largest > 1:
+        datasets = tuple(replace(each, batch_size=1) for each in job.datasets)
+        keep = largest * job.train.gradient_accumulation
+        edit = _train(job, "batch_size", 1, f"train.gradient_accumulation={keep} keeps the effective batch; steps then count accordingly")
+        yield replace(edit, before=largest, job=replace(edit.job, datasets=datasets))
+
+
+def _bucket_edits(job: Job) -> Iterator[_Edit]:
+    sizes = sorted({each.resolution for each in job.datasets})
+    if len(sizes) > 1:
+        kept = tuple(each for each in job.datasets if each.resolution < sizes[-1])
+        why = f"no training at {sizes[-1]} px: less fine detail is learned"
+        yield _Edit("datasets.*.resolution", sizes, sizes[:-1], why, replace(job, datasets=kept))
+
+
+def _preview_edits(job: Job) -> Iterator[_Edit]:
+    if not job.samples or job.train.disable_sampling:
+        return
+    largest = max(job.samples, key=lambda each: (each.width * each.height * each.frames))
+    if largest.width * largest.height > SMALL_PREVIEW**2:
+        samples = tuple(replace(each, width=min(each.width, SMALL_PREVIEW), height=min(each.height, SMALL_PREVIEW)) for each in job.samples)
+        before, after = f"{largest.width}x{largest.height}", f"{SMALL_PREVIEW}x{SMALL_PREVIEW}"
+        yield _Edit("sample.width, sample.height", before, after, "smaller previews; training is the same", replace(job, samples=samples))
+    yield _train(job, "disable_sampling", True, "no previews; training is the same")
+
+
+def _weight_edits(job: Job) -> Iterator[_Edit]:
+    """What costs speed, or some precision of the frozen weights."""
+    model = job.model
+    if not model.low_vram:
+        why = "weights are quantised on the CPU and wait there while not needed: slower load, some slower steps"
+        yield _Edit("model.low_vram", False, True, why, replace(job, model=replace(model, low_vram=True)))
+    if job.method == "full":
+        return
+    if model.weights in _UNQUANTISED:
+        why = "frozen weights in 8 bit: little loss, somewhat slower steps"
+        yield _Edit("model.quantize", False, True, why, replace(job, model=replace(model, weights=_eight_bit(job))))
+    if model.te_weights in _UNQUANTISED:
+        why = "text encoder in 8 bit: hardly a loss"
+        yield _Edit("model.quantize_te", False, True, why, replace(job, model=replace(model, te_weights="qfloat8")))
+
+
+def _eight_bit(job: Job) -> str:
+    """What quantize: true makes of the transformer. Z-Image with a training adapter turns qfloat8 into float8 (trainer's z_image.py)."""
+    coerced = job.model.layer_offloading or (job.model.assistant_lora is not None and job.arch.startswith("zimage"))
+    return "float8" if coerced else "qfloat8"
+
+
+def _last_edits(job: Job) -> Iterator[_Edit]:
+    """What changes what is learned."""
+    if job.network is not None and job.network.kind == "lora" and job.network.rank >= 2 * SMALLEST_RANK:
+        half = job.network.rank // 2
+        changed = replace(job, network=replace(job.network, rank=half))
+        yield _Edit("network.linear", job.network.rank, half, "a smaller adapter: it can hold less", changed)
+    if not (job.train.unload_text_encoder or job.train.cache_text_embeddings):
+        yield _train(job, "unload_text_encoder", True, "captions are ignored: only the trigger word is learned")

@@ -1,0 +1,156 @@
+"""An estimate, or an error, as one JSON document: schema 1, the contract that scripts rely on (docs/cli.md).
+
+Bytes are integers. Fields may be added within a schema; none is renamed or dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from estimator.errors import Problem
+from estimator.estimate import Advice, Estimate, Interval, PhaseEstimate, Variant, worst_verdict
+from estimator.gpus import Gpu
+
+if TYPE_CHECKING:
+    from estimator.trainers.archs import Arch
+
+SCHEMA = 1
+
+
+def dumps(document: dict[str, Any]) -> str:
+    """The document as text: ASCII only, so that no console's encoding can break it."""
+    return json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False)
+
+
+def estimate_document(estimate: Estimate) -> dict[str, Any]:
+    """One job on one card."""
+    job, phase = estimate.job, estimate.peak_phase
+    return {
+        "schema": SCHEMA,
+        "config": job.name,
+        "trainer": job.trainer,
+        "arch": job.arch,
+        "trainer_arch": job.trainer_arch,
+        "method": job.method,
+        "gpu": _gpu(estimate.gpu),
+        "verdict": estimate.verdict,
+        "peak": None if phase is None else _phase(phase),
+        "required_bytes": estimate.required_bytes,
+        "phases": [{**_phase(each), "components": dict(each.components)} for each in estimate.phases],
+        "advice": [_advice(each) for each in estimate.advice],
+        "warnings": list(estimate.warnings),
+        "assumptions": list(estimate.assumptions),
+        "not_modelled": [
+            {"file": each.place.file, "key": each.place.key, "line": each.place.line, "value": _plain(each.value), "why": each.why}
+            for each in job.unmodelled
+        ],
+        "retries": estimate.retries,
+        "lower_bound": estimate.lower_bound,
+    }
+
+
+def several_document(documents: Sequence[dict[str, Any]], exit_status: int) -> dict[str, Any]:
+    """Several jobs, or one on several cards: the worst verdict and the documents of all."""
+    return {
+        "schema": SCHEMA,
+        "verdict": worst_verdict(document["verdict"] for document in documents),
+        "exit_status": exit_status,
+        "estimates": list(documents),
+    }
+
+
+def error_document(kind: str, exit_status: int, problems: Sequence[Problem]) -> dict[str, Any]:
+    """What could not be estimated and why. `kind`: input | usage | cannot_tell | internal."""
+    return {
+        "schema": SCHEMA,
+        "verdict": "unknown",
+        "error": {"kind": kind, "exit_status": exit_status, "problems": [_problem(problem) for problem in problems]},
+    }
+
+
+def gpus_document(gpus: Sequence[Gpu]) -> dict[str, Any]:
+    """The catalogue of cards."""
+    return {"schema": SCHEMA, "gpus": [_gpu(gpu) for gpu in gpus]}
+
+
+def archs_document(archs: Sequence[Arch]) -> dict[str, Any]:
+    """The architectures; those with `modelled` false cannot be estimated yet."""
+    return {"schema": SCHEMA, "archs": [{"key": each.key, "name": each.name, "modelled": each.modelled} for each in archs]}
+
+
+def _gpu(gpu: Gpu) -> dict[str, Any]:
+    return {
+        "name": gpu.name,
+        "title": gpu.title,
+        "os": gpu.os,
+        "total_bytes": gpu.total_bytes,
+        "usable_bytes": gpu.usable_bytes,
+        "context_bytes": gpu.context_bytes,
+        "context_low_bytes": gpu.context_low_bytes,
+        "context_high_bytes": gpu.context_high_bytes,
+        "desktop_bytes": gpu.desktop_bytes,
+        "desktop_low_bytes": gpu.desktop_low_bytes,
+        "desktop_high_bytes": gpu.desktop_high_bytes,
+        "compute_capability": gpu.compute_capability,
+        "aliases": list(gpu.aliases),
+        "source": gpu.source,
+    }
+
+
+def _phase(phase: PhaseEstimate) -> dict[str, Any]:
+    return {
+        "phase": phase.phase,
+        "variant": _variant(phase.variant),
+        "detail": phase.detail,
+        "allocated_bytes": phase.allocated_bytes,
+        "reserved_bytes": phase.reserved_bytes,
+        **_device(phase.device),
+        "verdict": phase.verdict,
+        "moment": phase.moment,
+    }
+
+
+def _device(device: Interval) -> dict[str, int]:
+    return {"device_bytes": device.likely_bytes, "device_low_bytes": device.low_bytes, "device_high_bytes": device.high_bytes}
+
+
+def _variant(variant: Variant) -> dict[str, int | None]:
+    return {"width": variant.width, "height": variant.height, "frames": variant.frames, "batch": variant.batch}
+
+
+def _advice(advice: Advice) -> dict[str, Any]:
+    return {
+        "key": advice.key,
+        "from": _plain(advice.before),
+        "to": _plain(advice.after),
+        "saves_bytes": advice.saves_bytes,
+        "why": advice.why,
+        "verdict": advice.verdict,
+    }
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    place = problem.place
+    return {
+        "what": problem.what,
+        "file": place.file if place else None,
+        "key": place.key if place else None,
+        "line": place.line if place else None,
+        "why": problem.why,
+        "fix": problem.fix,
+    }
+
+
+def _plain(value: object) -> Any:
+    """A value of a config as JSON has it; anything else as its text (a date, infinity, an object)."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if value - value == 0 else str(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return str(value)

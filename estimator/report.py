@@ -1,0 +1,270 @@
+"""An estimate as text of 80 columns: the answer first, then the phases, the ledger of the worst one, what to change, and what was assumed.
+
+Plain ASCII, so that it survives every console, pipe and log. Colour only repeats what words say. GiB is 2**30 bytes.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Advice, Estimate, Interval, PhaseEstimate, Variant
+from estimator.gpus import GIB, Gpu
+
+WIDTH = 80
+"""Columns of every report."""
+MOST_ROWS = 14
+"""Longer phase tables are cut to the worst of each phase, unless details are asked for."""
+_BAR_WIDTH = 20
+_SMALL_BYTES = GIB // 200  # below 0.005 GiB a component would be shown as 0.00
+_DOING = {
+    "load": "loading",
+    "cache_latents": "caching latents",
+    "cache_text": "caching text",
+    "prepare": "preparing",
+    "sample": "previewing",
+    "train": "training",
+    "save": "saving",
+}
+_SENTENCE = {SAFE: "fits on", BORDERLINE: "may or may not fit on", OOM: "does not fit on", UNKNOWN: "cannot be told for"}
+_COLOURS = {SAFE: "32", BORDERLINE: "33", OOM: "31", UNKNOWN: "35"}
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How words are set off: with ANSI colours, or (the default) not at all."""
+
+    colour: bool = False
+
+    def verdict(self, verdict: str, text: str) -> str:
+        """A verdict's text in its colour."""
+        return f"\033[1;{_COLOURS[verdict]}m{text}\033[0m" if self.colour else text
+
+    def bold(self, text: str) -> str:
+        """A heading."""
+        return f"\033[1m{text}\033[0m" if self.colour else text
+
+
+PLAIN = Style()
+
+
+def clean(text: object) -> str:
+    """Text of a user's file without what could move the cursor or colour the screen."""
+    return "".join(char if char.isprintable() else "?" for char in str(text))
+
+
+def wrapped(text: str, first: str = "", others: str = "") -> list[str]:
+    """Text as lines of at most WIDTH columns, with an indent for the first and one for the others. Names keep their hyphens together."""
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
+
+
+def cut(text: object, width: int) -> str:
+    """Cleaned text of at most `width` characters."""
+    whole = clean(text)
+    return whole if len(whole) <= width else whole[: max(0, width - 3)] + "..."
+
+
+def gib(count_bytes: int) -> str:
+    """Bytes as GiB with two decimals, never "-0.00"."""
+    return f"{count_bytes / GIB + 0.0:.2f}".replace("-0.00", "0.00")
+
+
+# --- one job on one card ----------------------------------------------------------------------------------------------
+
+
+def render(estimate: Estimate, style: Style = PLAIN, details: bool = False) -> str:
+    """The whole report of one job on one card."""
+    parts = [_answer(estimate, style)]
+    if estimate.phases:
+        parts.append(_phase_table(estimate, style, details))
+        shown = estimate.phases if details else [estimate.peak_phase]
+        parts.extend(_ledger(estimate, phase, style) for phase in shown if phase is not None)
+    parts.append(_advice(estimate, style))
+    parts.append(notes("Not modelled", _unmodelled(estimate), style))
+    parts.append(notes("Warnings", estimate.warnings, style))
+    parts.append(notes("Assumed", estimate.assumptions, style))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _answer(estimate: Estimate, style: Style) -> str:
+    gpu, phase = estimate.gpu, estimate.peak_phase
+    word = estimate.verdict.upper()
+    rest = f" {_SENTENCE[estimate.verdict]} {clean(gpu.name)} ({gib(gpu.total_bytes)} GiB)"
+    lines = [f"{style.verdict(estimate.verdict, word)}: {cut(estimate.job.name, WIDTH - len(word) - 2 - len(rest))}{rest}"]
+    if phase is not None:
+        lines.extend(wrapped(_peak_line(estimate, phase), "", "  "))
+    if estimate.lower_bound:
+        lines.append("Without the allocator's replay (--fast): a lower bound; safe is not certain.")
+    if estimate.required_bytes is not None:
+        lines.append(f"The smallest card on which it is safe has {gib(estimate.required_bytes)} GiB, as torch counts.")
+    return "\n".join(lines)
+
+
+def _peak_line(estimate: Estimate, phase: PhaseEstimate) -> str:
+    """Where it peaks and how much is left. A full card caps what it can show, so what is lacking counts from what must be allocated."""
+    total, device = estimate.gpu.total_bytes, phase.device
+    needed = needed_bytes(estimate.gpu, phase)
+    if estimate.verdict == OOM:
+        lacking = f"{gib(needed - total)} GiB too much" if needed > total else "too fragmented to fit"
+        return f"Peak on card: {gib(needed)} GiB {what(phase)}; {lacking}"
+    left, worst = total - device.likely_bytes, total - device.high_bytes
+    if estimate.verdict == BORDERLINE:
+        room = f"{gib(left)} GiB left" if left >= 0 else f"{gib(-left)} GiB too much"
+        at_worst = f", or {gib(-worst)} too much" if worst < 0 <= left else ""
+        return f"Peak on card: {gib(device.likely_bytes)} GiB {what(phase)}; {room}{at_worst}"
+    if estimate.lower_bound:
+        return f"Peak on card: at least {gib(device.likely_bytes)} GiB {what(phase)}; at most {gib(left)} GiB left"
+    return f"Peak on card: {_span(device, ' GiB')} {what(phase)}; {gib(left)} GiB left"
+
+
+def _span(device: Interval, unit: str = "") -> str:
+    return f"{gib(device.likely_bytes)}{unit} ({gib(device.low_bytes)}-{gib(device.high_bytes)})"
+
+
+def what(phase: PhaseEstimate) -> str:
+    """The phase in words: "training 1024x1024 batch 4"."""
+    return f"{_DOING.get(phase.phase, phase.phase)} {_size(phase.variant)}".strip()
+
+
+def needed_bytes(gpu: Gpu, phase: PhaseEstimate) -> int:
+    """The least that the phase takes on any card in the likely case: allocated, and what lies outside the allocator."""
+    return max(phase.device.likely_bytes, phase.allocated_bytes + gpu.context_bytes + gpu.desktop_bytes)
+
+
+def _size(variant: Variant) -> str:
+    text = f"{variant.width}x{variant.height}" if variant.width is not None else ""
+    if variant.frames is not None and variant.frames > 1:
+        text += f"x{variant.frames}"
+    if variant.batch is not None and variant.batch > 1:
+        text += f" batch {variant.batch}"
+    return text.strip()
+
+
+# --- the table of phases ----------------------------------------------------------------------------------------------
+
+_PART_WIDTH = 16
+_HEAD = f"  {'phase':<14}{'size or part':<{_PART_WIDTH}} {'alloc.':>6}{'reserv.':>8}{'on card':>8}{'low - high':>14} verdict"
+
+
+def _phase_table(estimate: Estimate, style: Style, details: bool) -> str:
+    rows = list(estimate.phases)
+    peak = estimate.peak_phase
+    left_out = ""
+    if len(rows) > MOST_ROWS and not details:
+        rows = _worst_of_each(estimate.phases)
+        left_out = f"\n  (the worst of each phase; --details shows all {len(estimate.phases)})"
+    lines = [style.bold("GiB at each phase's peak (> marks the highest)"), _HEAD]
+    lines.extend(_phase_row(row, ">" if row is peak else " ", style) for row in rows)
+    return "\n".join(lines) + left_out
+
+
+def _worst_of_each(phases: Sequence[PhaseEstimate]) -> list[PhaseEstimate]:
+    worst: dict[str, PhaseEstimate] = {}
+    for phase in phases:
+        best = worst.get(phase.phase)
+        if best is None or phase.device.likely_bytes > best.device.likely_bytes:
+            worst[phase.phase] = phase
+    return [phase for phase in phases if worst[phase.phase] is phase]
+
+
+def _phase_row(phase: PhaseEstimate, mark: str, style: Style) -> str:
+    part = cut(" ".join(each for each in (_size(phase.variant), phase.detail) if each), _PART_WIDTH)
+    device = phase.device
+    numbers = f"{gib(phase.allocated_bytes):>6}{gib(phase.reserved_bytes):>8}{gib(device.likely_bytes):>8}"
+    span = f"{gib(device.low_bytes)}-{gib(device.high_bytes)}"
+    name = phase.phase.replace("_", " ")
+    return f"{mark} {name:<14}{part:<{_PART_WIDTH}} {numbers}{span:>14} {style.verdict(phase.verdict, phase.verdict)}"
+
+
+# --- the ledger of a phase --------------------------------------------------------------------------------------------
+
+
+def _ledger(estimate: Estimate, phase: PhaseEstimate, style: Style) -> str:
+    """What the phase's bytes are: components make allocated, with cache reserved, with the rest what the card shows. Sums are exact."""
+    title = f"What is on the card {what(phase)}{', ' + phase.detail if phase.detail else ''}"
+    lines = [style.bold(cut(title, WIDTH))]
+    if phase.moment:
+        lines.extend(wrapped(f"at its peak: {clean(phase.moment)}", "  ", "    "))
+    lines.extend(_component_rows(phase.components, phase.allocated_bytes))
+    gpu, device = estimate.gpu, phase.device.likely_bytes
+    outside = gpu.context_bytes + gpu.desktop_bytes
+    lines.append(_row("= allocated (torch.cuda.max_memory_allocated)", phase.allocated_bytes))
+    lines.append(_row("  torch's cache: reserved, not allocated", phase.reserved_bytes - phase.allocated_bytes))
+    lines.append(_row("= reserved, if the card had room to spare", phase.reserved_bytes))
+    lines.append(_row("  outside torch: CUDA context" + (", desktop" if gpu.desktop_bytes else ""), outside))
+    rest = device - phase.reserved_bytes - outside
+    if rest < 0:
+        lines.append(_row("  cached memory given back: the card is full", rest))
+    elif rest > 0:
+        lines.append(_row("  allowance for what is not known exactly", rest))
+    lines.append(_row("= on the card (nvidia-smi)", device))
+    lines.append(_row("  left of the card" if gpu.total_bytes >= device else "  more than the card has", abs(gpu.total_bytes - device)))
+    return "\n".join(lines)
+
+
+def _component_rows(components: Mapping[str, int], total: int) -> list[str]:
+    rows, small = [], 0
+    for name, size in sorted(components.items(), key=lambda item: -item[1]):
+        if abs(size) < _SMALL_BYTES:
+            small += size
+            continue
+        bar = "#" * max(0, round(_BAR_WIDTH * size / total)) if total else ""
+        rows.append(f"{_row('  ' + clean(name).replace('_', ' '), size)} {bar}".rstrip())
+    if small:
+        rows.append(_row("  smaller parts", small))
+    return rows
+
+
+def _row(label: str, count_bytes: int) -> str:
+    return f"  {label:<49}{gib(count_bytes):>8}"
+
+
+# --- what to change, and what to know ---------------------------------------------------------------------------------
+
+
+def _advice(estimate: Estimate, style: Style) -> str:
+    if estimate.verdict not in (BORDERLINE, OOM):
+        return ""
+    if not estimate.advice:
+        return style.bold("What to change") + "\n  No single setting lowers the peak: change several, or take a larger card."
+    lines = [style.bold("What to change (each alone, least hurtful first; savings of allocated memory)")]
+    for number, advice in enumerate(estimate.advice, 1):
+        lines.extend(_advice_lines(number, advice))
+    if all(advice.verdict == OOM for advice in estimate.advice):
+        lines.append("  None of these is enough alone: combine them with --set KEY=VALUE, look again.")
+    else:
+        lines.append("  Check with --set KEY=VALUE; savings are by peak rows, without the replay.")
+    return "\n".join(lines)
+
+
+def _advice_lines(number: int, advice: Advice) -> list[str]:
+    change = f"{number:>3}. {clean(advice.key)}: {_value(advice.before)} -> {_value(advice.after)}"
+    enough = {OOM: "not enough alone", SAFE: "probably enough", BORDERLINE: "borderline"}.get(advice.verdict, "")
+    saving = f"saves {gib(advice.saves_bytes)} GiB{', ' + enough if enough else ''}"
+    why = wrapped(clean(advice.why), "     ", "     ")
+    if len(change) + len(saving) + 3 <= WIDTH:
+        return [f"{change}  {saving}", *why]
+    return [*wrapped(change, "", "     "), f"     {saving}", *why]
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_value, value))}]"
+    return clean(value)
+
+
+def _unmodelled(estimate: Estimate) -> list[str]:
+    lines = []
+    for each in estimate.job.unmodelled:
+        line = f":{each.place.line}" if each.place.line is not None else ""
+        lines.append(f"{each.place.key} = {_value(each.value)} ({each.place.file}{line}): {each.why}")
+    return lines
+
+
+def notes(title: str, texts: Iterable[str], style: Style) -> str:
+    """A heading and one paragraph for each text; nothing where there is none."""
+    lines = [line for note in texts for line in wrapped(clean(note), "  - ", "    ")]
+    return "\n".join([style.bold(title), *lines]) if lines else ""

@@ -1,0 +1,74 @@
+"""Tables over many cards as text: one job on each of them, the catalogue, and the architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from estimator.estimate import OOM, SAFE, Estimate
+from estimator.gpus import Gpu
+from estimator.report import PLAIN, WIDTH, Style, clean, cut, gib, needed_bytes, notes, what, wrapped
+
+if TYPE_CHECKING:
+    from estimator.trainers.archs import Arch
+
+_NAME_WIDTH = 30
+
+
+
+def render_cards(estimates: Sequence[Estimate], style: Style = PLAIN) -> str:
+    """One job on every card, smallest first: which card to take."""
+    ordered = sorted(estimates, key=lambda each: (each.gpu.total_bytes, each.gpu.name))
+    name = cut(ordered[0].job.name, _NAME_WIDTH)
+    safe = [each for each in ordered if each.verdict == SAFE]
+    if safe:
+        first = f"{style.verdict(SAFE, 'SAFE')}: {name} fits on {len(safe)} of {len(ordered)} cards; the smallest is {safe[0].gpu.name}"
+        phase = safe[0].peak_phase
+        total = gib(safe[0].gpu.total_bytes)
+        second = "" if phase is None else f"with {gib(phase.device.likely_bytes)} of its {total} GiB in use at the peak, {what(phase)}"
+    else:
+        worst = ordered[-1].verdict
+        first = f"{style.verdict(worst, worst.upper())}: {name} is not safe on any of {len(ordered)} cards"
+        second = "see one card's report, for example --gpu " + clean(ordered[-1].gpu.name)
+    head = f"  {'card':<19}{'has':>7}{'on card':>8}{'low - high':>14}{'left':>8}  {'verdict':<11}peak"
+    rows = [_card_row(each, style) for each in ordered]
+    parts = ["\n".join([first, second]), "\n".join([style.bold("GiB on each card, smallest first"), head, *rows])]
+    shared = [note for note in ordered[0].assumptions if all(note in each.assumptions for each in ordered)]
+    parts += [notes("Warnings", ordered[0].warnings, style), notes("Assumed", shared, style)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _card_row(estimate: Estimate, style: Style) -> str:
+    gpu, phase = estimate.gpu, estimate.peak_phase
+    verdict = style.verdict(estimate.verdict, f"{estimate.verdict:<11}")
+    start = f"  {cut(gpu.name, 18):<19}{gib(gpu.total_bytes):>7}"
+    if phase is None:
+        return f"{start}{'':>30}  {verdict}".rstrip()
+    device = phase.device
+    span = f"{gib(device.low_bytes)}-{gib(device.high_bytes)}"
+    left = gpu.total_bytes - (needed_bytes(gpu, phase) if estimate.verdict == OOM else device.likely_bytes)
+    room = "-" if estimate.verdict == OOM and left > 0 else gib(left)  # fails for another reason than its sum: fragmentation
+    return f"{start}{gib(device.likely_bytes):>8}{span:>14}{room:>8}  {verdict}{phase.phase.removeprefix('cache_')}".rstrip()
+
+
+def render_gpus(gpus: Sequence[Gpu], style: Style = PLAIN) -> str:
+    """The catalogue."""
+    lines = [style.bold(f"{'name (for --gpu)':<20}{'GiB':>8}{'usable':>8}  {'cc':<6}also known as")]
+    for gpu in gpus:
+        known = cut(", ".join(dict.fromkeys((gpu.title, *gpu.aliases))), WIDTH - 44)
+        lines.append(f"{gpu.name:<20}{gib(gpu.total_bytes):>8}{gib(gpu.usable_bytes):>8}  {gpu.compute_capability:<6}{known}")
+    text = (
+        "GiB is what torch reports on this OS, less than the size on the box; usable is without the CUDA context (provisional) and the "
+        "desktop; cc is the compute capability. Any other card by its size: --gpu 23.5GiB. All cards: --gpu all."
+    )
+    return "\n".join([*lines, "", *wrapped(text)]) + "\n"
+
+
+def render_archs(archs: Sequence[Arch], style: Style = PLAIN) -> str:
+    """The architectures that can be estimated, and those that will only be recognised."""
+    lines = [style.bold(f"{'architecture':<20}what it is")]
+    lines += [f"{each.key:<20}{each.name}" for each in archs if each.modelled]
+    others = ", ".join(each.key for each in archs if not each.modelled)
+    if others:
+        lines += ["", *wrapped(f"Recognised, not modelled yet (exit status 3): {others}")]
+    return "\n".join(lines) + "\n"
