@@ -54,7 +54,7 @@ class Model:
 class Network:
     """The adapter that is trained. `kind`: "lora" | "lokr" | ... ; `rank` is network.linear.
 
-    `dtype`: of the adapter's weights (AI Toolkit always holds them in fp32). `targets`: module names it sits on (empty: the trainer's choice).
+    `dtype`: of the adapter's weights (always fp32 in AI Toolkit). `targets`: the modules it sits on (empty: the trainer's choice).
     """
 
     kind: str = "lora"

@@ -1,0 +1,37 @@
+"""Training configs in, Jobs out: one module per trainer's dialect, and the entry that tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from estimator.configfile import read_config
+from estimator.errors import InputError, Problem
+from estimator.job import Job, Place
+
+
+def read_jobs(path: str | Path, overrides: Sequence[str] = (), arch_override: str | None = None) -> tuple[Job, ...]:
+    """The jobs of the config at `path`, one per training process, with `--set` overrides and `--arch` applied.
+
+    The dialect is told by the top-level key: `run` is an explicit run file, `job` or `config` a job file of AI Toolkit.
+    Raises InputError with everything wrong with the input at once, or CannotTell naming an architecture or process that is not modelled.
+    Settings that are not modelled are no exception: they are in each Job's `unmodelled`.
+    """
+    file = read_config(path)
+    is_run, is_job = "run" in file.data, bool(file.data.keys() & {"job", "config"})
+    if is_run and is_job:
+        what = "both `run` and `job` or `config` at the top"
+        raise InputError(Problem(what, file.place(("run",)), "a file is either a run file or a job file", "split it in two"))
+    if is_run:
+        from estimator.trainers.explicit import read_explicit
+
+        return read_explicit(file, overrides, arch_override)
+    from estimator.trainers.aitoolkit import looks_like_a_process, read_aitoolkit
+
+    if is_job:
+        return read_aitoolkit(file, overrides, arch_override)
+    seen = ", ".join(sorted(file.data)[:8])[:200] or "no keys at all"
+    fix = "AI Toolkit's begins with `job: extension` and `config:`, an explicit run file with `run:`"
+    if looks_like_a_process(file.data):
+        fix = "this belongs into a list below `process:` below `config:`, with `job: extension` above and `name:` beside"
+    raise InputError(Problem("not a config of a known kind", Place(file.name, ""), f"at the top it has {seen}", fix))

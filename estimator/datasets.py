@@ -1,0 +1,136 @@
+"""What is in a dataset folder: the sizes of its images, from their headers alone, and their captions.
+
+The rules of what counts as an image are the trainer's: every file below the folder with one of four endings, except hidden files and
+folders and folders named _controls_; a JSON file instead of a folder lists the paths. Nothing is written, nothing but headers is read.
+Source: ostris/ai-toolkit 27a03a91, toolkit/data_loader.py (AiToolkitDataset), toolkit/data_transfer_object/data_loader.py (FileItemDTO),
+toolkit/dataloader_mixins.py (CaptionProcessingDTOMixin).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+MAX_LIST_BYTES = 256 * 2**20  # of a JSON dataset file
+MAX_CAPTION_BYTES = 64 * 2**10  # captions are cut at 512 tokens by the model anyway
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A readable image: its size in pixels as it is meant to be seen (EXIF orientation applied)."""
+
+    path: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a dataset folder (or JSON list) holds. `state`: "found" | "absent" | "unreadable"; `broken`: files left out, with the reason."""
+
+    state: str
+    images: tuple[Image, ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
+    captions: Mapping[str, str] | None = None
+    reason: str = ""
+    skipped_folders: tuple[str, ...] = field(default=())
+
+
+def scan(folder: str) -> Scan:
+    """The images of `folder`, a folder or a JSON file of paths, relative to the current directory as in the trainer.
+
+    Never raises: what cannot be read is in the result.
+    """
+    try:
+        if os.path.isdir(folder):
+            paths, skipped = _walk(folder)
+            return _open_all(paths, None, skipped)
+        if not os.path.lexists(folder):
+            return Scan("absent")
+        captions = _read_list(folder)
+    except (OSError, ValueError, RecursionError) as error:
+        return Scan("unreadable", reason=_reason(error))
+    paths = [path for path in captions if os.path.basename(os.path.dirname(path)) != "_controls_"]
+    return _open_all(paths, captions, [])
+
+
+def caption_of(image: Image, scanned: Scan, ending: str, default: str | None) -> str:
+    """The caption that the trainer gives an image: from the JSON list, else the text file beside it, else the default, else nothing.
+
+    Raises ValueError where the text file is not UTF-8, OSError where it cannot be read: the trainer stops on both.
+    """
+    if scanned.captions is not None and image.path in scanned.captions:
+        return scanned.captions[image.path]
+    path = os.path.splitext(image.path)[0] + ending
+    if not os.path.isfile(path):
+        return default or ""
+    with open(path, "rb") as file:
+        raw = file.read(MAX_CAPTION_BYTES + 1)
+    if len(raw) > MAX_CAPTION_BYTES:
+        return raw[:MAX_CAPTION_BYTES].decode("utf-8", "ignore")
+    text = raw.decode("utf-8")
+    return default if not text.strip() and default is not None else text
+
+
+def _walk(folder: str) -> tuple[list[str], list[str]]:
+    paths: list[str] = []
+    skipped: list[str] = []
+    for root, folders, files in os.walk(folder, onerror=lambda error: skipped.append(str(error.filename))):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if os.path.basename(root) == "_controls_":
+            continue
+        paths += [os.path.join(root, name) for name in sorted(files) if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")]
+    return paths, skipped
+
+
+def _read_list(path: str) -> dict[str, str]:
+    """A JSON dataset: {path: {"caption": text}}."""
+    info = os.stat(path)
+    if not stat.S_ISREG(info.st_mode):
+        raise ValueError("neither a folder nor a file")
+    if info.st_size > MAX_LIST_BYTES:
+        raise ValueError(f"a list of {info.st_size / 2**20:,.0f} MiB")
+    with open(path, encoding="utf-8") as file:
+        entries = json.load(file)
+    if not isinstance(entries, dict):
+        raise ValueError("a JSON dataset is a map of image paths")
+    return {key: str(entry["caption"]) if isinstance(entry, dict) and "caption" in entry else "" for key, entry in entries.items()}
+
+
+def _open_all(paths: list[str], captions: Mapping[str, str] | None, skipped: list[str]) -> Scan:
+    images: list[Image] = []
+    broken: list[tuple[str, str]] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of odd EXIF data and of very large images, both of which the trainer takes
+        for path in paths:
+            try:
+                images.append(Image(path, *image_size(path)))
+            except Exception as error:
+                broken.append((path, _reason(error)))
+    return Scan("found", tuple(images), tuple(broken), captions, skipped_folders=tuple(skipped))
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Width and height in pixels, EXIF orientation applied. Reads the header only; raises whatever Pillow does on a broken file."""
+    from PIL import Image as Pillow
+
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("not a regular file")
+    with Pillow.open(path) as image:
+        width, height = image.size
+        # The base class's getexif: that of PNG decodes the whole image in search of orientation data behind the pixels.
+        sideways = Pillow.Image.getexif(image).get(_ORIENTATION) in _SIDEWAYS
+    if width < 1 or height < 1:
+        raise OSError(f"a size of {width}x{height}")
+    return (height, width) if sideways else (width, height)
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    return " ".join(text.split())[:120] or type(error).__name__

@@ -1,0 +1,195 @@
+"""AI Toolkit's job files (https://github.com/ostris/ai-toolkit): read as the trainer itself would, one Job per training process.
+
+Source: 27a03a91: toolkit/config.py (the `[name]` tag), toolkit/job.py, jobs/BaseJob.py (processes), jobs/process/BaseSDTrainProcess.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from estimator.configfile import ConfigFile
+from estimator.job import Job
+from estimator.trainers import modelled
+from estimator.trainers.aitoolkit_data import read_datasets
+from estimator.trainers.aitoolkit_keys import READ, check_keys, known_keys
+from estimator.trainers.aitoolkit_model import read_model
+from estimator.trainers.aitoolkit_sample import read_every, read_samples
+from estimator.trainers.aitoolkit_train import read_dtype, read_network, read_train
+from estimator.trainers.overrides import apply_overrides
+from estimator.trainers.section import Findings, Section, did_you_mean, shown
+from estimator.tree import KeyPath
+
+PROCESS: KeyPath = ("config", "process")
+TRAINING_JOB = "extension"
+OTHER_JOBS = ("train", "extract", "mod", "generate")
+TRAINING_PROCESSES = ("sd_trainer", "diffusion_trainer", "ui_trainer", "textual_inversion_trainer")
+OTHER_PROCESSES = (
+    "concept_slider", "image_reference_slider_trainer", "ultimate_slider_trainer", "concept_replacer", "pure_lora_generator",
+    "batch_img2img", "reference_generator", "dataset_tools", "sync_from_collection", "super_tagger", "Qwen3VLCaptioner",
+    "Qwen3OmniCaptioner", "Ideogram4Captioner", "AceStepCaptioner",
+)  # fmt: skip
+DEFAULT_SAMPLE_EVERY, DEFAULT_SAVE_EVERY = 100, 1000
+# Keys below which anything goes, and lists whose entries are sections.
+_FREE = frozenset(
+    {"optimizer_params", "lr_scheduler_params", "model_kwargs", "quantize_kwargs", "model_paths", "validation_config", "lorm"}
+)
+
+
+def read_aitoolkit(file: ConfigFile, overrides: Sequence[str] = (), arch_override: str | None = None) -> tuple[Job, ...]:
+    """The jobs of a config. Raises InputError with every problem of every process, or CannotTell naming what is not modelled."""
+    _check_structure(Findings(file))
+    file = apply_overrides(file, overrides, (*PROCESS, 0), frozenset(READ["file"]), known_children)
+    found = Findings(file)
+    _check_structure(found)
+    file = replace(file, data=_with_name(file, found))
+    found.stop_if_unusable()
+    config: Any = file.data["config"]
+    shared = Findings(file)
+    check_keys(Section(shared, (), file.data), "file")
+    check_keys(Section(shared, ("config",), config), "config")
+    jobs = []
+    for i, process in enumerate(config["process"]):
+        found = Findings(file)
+        found.warnings += shared.warnings
+        job = _read_process(Section(found, (*PROCESS, i), process), config["name"], arch_override)
+        shared.problems += found.problems
+        shared.cannot += found.cannot
+        if job is not None:
+            jobs.append(job)
+    shared.stop_if_unusable()
+    return tuple(jobs)
+
+
+def known_children(path: KeyPath) -> frozenset[str] | None:
+    """The keys that may stand in the map at `path` of a job file; None where any may."""
+    if path in ((), ("config",)):
+        return known_keys("config" if path else "file")
+    if path[:2] != PROCESS:
+        return None
+    names = [str(part) for part in path[3:] if not isinstance(part, int)]
+    if any(name in _FREE for name in names):
+        return None
+    table = ".".join(names) or "process"
+    return known_keys(table) or None
+
+
+def _check_structure(found: Findings) -> None:
+    """job, config, config.name, config.process. Raises InputError with what is missing, CannotTell for jobs that do not train."""
+    data = found.file.data
+    job = data.get("job")
+    if job in OTHER_JOBS:
+        found.cannot_tell(("job",), f"not modelled: job: {job}", "only jobs of the kind `extension` train LoRAs of these models")
+    elif job != TRAINING_JOB:
+        what = "the key job is missing" if job is None else f"unknown job {shown(job)}"
+        found.problem(("job",), what, "the trainer stops without it", "write job: extension")
+    config = data.get("config")
+    if not isinstance(config, dict):
+        what = "the section config is missing" if config is None else f"expected a map of keys, got {shown(config)}"
+        fix = "a config is job: extension, then config: with name: and process: below it"
+        found.problem(("config",), what, "the trainer stops without it", fix)
+        found.stop_if_unusable()
+        return
+    name = config.get("name")
+    if not isinstance(name, str):
+        what = "the name is missing" if name is None else f"the name must be text, got {shown(name)}"
+        found.problem(("config", "name"), what, "the trainer stops on it", f'write name: "{name if name is not None else "my_lora"}"'[:80])
+    processes = config.get("process")
+    if not isinstance(processes, list) or not processes:
+        what = "the list of processes is missing" if not processes else f"expected a list of processes, got {shown(processes)}"
+        found.problem(PROCESS, what, "the trainer stops without it", "begin it with `- type: sd_trainer` below process:")
+        processes = []
+    for i, process in enumerate(processes):
+        if not isinstance(process, dict):
+            found.problem((*PROCESS, i), f"expected a map with type, got {shown(process)}", fix="write - type: sd_trainer")
+    found.stop_if_unusable()
+
+
+def _with_name(file: ConfigFile, found: Findings) -> dict[str, object]:
+    """The config with its name in place of every [name]. The trainer does that in JSON text, so some characters of a name break it."""
+    name = file.data["config"]["name"]  # type: ignore[index]
+    used = False
+
+    def put(value: object) -> object:
+        nonlocal used
+        if isinstance(value, str) and "[name]" in value:
+            used = True
+            return value.replace("[name]", name)
+        if isinstance(value, list):
+            return [put(item) for item in value]
+        if isinstance(value, dict):
+            return {str(put(key)): put(item) for key, item in value.items()}
+        return value
+
+    result = put(file.data)
+    if used and any(character in '"\\' or ord(character) < 32 for character in name):
+        why = "the trainer puts the name into JSON text in place of [name], and breaks on them"
+        found.problem(("config", "name"), "quotes, backslashes and line breaks cannot stand in the name", why, "use a plain name")
+    assert isinstance(result, dict)
+    return result
+
+
+def _read_process(process: Section, job_name: str, arch_override: str | None) -> Job | None:
+    found = process.found
+    if not _trains(process):
+        return None
+    check_keys(process, "process")
+    for required in ("training_folder",):
+        if process.values.get(required) is None:
+            found.warn(process.at(required), "is missing, and the trainer stops without it")
+    train = process.section("train") or Section(found, process.at("train"), {})
+    dtype = read_dtype(train)
+    settings = read_train(train)
+    method, network = read_network(process)
+    model_section = process.section("model") or Section(found, process.at("model"), {})
+    check_keys(model_section, "model")
+    resolved = read_model(model_section, dtype, arch_override)
+    if resolved is None:
+        return None
+    arch, trainer_arch, model = resolved
+    if method not in modelled.METHODS and network is not None:
+        found.not_modelled(process.at("network"), method, "this method")
+    sample = process.section("sample")
+    save = process.section("save")
+    if save is not None:
+        check_keys(save, "save")
+    return Job(
+        name=process.text("name", job_name) or job_name,
+        trainer="ai-toolkit",
+        arch=arch.key,
+        trainer_arch=trainer_arch,
+        method=method,
+        model=model,
+        network=network,
+        train=settings,
+        datasets=read_datasets(process, settings, arch),
+        samples=() if sample is None else read_samples(sample, arch, process.text("trigger_word")),
+        sample_every=read_every(sample, "sample_every", DEFAULT_SAMPLE_EVERY),
+        save_every=read_every(save, "save_every", DEFAULT_SAVE_EVERY),
+        unmodelled=tuple(found.unmodelled),
+        warnings=tuple(found.warnings),
+    )
+
+
+def _trains(process: Section) -> bool:
+    """Whether this process is one of the trainer's general training processes; others are reported."""
+    kind = process.values.get("type")
+    if kind in TRAINING_PROCESSES:
+        return True
+    if kind in OTHER_PROCESSES:
+        what = f"not modelled: a process of type {kind}"
+        process.found.cannot_tell(
+            process.at("type"), what, f"modelled are {', '.join(TRAINING_PROCESSES[:2])}", "estimate the training process alone"
+        )
+        return False
+    what = "the type is missing" if kind is None else f"unknown process type {shown(kind)}"
+    process.found.problem(
+        process.at("type"), what, "the trainer stops on it", did_you_mean(str(kind or ""), TRAINING_PROCESSES + OTHER_PROCESSES)
+    )
+    return False
+
+
+def looks_like_a_process(data: object) -> bool:
+    """Whether a file holds what belongs under config.process: a common slip."""
+    return isinstance(data, dict) and len(data.keys() & {"type", "network", "train", "model", "datasets", "sample"}) >= 2

@@ -1,0 +1,159 @@
+"""Which architecture an AI Toolkit config trains: its key, then what the model's name or a local copy of it says.
+
+Source: ostris/ai-toolkit 27a03a91: toolkit/config_modules.py (ModelConfig), toolkit/util/get_model.py, and the loaders of FLUX
+(toolkit/stable_diffusion_model.py) and Z-Image (extensions_built_in/diffusion_models/z_image/z_image.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+from estimator.trainers.archs import Arch, Archs, load_archs
+from estimator.trainers.section import Findings, Section, did_you_mean, nearest, shown
+from estimator.tree import KeyPath
+
+# (legacy switch, the key it stands for), in the order in which the trainer asks for them
+LEGACY_SWITCHES = (
+    ("is_v2", "sd2"), ("is_v3", "sd3"), ("is_xl", "sdxl"), ("is_pixart", "pixart"), ("is_pixart_sigma", "pixart_sigma"),
+    ("is_auraflow", "auraflow"), ("is_flux", "flux"), ("is_lumina2", "lumina2"), ("is_vega", "vega"), ("is_ssd", "ssd"),
+)  # fmt: skip
+DEFAULT_ARCH = "sd1"  # with neither model.arch nor a switch
+_MAX_MODEL_CONFIG_BYTES = 2**20
+
+
+def trainer_key(model: Section) -> tuple[str, str | None]:
+    """model.arch as written, and the key of the table; (.., None) with a problem where it is no key at all."""
+    table = load_archs().trainer
+    written = model.text("arch")
+    if written is None:
+        key = next((key for switch, key in LEGACY_SWITCHES if model.truth(switch, False)), DEFAULT_ARCH)
+        return key, key
+    key = written.split(":")[0]
+    if key in table:
+        return written, key
+    choices = [k for k, entry in table.items() if any(load_archs().archs[a].modelled for a in entry.archs)]
+    near = nearest(key, table)
+    fix = f"did you mean {near!r}?" if near else f"`estimate archs` lists them; modelled are {', '.join(choices)}"
+    model.found.problem(model.at("arch"), f"unknown architecture {shown(written)}", "the trainer would load it as Stable Diffusion 1", fix)
+    return written, None
+
+
+def resolve_arch(model: Section, key: str, name: str, assistant: str | None, override: str | None) -> Arch | None:
+    """The modelled architecture that the trainer's `key` is here; None, with a finding, where there is none or it cannot be told.
+
+    `override` is the user's --arch: it must be one of those that the key can be.
+    """
+    archs = load_archs()
+    candidates = [archs.archs[k] for k in archs.trainer[key].archs if archs.archs[k].modelled]
+    if override is not None and not _override_fits(model.found, archs, key, override):
+        return None
+    if not candidates:
+        _not_modelled_arch(model, archs, key)
+        return None
+    if key == "zimage":
+        return _resolve_zimage(model, archs, name, assistant, override)
+    if override is not None:
+        return archs.archs[override]
+    return _resolve_flux(model, archs, key, name, candidates)
+
+
+def _override_fits(found: Findings, archs: Archs, key: str, override: str) -> bool:
+    place: KeyPath = ()
+    if override not in archs.archs:
+        found.problem(place, f"--arch {override}: no such architecture", fix=did_you_mean(override, archs.modelled()))
+        return False
+    if not archs.archs[override].modelled:
+        relative = archs.archs[override].nearest
+        found.cannot_tell(
+            place, f"--arch {override}: not modelled yet", fix=f"the nearest that is: {relative}" if relative else "see `estimate archs`"
+        )
+        return False
+    if override not in archs.trainer[key].archs:
+        allowed = ", ".join(archs.trainer[key].archs) or "none"
+        found.problem(
+            place,
+            f"--arch {override}: the config's architecture is {key}",
+            f"which can be: {allowed}",
+            "change model.arch, or leave --arch out",
+        )
+        return False
+    return True
+
+
+def _not_modelled_arch(model: Section, archs: Archs, key: str) -> None:
+    entry, near = archs.trainer[key], archs.nearest(key)
+    what = f"not modelled: {key} ({entry.name})"
+    why = "" if "arch" in model.values or key != DEFAULT_ARCH else "model.arch is not set, and the trainer then takes Stable Diffusion 1"
+    fix = f"the nearest that is modelled is {near}" if near else f"modelled are {', '.join(archs.modelled())}"
+    if why:
+        fix = "set model.arch to the model's architecture, for instance zimage or flux"
+    model.found.cannot_tell(model.at("arch"), what, why, fix)
+
+
+def _resolve_zimage(model: Section, archs: Archs, name: str, assistant: str | None, override: str | None) -> Arch | None:
+    """Z-Image with an assistant LoRA is zimage-turbo, without one zimage: the adapter is all that the trainer branches on, not the name."""
+    key = "zimage" if assistant is None else "zimage-turbo"
+    if override is not None and override != key:
+        is_set = "is not set" if assistant is None else "is set"
+        what = f"--arch {override}: this config is {key}, because model.assistant_lora_path {is_set}"
+        model.found.problem((), what, "the training adapter is what makes the difference", "set or remove model.assistant_lora_path")
+        return None
+    if assistant is None and str(model.values.get("arch", "")).endswith(":turbo"):
+        model.found.warn(
+            model.at("arch"), "without model.assistant_lora_path the trainer treats zimage:turbo as plain Z-Image, with no training adapter"
+        )
+    config = _local_transformer_config(model, name)
+    if config is not None and any(config.get(k, v) != v for k, v in archs.archs[key].transformer_config.items()):
+        model.found.cannot_tell(
+            model.at("name_or_path"), f"{name} holds a transformer of another size than Z-Image's", fix="use the published model"
+        )
+        return None
+    return archs.archs[key]
+
+
+def _resolve_flux(model: Section, archs: Archs, key: str, name: str, candidates: list[Arch]) -> Arch | None:
+    """Which of the models of class FluxTransformer2DModel: by exact name, by a local copy's config, by what the name contains."""
+    for arch in candidates:
+        if name.lower() in (hub.lower() for hub in arch.hub):
+            return arch
+    config = _local_transformer_config(model, name)
+    if config is not None:
+        for arch in candidates:
+            if all(config.get(k) == v for k, v in arch.transformer_config.items()):
+                return arch
+        model.found.cannot_tell(
+            model.at("name_or_path"), f"{name} holds a transformer that is not modelled", _layers(config), "see `estimate archs`"
+        )
+        return None
+    base = name.replace("\\", "/").lower()
+    matches = [arch for arch in candidates if any(part in base for part in arch.name_contains)]
+    if len(matches) == 1:
+        model.found.warn(model.at("name_or_path"), f"taken to be {matches[0].name}, because of its name")
+        return matches[0]
+    if key == "flex1" and not matches:
+        return archs.archs["flex1"]
+    why = "several models share this architecture key, and neither the name nor a local transformer/config.json tells which it is"
+    fix = f"add --arch {' or --arch '.join(arch.key for arch in candidates)}"
+    model.found.cannot_tell(model.at("name_or_path"), f"cannot tell which {archs.trainer[key].name} model {shown(name)} is", why, fix)
+    return None
+
+
+def _layers(config: Mapping[str, object]) -> str:
+    names = ("num_layers", "num_single_layers", "guidance_embeds", "in_channels")
+    return ", ".join(f"{name} {shown(config.get(name))}" for name in names)
+
+
+def _local_transformer_config(model: Section, name: str) -> Mapping[str, object] | None:
+    """transformer/config.json of a local copy, if there is one; a damaged one is warned of."""
+    path = os.path.join(name, "transformer", "config.json")
+    try:
+        if not name or not os.path.isfile(path) or os.path.getsize(path) > _MAX_MODEL_CONFIG_BYTES:
+            return None
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        model.found.warn(model.at("name_or_path"), f"{path} cannot be read ({error}): judged by the name instead")
+        return None
+    return config if isinstance(config, dict) else None

@@ -1,0 +1,282 @@
+"""The `datasets` section of AI Toolkit: each entry at each of its resolutions, with the sizes that its images are trained at.
+
+Source: ostris/ai-toolkit 27a03a91: toolkit/config_modules.py (preprocess_dataset_raw_config, DatasetConfig, validate_configs),
+toolkit/data_loader.py (get_dataloader_from_datasets), toolkit/dataloader_mixins.py (setup_buckets, load_caption).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from estimator.buckets import bucket_size, square_bucket, worst_bucket
+from estimator.datasets import Image, Scan, caption_of, scan
+from estimator.job import Bucket, Dataset, Train
+from estimator.trainers.aitoolkit_keys import check_keys
+from estimator.trainers.aitoolkit_train import MAX_BATCH
+from estimator.trainers.archs import Arch
+from estimator.trainers.section import Findings, Section, shown, whole_number
+from estimator.tree import KeyPath
+
+DEFAULT_RESOLUTION = 512
+MAX_RESOLUTION = 16_384
+MAX_REPEATS = 10**6
+NAMED_FILES = 5  # how many broken files a warning names
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One entry of `datasets`, its settings read; `section` is where it stands."""
+
+    section: Section
+    folder: str
+    resolutions: tuple[int, ...]
+    batch_size: int
+    bucketing: bool
+    square: bool
+    scale: float
+    copies: int
+    caption_ending: str
+    default_caption: str | None
+    trigger: str | None
+    dataset: Dataset  # the settings that are the same at every resolution
+
+
+def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, ...]:
+    """Every dataset entry at every resolution, in order. Each folder is scanned once; an absent one gets its worst bucket and a warning."""
+    found = process.found
+    raw = process.items("datasets")
+    if not raw:
+        if not found.problems:
+            found.problem(process.at("datasets"), "no datasets", "there is nothing to train on", "add an entry with folder_path")
+        return ()
+    trigger = process.text("trigger_word")
+    entries = []
+    for i, value in enumerate(raw):
+        path = (*process.at("datasets"), i)
+        if isinstance(value, dict):
+            entries.append(_entry(Section(found, path, value), train, trigger))
+        else:
+            found.problem(path, f"expected a map with folder_path, got {shown(value)}", fix="write - folder_path: ...")
+    _check_together(found, entries)
+    scans: dict[str, Scan] = {}
+    datasets: list[Dataset] = []
+    for entry in entries:
+        if entry.folder not in scans:
+            scans[entry.folder] = scan(entry.folder)
+            _report_scan(entry, scans[entry.folder], arch)
+        datasets += _at_resolutions(entry, scans[entry.folder], arch)
+    return tuple(datasets)
+
+
+def _entry(section: Section, train: Train, trigger: str | None) -> _Entry:
+    found = section.found
+    check_keys(section, "datasets")
+    folder = section.text("dataset_path") or section.text("folder_path")
+    if not folder:
+        found.problem(section.at("folder_path"), "no folder", "the trainer stops without it", "give the folder of the images")
+    if section.values.get("poi") is not None:
+        found.problem(section.at("poi"), "poi is no longer supported", "the trainer stops on it", "remove it")
+    kind = section.values.get("type", "image")
+    if kind != "image":
+        found.problem(
+            section.at("type"), f"unknown dataset type {shown(kind)}", "the trainer takes image alone", "remove it, or write image"
+        )
+    if section.truth("is_reg", False):
+        found.not_modelled(section.at("is_reg"), section.values["is_reg"], "regularisation images alternate with the others")
+    own_batch = section.values.get("batch_size") is not None
+    bucketing = section.truth("buckets", True)
+    if own_batch and not bucketing:
+        found.problem(
+            section.at("batch_size"), "a batch_size of its own needs buckets", "the trainer refuses it", "remove it, or buckets: false"
+        )
+    batch = section.whole("batch_size", train.batch_size, 1, MAX_BATCH) if own_batch else train.batch_size
+    augmented = bool(section.values.get("augments")) or bool(section.values.get("augmentations"))
+    caching = {key: section.truth(key, False) for key in ("cache_latents", "cache_latents_to_disk")}
+    if augmented and any(caching.values()):
+        found.warn(section.path, "augmentations switch latent caching off in the trainer: the VAE stays on the card")
+        caching = dict.fromkeys(caching, False)
+    dataset = Dataset(
+        folder=folder or "",
+        resolution=DEFAULT_RESOLUTION,
+        batch_size=batch,
+        buckets=(),
+        cache_text_embeddings=train.cache_text_embeddings or section.truth("cache_text_embeddings", False),
+        is_reg=section.truth("is_reg", False),
+        **caching,
+    )
+    return _Entry(
+        section=section,
+        folder=folder or "",
+        resolutions=_resolutions(section),
+        batch_size=batch,
+        bucketing=bucketing,
+        square=section.truth("square_crop", False) or not bucketing,
+        scale=_scale(section),
+        copies=_copies(section),
+        caption_ending=_caption_ending(section),
+        default_caption=section.text("default_caption"),
+        trigger=section.text("trigger_word", trigger),
+        dataset=dataset,
+    )
+
+
+def _resolutions(section: Section) -> tuple[int, ...]:
+    """One resolution, or a list of them: the trainer makes a dataset of each."""
+    value = section.values.get("resolution", DEFAULT_RESOLUTION)
+    values = value if isinstance(value, list) else [value]
+    path = section.at("resolution")
+    if not values:
+        section.found.problem(path, "an empty list", "the entry then holds nothing", "for instance [512, 768, 1024]")
+    result = []
+    for i, one in enumerate(values):
+        where = (*path, i) if isinstance(value, list) else path
+        number = whole_number(one, floats=True)
+        if number is None:
+            fix = f"remove the quotes: {one}" if isinstance(one, str) and one.strip().isdigit() else "for instance 1024"
+            section.found.problem(where, f"expected a whole number of pixels, got {shown(one)}", "", fix)
+        elif not 1 <= number <= MAX_RESOLUTION:
+            section.found.problem(
+                where, f"{shown(one)} pixels are out of range", f"must be from 1 to {MAX_RESOLUTION:,}", "for instance 1024"
+            )
+        else:
+            result.append(number)
+    return tuple(result)
+
+
+def _scale(section: Section) -> float:
+    scale = section.number("scale", 1.0)
+    if not 0 < scale <= 1000:
+        section.found.problem(
+            section.at("scale"), f"{shown(section.values['scale'])} is out of range", "must be above 0", "the default is 1"
+        )
+        return 1.0
+    return scale
+
+
+def _copies(section: Section) -> int:
+    """How often each image counts: repeats, and once more for each flip."""
+    repeats = section.whole("num_repeats", 1, 0, MAX_REPEATS)
+    return max(1, repeats) * (2 if section.truth("flip_x", False) else 1) * (2 if section.truth("flip_y", False) else 1)
+
+
+def _caption_ending(section: Section) -> str:
+    legacy = section.text("caption_type")
+    if legacy:
+        return legacy  # taken as it is, without a dot being added
+    ending = section.text("caption_ext", ".txt") or ""
+    return ending if not ending or ending.startswith(".") else f".{ending}"
+
+
+def _check_together(found: Findings, entries: list[_Entry]) -> None:
+    """What the trainer refuses between entries."""
+    if len({entry.bucketing for entry in entries}) > 1:
+        without = next(entry for entry in entries if not entry.bucketing)
+        found.problem(
+            without.section.at("buckets"), "some datasets have buckets and some have not", "the trainer refuses the mixture", "remove it"
+        )
+    if len({entry.dataset.cache_text_embeddings for entry in entries}) > 1:
+        without = next(entry for entry in entries if not entry.dataset.cache_text_embeddings)
+        what = "some datasets cache text embeddings and this one does not"
+        found.problem(
+            without.section.at("cache_text_embeddings"), what, "the trainer refuses the mixture", "set train.cache_text_embeddings: true"
+        )
+
+
+def _report_scan(entry: _Entry, scanned: Scan, arch: Arch) -> None:
+    found, path = entry.section.found, _folder_path(entry)
+    if not entry.folder:
+        return
+    sizes = "the worst bucket of each resolution is assumed"
+    if arch.fixed_text_tokens is None:
+        sizes += f", and captions of {arch.max_text_tokens} tokens"
+    if scanned.state == "absent":
+        found.warn(path, f"{entry.folder} is not here: {sizes}{_beside_config(found, entry.folder)}")
+    elif scanned.state == "unreadable":
+        found.warn(path, f"{entry.folder} cannot be read ({scanned.reason}): {sizes}")
+    elif not scanned.images:
+        none = "none of its images can be read" if scanned.broken else "it holds no images (.jpg, .jpeg, .png, .webp)"
+        found.warn(path, f"{entry.folder}: {none}, and the trainer would stop; {sizes}")
+    if scanned.broken:
+        names = ", ".join(f"{os.path.relpath(p, entry.folder)} ({why})" for p, why in scanned.broken[:NAMED_FILES])
+        more = f" and {len(scanned.broken) - NAMED_FILES} more" if len(scanned.broken) > NAMED_FILES else ""
+        total = len(scanned.broken) + len(scanned.images)
+        found.warn(path, f"{len(scanned.broken)} of {total} images cannot be read and are left out, as the trainer does: {names}{more}")
+    for folder in scanned.skipped_folders[:NAMED_FILES]:
+        found.warn(path, f"the folder {folder} cannot be read and is left out")
+
+
+def _folder_path(entry: _Entry) -> KeyPath:
+    return entry.section.at("dataset_path" if entry.section.values.get("dataset_path") else "folder_path")
+
+
+def _beside_config(found: Findings, folder: str) -> str:
+    """A relative path is looked up from where the command runs, as in the trainer; say so if it exists beside the config."""
+    beside = os.path.join(os.path.dirname(found.file.name), folder)
+    if os.path.isabs(folder) or "\0" in beside or not os.path.isdir(beside):
+        return ""
+    where = os.path.dirname(found.file.name)
+    return f"; it is beside the config, but paths count from the current directory, as in the trainer: run from {where}"
+
+
+def _at_resolutions(entry: _Entry, scanned: Scan, arch: Arch) -> list[Dataset]:
+    if not scanned.images:
+        text = arch.fixed_text_tokens
+        return [replace(entry.dataset, resolution=r, buckets=(_worst(entry, r, arch),), text_tokens=text) for r in entry.resolutions]
+    tokens = _caption_tokens(entry, scanned, arch)
+    longest = max(tokens.values()) if arch.fixed_text_tokens is None else arch.fixed_text_tokens
+    return [
+        replace(entry.dataset, resolution=r, buckets=_buckets(entry, scanned.images, r, arch, tokens), text_tokens=longest, scanned=True)
+        for r in entry.resolutions
+    ]
+
+
+def _worst(entry: _Entry, resolution: int, arch: Arch) -> Bucket:
+    return Bucket(*(square_bucket(resolution) if entry.square else worst_bucket(resolution, arch.bucket_divisor)))
+
+
+def _buckets(entry: _Entry, images: tuple[Image, ...], resolution: int, arch: Arch, tokens: dict[str, int]) -> tuple[Bucket, ...]:
+    size = _size_rule(entry, resolution, arch)
+    buckets: dict[tuple[int, int], tuple[int, int]] = {}
+    for image in images:
+        width, height = max(1, int(image.width * entry.scale)), max(1, int(image.height * entry.scale))
+        key = size(width, height)
+        count, longest = buckets.get(key, (0, 0))
+        buckets[key] = (count + entry.copies, max(longest, tokens.get(image.path, 0)))
+    return tuple(Bucket(*size, count=count, text_tokens=longest) for size, (count, longest) in sorted(buckets.items()))
+
+
+def _size_rule(entry: _Entry, resolution: int, arch: Arch) -> Callable[[int, int], tuple[int, int]]:
+    if entry.square:
+        return lambda width, height: square_bucket(resolution)
+    return lambda width, height: bucket_size(width, height, resolution, arch.bucket_divisor)
+
+
+def _caption_tokens(entry: _Entry, scanned: Scan, arch: Arch) -> dict[str, int]:
+    """Estimated tokens of each image's caption; empty where the architecture pads every text to one length."""
+    if arch.fixed_text_tokens is not None:
+        return {}
+    tokens, failed = {}, []
+    for image in scanned.images:
+        try:
+            caption = caption_of(image, scanned, entry.caption_ending, entry.default_caption)
+        except (OSError, ValueError):
+            failed.append(os.path.basename(os.path.splitext(image.path)[0]) + entry.caption_ending)
+            caption = ""
+        tokens[image.path] = arch.text_tokens(_with_trigger(caption, entry))
+    if failed:
+        names = ", ".join(failed[:NAMED_FILES])
+        entry.section.found.warn(
+            _folder_path(entry), f"{len(failed)} captions are not readable UTF-8 text, the trainer stops on them: {names}"
+        )
+    return tokens
+
+
+def _with_trigger(caption: str, entry: _Entry) -> str:
+    """The trigger word in place of [trigger] or [name], and in front where the caption does not have it (not for regularisation images)."""
+    trigger = entry.trigger or ""
+    caption = ", ".join(caption.split(",")).replace("[trigger]", trigger).replace("[name]", trigger)
+    if trigger.strip() and trigger not in caption and not entry.dataset.is_reg:
+        return f"{trigger} {caption}"
+    return caption

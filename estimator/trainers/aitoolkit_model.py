@@ -1,0 +1,180 @@
+"""The `model` section of AI Toolkit: how the model's weights are held.
+
+Source: ostris/ai-toolkit 27a03a91: toolkit/config_modules.py (ModelConfig, validate_configs), toolkit/util/quantize.py (types),
+toolkit/stable_diffusion_model.py (load_model of FLUX), extensions_built_in/diffusion_models/z_image/z_image.py.
+"""
+
+from __future__ import annotations
+
+from estimator.job import Model
+from estimator.trainers import modelled
+from estimator.trainers.aitoolkit_arch import resolve_arch, trainer_key
+from estimator.trainers.archs import Arch
+from estimator.trainers.section import Section, did_you_mean, nearest, shown
+
+DEFAULT_QTYPE = "qfloat8"
+QTYPES = (
+    "qfloat8", "qfloat8_e4m3fn", "qfloat8_e5m2", "qint8", "qint4", "qint2",  # optimum-quanto
+    "float8", "int8",  # torchao
+    *(f"uint{bits}" for bits in range(2, 9)), *(f"orbit{bits}" for bits in (2, 3, 4)), *(f"orbitvq{bits}" for bits in (2, 3, 4)),
+    "convrot4", "convrot8", "convrotbitnet", "convrotcomfyw4a4", *(f"convrotint{bits}" for bits in range(2, 9)), "nvfp4",
+)  # fmt: skip
+
+
+def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[Arch, str, Model] | None:
+    """The architecture, the trainer's key as written, and the model; None (with findings) where the architecture cannot be told.
+
+    `dtype` is train.dtype, which overwrites model.dtype.
+    """
+    name = model.text("name_or_path", "") or ""
+    if not name:
+        model.found.problem(
+            model.at("name_or_path"), "no model is named", "the trainer stops without it", "give a Hugging Face id or a folder"
+        )
+    written, key = trainer_key(model)
+    if key is None:
+        return None
+    assistant = _assistant(model)
+    arch = resolve_arch(model, key, name, assistant, arch_override)
+    if arch is None:
+        return None
+    _check_combinations(model, arch, assistant)
+    weights, te_weights = _weights(model, arch, dtype, assistant)
+    offloading = model.truth("layer_offloading", model.truth("auto_memory", False))
+    result = Model(
+        name_or_path=name,
+        dtype=dtype,
+        weights=weights,
+        te_weights=te_weights,
+        low_vram=model.truth("low_vram", False),
+        assistant_lora=assistant,
+        layer_offloading=offloading,
+        layer_offloading_transformer_percent=model.number("layer_offloading_transformer_percent", 1.0),
+        layer_offloading_text_encoder_percent=model.number("layer_offloading_text_encoder_percent", 1.0),
+        quantize_exclude=_quantize_exclude(model, arch),
+    )
+    _report_unmodelled(model, arch, result)
+    return arch, written, result
+
+
+def _assistant(model: Section) -> str | None:
+    path = model.text("assistant_lora_path")
+    if path == "":
+        model.found.problem(model.at("assistant_lora_path"), "an empty path", "the trainer tries to load it", "remove the key")
+        return None
+    return path
+
+
+def _weights(model: Section, arch: Arch, dtype: str, assistant: str | None) -> tuple[str, str]:
+    """What the transformer's and the text encoder's linear weights are after loading: the compute dtype or a quantisation type."""
+    quantize = model.truth("quantize", False)
+    quantize_te = model.truth("quantize_te", quantize)
+    qtype = _qtype(model, "qtype", needed=quantize or (quantize_te and arch.te_qtype_key == "qtype"))
+    qtype_te = _qtype(model, "qtype_te", needed=quantize_te and arch.te_qtype_key == "qtype_te")
+    if model.truth("layer_offloading", model.truth("auto_memory", False)):
+        qtype, qtype_te = _float8_for_offloading(qtype), _float8_for_offloading(qtype_te)
+    te_qtype = qtype if arch.te_qtype_key == "qtype" else qtype_te
+    if quantize_te and arch.te_qtype_key == "qtype" and model.values.get("qtype_te", DEFAULT_QTYPE) not in (te_qtype, DEFAULT_QTYPE, ""):
+        model.found.warn(
+            model.at("qtype_te"), f"no effect on {arch.name}: the trainer quantises its text encoder with model.qtype ({te_qtype})"
+        )
+    if assistant is not None and arch.key == "zimage-turbo":
+        qtype = _float8_for_offloading(qtype)  # ZImageModel.load_model does the same replacement after merging the adapter
+    return (qtype if quantize else dtype), (te_qtype if quantize_te else dtype)
+
+
+def _float8_for_offloading(qtype: str) -> str:
+    return "float8" if qtype == "qfloat8" else qtype
+
+
+def _qtype(model: Section, key: str, *, needed: bool) -> str:
+    """The quantisation type under `key`, without an accuracy recovery adapter behind a bar (which `_report_unmodelled` reports)."""
+    value = model.values.get(key, DEFAULT_QTYPE)
+    if not needed and (key == "qtype_te" or not isinstance(value, (int, float))):  # the trainer looks for a bar in any qtype
+        return DEFAULT_QTYPE
+    qtype = value.split("|")[0] if isinstance(value, str) and key == "qtype" and value.count("|") == 1 else value
+    if not isinstance(qtype, str) or qtype not in QTYPES:
+        near = nearest(str(qtype), QTYPES) if isinstance(qtype, str) and qtype else None
+        fix = f"did you mean {near!r}?" if near else "use qfloat8, float8 or uint4, or switch quantisation off"
+        model.found.problem(model.at(key), f"{shown(value)} is no quantisation type", "the trainer knows none of that name", fix)
+        return DEFAULT_QTYPE
+    return qtype
+
+
+def _quantize_exclude(model: Section, arch: Arch) -> tuple[str, ...]:
+    kwargs = model.section("quantize_kwargs")
+    if kwargs is None or not kwargs.values or not model.truth("quantize", False):
+        return ()
+    if arch.te_qtype_key != "qtype":
+        model.found.warn(kwargs.path, f"no effect on {arch.name}: the trainer passes it on for FLUX only")
+        return ()
+    for key, value in kwargs.values.items():
+        if key not in ("exclude", "include", "activations", "optimizer"):
+            model.found.problem(
+                kwargs.at(key), "unknown argument of quantisation", "the trainer stops on it", did_you_mean(key, ("exclude", "include"))
+            )
+        elif key != "exclude" and value:
+            model.found.not_modelled(kwargs.at(key), value, "quantises other modules")
+    value = kwargs.values.get("exclude") or []
+    patterns = [value] if isinstance(value, str) else value
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+        model.found.problem(
+            kwargs.at("exclude"), f"expected a list of name patterns, got {shown(value)}", fix='for instance ["*time_text_embed*"]'
+        )
+        return ()
+    unknown = [pattern for pattern in patterns if pattern not in modelled.QUANTIZE_EXCLUDES]
+    if unknown:
+        model.found.not_modelled(kwargs.at("exclude"), unknown, "leaves other modules unquantised")
+    return tuple(dict.fromkeys(patterns))
+
+
+def _check_combinations(model: Section, arch: Arch, assistant: str | None) -> None:
+    """What the trainer refuses."""
+    found = model.found
+    is_flux = model.truth("is_flux", False)
+    for key, what in (("attn_masking", "attention masking"), ("split_model_over_gpus", "splitting over several cards")):
+        if model.truth(key, False):
+            if is_flux:
+                found.not_modelled(model.at(key), True, what)
+            else:
+                found.problem(
+                    model.at(key), f"the trainer refuses {what} unless model.is_flux is true", "`arch: flux` is not enough", "remove it"
+                )
+    recovery = model.values.get("accuracy_recovery_adapter")
+    qtype = model.values.get("qtype")
+    if isinstance(qtype, str) and "|" in qtype:
+        recovery = qtype
+    if recovery is not None and assistant is not None:
+        what = "an accuracy recovery adapter and an assistant LoRA exclude each other"
+        found.problem(model.at("assistant_lora_path"), what, "the trainer refuses them together", "remove one of the two")
+    if arch.te_qtype_key == "qtype" and assistant is not None:
+        for key in ("inference_lora_path", "lora_path"):
+            if model.values.get(key):
+                found.problem(
+                    model.at(key), f"{key} and assistant_lora_path exclude each other", "the trainer refuses them together", "remove one"
+                )
+
+
+def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
+    found = model.found
+    if result.weights != result.dtype and result.weights not in modelled.WEIGHTS:
+        found.not_modelled(model.at("qtype"), result.weights, "the transformer in this quantisation")
+    if result.te_weights != result.dtype and result.te_weights not in modelled.TE_WEIGHTS:
+        found.not_modelled(model.at(arch.te_qtype_key), result.te_weights, "the text encoder in this quantisation")
+    if result.assistant_lora is not None and arch.key not in modelled.ASSISTANT_LORA_ARCHS:
+        found.not_modelled(model.at("assistant_lora_path"), result.assistant_lora, f"an assistant LoRA on {arch.name}")
+    qtype = model.values.get("qtype")
+    if model.values.get("accuracy_recovery_adapter") is not None:
+        found.not_modelled(model.at("accuracy_recovery_adapter"), model.values["accuracy_recovery_adapter"], "an accuracy recovery adapter")
+    elif isinstance(qtype, str) and "|" in qtype:
+        found.not_modelled(model.at("qtype"), qtype, "an accuracy recovery adapter")
+    if result.layer_offloading:
+        key = "layer_offloading" if "layer_offloading" in model.values else "auto_memory"
+        if arch.te_qtype_key == "qtype" and result.weights != result.dtype:
+            found.warn(model.at(key), f"moves nothing off the card with {arch.name}; it only turns qfloat8 into float8")
+        else:
+            found.not_modelled(model.at(key), True, "layers that are moved in and out of the card")
+    if model.truth("use_flux_cfg", False):
+        found.not_modelled(model.at("use_flux_cfg"), True, "previews with a second pass for the negative prompt")
+    if model.values.get("model_kwargs"):
+        found.warn(model.at("model_kwargs"), f"{arch.name} takes none: no effect")

@@ -1,0 +1,174 @@
+"""The `sample` section of AI Toolkit: the previews, in the sizes that are really made.
+
+Source: ostris/ai-toolkit 27a03a91: toolkit/config_modules.py (SampleConfig, SampleItem, GenerateImageConfig with its prompt flags),
+jobs/process/BaseSDTrainProcess.py (sample), toolkit/prompt_utils.py (trigger words); diffusers c9438378 (the pipelines' rounding).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from estimator.job import Sample
+from estimator.trainers.aitoolkit_keys import check_keys
+from estimator.trainers.archs import Arch
+from estimator.trainers.section import Findings, Section, shown
+from estimator.tree import KeyPath
+
+DEFAULT_SIDE = 512
+DEFAULT_GUIDANCE = 7.0
+MAX_SIDE = 16_384
+MIN_SIDE, SIDE_STEP = 64, 8  # GenerateImageConfig rounds down to multiples of 8, and never below 64
+MAX_EVERY = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A preview as asked for, before rounding."""
+
+    prompt: str
+    negative: str
+    width: int
+    height: int
+    guidance: float
+
+
+def read_samples(sample: Section, arch: Arch, trigger: str | None) -> tuple[Sample, ...]:
+    """One entry per preview, in order. Flags inside a prompt ("--w 1024 --cfg 4") win over the entry, the entry over the section."""
+    check_keys(sample, "sample")
+    base = _Request(
+        "", _negative(sample, ""), *_size(sample, DEFAULT_SIDE, DEFAULT_SIDE), sample.number("guidance_scale", DEFAULT_GUIDANCE)
+    )
+    requests: list[_Request] = []
+    prompts: list[tuple[str, KeyPath]] = []
+    for path, item in _items(sample):
+        section = Section(sample.found, path, item)
+        requests.append(_entry(section, base))
+        prompt = item.get("prompt")
+        if isinstance(prompt, str):
+            prompts.append((prompt, (*path, "prompt") if "prompt" in item else path))
+        elif prompt is not None:
+            sample.found.problem((*path, "prompt"), f"expected text, got {shown(prompt)}", "the trainer stops on it", "put it in quotes")
+    # Entries without a prompt are left out, but the settings are taken by position, as the trainer does.
+    pairs = zip(prompts, requests, strict=False)
+    return tuple(_sample(_with_flags(replace(r, prompt=_trigger(p, trigger)), path, sample.found), arch) for (p, path), r in pairs)
+
+
+def read_every(section: Section | None, key: str, default: int) -> int:
+    """Every how many steps; 0 for never (missing section: the default)."""
+    if section is None or key not in section.values:
+        return default
+    return section.whole(key, default, 0, MAX_EVERY) if section.values[key] else 0
+
+
+def _items(sample: Section) -> list[tuple[KeyPath, dict[str, object]]]:
+    """The entries of `samples`, or the prompts as entries. The trainer reads both lists, and null fails where a list is expected."""
+    result: list[tuple[KeyPath, dict[str, object]]] = []
+    for key in ("prompts", "samples"):
+        if key in sample.values and not isinstance(sample.values[key], (list, str if key == "prompts" else list)):
+            what = f"expected a list, got {shown(sample.values[key])}"
+            sample.found.problem(sample.at(key), what, "the trainer stops on it", f"remove the key, or write {key}: []")
+            return []
+    if "samples" not in sample.values:
+        prompts = sample.values.get("prompts", [])
+        if isinstance(prompts, str):
+            sample.found.warn(sample.at("prompts"), "one text instead of a list: the trainer makes a preview of every single letter")
+        assert isinstance(prompts, (list, str))
+        result = [((*sample.at("prompts"), i), {"prompt": prompt}) for i, prompt in enumerate(prompts)]
+        return [(path, item) for path, item in result]
+    entries = sample.values["samples"]
+    assert isinstance(entries, list)
+    for i, entry in enumerate(entries):
+        path = (*sample.at("samples"), i)
+        if isinstance(entry, dict):
+            check_keys(Section(sample.found, path, entry), "sample.samples")
+            result.append((path, entry))
+        else:
+            sample.found.problem(path, f"expected an entry with a prompt, got {shown(entry)}", fix="write - prompt: ...")
+    return result
+
+
+def _entry(section: Section, base: _Request) -> _Request:
+    width, height = _size(section, base.width, base.height)
+    return replace(
+        base,
+        width=width,
+        height=height,
+        guidance=section.number("guidance_scale", base.guidance),
+        negative=_negative(section, base.negative),
+    )
+
+
+def _size(section: Section, width: int, height: int) -> tuple[int, int]:
+    return (
+        section.whole("width", width, 1, MAX_SIDE, floats=True),
+        section.whole("height", height, 1, MAX_SIDE, floats=True),
+    )
+
+
+def _negative(section: Section, default: str) -> str:
+    value = section.values.get("neg", default)
+    return value if isinstance(value, str) else ""
+
+
+def _trigger(prompt: str, trigger: str | None) -> str:
+    """The trigger word in place of [trigger]; it is not added where the prompt has none."""
+    return prompt.replace("[trigger]", trigger).replace("[name]", trigger) if trigger is not None else prompt
+
+
+def _with_flags(request: _Request, path: KeyPath, found: Findings) -> _Request:
+    """What the flags in the prompt change. Unknown flags are dropped with their text, as the trainer does."""
+    if not request.prompt:
+        return request
+    text, *flags = request.prompt.strip().split("--")
+    request = replace(request, prompt=text.strip())
+    for flag in flags:
+        name = flag.split(" ")[0].strip()
+        content = flag[len(name) :].strip()
+        try:
+            if name == "w":
+                request = replace(request, width=_side(content))
+            elif name == "h":
+                request = replace(request, height=_side(content))
+            elif name in ("l", "cfg"):
+                request = replace(request, guidance=_finite(content))
+            elif name == "n":
+                request = replace(request, negative=content)
+            elif name in ("d", "seed", "s", "steps", "frames", "num_frames", "fps", "ctrl_idx"):
+                int(content)
+            elif name in ("m", "network_multiplier", "gr", "a", "ref"):
+                float(content)
+        except ValueError:
+            what = f"--{name} in the prompt takes a number, got {shown(content)}"
+            found.problem(path, what, "the trainer stops when it comes to this preview", f"write for instance --{name} 1024")
+    return request
+
+
+def _side(text: str) -> int:
+    value = int(text)
+    if value > MAX_SIDE:
+        raise ValueError(text)
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(text)
+    return value
+
+
+def _sample(request: _Request, arch: Arch) -> Sample:
+    doubled = arch.batched_guidance and request.guidance > 1
+    return Sample(
+        width=_rounded(request.width, arch.sample_divisor),
+        height=_rounded(request.height, arch.sample_divisor),
+        cfg=request.guidance,
+        text_tokens=arch.text_tokens(request.prompt),
+        negative_tokens=arch.text_tokens(request.negative) if doubled else None,
+        batch=2 if doubled else 1,
+    )
+
+
+def _rounded(side: int, divisor: int) -> int:
+    side = max(MIN_SIDE, side - side % SIDE_STEP)
+    return side // divisor * divisor

@@ -1,0 +1,195 @@
+"""The `train`, `network` and `sample` sections of AI Toolkit.
+
+Source: ostris/ai-toolkit 27a03a91: toolkit/config_modules.py (TrainConfig, NetworkConfig, SampleConfig, GenerateImageConfig),
+toolkit/optimizer.py, toolkit/train_tools.py (get_torch_dtype), jobs/process/BaseSDTrainProcess.py (run, sample).
+"""
+
+from __future__ import annotations
+
+from estimator.job import Network, Train
+from estimator.trainers import modelled
+from estimator.trainers.aitoolkit_keys import check_keys
+from estimator.trainers.section import Section, did_you_mean, shown
+
+# Above these no card and no trainer helps; they keep a slip of the pen (1e9) from being taken for a job.
+MAX_BATCH = 4096
+MAX_RANK = 65_536
+MAX_STEPS = 10**9
+
+DTYPES = {
+    "fp32": "fp32", "float32": "fp32", "float": "fp32", "single": "fp32",
+    "fp16": "fp16", "float16": "fp16", "half": "fp16",
+    "bf16": "bf16", "bfloat16": "bf16",
+    "float8": "float8", "e4m3fn": "float8", "8bit": "float8",
+}  # fmt: skip
+DEFAULT_DTYPE = "fp32"
+OPTIMIZERS = (
+    "adam", "adamw", "adam8bit", "adamw8bit", "ademamix8bit", "lion8bit", "adam8", "adamw8", "lion", "adagrad", "adafactor", "prodigy",
+    "prodigy8bit", "dadaptation", "dadaptationadam", "dadaptationlion", "automagic", "automagic2", "automagic3", "automagicexperiment",
+)  # fmt: skip
+# Arguments of optimizers that change neither the state nor the temporary tensors of a step.
+NEUTRAL_OPTIMIZER_PARAMS = (
+    "weight_decay", "betas", "beta2", "beta3", "lr", "min_lr", "max_lr", "lr_bump", "eps", "d0", "d_coef", "growth_rate", "decouple",
+    "use_bias_correction", "safeguard_warmup", "clip_threshold", "decay_rate", "relative_step", "scale_parameter", "warmup_init",
+)  # fmt: skip
+TIMESTEP_TYPES = (
+    "sigmoid", "linear", "weighted", "shift", "flux_shift", "lumina2_shift", "lognorm_blend", "one_step", "two_step", "four_step",
+    "eight_step", "next_sample",
+)  # fmt: skip
+NETWORK_TYPES = ("lora", "locon", "lokr", "lorm", "dora", "fullrank", "lycoris")
+
+
+def read_dtype(train: Section) -> str:
+    """The compute dtype in short form ("bf16"). Missing means fp32 in the trainer, which is reported as not modelled."""
+    written = train.values.get("dtype", DEFAULT_DTYPE)
+    if not isinstance(written, str) or written not in DTYPES:
+        train.found.problem(
+            train.at("dtype"), f"unknown dtype {shown(written)}", "the trainer knows none of that name", did_you_mean(str(written), DTYPES)
+        )
+        return "bf16"
+    dtype = DTYPES[written]
+    if dtype not in modelled.DTYPES:
+        default = "" if "dtype" in train.values else "train.dtype is not set and defaults to fp32 in the trainer; "
+        train.found.not_modelled(train.at("dtype"), dtype, f"{default}set train.dtype: bf16")
+    return dtype
+
+
+def read_train(train: Section) -> Train:
+    """The training loop's settings; those without a model are reported."""
+    found = train.found
+    check_keys(train, "train")
+    batch = train.whole("batch_size", 1, 1, MAX_BATCH)
+    accumulation = train.whole("gradient_accumulation", 1, 1, MAX_STEPS)
+    if accumulation > 1 and train.values.get("gradient_accumulation_steps", 1) != 1:
+        what = "gradient_accumulation and gradient_accumulation_steps exclude each other"
+        found.problem(train.at("gradient_accumulation_steps"), what, "the trainer refuses them together", "remove this one, the older")
+    ema = train.section("ema_config")
+    if ema is not None:
+        check_keys(ema, "train.ema_config")
+    scheduler = train.text("noise_scheduler", "ddpm") or "ddpm"
+    if scheduler != "flowmatch":
+        found.warn(train.at("noise_scheduler"), f"{scheduler}: these models train with flowmatch; memory is estimated for that")
+    _check_switches(train)
+    return Train(
+        steps=train.whole("steps", 1000, 0, MAX_STEPS),
+        batch_size=batch,
+        gradient_accumulation=accumulation,
+        gradient_checkpointing=train.truth("gradient_checkpointing", True),
+        optimizer=_optimizer(train),
+        ema=ema is not None and ema.truth("use_ema", False),
+        unload_text_encoder=train.truth("unload_text_encoder", False),
+        cache_text_embeddings=train.truth("cache_text_embeddings", False),
+        skip_first_sample=train.truth("skip_first_sample", False) or _starts_late(train),
+        force_first_sample=train.truth("force_first_sample", False),
+        disable_sampling=train.truth("disable_sampling", False),
+        noise_scheduler=scheduler,
+    )
+
+
+def _starts_late(train: Section) -> bool:
+    """A start step above 1 skips the baseline previews, unless they are forced (BaseSDTrainProcess.run)."""
+    start = train.values.get("start_step")
+    if start is None:
+        return False
+    return train.whole("start_step", 0, 0, MAX_STEPS) > 1 and not train.truth("force_first_sample", False)
+
+
+def _check_switches(train: Section) -> None:
+    """Settings whose meaning hangs on one another, and what the trainer refuses."""
+    found = train.found
+    on = {
+        key: train.truth(key, False)
+        for key in (
+            "train_text_encoder", "do_guidance_loss", "bypass_guidance_embedding", "diff_output_preservation", "blank_prompt_preservation",
+            "unload_text_encoder", "cache_text_embeddings",
+        )
+    }  # fmt: skip
+    reasons = {
+        "train_text_encoder": "an adapter on the text encoder, with gradients through it",
+        "do_guidance_loss": "an extra pass through the transformer while the first one's tensors are alive",
+        "diff_output_preservation": "a second forward with gradients is alive beside the first",
+        "blank_prompt_preservation": "a second forward with gradients is alive beside the first",
+    }
+    for key, why in reasons.items():
+        if on[key]:
+            found.not_modelled(train.at(key), train.values[key], why)
+    refused = [
+        ("bypass_guidance_embedding", "do_guidance_loss"),
+        ("diff_output_preservation", "blank_prompt_preservation"),
+        ("train_text_encoder", "unload_text_encoder"),
+        ("train_text_encoder", "cache_text_embeddings"),
+    ]
+    for one, other in refused:
+        if on[one] and on[other]:
+            found.problem(
+                train.at(other), f"{one} and {other} exclude each other", "the trainer refuses them together", "switch one of them off"
+            )
+    kind = train.values.get("timestep_type", "sigmoid")
+    if kind not in TIMESTEP_TYPES:
+        fix = did_you_mean(str(kind), TIMESTEP_TYPES)
+        found.problem(train.at("timestep_type"), f"unknown timestep_type {shown(kind)}", "the trainer stops on it", fix)
+    elif kind == "next_sample":
+        found.not_modelled(train.at("timestep_type"), kind, "an extra pass through the transformer in every step")
+
+
+def _optimizer(train: Section) -> str:
+    """The optimizer in the trainer's canonical name: any case, "prodigyopt" is prodigy."""
+    written = train.values.get("optimizer", "adamw")
+    name = written.lower() if isinstance(written, str) else ""
+    for prefix in ("prodigy8bit", "prodigy"):  # the trainer looks at how the name begins
+        if name.startswith(prefix):
+            name = prefix
+            break
+    if name not in OPTIMIZERS:
+        fix = did_you_mean(str(written), OPTIMIZERS)
+        train.found.problem(train.at("optimizer"), f"unknown optimizer {shown(written)}", "the trainer stops on it", fix)
+        return "adamw"
+    if name not in modelled.OPTIMIZERS:
+        train.found.not_modelled(train.at("optimizer"), written, "its state and the temporary tensors of its step")
+    params = train.section("optimizer_params")
+    if params is not None:
+        for key, value in params.values.items():
+            if key not in NEUTRAL_OPTIMIZER_PARAMS:
+                train.found.not_modelled(params.at(key), value, "changes what the optimizer keeps or how it steps")
+    return name
+
+
+def read_network(process: Section) -> tuple[str, Network | None]:
+    """The method ("lora", or "full" without a network section) and the adapter."""
+    network = process.section("network")
+    if network is None:
+        why = "no network section: the whole model is trained; for a LoRA add network: {type: lora, linear: 16}"
+        process.found.not_modelled(process.at("network"), None, why)
+        return "full", None
+    check_keys(network, "network")
+    found = network.found
+    kind = (network.text("type", "lora") or "lora").lower()
+    if kind not in NETWORK_TYPES:
+        found.problem(network.at("type"), f"unknown network type {shown(kind)}", "", did_you_mean(kind, NETWORK_TYPES))
+    elif kind not in modelled.ADAPTERS:
+        found.not_modelled(network.at("type"), kind, "another kind of adapter than LoRA")
+    key = "rank" if network.values.get("rank") is not None else "linear"
+    rank = network.whole(key, 4, 1, MAX_RANK) if network.values.get(key) is not None else 4
+    conv = network.whole("conv", 4, 1, MAX_RANK) if network.values.get("conv") is not None else None
+    if network.values.get("lokr_full_rank", True) and kind == "lokr":
+        rank = conv = 9_999_999_999  # what NetworkConfig puts there; LoKr then ignores the rank
+    ignore, only = _name_filters(network)
+    return "lora", Network(kind=kind, rank=rank, conv_rank=conv, ignore_if_contains=ignore, only_if_contains=only)
+
+
+def _name_filters(network: Section) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    kwargs = network.section("network_kwargs")
+    filters: dict[str, tuple[str, ...]] = {"ignore_if_contains": (), "only_if_contains": ()}
+    if kwargs is None:
+        return (), ()
+    for key, value in kwargs.values.items():
+        if value is None or value in ([], "", 0, False):
+            continue
+        if key not in filters:
+            network.found.not_modelled(kwargs.at(key), value, "changes the adapter's layers")
+        elif isinstance(value, list) and all(isinstance(word, str) for word in value):
+            filters[key] = tuple(value)
+            network.found.not_modelled(kwargs.at(key), value, "the adapter sits on a part of the layers only")
+        else:
+            network.found.problem(kwargs.at(key), f"expected a list of name parts, got {shown(value)}", fix='for instance ["norm"]')
+    return filters["ignore_if_contains"], filters["only_if_contains"]

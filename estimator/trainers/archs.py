@@ -1,0 +1,99 @@
+"""The table of architectures (profiles/archs.yaml): what the estimator models, and what a trainer's key may mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from estimator.paths import profiles_dir
+from estimator.tokens import MAX_TEXT_TOKENS, qwen3_chat_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arch:
+    """One architecture; the fields are explained at the head of profiles/archs.yaml."""
+
+    key: str
+    name: str
+    modelled: bool = False
+    nearest: str | None = None
+    bucket_divisor: int = 16
+    sample_divisor: int = 16
+    fixed_text_tokens: int | None = None
+    max_text_tokens: int = MAX_TEXT_TOKENS
+    te_qtype_key: str = "qtype_te"
+    batched_guidance: bool = False
+    hub: tuple[str, ...] = ()
+    name_contains: tuple[str, ...] = ()
+    transformer_config: Mapping[str, object] = field(default_factory=dict)
+
+    def text_tokens(self, prompt: str) -> int:
+        """Estimated text tokens that the transformer gets for a prompt or caption."""
+        return self.fixed_text_tokens if self.fixed_text_tokens is not None else qwen3_chat_tokens(prompt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerArch:
+    """A value of AI Toolkit's model.arch and the architectures it can stand for; `nearest`: the modelled relative if it is none of them."""
+
+    key: str
+    name: str
+    archs: tuple[str, ...] = ()
+    nearest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Archs:
+    """The whole table, by key."""
+
+    archs: Mapping[str, Arch]
+    trainer: Mapping[str, TrainerArch]
+
+    def modelled(self) -> tuple[str, ...]:
+        return tuple(key for key, arch in self.archs.items() if arch.modelled)
+
+    def nearest(self, trainer_key: str) -> str | None:
+        """The modelled relative of a trainer's key that is not modelled itself."""
+        entry = self.trainer[trainer_key]
+        return entry.nearest or next((self.archs[key].nearest for key in entry.archs if self.archs[key].nearest), None)
+
+
+class ArchTableError(Exception):
+    """profiles/archs.yaml is not as its head says: a mistake of ours, not the user's."""
+
+
+@lru_cache(maxsize=1)
+def load_archs() -> Archs:
+    """The shipped table. Raises ArchTableError naming the entry that is wrong."""
+    return read_archs(profiles_dir() / "archs.yaml")
+
+
+def read_archs(path: Path) -> Archs:
+    """The table in the file at `path`, strictly: unknown fields and dangling references are errors (ArchTableError)."""
+    import yaml
+
+    raw = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if raw.keys() != {"schema", "archs", "trainer_archs"} or raw["schema"] != 1:
+        raise ArchTableError(f"{path}: expected schema 1 with archs and trainer_archs")
+    archs = {key: _entry(Arch, key, fields, path) for key, fields in raw["archs"].items()}
+    trainer = {key: _entry(TrainerArch, key, fields, path) for key, fields in raw["trainer_archs"].items()}
+    references = [
+        *(a.nearest for a in archs.values()),
+        *(t.nearest for t in trainer.values()),
+        *(k for t in trainer.values() for k in t.archs),
+    ]
+    dangling = {key for key in references if key is not None} - archs.keys()
+    if dangling:
+        raise ArchTableError(f"{path}: no such architecture: {sorted(dangling)}")
+    return Archs(archs, trainer)
+
+
+def _entry(cls: type, key: str, fields: Mapping[str, Any], path: Path) -> Any:
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    try:
+        return cls(key=key, **values)
+    except TypeError as error:
+        raise ArchTableError(f"{path}: {key}: {error}") from None

@@ -1,0 +1,268 @@
+"""The explicit run file: one training step (and one preview) with everything said, for other trainers and for measured rows.
+
+    run:
+      arch: zimage                  # a key of `estimate archs`
+      method: lora                  # lora | full | inference
+      lora: {rank: 16}              # dtype: fp32 (default), bf16 or fp16; targets: trainer default (default), all-linear or a list of names
+      weights: bf16                 # of the base model: fp32, bf16, fp16 or a quantisation type
+      width: 1024
+      height: 1024
+      frames: 1                     # default
+      text_tokens: 256              # left out: the architecture's maximum
+      control_images: 0             # default
+      batch_size: 1
+      gradient_checkpointing: true  # default
+      optimizer: adamw              # default
+      optimizer_state_dtype: fp32   # left out: the optimizer's own
+      resident: [transformer]       # default; text_encoder and vae besides, where they stay on the card during the step
+      attention: sdpa               # default
+      sample: null                  # default; or {width, height, frames: 1, cfg: none|sequential|batched, vae_tiling: false}
+
+Unknown keys are errors, and everything without a default above must be there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from estimator.configfile import ConfigFile
+from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
+from estimator.trainers import modelled
+from estimator.trainers.aitoolkit_model import QTYPES
+from estimator.trainers.aitoolkit_sample import MAX_SIDE
+from estimator.trainers.aitoolkit_train import MAX_BATCH, MAX_RANK, OPTIMIZERS
+from estimator.trainers.archs import Arch, load_archs
+from estimator.trainers.overrides import apply_overrides
+from estimator.trainers.section import Findings, Section, did_you_mean, nearest, shown
+from estimator.tree import KeyPath
+
+RUN = ("run",)
+RUN_KEYS = frozenset({
+    "arch", "method", "lora", "weights", "width", "height", "frames", "text_tokens", "control_images", "batch_size",
+    "gradient_checkpointing", "optimizer", "optimizer_state_dtype", "resident", "attention", "sample",
+})  # fmt: skip
+LORA_KEYS = frozenset({"rank", "dtype", "targets"})
+SAMPLE_KEYS = frozenset({"width", "height", "frames", "cfg", "vae_tiling"})
+REQUIRED = ("arch", "method", "weights", "width", "height", "batch_size")
+METHODS = ("lora", "full", "inference")
+FLOATS = ("fp32", "bf16", "fp16")
+ATTENTION = ("sdpa", "flash", "xformers", "sage", "math")
+COMPONENTS = ("transformer", "text_encoder", "vae")
+CFG = ("none", "sequential", "batched")
+TRAINER_TARGETS = ("trainer default", "all-linear")
+MAX_FRAMES, MAX_TEXT_TOKENS, MAX_CONTROL_IMAGES = 10_000, 100_000, 100
+
+
+def read_explicit(file: ConfigFile, overrides: Sequence[str] = (), arch_override: str | None = None) -> tuple[Job, ...]:
+    """The one job of an explicit run file. Raises InputError with all problems at once, CannotTell for an architecture without a model."""
+    file = apply_overrides(file, overrides, RUN, frozenset(RUN), _known_children)
+    found = Findings(file)
+    _only(Section(found, (), file.data), frozenset(RUN))
+    run = Section(found, (), file.data).section("run")
+    if run is None:
+        found.problem(RUN, "the section run is empty", "", f"it needs at least {', '.join(REQUIRED)}")
+        found.stop_if_unusable()
+        return ()
+    job = _read_run(run, arch_override)
+    found.stop_if_unusable()
+    return () if job is None else (job,)
+
+
+def _known_children(path: KeyPath) -> frozenset[str] | None:
+    tables: dict[KeyPath, frozenset[str]] = {(): frozenset(RUN), RUN: RUN_KEYS, (*RUN, "lora"): LORA_KEYS, (*RUN, "sample"): SAMPLE_KEYS}
+    return tables.get(path)
+
+
+def _only(section: Section, keys: frozenset[str]) -> None:
+    for key in section.values:
+        if key not in keys:
+            near = nearest(key, keys)
+            fix = f"did you mean {near!r}?" if near else f"known are: {', '.join(sorted(keys))}"
+            section.found.problem(section.at(key), f"unknown key {shown(key)}", "every key of a run file must be understood", fix)
+
+
+def _one_of(section: Section, key: str, choices: Sequence[str], default: str) -> str:
+    """The text under `key`, which must be one of `choices`."""
+    value = section.values.get(key, default)
+    if not isinstance(value, str) or value not in choices:
+        section.found.problem(section.at(key), f"{shown(value)} is not one of the choices", "", did_you_mean(str(value), choices))
+        return default
+    return value
+
+
+def _flag(section: Section, key: str, default: bool) -> bool:
+    value = section.values.get(key, default)
+    if not isinstance(value, bool):
+        section.found.problem(section.at(key), f"expected true or false, got {shown(value)}")
+        return default
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What the transformer gets in one step. `text_tokens` None: the architecture's maximum."""
+
+    bucket: Bucket
+    batch_size: int
+    text_tokens: int | None
+    control_images: int
+
+
+def _read_run(run: Section, arch_override: str | None) -> Job | None:
+    found = run.found
+    _only(run, RUN_KEYS)
+    for key in REQUIRED:
+        if key not in run.values:
+            found.problem(run.at(key), f"{key} is missing", "nothing is assumed in a run file", f"write {key}: below run:")
+    arch = _arch(run, arch_override)
+    method = _one_of(run, "method", METHODS, "lora")
+    if method not in modelled.METHODS:
+        found.not_modelled(run.at("method"), method, "this method")
+    shape = _shape(run)
+    weights = _one_of(run, "weights", (*FLOATS, *QTYPES), "bf16")
+    if weights not in modelled.WEIGHTS:
+        found.not_modelled(run.at("weights"), weights, "the transformer in this type")
+    network = _lora(run, method)
+    optimizer, state = _optimizer(run)
+    resident = _resident(run)
+    attention = _one_of(run, "attention", ATTENTION, "sdpa")
+    if attention not in modelled.ATTENTION:
+        found.not_modelled(run.at("attention"), attention, "another attention kernel saves other tensors")
+    checkpointing = _flag(run, "gradient_checkpointing", True)
+    samples = () if arch is None else _sample(run, arch)
+    if arch is None:
+        return None
+    name = os.path.splitext(os.path.basename(found.file.name))[0]
+    train = Train(
+        batch_size=shape.batch_size, gradient_checkpointing=checkpointing, optimizer=optimizer,
+        unload_text_encoder="text_encoder" not in resident, disable_sampling=not samples,
+    )  # fmt: skip
+    return Job(
+        name=name, trainer="explicit", arch=arch.key, trainer_arch=arch.key, method=method,
+        model=Model(name_or_path=arch.hub[0] if arch.hub else arch.key, weights=weights),
+        network=network, train=train, datasets=(_dataset(shape, arch, resident),), samples=samples, sample_every=0, save_every=0,
+        unmodelled=tuple(found.unmodelled), warnings=tuple(found.warnings), resident=resident, attention=attention,
+        control_images=shape.control_images, optimizer_state_dtype=state,
+    )  # fmt: skip
+
+
+def _arch(run: Section, override: str | None) -> Arch | None:
+    archs = load_archs().archs
+    key = override if override is not None else run.text("arch")
+    if key is None:
+        return None
+    path: KeyPath = () if override is not None else run.at("arch")
+    prefix = "--arch " if override is not None else ""
+    if key not in archs:
+        run.found.problem(path, f"{prefix}{key[:80]}: no such architecture", "", did_you_mean(key, archs))
+        return None
+    if not archs[key].modelled:
+        near = archs[key].nearest
+        fix = f"the nearest that is modelled is {near}" if near else f"modelled are {', '.join(load_archs().modelled())}"
+        run.found.cannot_tell(path, f"not modelled: {prefix}{key} ({archs[key].name})", "", fix)
+        return None
+    return archs[key]
+
+
+def _shape(run: Section) -> _Shape:
+    frames = run.whole("frames", 1, 1, MAX_FRAMES)
+    if frames > modelled.MAX_FRAMES:
+        run.found.not_modelled(run.at("frames"), frames, "video")
+    images = run.whole("control_images", 0, 0, MAX_CONTROL_IMAGES)
+    if images > modelled.MAX_CONTROL_IMAGES:
+        run.found.not_modelled(run.at("control_images"), images, "control images")
+    bucket = Bucket(run.whole("width", 1024, 1, MAX_SIDE), run.whole("height", 1024, 1, MAX_SIDE), frames, count=1)
+    text = run.whole("text_tokens", 1, 1, MAX_TEXT_TOKENS) if run.values.get("text_tokens") is not None else None
+    return _Shape(bucket, run.whole("batch_size", 1, 1, MAX_BATCH), text, images)
+
+
+def _dataset(shape: _Shape, arch: Arch, resident: tuple[str, ...]) -> Dataset:
+    return Dataset(
+        folder="",
+        resolution=max(shape.bucket.width, shape.bucket.height),
+        batch_size=shape.batch_size,
+        buckets=(shape.bucket,),
+        scanned=True,
+        cache_latents="vae" not in resident,
+        cache_text_embeddings="text_encoder" not in resident,
+        text_tokens=arch.fixed_text_tokens if shape.text_tokens is None else shape.text_tokens,
+    )
+
+
+def _lora(run: Section, method: str) -> Network | None:
+    lora = run.section("lora")
+    if lora is None or method != "lora":
+        if method == "lora":
+            run.found.problem(run.at("lora"), "the section lora is missing", "method: lora needs it", "for instance lora: {rank: 16}")
+        elif lora is not None:
+            run.found.problem(run.at("lora"), f"a section lora with method: {method}", "", "remove it, or write method: lora")
+        return None
+    _only(lora, LORA_KEYS)
+    if "rank" not in lora.values:
+        run.found.problem(lora.at("rank"), "rank is missing", "", "for instance rank: 16")
+    dtype = _one_of(lora, "dtype", FLOATS, "fp32")
+    if dtype != "fp32":
+        run.found.not_modelled(lora.at("dtype"), dtype, "an adapter in another type than fp32")
+    targets = lora.values.get("targets", TRAINER_TARGETS[0])
+    names: tuple[str, ...] = ()
+    if isinstance(targets, list) and targets and all(isinstance(name, str) for name in targets):
+        names = tuple(targets)
+    elif targets not in TRAINER_TARGETS:
+        run.found.problem(
+            lora.at("targets"), f"expected a list of module names, got {shown(targets)}", "", f"or one of: {', '.join(TRAINER_TARGETS)}"
+        )
+    if targets != TRAINER_TARGETS[0]:
+        names = names or (str(targets),)
+        run.found.not_modelled(lora.at("targets"), shown(targets), "the adapter on other layers than the trainer's")
+    return Network(kind="lora", rank=lora.whole("rank", 4, 1, MAX_RANK), dtype=dtype, targets=names)
+
+
+def _optimizer(run: Section) -> tuple[str, str | None]:
+    optimizer = _one_of(run, "optimizer", OPTIMIZERS, "adamw")
+    if optimizer not in modelled.OPTIMIZERS:
+        run.found.not_modelled(run.at("optimizer"), optimizer, "its state and the temporary tensors of its step")
+    if run.values.get("optimizer_state_dtype") is None:
+        return optimizer, None
+    state = _one_of(run, "optimizer_state_dtype", (*FLOATS, "int8"), "fp32")
+    run.found.not_modelled(
+        run.at("optimizer_state_dtype"), state, "optimizer state in a type of your choice; leave it out for the optimizer's own"
+    )
+    return optimizer, state
+
+
+def _resident(run: Section) -> tuple[str, ...]:
+    value = run.values.get("resident", ["transformer"])
+    if not isinstance(value, list) or not all(isinstance(part, str) and part in COMPONENTS for part in value):
+        run.found.problem(run.at("resident"), f"expected a list of components, got {shown(value)}", "", f"out of: {', '.join(COMPONENTS)}")
+        return ("transformer",)
+    if "transformer" not in value:
+        run.found.problem(run.at("resident"), "the transformer is not among them", "a step runs on it", "add transformer")
+    return tuple(part for part in COMPONENTS if part in value)
+
+
+def _sample(run: Section, arch: Arch) -> tuple[Sample, ...]:
+    sample = run.section("sample")
+    if sample is None:
+        return ()
+    _only(sample, SAMPLE_KEYS)
+    for key in ("width", "height"):
+        if key not in sample.values:
+            run.found.problem(sample.at(key), f"{key} is missing", "nothing is assumed in a run file", f"write {key}: below sample:")
+    cfg = _one_of(sample, "cfg", CFG, "none")
+    frames = sample.whole("frames", 1, 1, MAX_FRAMES)
+    tiling = _flag(sample, "vae_tiling", False)
+    if frames > modelled.MAX_FRAMES:
+        run.found.not_modelled(sample.at("frames"), frames, "video")
+    if tiling:
+        run.found.not_modelled(sample.at("vae_tiling"), True, "decoding in tiles")
+    if cfg == "sequential" or (cfg == "batched" and not arch.batched_guidance):
+        run.found.not_modelled(sample.at("cfg"), cfg, f"guidance in this form on {arch.name}")
+    return (
+        Sample(
+            width=sample.whole("width", 1024, 1, MAX_SIDE), height=sample.whole("height", 1024, 1, MAX_SIDE), frames=frames,
+            cfg=1.0 if cfg == "none" else 2.0, batch=2 if cfg == "batched" else 1, vae_tiling=tiling,
+            text_tokens=arch.fixed_text_tokens, negative_tokens=arch.fixed_text_tokens,
+        ),
+    )  # fmt: skip

@@ -1,0 +1,19 @@
+"""What this version has memory programs for. Everything else that a config asks for and that changes memory is reported as not modelled.
+
+Widening a set here is all that the readers need when a profile has learnt something; `modelled:` in profiles/archs.yaml is the set of
+architectures.
+"""
+
+from __future__ import annotations
+
+METHODS = frozenset({"lora"})
+ADAPTERS = frozenset({"lora"})
+DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
+WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4"})  # of the transformer
+TE_WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4"})  # of the text encoder
+OPTIMIZERS = frozenset({"adam", "adamw", "adam8bit", "adamw8bit", "lion8bit", "adafactor", "prodigy", "prodigy8bit", "automagic"})
+ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
+QUANTIZE_EXCLUDES = frozenset({"*time_text_embed*"})  # the trainer's own Flex.1 example leaves this embedder unquantised
+ATTENTION = frozenset({"sdpa"})
+MAX_FRAMES = 1
+MAX_CONTROL_IMAGES = 0

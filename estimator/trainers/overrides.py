@@ -1,0 +1,108 @@
+"""`--set path.to.key=value`: edits of the config from the command line, made on the raw values before anything is interpreted."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from estimator.configfile import ConfigFile, key_name, parse
+from estimator.errors import InputError, Problem
+from estimator.job import Place
+from estimator.trainers.section import nearest
+from estimator.tree import KeyPath
+
+MAX_OVERRIDES = 1000
+# What a section may contain: the known keys, or None where any key goes.
+KnownKeys = Callable[[KeyPath], frozenset[str] | None]
+
+
+def apply_overrides(file: ConfigFile, overrides: Sequence[str], root: KeyPath, absolute: frozenset[str], known: KnownKeys) -> ConfigFile:
+    """The config with every override applied, later ones over earlier ones.
+
+    A path counts from `root`, or from the top of the file if it begins with one of `absolute`. List entries are numbers from 0, `*` is all
+    of them. The value is read as YAML. Raises InputError with all that is wrong: no "=", a value that is no YAML, a key that `known` does
+    not have at that place (with the nearest it has), no such list entry.
+    """
+    if not overrides:
+        return file
+    data: Any = copy.deepcopy(file.data)
+    problems: list[Problem] = []
+    set_paths: set[KeyPath] = set()
+    for override in overrides[:MAX_OVERRIDES]:
+        try:
+            words, value = _parse(override)
+            path: list[str] = words if words[0] in absolute else [*map(str, root), *words]
+            set_paths |= set(_set(data, (), path, value, override, known))
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(*problems)
+    lines = {path: line for path, line in file.lines.items() if not any(path[:n] in set_paths for n in range(1, len(path) + 1))}
+    return replace(file, data=data, lines=lines, overridden=file.overridden | set_paths)
+
+
+def _fail(override: str, what: str, why: str = "", fix: str = "") -> InputError:
+    return InputError(Problem(what, Place(f"--set {override[:80]}", ""), why, fix))
+
+
+def _parse(override: str) -> tuple[list[str], object]:
+    path, equals, text = override.partition("=")
+    words = re.sub(r"\[(\d+|\*)\]", r".\1", path.strip()).split(".")
+    if not equals or not all(words):
+        raise _fail(override, "not of the form key=value", "", "for instance --set train.batch_size=2")
+    try:
+        value, _ = parse(text, f"--set {path.strip()[:80]}")
+    except InputError as error:
+        raise _fail(
+            override, f"the value is not valid YAML: {error.problems[0].what}", "", "put it in quotes: --set 'key=\"value\"'"
+        ) from None
+    return words, value
+
+
+def _set(node: Any, done: KeyPath, rest: list[str], value: object, override: str, known: KnownKeys) -> list[KeyPath]:
+    """Put `value` at `rest` below `node`; returns the paths that were set."""
+    word, *further = rest
+    if isinstance(node, list):
+        return _set_in_list(node, done, rest, value, override, known)
+    if not isinstance(node, dict):
+        raise _fail(override, f"{key_name(done)} is a single value: it has no {word!r} in it", "", f"set {key_name(done)} itself")
+    names = known(done)
+    if names is not None and word not in names and word not in node:
+        where = f" in {key_name(done)}" if done else ""
+        near = nearest(word, names)
+        raise _fail(
+            override,
+            f"unknown key {word!r}{where}",
+            "",
+            f"did you mean {near!r}?" if near else f"known are: {', '.join(sorted(names)[:12])} ...",
+        )
+    if not further:
+        node[word] = copy.deepcopy(value)
+        return [(*done, word)]
+    if node.get(word) is None:
+        if further[0].isdigit() or further[0] == "*":
+            raise _fail(override, f"{key_name((*done, word))} has no entries", "", f"set the whole list: {word}=[...]")
+        node[word] = {}
+    return _set(node[word], (*done, word), further, value, override, known)
+
+
+def _set_in_list(node: list[Any], done: KeyPath, rest: list[str], value: object, override: str, known: KnownKeys) -> list[KeyPath]:
+    word, *further = rest
+    if word != "*" and not (word.isascii() and word.isdigit() and len(word) < 10):
+        raise _fail(
+            override, f"{key_name(done)} is a list", "", f"name an entry, {key_name(done)}.0.{word}, or all: {key_name(done)}.*.{word}"
+        )
+    indices = range(len(node)) if word == "*" else [int(word)]
+    if not indices or indices[-1] >= len(node):
+        raise _fail(override, f"{key_name(done)} has {len(node)} entries, numbered from 0", "", "use a number below that")
+    paths: list[KeyPath] = []
+    for index in indices:
+        if further:
+            paths += _set(node[index], (*done, index), further, value, override, known)
+        else:
+            node[index] = copy.deepcopy(value)
+            paths.append((*done, index))
+    return paths

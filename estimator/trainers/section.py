@@ -1,0 +1,200 @@
+"""Typed access to one map of a config, collecting every problem instead of stopping at the first.
+
+The rules for values are the trainer's: it hands most of them on as they are, so a quoted number fails where a number is needed, and any
+non-empty text counts as true.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from estimator.configfile import ConfigFile, key_name
+from estimator.errors import CannotTell, InputError, Problem
+from estimator.job import Place, Unmodelled
+from estimator.tree import KeyPath
+
+
+class Findings:
+    """What reading has brought up: problems (exit 2), what cannot be told (exit 3), settings without a model, warnings."""
+
+    def __init__(self, file: ConfigFile) -> None:
+        self.file = file
+        self.problems: list[Problem] = []
+        self.cannot: list[Problem] = []
+        self.unmodelled: list[Unmodelled] = []
+        self.warnings: list[str] = []
+
+    def place(self, path: KeyPath) -> Place:
+        return self.file.place(path)
+
+    def problem(self, path: KeyPath, what: str, why: str = "", fix: str = "") -> None:
+        problem = Problem(what, self.place(path), why, fix)
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def cannot_tell(self, path: KeyPath, what: str, why: str = "", fix: str = "") -> None:
+        self.cannot.append(Problem(what, self.place(path), why, fix))
+
+    def not_modelled(self, path: KeyPath, value: object, why: str) -> None:
+        entry = Unmodelled(self.place(path), value, why)
+        if not any(other.place == entry.place for other in self.unmodelled):
+            self.unmodelled.append(entry)
+
+    def warn(self, path: KeyPath, text: str) -> None:
+        place = self.place(path)
+        line = f" (line {place.line})" if place.line is not None and path in self.file.lines else ""
+        warning = f"{place.key}{line}: {text}" if place.key else text
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+
+    def stop_if_unusable(self) -> None:
+        """Raises InputError with all problems, else CannotTell with all that cannot be told, else nothing."""
+        if self.problems:
+            raise InputError(*self.problems)
+        if self.cannot:
+            raise CannotTell(*self.cannot)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice most like `word`, ignoring case; None if none is."""
+    from difflib import get_close_matches
+
+    by_lower = {choice.lower(): choice for choice in choices}
+    found = get_close_matches(str(word)[:100].lower(), by_lower, n=1)
+    return by_lower[found[0]] if found else None
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`did you mean "x"?`, or the choices themselves if none is near."""
+    names = list(choices)
+    near = nearest(word, names)
+    return f"did you mean {near!r}?" if near else f"use one of: {', '.join(names)}"
+
+
+def shown(value: object) -> str:
+    """A value as it appears in messages: short, and in the config's own notation for the plain ones."""
+    if value is None:
+        return "empty (null)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and value.bit_length() > 128:
+        return "a huge number"
+    text = repr(value) if not isinstance(value, (dict, list)) else f"a {'map' if isinstance(value, dict) else 'list'}"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A map at `path`. The getters report what is wrong to `found` and then return the default, so that reading goes on."""
+
+    found: Findings
+    path: KeyPath
+    values: Mapping[str, object]
+
+    def at(self, key: str) -> KeyPath:
+        return (*self.path, key)
+
+    def section(self, key: str) -> Section | None:
+        """The map under `key`; None where it is missing or null. Anything else is a problem."""
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            self.found.problem(
+                self.at(key), f"expected a map of keys, got {shown(value)}", fix=f"write the settings of {key} below it, indented"
+            )
+            return None
+        return Section(self.found, self.at(key), value)
+
+    def items(self, key: str) -> list[object] | None:
+        """The list under `key`; None where it is missing or null. Anything else is a problem."""
+        value = self.values.get(key)
+        if value is None or isinstance(value, list):
+            return value
+        self.found.problem(self.at(key), f"expected a list, got {shown(value)}", fix="begin each entry with a dash")
+        return None
+
+    def truth(self, key: str, default: bool) -> bool:
+        """Whether a switch is on, by the trainer's (Python's) rule: null, 0 and empty are off, everything else is on."""
+        if key not in self.values:
+            return default
+        value = self.values[key]
+        if isinstance(value, str) and value.strip().lower() in ("false", "no", "off", "0", "none", "null"):
+            self.found.warn(self.at(key), f"the text {value!r} counts as true in the trainer; remove the quotes to switch it off")
+        if value is None and default:
+            self.found.warn(self.at(key), "an empty value counts as false here, though the default is true")
+        return bool(value)
+
+    def text(self, key: str, default: str | None = None) -> str | None:
+        """The text under `key`; missing and null give the default."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            self.found.problem(self.at(key), f"expected text, got {shown(value)}", fix="put it in quotes")
+            return default
+        return value
+
+    def whole(self, key: str, default: int, low: int, high: int, *, floats: bool = False) -> int:
+        """The whole number under `key`, from `low` to `high`; with `floats` 1024.0 too, where the trainer only computes with it."""
+        if key not in self.values:
+            return default
+        value = whole_number(self.values[key], floats=floats)
+        if value is None:
+            self._not_a_number(key, "a whole number", default)
+            return default
+        if not low <= value <= high:
+            bounds = f"must be from {low} to {high:,}"
+            self.found.problem(self.at(key), f"{shown(self.values[key])} is out of range", bounds, f"the default is {default}")
+            return default
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """The finite number under `key`."""
+        if key not in self.values:
+            return default
+        value = self.values[key]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
+            self._not_a_number(key, "a number", default)
+            return default
+        return float(value)
+
+    def _not_a_number(self, key: str, expected: str, default: float) -> None:
+        value = self.values[key]
+        why, fix = "", f"the default is {default}"
+        if isinstance(value, str):
+            why = "it is text, and the trainer does not turn text into numbers"
+            fix = f"remove the quotes: {key}: {value.strip()}" if _looks_numeric(value) else fix
+        elif isinstance(value, float) and _is_finite(value):
+            why, fix = "the trainer stops on a decimal number here", f"write it out as a whole number: {key}: {round(value)}"
+        self.found.problem(self.at(key), f"expected {expected}, got {shown(value)}", why, fix)
+
+
+def whole_number(value: object, *, floats: bool) -> int | None:
+    """`value` as an int if it is one (no bool), or, with `floats`, a float without a fraction; else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if isinstance(value, float):
+        return int(value) if floats and value.is_integer() else None
+    return value
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _looks_numeric(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def section_name(path: KeyPath) -> str:
+    """How a section is called in a sentence."""
+    return key_name(path) or "the file"
