@@ -18,7 +18,7 @@ PACKAGE = ROOT / "estimator"
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "values": ({"job", "errors", "paths", "gpus", "gpu_catalogue", "estimate"}, set()),
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
-    "profiles": ({"profiles", "programs", "archs"}, {"values", "files"}),
+    "profiles": ({"profiles", "features", "programs", "archs"}, {"values", "files"}),
     "reading": ({"buckets", "datasets", "tokens", "trainers"}, {"values", "files", "profiles"}),
     "replay": ({"allocator", "allocator_state", "allocator_expandable"}, set()),
     "model": ({"phases", "timeline", "residents"}, {"values", "profiles", "replay"}),
