@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# No deadline: on a busy machine it measures the machine, and a slow example is no wrong one.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_EMULATED = ROOT / "calibration" / "emulated_cuda" / "run.sh"
