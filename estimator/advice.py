@@ -112,7 +112,7 @@ def _bucket_edits(job: Job) -> Iterator[_Edit]:
 def _preview_edits(job: Job) -> Iterator[_Edit]:
     if not job.samples or job.train.disable_sampling:
         return
-    largest = max(job.samples, key=lambda each: (each.width * each.height * each.frames))
+    largest = max(job.samples, key=lambda each: each.width * each.height * each.frames)
     if largest.width * largest.height > SMALL_PREVIEW**2:
         samples = tuple(replace(each, width=min(each.width, SMALL_PREVIEW), height=min(each.height, SMALL_PREVIEW)) for each in job.samples)
         before, after = f"{largest.width}x{largest.height}", f"{SMALL_PREVIEW}x{SMALL_PREVIEW}"

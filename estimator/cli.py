@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from estimator.errors import Problem
@@ -27,10 +27,6 @@ INTERRUPTED_STATUS, BROKEN_PIPE_STATUS = 130, 141
 OSES = ("linux", "windows")
 COMMANDS = ("check", "gpus", "archs")
 LATER_COMMANDS = ("plan", "plot", "diagnose", "calibrate")
-PROVISIONAL = (
-    "provisional until calibrated on real cards: low and high come from the range of the CUDA context, "
-    "cuDNN's workspaces between none and their estimate, and the replay's tolerance"
-)
 
 _DESCRIPTION = """\
 Will this training config fit on that GPU? Reads the config before anything
@@ -53,13 +49,11 @@ usage, 3 cannot tell (architecture or setting not modelled), 70 a bug here
 """
 
 
-class _UsageError(Exception):
-    """The command line cannot be understood: exit status 2."""
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise _UsageError(f"{message}\n  fix: {self.prog} --help shows how it is used")
+        from estimator.errors import InputError, Problem
+
+        raise InputError(Problem(message, fix=f"{self.prog} --help shows how it is used"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,16 +80,13 @@ def _silence(stream: IO[str]) -> None:
 
 
 def _guarded(arguments: list[str]) -> int:
-    from estimator.errors import CannotTell, InputError, Problem
+    from estimator.errors import CannotTell, InputError
 
     as_json = "--json" in arguments
     try:
         return _run(arguments)
     except SystemExit as done:  # argparse, after --help and --version
         return int(done.code or 0)
-    except _UsageError as error:
-        what, _, fix = str(error).partition("\n  fix: ")
-        return _fail("usage", BAD_INPUT_STATUS, [Problem(what, fix=fix)], as_json)
     except InputError as error:
         return _fail("input", BAD_INPUT_STATUS, error.problems, as_json)
     except CannotTell as error:
@@ -120,8 +111,10 @@ def _bug(error: Exception) -> Problem:
 
 
 def _fail(kind: str, status: int, problems: Sequence[Problem], as_json: bool) -> int:
+    from estimator.report import clean  # messages quote the user's files
+
     for problem in problems:
-        print(f"estimate: {_printable(str(problem))}", file=sys.stderr)
+        print("\n".join(clean(line) for line in f"estimate: {problem}".split("\n")), file=sys.stderr)
     if as_json:
         from estimator.jsonout import dumps, error_document
 
@@ -129,17 +122,15 @@ def _fail(kind: str, status: int, problems: Sequence[Problem], as_json: bool) ->
     return status
 
 
-def _printable(text: str) -> str:
-    """Without what could move the cursor: messages quote the user's files."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
-
-
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
 def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in LATER_COMMANDS:
-        raise _UsageError(f"{arguments[0]}: not in this version\n  fix: commands of this version: {', '.join(COMMANDS)}")
+        from estimator.errors import InputError, Problem
+
+        fix = f"this version has {', '.join(COMMANDS)}; a config file of that name: estimate check {arguments[0]}"
+        raise InputError(Problem(f"{arguments[0]}: not in this version", fix=fix))
     command: Callable[[list[str]], int] = _check
     if arguments and arguments[0] in COMMANDS:
         command = {"check": _check, "gpus": _gpus, "archs": _archs}[arguments.pop(0)]
@@ -150,8 +141,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _check_parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser("estimate", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=raw, allow_abbrev=False)
+    parser = _Parser("estimate", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("config", metavar="CONFIG", help="a training config of AI Toolkit (YAML or JSON), or an explicit run file")
     parser.add_argument("--gpu", required=True, metavar="NAME", help="a card (see `estimate gpus`), a size such as 23.5GiB, or all")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the config; may be repeated")
@@ -159,10 +150,14 @@ def _check_parser() -> argparse.ArgumentParser:
     parser.add_argument("--arch", metavar="KEY", help="take the model for this architecture (see `estimate archs`)")
     parser.add_argument("--fast", action="store_true", help="peak rows only, without the allocator's replay: a lower bound")
     parser.add_argument("--required", action="store_true", help="also find the smallest capacity at which the job is safe")
-    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, and nothing else")
     parser.add_argument("--details", action="store_true", help="all phases, with the ledger of each")
-    parser.add_argument("--no-color", "--no-colour", action="store_true", help="no colour (also: NO_COLOR, or a pipe)")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
+    return _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, and nothing else")
+    parser.add_argument("--no-color", "--no-colour", action="store_true", help="no colour (also: NO_COLOR, or a pipe)")
     return parser
 
 
@@ -192,10 +187,12 @@ def _check(arguments: list[str]) -> int:
     status = _status([_best(each) if every_card else each[0].verdict for each in results])
     if options.json:
         _print_json([estimate for each in results for estimate in each], status)
-    else:
-        style = _style(options.no_color)
-        for number, each in enumerate(results):
-            _print_report(each, number, len(results), style, options.details)
+        return status
+    style = _style(options.no_color)
+    texts = [_text(each, style, options.details) for each in results]
+    if len(texts) > 1:
+        texts = [f"Job {number} of {len(texts)}, one after the other on the same card:\n{text}" for number, text in enumerate(texts, 1)]
+    print("\n".join(texts), end="")
     return status
 
 
@@ -204,6 +201,7 @@ def _estimates(job: Job, gpus: Sequence[Gpu], options: argparse.Namespace) -> li
     from dataclasses import replace
 
     from estimator.engine import estimate_job
+    from estimator.estimate import PROVISIONAL
 
     estimates = []
     for gpu in gpus:
@@ -245,54 +243,40 @@ def _print_json(estimates: Sequence[Estimate], status: int) -> None:
     print(dumps(documents[0] if len(documents) == 1 else several_document(documents, status)))
 
 
-def _print_report(estimates: Sequence[Estimate], number: int, count: int, style: Style, details: bool) -> None:
-    if count > 1:
-        print(f"{'' if number == 0 else chr(10)}Job {number + 1} of {count}, one after the other on the same card:")
-    if len(estimates) == 1:
-        from estimator.report import render
+def _text(estimates: Sequence[Estimate], style: Style, details: bool) -> str:
+    from estimator import report, report_lists
 
-        print(render(estimates[0], style, details), end="")
-    else:
-        from estimator.report_lists import render_cards
-
-        print(render_cards(estimates, style), end="")
+    return report.render(estimates[0], style, details) if len(estimates) == 1 else report_lists.render_cards(estimates, style)
 
 
 def _gpus(arguments: list[str]) -> int:
     parser = _Parser("estimate gpus", description="The cards that --gpu knows, smallest first.", allow_abbrev=False)
     parser.add_argument("--os", choices=OSES, default="linux", help="capacities on this system; default linux")
-    options = _list_options(parser, arguments)
+    options = _add_output(parser).parse_args(arguments)
     from estimator import gpus, jsonout, report_lists
 
     cards = gpus.all_gpus(options.os)
-    if options.json:
-        print(jsonout.dumps(jsonout.gpus_document(cards)))
-    else:
-        print(report_lists.render_gpus(cards, _style(options.no_color)), end="")
-    return SAFE_STATUS
+    return _show(options, lambda: jsonout.gpus_document(cards), lambda style: report_lists.render_gpus(cards, style))
 
 
 def _archs(arguments: list[str]) -> int:
     parser = _Parser("estimate archs", description="The architectures that can be estimated.", allow_abbrev=False)
-    options = _list_options(parser, arguments)
+    options = _add_output(parser).parse_args(arguments)
     from estimator import jsonout, report_lists
     from estimator.trainers.archs import load_archs
 
-    archs = tuple(load_archs().archs.values())
+    archs = [(arch.key, arch.name, arch.modelled) for arch in load_archs().archs.values()]
+    return _show(options, lambda: jsonout.archs_document(archs), lambda style: report_lists.render_archs(archs, style))
+
+
+def _show(options: argparse.Namespace, document: Callable[[], dict[str, Any]], text: Callable[[Style], str]) -> int:
     if options.json:
-        print(jsonout.dumps(jsonout.archs_document(archs)))
+        from estimator.jsonout import dumps
+
+        print(dumps(document()))
     else:
-        print(report_lists.render_archs(archs, _style(options.no_color)), end="")
+        print(text(_style(options.no_color)), end="")
     return SAFE_STATUS
-
-
-def _list_options(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, and nothing else")
-    parser.add_argument("--no-color", "--no-colour", action="store_true", help="no colour (also: NO_COLOR, or a pipe)")
-    return parser.parse_args(arguments)
-
-
-# --- the screen -------------------------------------------------------------------------------------------------------
 
 
 def _style(no_colour: bool) -> Style:

@@ -13,6 +13,11 @@ from estimator.gpus import Gpu
 from estimator.job import Job
 
 SAFE, BORDERLINE, OOM, UNKNOWN = "safe", "borderline", "oom", "unknown"
+PROVISIONAL = (
+    "provisional until calibrated on real cards: low and high come from the range of the CUDA context, "
+    "cuDNN's workspaces between none and their estimate, and the replay's tolerance"
+)
+"""Said with every estimate while no card has been calibrated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def _unknown(text: str) -> InputError:
         hint = "for a size write its unit, for example --gpu 23.5GiB or 24000MiB; for a card its name, for example RTX4090"
         return _error(f"--gpu {text}: neither a card nor a size with a unit", hint)
     near: dict[str, None] = {}
-    for key in get_close_matches(canonical(text), _index(), n=3, cutoff=0.5):
+    for key in get_close_matches(canonical(text), _index(), n=3, cutoff=0.7):
         near.update(dict.fromkeys(_index()[key]))
     meant = f"did you mean {' or '.join(near)}? " if near else ""
     fix = f"{meant}`estimate gpus` lists all; any other card by its size, for example --gpu 23.5GiB"

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from estimator.errors import Problem
 from estimator.estimate import Advice, Estimate, Interval, PhaseEstimate, Variant, worst_verdict
 from estimator.gpus import Gpu
-
-if TYPE_CHECKING:
-    from estimator.trainers.archs import Arch
 
 SCHEMA = 1
 
@@ -62,7 +59,7 @@ def several_document(documents: Sequence[dict[str, Any]], exit_status: int) -> d
 
 
 def error_document(kind: str, exit_status: int, problems: Sequence[Problem]) -> dict[str, Any]:
-    """What could not be estimated and why. `kind`: input | usage | cannot_tell | internal."""
+    """What could not be estimated and why. `kind`: input | cannot_tell | internal."""
     return {
         "schema": SCHEMA,
         "verdict": "unknown",
@@ -75,9 +72,9 @@ def gpus_document(gpus: Sequence[Gpu]) -> dict[str, Any]:
     return {"schema": SCHEMA, "gpus": [_gpu(gpu) for gpu in gpus]}
 
 
-def archs_document(archs: Sequence[Arch]) -> dict[str, Any]:
-    """The architectures; those with `modelled` false cannot be estimated yet."""
-    return {"schema": SCHEMA, "archs": [{"key": each.key, "name": each.name, "modelled": each.modelled} for each in archs]}
+def archs_document(archs: Sequence[tuple[str, str, bool]]) -> dict[str, Any]:
+    """The architectures as (key, name, modelled); those with `modelled` false cannot be estimated yet."""
+    return {"schema": SCHEMA, "archs": [{"key": key, "name": name, "modelled": modelled} for key, name, modelled in archs]}
 
 
 def _gpu(gpu: Gpu) -> dict[str, Any]:

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from estimator.estimate import OOM, SAFE, Estimate
 from estimator.gpus import Gpu
 from estimator.report import PLAIN, WIDTH, Style, clean, cut, gib, needed_bytes, notes, what, wrapped
 
-if TYPE_CHECKING:
-    from estimator.trainers.archs import Arch
-
-_NAME_WIDTH = 30
-
-
 
 def render_cards(estimates: Sequence[Estimate], style: Style = PLAIN) -> str:
     """One job on every card, smallest first: which card to take."""
     ordered = sorted(estimates, key=lambda each: (each.gpu.total_bytes, each.gpu.name))
-    name = cut(ordered[0].job.name, _NAME_WIDTH)
     safe = [each for each in ordered if each.verdict == SAFE]
+    worst = ordered[-1]
     if safe:
-        first = f"{style.verdict(SAFE, 'SAFE')}: {name} fits on {len(safe)} of {len(ordered)} cards; the smallest is {safe[0].gpu.name}"
-        phase = safe[0].peak_phase
-        total = gib(safe[0].gpu.total_bytes)
+        verdict, rest = SAFE, f" fits on {len(safe)} of {len(ordered)} cards; the smallest is {clean(safe[0].gpu.name)}"
+        phase, total = safe[0].peak_phase, gib(safe[0].gpu.total_bytes)
         second = "" if phase is None else f"with {gib(phase.device.likely_bytes)} of its {total} GiB in use at the peak, {what(phase)}"
     else:
-        worst = ordered[-1].verdict
-        first = f"{style.verdict(worst, worst.upper())}: {name} is not safe on any of {len(ordered)} cards"
-        second = "see one card's report, for example --gpu " + clean(ordered[-1].gpu.name)
+        verdict, rest = worst.verdict, f" is not safe on any of {len(ordered)} cards"
+        second = f"for why see one card's report, for example --gpu {clean(worst.gpu.name)}"
+    name = cut(ordered[0].job.name, WIDTH - len(verdict) - 2 - len(rest))
+    first = f"{style.verdict(verdict, verdict.upper())}: {name}{rest}"
     head = f"  {'card':<19}{'has':>7}{'on card':>8}{'low - high':>14}{'left':>8}  {'verdict':<11}peak"
     rows = [_card_row(each, style) for each in ordered]
-    parts = ["\n".join([first, second]), "\n".join([style.bold("GiB on each card, smallest first"), head, *rows])]
+    parts = ["\n".join([first, *wrapped(second, "", "  ")]), "\n".join([style.bold("GiB on each card, smallest first"), head, *rows])]
     shared = [note for note in ordered[0].assumptions if all(note in each.assumptions for each in ordered)]
     parts += [notes("Warnings", ordered[0].warnings, style), notes("Assumed", shared, style)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -64,11 +57,11 @@ def render_gpus(gpus: Sequence[Gpu], style: Style = PLAIN) -> str:
     return "\n".join([*lines, "", *wrapped(text)]) + "\n"
 
 
-def render_archs(archs: Sequence[Arch], style: Style = PLAIN) -> str:
-    """The architectures that can be estimated, and those that will only be recognised."""
+def render_archs(archs: Sequence[tuple[str, str, bool]], style: Style = PLAIN) -> str:
+    """The architectures, as (key, name, modelled): those that can be estimated, and those that are only recognised."""
     lines = [style.bold(f"{'architecture':<20}what it is")]
-    lines += [f"{each.key:<20}{each.name}" for each in archs if each.modelled]
-    others = ", ".join(each.key for each in archs if not each.modelled)
+    lines += [f"{key:<20}{name}" for key, name, modelled in archs if modelled]
+    others = ", ".join(key for key, _, modelled in archs if not modelled)
     if others:
         lines += ["", *wrapped(f"Recognised, not modelled yet (exit status 3): {others}")]
     return "\n".join(lines) + "\n"

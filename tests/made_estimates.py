@@ -29,7 +29,9 @@ def job(**changes: object) -> Job:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def phase(name: str, allocated: float, size: int | None = None, *, cache: float = 0.5, outside: float = 0.45, **changes: object) -> PhaseEstimate:
+def phase(
+    name: str, allocated: float, size: int | None = None, *, cache: float = 0.5, outside: float = 0.45, **changes: object
+) -> PhaseEstimate:
     """A phase of so many GiB; its three components sum to allocated."""
     total = round(allocated * GIB)
     device = total + round((cache + outside) * GIB)
@@ -65,7 +67,14 @@ def estimate(gpu: Gpu | None = None, verdict: str = SAFE, **changes: object) -> 
 def oom(gpu: Gpu | None = None) -> Estimate:
     """The same job with two things to change, on a card that it does not fit."""
     advice = (
-        Advice("datasets.*.resolution", [512, 768, 1024], [512, 768], round(0.91 * GIB), "no training at 1024 px: less fine detail is learned", OOM),
+        Advice(
+            "datasets.*.resolution",
+            [512, 768, 1024],
+            [512, 768],
+            round(0.91 * GIB),
+            "no training at 1024 px: less fine detail is learned",
+            OOM,
+        ),
         Advice("model.low_vram", False, True, 2 * GIB, "weights are quantised on the CPU and wait there while not needed: slower", SAFE),
     )
     return estimate(gpu or find_gpu("RTX4080"), OOM, advice=advice, warnings=("train.stepz: unknown key; did you mean steps?",))

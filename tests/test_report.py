@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Advice, Estimate, Interval, PhaseEstimate, Variant
@@ -50,7 +50,12 @@ def test_what_is_lacking_counts_even_where_the_card_caps_the_figure() -> None:
     """A replay under the card's capacity cannot show more than the card has; the job still needs what it allocates."""
     card = find_gpu("RTX4080")
     capped = tuple(
-        replace(each, device=Interval(*(min(size, card.total_bytes) for size in (each.device.low_bytes, each.device.likely_bytes, each.device.high_bytes))))
+        replace(
+            each,
+            device=Interval(
+                *(min(size, card.total_bytes) for size in (each.device.low_bytes, each.device.likely_bytes, each.device.high_bytes))
+            ),
+        )
         for each in made.oom().phases
     )
     second = head(replace(made.oom(), phases=capped))[1]
@@ -162,8 +167,9 @@ def any_phases(draw: st.DrawFn) -> PhaseEstimate:
     )
 
 
+@settings(max_examples=60)
 @given(
-    phases=st.lists(any_phases(), min_size=1, max_size=20),
+    phases=st.lists(any_phases(), min_size=1, max_size=16),
     verdict=st.sampled_from((SAFE, BORDERLINE, OOM, UNKNOWN)),
     name=names,
     gpu=st.sampled_from(all_gpus()),

@@ -1,0 +1,160 @@
+"""Advice: which edits are tried, in which order, and what is kept. A made-up sum stands in for the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from estimator.advice import WORTH_BYTES, advise
+from estimator.errors import CannotTell, Problem
+from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate
+from estimator.gpus import find_gpu
+from estimator.job import Job
+from tests import made_estimates as made
+
+GIB = 2**30
+CARD = find_gpu("RTX4080")
+
+
+def heavy_job() -> Job:
+    """Everything at its most expensive, so that every edit applies."""
+    job = made.job()
+    return replace(
+        job,
+        train=replace(job.train, gradient_checkpointing=False, batch_size=4, optimizer="adamw"),
+        model=replace(job.model, weights="bf16", te_weights="bf16"),
+        datasets=tuple(replace(each, batch_size=4, cache_latents_to_disk=False) for each in job.datasets),
+    )
+
+
+def model(job: Job) -> Estimate:
+    """A made-up model in which every setting counts, each phase by what it depends on."""
+    weights = {"bf16": 22.0, "qfloat8": 11.0, "float8": 11.0}[job.model.weights]
+    te = {"bf16": 9.0, "qfloat8": 5.0}[job.model.te_weights]
+    te_stays = not (job.train.cache_text_embeddings or job.train.unload_text_encoder)
+    area = max(each.resolution for each in job.datasets) ** 2 / 2**20
+    step = area * max(each.batch_size for each in job.datasets) * (1.0 if job.train.gradient_checkpointing else 8.0)
+    state = 0.2 if job.train.optimizer == "adamw8bit" else 1.0
+    adapter = job.network.rank / 16 if job.network else 0
+    latents = 0.0 if all(each.cache_latents_to_disk for each in job.datasets) else 0.3
+    resident = weights + te * te_stays + adapter
+    phases = [made.phase("load", weights * (1.0 if job.model.low_vram else 1.1)), made.phase("train", resident + step + state + latents)]
+    if not job.train.disable_sampling:
+        phases.append(made.phase("sample", resident + 2 * max(each.width * each.height for each in job.samples) / 2**20))
+    peak = max(range(len(phases)), key=lambda index: phases[index].allocated_bytes)
+    verdict = OOM if phases[peak].allocated_bytes > CARD.usable_bytes else SAFE
+    return made.estimate(CARD, verdict, job=job, phases=tuple(phases), peak=peak)
+
+
+def keys(job: Job) -> list[str]:
+    return [each.key for each in advise(job, CARD, model(job), model)]
+
+
+def test_everything_that_lowers_the_peak_least_hurtful_first() -> None:
+    assert keys(heavy_job()) == [
+        "train.gradient_checkpointing",
+        "train.cache_text_embeddings",
+        "datasets.*.cache_latents_to_disk",
+        "train.optimizer",
+        "train.batch_size",
+        "datasets.*.resolution",
+        "model.quantize",
+        "model.quantize_te",
+        "network.linear",
+        "train.unload_text_encoder",
+    ]
+
+
+def test_savings_are_differences_of_the_job_s_peak() -> None:
+    job = heavy_job()
+    by_key = {each.key: each for each in advise(job, CARD, model(job), model)}
+    checkpointed = replace(job, train=replace(job.train, gradient_checkpointing=True))
+    before, after = (max(phase.allocated_bytes for phase in model(each).phases) for each in (job, checkpointed))
+    assert by_key["train.gradient_checkpointing"].saves_bytes == before - after > 20 * GIB
+    assert all(each.saves_bytes >= WORTH_BYTES for each in by_key.values())
+
+
+def test_before_and_after_are_the_config_s_values() -> None:
+    values = {each.key: (each.before, each.after) for each in advise(heavy_job(), CARD, model(heavy_job()), model)}
+    assert values["train.gradient_checkpointing"] == (False, True)
+    assert values["train.batch_size"] == (4, 1)
+    assert values["datasets.*.resolution"] == ([512, 768, 1024], [512, 768])
+    assert values["train.optimizer"] == ("adamw", "adamw8bit")
+    assert values["network.linear"] == (16, 8)
+
+
+def test_edits_that_do_not_lower_the_peak_are_left_out() -> None:
+    """Where loading peaks, nothing about the step helps."""
+    job = made.job(model=replace(made.job().model, weights="bf16"), train=replace(made.job().train, cache_text_embeddings=True))
+    assert model(job).phases[model(job).peak].phase == "load" or "model.low_vram" not in keys(job)
+    light = replace(job, datasets=job.datasets[:1], network=None, samples=(), train=replace(job.train, disable_sampling=True))
+    assert model(light).peak_phase.phase == "load"  # type: ignore[union-attr]
+    assert keys(light) == ["model.low_vram", "model.quantize"]
+
+
+def test_previews_shrink_before_they_go() -> None:
+    job = made.job(
+        samples=(replace(made.job().samples[0], width=2048, height=2048),),
+        train=replace(made.job().train, cache_text_embeddings=True),
+        model=replace(made.job().model, weights="qfloat8"),
+    )
+    found = keys(job)
+    assert found[:2] == ["sample.width, sample.height", "train.disable_sampling"]
+
+
+def test_a_verdict_comes_with_each() -> None:
+    job = made.job()
+    advice = advise(job, CARD, replace(model(job), verdict=OOM), model)
+    assert {each.verdict for each in advice} <= {SAFE, OOM}
+    for each in advice:
+        if each.key == "train.cache_text_embeddings":
+            assert each.verdict == SAFE  # 11 + 1 + 1 + 0.2 GiB on a card of 15
+
+
+@pytest.mark.parametrize("verdict", [SAFE, UNKNOWN])
+def test_nothing_is_tried_where_there_is_nothing_to_advise(verdict: str) -> None:
+    def forbidden(_: Job) -> Estimate:
+        raise AssertionError("must not be called")
+
+    assert advise(heavy_job(), CARD, made.estimate(CARD, verdict), forbidden) == ()
+
+
+def test_borderline_is_advised_too() -> None:
+    assert advise(heavy_job(), CARD, replace(model(heavy_job()), verdict=BORDERLINE), model)
+
+
+def test_edits_into_the_unknown_are_left_out() -> None:
+    """An edit can lead to what is not modelled; that is no advice, and no error either."""
+
+    def partial(job: Job) -> Estimate:
+        if job.train.gradient_checkpointing:
+            raise CannotTell(Problem("not recorded"))
+        if job.model.weights == "qfloat8":
+            return made.estimate(CARD, UNKNOWN, job=job, phases=(), peak=-1)
+        return model(job)
+
+    found = [each.key for each in advise(heavy_job(), CARD, model(heavy_job()), partial)]
+    assert "train.gradient_checkpointing" not in found
+    assert "model.quantize" not in found
+    assert "train.batch_size" in found
+
+
+def test_z_image_with_its_adapter_becomes_float8() -> None:
+    tried: list[Job] = []
+
+    def watch(job: Job) -> Estimate:
+        tried.append(job)
+        return model(job)
+
+    turbo = made.job(arch="zimage-turbo", model=replace(made.job().model, weights="bf16", assistant_lora="adapter"))
+    advise(turbo, CARD, model(turbo), watch)
+    weights = {job.model.weights for job in tried}
+    assert "float8" in weights
+    assert "qfloat8" not in weights
+
+
+def test_the_effective_batch_can_be_kept() -> None:
+    job = replace(heavy_job(), train=replace(heavy_job().train, gradient_accumulation=2))
+    batch = next(each for each in advise(job, CARD, model(job), model) if each.key == "train.batch_size")
+    assert "train.gradient_accumulation=8" in batch.why
