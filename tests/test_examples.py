@@ -1,0 +1,94 @@
+"""The shipped examples, the README and docs/cli.md: they read as users' configs do, and what they say is so."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from estimator import cli
+from estimator.gpus import all_gpus, find_gpu
+from estimator.trainers import read_jobs
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+ARCHS = {
+    "flux_dev_24gb": "flux1-dev",
+    "flux_schnell_24gb": "flux1-schnell",
+    "flex1_24gb": "flex1",
+    "zimage_base_ui": "zimage",
+    "zimage_turbo_ui": "zimage-turbo",
+}
+
+examples = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+
+
+def command_in(path: Path) -> list[str]:
+    """The command that the example's own comment gives."""
+    found = re.search(r"^#   estimate (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found, f"{path.name} says no command"
+    return found[1].split()
+
+
+def test_there_is_one_of_each_family() -> None:
+    assert {path.stem for path in EXAMPLES} == set(ARCHS)
+
+
+@examples
+def test_each_is_read_without_a_question(path: Path) -> None:
+    """All that may be said about an example is that its dataset is not here."""
+    (job,) = read_jobs(path)
+    assert job.arch == ARCHS[path.stem]
+    assert job.unmodelled == ()
+    assert len(job.warnings) == 1
+    assert "is not here: the worst bucket of each resolution is assumed" in job.warnings[0]
+    assert [each.resolution for each in job.datasets] == [512, 768, 1024]
+
+
+@examples
+def test_each_names_itself_and_a_card_that_exists(path: Path) -> None:
+    config, option, card = command_in(path)
+    assert (config, option) == (f"examples/{path.name}", "--gpu")
+    assert find_gpu(card)
+
+
+@examples
+def test_its_own_command_answers(path: Path) -> None:
+    pytest.importorskip("estimator.engine")
+    done = subprocess.run(
+        [sys.executable, "-m", "estimator", *command_in(path), "--json"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stderr == ""
+    document = json.loads(done.stdout)
+    assert done.returncode == {"safe": 0, "borderline": 1, "oom": 1}[document["verdict"]]
+    assert {"load", "sample", "train", "save"} <= {phase["phase"] for phase in document["phases"]}
+
+
+def test_the_documentation_has_every_option_and_no_other() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    options = {option for action in cli._check_parser()._actions for option in action.option_strings}
+    assert options == set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text.split("## Cards")[0])) - {"-"}
+
+
+@pytest.mark.parametrize("status", [getattr(cli, name) for name in dir(cli) if name.endswith("_STATUS")])
+def test_the_documentation_has_every_exit_status(status: int) -> None:
+    table = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").split("## Exit status")[1].split("## ")[0]
+    assert re.search(rf"^\|[\d, ]*\b{status}\b", table, re.MULTILINE)
+
+
+def test_the_readme_counts_right() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"on {len(all_gpus())} NVIDIA cards" in text
+    assert re.search(r"\.venv/bin/estimate examples/flux_dev_24gb\.yaml --gpu RTX4090", text)
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / link).exists(), link
