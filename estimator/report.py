@@ -96,6 +96,8 @@ def _answer(estimate: Estimate, style: Style) -> str:
         lines.extend(wrapped(_peak_line(estimate, phase), "", "  "))
     if estimate.lower_bound:
         lines.append("Without the allocator's replay (--fast): a lower bound; safe is not certain.")
+    if estimate.retries:
+        lines.append(f"To fit here torch releases cached memory {estimate.retries} times; that costs speed where it recurs.")
     if estimate.required_bytes is not None:
         lines.append(f"The smallest card on which it is safe has {gib(estimate.required_bytes)} GiB, as torch counts.")
     return "\n".join(lines)
@@ -143,8 +145,8 @@ def _size(variant: Variant) -> str:
 
 # --- the table of phases ----------------------------------------------------------------------------------------------
 
-_PART_WIDTH = 16
-_HEAD = f"  {'phase':<14}{'size or part':<{_PART_WIDTH}} {'alloc.':>6}{'reserv.':>8}{'on card':>8}{'low - high':>14} verdict"
+_WHICH_WIDTH = 31
+_HEAD = f"  {'phase, size, part':<{_WHICH_WIDTH}}{'alloc.':>6}{'reserv.':>8}{'on card':>8}{'low - high':>14} verdict"
 
 
 def _phase_table(estimate: Estimate, style: Style, details: bool) -> str:
@@ -169,12 +171,11 @@ def _worst_of_each(phases: Sequence[PhaseEstimate]) -> list[PhaseEstimate]:
 
 
 def _phase_row(phase: PhaseEstimate, mark: str, style: Style) -> str:
-    part = cut(" ".join(each for each in (_size(phase.variant), phase.detail) if each), _PART_WIDTH)
+    which = " ".join(each for each in (phase.phase.replace("_", " "), _size(phase.variant), phase.detail) if each)
     device = phase.device
     numbers = f"{gib(phase.allocated_bytes):>6}{gib(phase.reserved_bytes):>8}{gib(device.likely_bytes):>8}"
     span = f"{gib(device.low_bytes)}-{gib(device.high_bytes)}"
-    name = phase.phase.replace("_", " ")
-    return f"{mark} {name:<14}{part:<{_PART_WIDTH}} {numbers}{span:>14} {style.verdict(phase.verdict, phase.verdict)}"
+    return f"{mark} {cut(which, _WHICH_WIDTH - 1):<{_WHICH_WIDTH}}{numbers}{span:>14} {style.verdict(phase.verdict, phase.verdict)}"
 
 
 # --- the ledger of a phase --------------------------------------------------------------------------------------------

@@ -77,6 +77,12 @@ def test_the_smallest_safe_capacity_is_told_where_it_was_asked_for() -> None:
     assert "21.50 GiB" in render(made.estimate(required_bytes=round(21.5 * GIB)))
 
 
+def test_survival_by_releasing_cached_memory_is_said() -> None:
+    text = render(made.estimate(retries=3))
+    assert "releases cached memory 3 times" in text
+    assert "releases" not in render(made.estimate())
+
+
 def test_what_is_not_modelled_is_named_with_its_place() -> None:
     unmodelled = (Unmodelled(Place("config.yaml", "model.compile", 71), True, "no profile was recorded with it"),)
     text = render(made.estimate(verdict=UNKNOWN, job=made.job(unmodelled=unmodelled), phases=(), peak=-1))
