@@ -1,9 +1,9 @@
 """PyTorch's CUDA caching allocator, replayed: which address each request gets, and what the card must hold for it.
 
-Semantics are those of torch 2.14's native `CUDACachingAllocator`, default settings, one stream. Sources:
-`c10/cuda/CUDACachingAllocator.cpp` (the algorithm) and `c10/core/AllocatorConfig.h` (the sizes below). Checked address
-by address against traces of a real GPU (`python -m calibration.check_allocator`) and against torch itself on the emulated
-device (tests/test_allocator_emulated.py).
+Semantics are those of torch 2.14's native `CUDACachingAllocator`, default settings, one stream. The algorithm was read in
+pytorch/pytorch, `c10/cuda/CUDACachingAllocator.cpp` at 001074d2, which is older; that 2.14.1 still does the same is checked address by
+address with torch 2.14.1 on the emulated device (tests/test_allocator_emulated.py), and against traces of a real GPU
+(`python -m calibration.check_allocator`).
 
 Terms: a *segment* is what one cudaMalloc returned; a *block* is a part of it, live or free; *allocated* is the sum of the live
 blocks (`torch.cuda.memory_allocated`), *reserved* the sum of the segments (`torch.cuda.memory_reserved`).
@@ -38,7 +38,7 @@ EMPTY_CACHE = -2
 class OutOfMemory(Exception):
     """torch.OutOfMemoryError: no room even after all cached segments were released (which has happened, and is counted in `retries`).
 
-    `requested_bytes`: the request as made; `allocated_bytes` and `reserved_bytes`: at the time of failure, after the release;
+    `requested_bytes`: the request, rounded up to 512; `allocated_bytes` and `reserved_bytes`: at the time of failure, after the release;
     `event`: index of the failing event within `Allocator.run`.
     """
 

@@ -2,8 +2,7 @@
 
 Each pool has one range of 9/8 of the device's memory (more only if that is fragmented away), of which pages of 2 MiB (small pool) or
 20 MiB (large) are mapped as needed, at the lowest addresses that make room, and unmapped again by empty_cache and before an
-out-of-memory retry, wherever a free block covers whole pages. Source: torch 2.14 `c10/cuda/CUDACachingAllocator.cpp`
-(find_expandable_block, map_block, try_allocate_expandable_block, unmap_block, release_blocks).
+out-of-memory retry, wherever a free block covers whole pages. Source and checks: as `estimator.allocator` (find_expandable_block, map_block, try_allocate_expandable_block, unmap_block, release_blocks).
 
 Choose it by `Allocator(..., expandable_segments=True)`.
 """
@@ -22,7 +21,10 @@ UNBOUNDED_TOTAL_BYTES = 2**46
 
 
 class ExpandableAllocator(Allocator):
-    """`unmapped` ranges, like free blocks, are found by their first address; each pool keeps those addresses sorted."""
+    """`_unmapped` ranges, like free blocks, are found by their first address; each pool keeps those addresses sorted.
+
+    Raises ValueError for a capacity larger than the device.
+    """
 
     __slots__ = ("_large_unmapped", "_small_unmapped", "_unmapped")
 
@@ -36,6 +38,8 @@ class ExpandableAllocator(Allocator):
         device_total_bytes: int | None = None,
         place: Place | None = None,
     ) -> None:
+        if device_total_bytes is not None and capacity_bytes is not None and device_total_bytes < capacity_bytes:
+            raise ValueError(f"a capacity of {capacity_bytes} bytes on a device of {device_total_bytes}")
         super().__init__(capacity_bytes, device_total_bytes=device_total_bytes, place=place)
         self._unmapped: dict[int, int] = {}
         self._small_unmapped: list[int] = []
@@ -62,7 +66,7 @@ class ExpandableAllocator(Allocator):
         pool, unmapped = (self._small, self._small_unmapped) if small else (self._large, self._large_unmapped)
         start = self._find(unmapped, units)
         if start is None:
-            start = self._new_segment(page, unmapped)
+            start = self._new_segment(page, unmapped, units)
         block = self._free_at.get(start)
         while block is None or block >> SHIFT < units:
             edge, have = (start, 0) if block is None else (start + (block >> SHIFT), block >> SHIFT)
@@ -92,9 +96,11 @@ class ExpandableAllocator(Allocator):
                 return start
         return None
 
-    def _new_segment(self, page: int, unmapped: list[int]) -> int:
-        total = UNBOUNDED_TOTAL_BYTES if self._device_total is None else self._device_total
+    def _new_segment(self, page: int, unmapped: list[int], units: int) -> int:
+        total = UNBOUNDED_TOTAL_BYTES if self._device_total is None else max(1, self._device_total)
         size = -(-(total + total // 8) // (page * UNIT_BYTES)) * page
+        if self._capacity is None:
+            size = max(size, -(-units // page) * page)
         base = self._take_addresses(size)
         insort(unmapped, base)
         self._unmapped[base] = size

@@ -39,8 +39,7 @@ def model_answers(events: Events, allocator: Allocator) -> Answers:
 
 def relative(answers: Answers) -> Answers:
     """Addresses counted from the first one. The emulated driver hands out segments upwards and without gaps, as the model does."""
-    origin = answers[0][0]
-    assert origin is not None
+    origin = next(address for address, *_ in answers if address is not None)
     return [[None if address is None else address - origin, *rest] for address, *rest in answers]
 
 

@@ -13,6 +13,7 @@ import os
 import random
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def torch_answers(events: Events, room_mib: int, expandable: bool, folder: Path)
     """What torch says to each event on an emulated card with `room_mib` for segments."""
     (folder / "events.json").write_text(json.dumps(events))
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith(("FAKECUDA_", "PYTORCH_", "PYTHON"))},
         "FAKECUDA_PYTHON": os.environ["EMULATED_CUDA_PYTHON"],
         "FAKECUDA_CC": "8.9",
         "FAKECUDA_TOTAL_MIB": str(room_mib),
@@ -166,8 +167,61 @@ def test_expandable_segment_runs_out_of_addresses(tmp_path: Path) -> None:
     assert answers[events.index(needs_another)][0] == last_of_first_range
 
 
-STORED = {"native": (False, 5, 1_200, 0.9), "expandable": (True, 5, 1_200, 1.0)}
-"""Of the stored answers: expandable segments, seed, room in MiB, fill."""
+def test_expandable_request_larger_than_the_card(tmp_path: Path) -> None:
+    """Each attempt reserves a range of addresses that stays, and later requests find."""
+    small, huge = 3 * MIB, 900 * MIB
+    events = [(1, small), (2, huge), (3, huge), (4, 150 * MIB), (5, 60 * MIB), (6, 700), (1, FREE), (4, FREE), (7, 180 * MIB), (8, 512)]
+    answers = compare_with_torch(events, 200, True, tmp_path)
+    assert [answer[-1] for answer in answers][1:5] == [1, 2, 2, 3]
+
+
+def threshold_events() -> Events:
+    """For blocks of every kind, a request that leaves just too little to split, and just enough."""
+    events: Events = []
+    key = 0
+    for block in (2 * MIB, 3 * MIB, 9 * MIB, 10 * MIB - 512, 10 * MIB, 10 * MIB + 1, 20 * MIB, 21 * MIB, 22 * MIB, 40 * MIB):
+        for rest in (0, 1, 511, 512, MIB - 1, MIB, MIB + 1, MIB + 512, 2 * MIB):
+            events += [
+                (key + 1, block),
+                (key + 1, FREE),
+                (key + 2, max(1, block - rest)),
+                (key + 3, MIB),
+                (key + 4, MIB + 1),
+                (key + 5, 1536),
+            ]
+            events += [(key + 4, FREE), (key + 2, FREE)] + [(0, EMPTY_CACHE)] * (rest != 511)
+            key += 5
+    return events
+
+
+def crowded_events(seed: int, count: int, room_mib: int) -> Events:
+    """Few large blocks and much empty_cache: holes between mapped pages, until ranges of addresses of 9/8 of the card are used up."""
+    choose = random.Random(seed)
+    live: dict[int, int] = {}
+    events: Events = []
+    while len(events) < count:
+        action = choose.random()
+        if action < 0.15:
+            events.append((0, EMPTY_CACHE))
+        elif live and (action < 0.4 or sum(live.values()) > 0.7 * room_mib * MIB):
+            events.append((choose.choice(list(live)), FREE))
+            del live[events[-1][0]]
+        else:
+            size = int(choose.choice([0.5, 1, 1, 2, 2, 3]) * choose.choice([MIB, 20 * MIB, 20 * MIB])) - choose.choice([0, 0, 512, 300_000])
+            events.append((len(events) + 1, size))
+            live[len(events)] = size
+    return events
+
+
+STORED: dict[str, tuple[bool, int, Callable[[], Events]]] = {
+    "native": (False, 1_200, lambda: random_events(5, 1500, 1_200, 0.9)),
+    "native_thresholds": (False, 1_200, threshold_events),
+    "expandable": (True, 1_200, lambda: random_events(5, 1500, 1_200, 1.0)),
+    "expandable_crowded_1": (True, 80, lambda: crowded_events(1, 1500, 80)),
+    "expandable_crowded_3": (True, 80, lambda: crowded_events(3, 1500, 80)),
+    "expandable_crowded_41": (True, 62, lambda: crowded_events(41, 1500, 62)),
+}
+"""Of the stored answers: expandable segments, room in MiB, events. Seeds are chosen so that each rule on neighbouring ranges matters."""
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -177,8 +231,8 @@ def test_stored_answers_are_what_torch_says(tmp_path: Path, name: str) -> None:
 
 
 def record() -> None:
-    for name, (expandable, seed, room_mib, fill) in STORED.items():
-        events = drop_failed(random_events(seed, 1500, room_mib, fill), Allocator(room_mib * MIB, expandable))
+    for name, (expandable, room_mib, make) in STORED.items():
+        events = drop_failed(make(), Allocator(room_mib * MIB, expandable))
         with tempfile.TemporaryDirectory() as folder:
             said = torch_answers(events, room_mib, expandable, Path(folder))
         answers = {"torch": said["torch"], "expandable": expandable, "room_mib": room_mib, "events": events, "answers": said["answers"]}
