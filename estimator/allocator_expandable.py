@@ -2,7 +2,8 @@
 
 Each pool has one range of 9/8 of the device's memory (more only if that is fragmented away), of which pages of 2 MiB (small pool) or
 20 MiB (large) are mapped as needed, at the lowest addresses that make room, and unmapped again by empty_cache and before an
-out-of-memory retry, wherever a free block covers whole pages. Source and checks: as `estimator.allocator` (find_expandable_block, map_block, try_allocate_expandable_block, unmap_block, release_blocks).
+out-of-memory retry, wherever a free block covers whole pages. Source and checks: as `estimator.allocator`
+(find_expandable_block, map_block, try_allocate_expandable_block, unmap_block, release_blocks).
 
 Choose it by `Allocator(..., expandable_segments=True)`.
 """
