@@ -63,8 +63,16 @@ def bucket_info(batch: Any) -> dict[str, Any]:
     item, pixels = batch.file_items[0], getattr(batch, "tensor", None)
     return {
         "batch": len(batch.file_items), "width": item.crop_width, "height": item.crop_height, "frames": getattr(item, "num_frames", 1),
-        "latents": shape_of(getattr(batch, "latents", None)), "pixels": shape_of(pixels),
+        "latents": shape_of(getattr(batch, "latents", None)), "pixels": shape_of(pixels), "text": cached_tokens(batch),
     }  # fmt: skip
+
+
+def cached_tokens(batch: Any) -> list[int] | None:
+    """Text tokens of each item whose embedding comes from the cache; None where the step encodes (its `encode_prompt` says them)."""
+    embeds = getattr(getattr(batch, "prompt_embeds", None), "text_embeds", None)
+    if embeds is None:
+        return None
+    return [int(one.shape[-2]) for one in embeds]
 
 
 def record_steps(trainer: Any) -> None:

@@ -1,0 +1,133 @@
+"""Estimates beside emulated runs, phase by phase. The only module here that knows the engine's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from calibration.accuracy_rows import Peak, Run, read_job
+
+ALLOCATED_BAR, RESERVED_BAR = 0.01, 0.02  # DESIGN, section 6
+
+
+@dataclass(frozen=True)
+class Row:
+    """One phase of one run: emulated and estimated bytes. `moment`: what the estimate holds the peak for."""
+
+    run: str
+    arch: str
+    phase: str
+    label: str
+    allocated_bytes: int
+    reserved_bytes: int
+    estimated_allocated_bytes: int
+    estimated_reserved_bytes: int
+    moment: str
+
+    @property
+    def allocated_error(self) -> float:
+        return self.estimated_allocated_bytes / self.allocated_bytes - 1
+
+    @property
+    def reserved_error(self) -> float:
+        return self.estimated_reserved_bytes / self.reserved_bytes - 1
+
+    @property
+    def misses(self) -> bool:
+        return abs(self.allocated_error) > ALLOCATED_BAR or abs(self.reserved_error) > RESERVED_BAR
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """A run on a card of a given size: the phase that ran out of memory there (None: none did), and in the estimate."""
+
+    run: str
+    arch: str
+    total_bytes: int
+    failed: str | None
+    estimated_failed: str | None
+
+    @property
+    def misses(self) -> bool:
+        return self.failed != self.estimated_failed
+
+
+@dataclass(frozen=True)
+class Different:
+    """A run whose phases the estimate has in another order or number."""
+
+    run: str
+    arch: str
+    phases: str
+    estimated_phases: str
+
+
+def simulate(run: Run) -> tuple[str, Any]:
+    """The architecture and the engine's simulation of the run: its config, with its batches in the order in which they came."""
+    from estimator.timeline import simulate as engine
+
+    job = read_job(run)
+    return job.arch, engine(job, order=order(run), capacity_bytes=run.capacity_bytes)
+
+
+def order(run: Run) -> list[Any]:
+    """The training steps as the engine takes them."""
+    return [peak.buckets for peak in run.peaks if peak.phase == "train"]
+
+
+def compare(run: Run) -> list[Row | Different]:
+    """Every phase of a run that had room to spare."""
+    arch, simulation = simulate(run)
+    emulated, estimated = grouped(run.peaks), grouped(simulation.phases)
+    names, estimated_names = [name for name, _ in emulated], [name for name, _ in estimated]
+    if names != estimated_names:
+        return [Different(run.name, arch, " ".join(names), " ".join(estimated_names))]
+    rows: list[Row | Different] = []
+    for (name, peaks), (_, found) in zip(emulated, estimated, strict=True):
+        if len(peaks) == len(found):
+            rows += [row(run.name, arch, [peak], [one]) for peak, one in zip(peaks, found, strict=True)]
+        elif name == "train":
+            return [Different(run.name, arch, f"{len(peaks)} steps", f"{len(found)} steps")]
+        else:
+            rows.append(row(run.name, arch, peaks, found))
+    return rows
+
+
+def grouped(phases: Sequence[Any]) -> list[tuple[str, list[Any]]]:
+    """Phases of one name that follow on each other, as one group."""
+    return [(name, list(group)) for name, group in groupby(phases, key=phase_name)]
+
+
+def phase_name(phase: Any) -> str:
+    return "load" if phase.phase == "setup" else str(phase.phase)
+
+
+def row(run: str, arch: str, peaks: list[Peak], found: list[Any]) -> Row:
+    """The larger of each figure where one side has more parts than the other."""
+    worst = max(found, key=lambda one: one.allocated_bytes)
+    return Row(
+        run, arch, phase_name(peaks[0]), peaks[0].label,
+        max(peak.allocated_bytes for peak in peaks), max(peak.reserved_bytes for peak in peaks), worst.allocated_bytes,
+        max(one.reserved_bytes for one in found), worst.moment,
+    )  # fmt: skip
+
+
+def compare_capacity(run: Run) -> Capacity:
+    """Which phase fails on the run's card; both counted from the first failure (the trainer skips up to three failed steps)."""
+    assert run.total_bytes is not None
+    arch, simulation = simulate(run)
+    failed = next((index for index, peak in enumerate(run.peaks) if peak.failed), None)
+    return Capacity(
+        run.name, arch, run.total_bytes,
+        None if failed is None else place(run.peaks, failed),
+        None if simulation.failed is None else place(simulation.phases, simulation.failed),
+    )  # fmt: skip
+
+
+def place(phases: Sequence[Any], index: int) -> str:
+    """A phase's name, and which one of its name it is: "sample 2" is the one after training."""
+    groups = [phase_name(group[0]) for _, group in grouped(phases[: index + 1])]
+    name = phase_name(phases[index])
+    return f"{name} {groups.count(name)}" if name in ("sample", "cache_latents", "cache_text") else name

@@ -1,0 +1,109 @@
+"""The kept rows of validation runs, and each as the estimator sees it: its config and data set as files, read as a user's are."""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from calibration.validation import ROWS, filled
+from estimator.job import Job
+
+MIB, GIB = 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A top-level phase of a run. `steps`: of a training phase, its buckets: (width, height, batch, text tokens of the longest item)."""
+
+    phase: str
+    label: str
+    allocated_bytes: int
+    reserved_bytes: int
+    failed: bool
+    buckets: tuple[tuple[int, int, int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row: a whole run of the trainer on the emulated device. `capacity_bytes` is what its allocator could have; None: no limit."""
+
+    name: str
+    config: dict[str, Any]
+    images: dict[str, list[tuple[int, int, str]]]
+    capacity_bytes: int | None
+    total_bytes: int | None
+    peaks: tuple[Peak, ...]
+    retries: int
+    versions: dict[str, str]
+
+
+def read_rows(path: Path = ROWS) -> tuple[Run, ...]:
+    """All rows. Those on a card of a given capacity name the row that has their config."""
+    raw = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    jobs = {one["name"]: one for one in raw}
+    return tuple(_run(one, jobs[one["job"]] if "job" in one else one) for one in raw)
+
+
+def _run(one: dict[str, Any], job: dict[str, Any]) -> Run:
+    total = one["capacity_bytes"]
+    images = {folder: [(width, height, text) for width, height, text in listed] for folder, listed in job["images"].items()}
+    return Run(
+        one["name"], job["config"], images, None if total is None else total - one["context_bytes"], total,
+        tuple(_peak(phase) for phase in one["phases"]), one["retries"], job["versions"],
+    )  # fmt: skip
+
+
+def _peak(one: dict[str, Any]) -> Peak:
+    buckets = tuple((b["width"], b["height"], b["batch"], max(b["text_tokens"] or [0])) for b in one.get("buckets", ()))
+    return Peak(one["phase"], _label(one, buckets), one["allocated_peak"], one["reserved_peak"], one["outcome"] != "ok", buckets)
+
+
+def _label(one: dict[str, Any], buckets: Iterable[tuple[int, int, int, int]]) -> str:
+    if one["phase"] == "train":
+        return f"step {one['step']}: " + ", ".join(f"{w}x{h}" + (f" b{b}" if b > 1 else "") for w, h, b, _ in buckets)
+    if one["phase"] == "sample":
+        return f"step {one['step']}: " + ", ".join(f"{w}x{h}" for w, h, _ in one["samples"])
+    return str(one.get("resolution", ""))
+
+
+# --- as files ----------------------------------------------------------------------------------------------------------------------
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG without pixels: enough for whoever wants its size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IEND", b"")
+
+
+def write_files(run: Run, folder: Path) -> Path:
+    """The run's config and images as files below `folder`; returns the config's path."""
+    for name, images in run.images.items():
+        place = folder / "data" / name.removeprefix("DATA/").replace(" ", "_")
+        place.mkdir(parents=True)
+        for index, (width, height, caption) in enumerate(images):
+            (place / f"image{index}.png").write_bytes(png_header(width, height))
+            (place / f"image{index}.txt").write_text(caption, encoding="utf-8")
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(filled(run.config, folder / "data", folder / "out"), sort_keys=False), encoding="utf-8")
+    return path
+
+
+def read_job(run: Run) -> Job:
+    """The run's job as `estimate` reads it. Raises what the readers raise, and AssertionError where anything is not modelled."""
+    from estimator.trainers import read_jobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        (job,) = read_jobs(write_files(run, Path(folder)))
+    assert not job.unmodelled, f"{run.name}: not modelled: {', '.join(one.place.key for one in job.unmodelled)}"
+    return job

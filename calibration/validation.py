@@ -1,0 +1,215 @@
+"""Validation runs: the jobs of `calibration.validation_jobs`, run by the real trainer on the emulated device, kept as one row each.
+
+    python -m calibration.validation list
+    python -m calibration.validation run FOLDER [--only NAME ...] [options of calibration.trainer]   # one at a time; continues
+    python -m calibration.validation collect FOLDER                                # writes calibration/data/emulated_runs.jsonl
+
+`run` needs the trainer and the emulated device (see calibration.trainer), `collect` only what `run` left in FOLDER. A name with
+`@MIB` is the same job on a card of that capacity. The trainer shuffles its batches, so a row says in which order they came.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from calibration.validation_jobs import CAPTIONS, CARDS_MIB, IMAGES, JOBS, Job
+from estimator.buckets import bucket_size
+
+ROWS = Path(__file__).parent / "data" / "emulated_runs.jsonl"
+RARELY = 10_000  # save_every, sample_every: at the start and the end only
+# Phases of the launcher (top level) by the names that estimates have; `setup` and `set_device_state` are not judged on their own
+PHASES = {"load": "load", "setup": "setup", "cache_latents": "cache_latents", "cache_text": "cache_text", "prepare": "prepare",
+          "sample": "sample", "step": "train", "save": "save"}  # fmt: skip
+
+
+def put(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set a dotted key; None removes it."""
+    *sections, last = path.split(".")
+    for name in sections:
+        tree = tree.setdefault(name, {})
+    if value is None:
+        tree.pop(last, None)
+    else:
+        tree[last] = value
+
+
+def process(job: Job) -> dict[str, Any]:
+    """The job's process section, with folders as placeholders: DATA/<images> for a dataset, OUT for the training folder."""
+    config = copy.deepcopy(job.base)
+    config["training_folder"] = "OUT"
+    entry = config["datasets"][0]
+    for path, value in job.settings.items():
+        if path.startswith("datasets."):
+            put(entry, path.removeprefix("datasets."), value)
+        else:
+            put(config, path, value)
+    config["datasets"] = [{"folder_path": f"DATA/{images}", "resolution": sizes, **entry, **own} for images, sizes, own in job.data]
+    sample = config["sample"]
+    sample.pop("prompts", None)
+    if any(one.keys() != {"prompt"} for one in job.samples) or job.base["type"] == "diffusion_trainer":
+        sample["samples"] = [dict(one) for one in job.samples]
+    else:
+        sample["prompts"] = [one["prompt"] for one in job.samples]
+    sample.update(sample_every=RARELY, sample_steps=2)
+    config["save"]["save_every"] = RARELY
+    config["train"]["steps"] = max(2, -(-2 * batches(job, config) // config["train"].get("gradient_accumulation", 1)))
+    return config
+
+
+def batches(job: Job, config: dict[str, Any]) -> int:
+    """Batches of one epoch: every bucket of every resolution gives at least one (the trainer pads it up to the batch size)."""
+    size, total = config["train"]["batch_size"], 0
+    divisor = 16 if str(config["model"].get("arch")).startswith("zimage") else 32
+    for images, resolutions, _ in job.data:
+        for resolution in resolutions:
+            sizes = [bucket_size(width, height, resolution, divisor) for width, height, _caption in IMAGES[images]]
+            total += sum(-(-sizes.count(one) // size) for one in set(sizes))
+    return total
+
+
+def whole(job: Job) -> dict[str, Any]:
+    """The job as a config file holds it."""
+    return {"job": "extension", "config": {"name": job.name, "process": [process(job)]}, "meta": {"name": "[name]", "version": "1.0"}}
+
+
+def filled(config: dict[str, Any], data: Path, out: Path) -> dict[str, Any]:
+    """The config with real folders in place of the placeholders."""
+    config = copy.deepcopy(config)
+    for one in config["config"]["process"]:
+        one["training_folder"] = str(out)
+        for entry in one["datasets"]:
+            entry["folder_path"] = str(data / entry["folder_path"].removeprefix("DATA/").replace(" ", "_"))
+    return config
+
+
+def write_images(name: str, folder: Path) -> None:
+    place = folder / name.replace(" ", "_")
+    place.mkdir(parents=True, exist_ok=True)
+    for index, (width, height, caption) in enumerate(IMAGES[name]):
+        Image.new("RGB", (width, height)).save(place / f"image{index}.png")
+        (place / f"image{index}.txt").write_text(CAPTIONS[caption])
+
+
+def all_runs() -> dict[str, tuple[Job, int | None]]:
+    """Every run by name: the jobs on a card with room to spare, then those that are tried on cards of 12 to 32 GB."""
+    runs: dict[str, tuple[Job, int | None]] = {job.name: (job, None) for job in JOBS}
+    return runs | {f"{job.name}@{mib}": (job, mib) for mib in reversed(CARDS_MIB) for job in JOBS if job.cards}
+
+
+def run(name: str, folder: Path, options: list[str]) -> None:
+    """Make one run, and leave nothing of it but its config, log and result."""
+    job, capacity_mib = all_runs()[name]
+    place = (folder / name).resolve()
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for images, _, _ in job.data:
+        write_images(images, place / "data")
+    (place / "config.yaml").write_text(yaml.safe_dump(filled(whole(job), place / "data", place / "out"), sort_keys=False))
+    capacity = [] if capacity_mib is None else ["--capacity-mib", str(capacity_mib)]
+    command = [sys.executable, "-m", "calibration.trainer", str(place / "config.yaml"), str(place), *capacity, *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(name, (done.stdout + done.stderr).strip()[-200:], flush=True)
+    for left in ("data", "out"):
+        shutil.rmtree(place / left, ignore_errors=True)
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------------------
+
+
+def row(name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a run. Bytes are integers; `capacity_bytes` is the card's total, of which the context takes its part.
+
+    A run on a card of a given capacity names the run that has its config and images.
+    """
+    job, capacity_mib = all_runs()[name]
+    images = {f"DATA/{images}": [[w, h, CAPTIONS[caption]] for w, h, caption in IMAGES[images]] for images, _, _ in job.data}
+    what = {"config": whole(job), "images": images} if capacity_mib is None else {"job": job.name}
+    return {
+        "name": name, **what, "capacity_bytes": None if capacity_mib is None else result["total_bytes"],
+        "context_bytes": result["context_bytes_assumed"], "compute_capability": result["compute_capability"],
+        "cudnn_workspace": result["cudnn_workspace"], "versions": result["versions"], "outcome": result["outcome"],
+        "ooms": result["num_ooms"], "retries": result["num_alloc_retries"], "phases": phases(result["phases"]),
+    }  # fmt: skip
+
+
+def phases(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The top-level phases in order, each with what it was made for."""
+    kept, inner = [], []
+    for one in rows:
+        if one["parent"] != "run":
+            inner.append(one)
+            continue
+        if one["phase"] in PHASES:
+            kept.append({
+                "phase": PHASES[one["phase"]], **variant(one, inner), "allocated_peak": one["allocated_peak"],
+                "reserved_peak": one["reserved_peak"], "allocated_end": one["allocated_end"], "outcome": one["outcome"],
+            })  # fmt: skip
+        inner = []
+    return kept
+
+
+def variant(one: dict[str, Any], inner: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a phase was made for: resolution, buckets (with the text tokens of each item), previews, and tokens of the texts encoded."""
+    tokens = [frame["tokens"] for frame in inner if frame["phase"] == "encode_prompt" and "tokens" in frame]
+    if one["phase"] == "step":
+        keys = ("width", "height", "batch")
+        buckets = [{key: bucket[key] for key in keys} | {"cached": bucket["latents"] is not None} for bucket in one["buckets"]]
+        for index, bucket in enumerate(buckets):
+            text = one["buckets"][index].get("text")
+            bucket["text_tokens"] = text if text is not None else (tokens[index] if index < len(tokens) else None)
+        return {"step": one["step"], "buckets": buckets}
+    if one["phase"] == "sample":
+        return {"step": one["step"], "samples": [[s["width"], s["height"], s["cfg"]] for s in one["samples"]], "text_tokens": tokens}
+    if one["phase"] in ("cache_latents", "cache_text"):
+        return {"resolution": one["resolution"]} | ({"text_tokens": tokens} if tokens else {})
+    return {"text_tokens": tokens} if tokens else {}
+
+
+def collect(folder: Path) -> list[dict[str, Any]]:
+    rows = []
+    for name in all_runs():
+        path = folder / name / "result.json"
+        if not path.exists():
+            print(f"missing: {name}", file=sys.stderr)
+            continue
+        rows.append(row(name, json.loads(path.read_text())))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m calibration.validation", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("command", choices=["list", "run", "collect"])
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("validation"))
+    parser.add_argument("--only", nargs="+", default=[], help="names of runs")
+    args, options = parser.parse_known_args()
+    unknown = set(args.only) - set(all_runs())
+    if unknown:
+        parser.error(f"no such run: {', '.join(sorted(unknown))}")
+    if args.command == "list":
+        print("\n".join(all_runs()))
+    elif args.command == "run":
+        for name in args.only or all_runs():
+            if args.only or not (args.folder / name / "result.json").exists():
+                run(name, args.folder, options)
+    else:
+        ROWS.parent.mkdir(exist_ok=True)
+        rows = collect(args.folder)
+        ROWS.write_text("".join(json.dumps(one, separators=(",", ":")) + "\n" for one in rows))
+        print(f"{len(rows)} rows, {ROWS.stat().st_size} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
