@@ -15,7 +15,7 @@ from estimator.job import Place
 KeyPath = tuple[str | int, ...]
 
 MAX_DEPTH = 50
-MAX_VALUES = 100_000
+MAX_VALUES = 50_000
 MERGE = object()  # what the key `<<` stands for
 
 

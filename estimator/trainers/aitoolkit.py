@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from estimator.configfile import ConfigFile
-from estimator.job import Job
-from estimator.trainers import modelled
+from estimator.job import Dataset, Job, Sample, Train
 from estimator.trainers.aitoolkit_data import read_datasets
 from estimator.trainers.aitoolkit_keys import READ, check_keys, known_keys
 from estimator.trainers.aitoolkit_model import read_model
 from estimator.trainers.aitoolkit_sample import read_every, read_samples
 from estimator.trainers.aitoolkit_train import read_dtype, read_network, read_train
+from estimator.trainers.archs import Arch, load_archs
 from estimator.trainers.overrides import apply_overrides
 from estimator.trainers.section import Findings, Section, did_you_mean, shown
 from estimator.tree import KeyPath
@@ -47,15 +47,13 @@ def read_aitoolkit(file: ConfigFile, overrides: Sequence[str] = (), arch_overrid
     found.stop_if_unusable()
     config: Any = file.data["config"]
     shared = Findings(file)
-    check_keys(Section(shared, (), file.data), "file")
-    check_keys(Section(shared, ("config",), config), "config")
     jobs = []
     for i, process in enumerate(config["process"]):
         found = Findings(file)
-        found.warnings += shared.warnings
+        check_keys(Section(found, (), file.data), "file")
+        check_keys(Section(found, ("config",), config), "config")
         job = _read_process(Section(found, (*PROCESS, i), process), config["name"], arch_override)
-        shared.problems += found.problems
-        shared.cannot += found.cannot
+        shared.take_over(found)
         if job is not None:
             jobs.append(job)
     shared.stop_if_unusable()
@@ -135,9 +133,8 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
     if not _trains(process):
         return None
     check_keys(process, "process")
-    for required in ("training_folder",):
-        if process.values.get(required) is None:
-            found.warn(process.at(required), "is missing, and the trainer stops without it")
+    if process.values.get("training_folder") is None:
+        found.warn(process.at("training_folder"), "is missing, and the trainer stops without it")
     train = process.section("train") or Section(found, process.at("train"), {})
     dtype = read_dtype(train)
     settings = read_train(train)
@@ -146,14 +143,13 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
     check_keys(model_section, "model")
     resolved = read_model(model_section, dtype, arch_override)
     if resolved is None:
+        if (
+            found.unusable
+        ):  # the rest is read too, so that its problems come along; which architecture it is for makes no difference to them
+            _read_rest(process, settings, next(iter(load_archs().archs.values())))
         return None
     arch, trainer_arch, model = resolved
-    if method not in modelled.METHODS and network is not None:
-        found.not_modelled(process.at("network"), method, "this method")
-    sample = process.section("sample")
-    save = process.section("save")
-    if save is not None:
-        check_keys(save, "save")
+    datasets, samples = _read_rest(process, settings, arch)
     return Job(
         name=process.text("name", job_name) or job_name,
         trainer="ai-toolkit",
@@ -163,13 +159,22 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
         model=model,
         network=network,
         train=settings,
-        datasets=read_datasets(process, settings, arch),
-        samples=() if sample is None else read_samples(sample, arch, process.text("trigger_word")),
-        sample_every=read_every(sample, "sample_every", DEFAULT_SAMPLE_EVERY),
-        save_every=read_every(save, "save_every", DEFAULT_SAVE_EVERY),
-        unmodelled=tuple(found.unmodelled),
-        warnings=tuple(found.warnings),
+        datasets=datasets,
+        samples=samples,
+        sample_every=read_every(process.section("sample"), "sample_every", DEFAULT_SAMPLE_EVERY),
+        save_every=read_every(process.section("save"), "save_every", DEFAULT_SAVE_EVERY),
+        unmodelled=found.unmodelled,
+        warnings=found.warnings,
     )
+
+
+def _read_rest(process: Section, settings: Train, arch: Arch) -> tuple[tuple[Dataset, ...], tuple[Sample, ...]]:
+    """The datasets and the previews."""
+    save, sample = process.section("save"), process.section("sample")
+    if save is not None:
+        check_keys(save, "save")
+    samples = () if sample is None else read_samples(sample, arch, process.text("trigger_word"))
+    return read_datasets(process, settings, arch), samples
 
 
 def _trains(process: Section) -> bool:

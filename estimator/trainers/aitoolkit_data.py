@@ -22,6 +22,7 @@ from estimator.tree import KeyPath
 DEFAULT_RESOLUTION = 512
 MAX_RESOLUTION = 16_384
 MAX_REPEATS = 10**6
+MAX_DATASETS = 1000
 NAMED_FILES = 5  # how many broken files a warning names
 
 
@@ -48,7 +49,7 @@ def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, 
     found = process.found
     raw = process.items("datasets")
     if not raw:
-        if not found.problems:
+        if process.values.get("datasets") in (None, []):
             found.problem(process.at("datasets"), "no datasets", "there is nothing to train on", "add an entry with folder_path")
         return ()
     trigger = process.text("trigger_word")
@@ -60,6 +61,10 @@ def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, 
         else:
             found.problem(path, f"expected a map with folder_path, got {shown(value)}", fix="write - folder_path: ...")
     _check_together(found, entries)
+    if sum(len(entry.resolutions) for entry in entries) > MAX_DATASETS:
+        what = f"more than {MAX_DATASETS:,} datasets, counting each resolution of each entry"
+        found.problem(process.at("datasets"), what, "the trainer makes a dataset of each, with all its images", "use fewer resolutions")
+        return ()
     scans: dict[str, Scan] = {}
     datasets: list[Dataset] = []
     for entry in entries:

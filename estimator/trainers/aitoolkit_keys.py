@@ -29,7 +29,6 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_TWO_GRAPHS = "a second forward with gradients is alive beside the first"
 _EXTRA_PASS = "an extra pass through the transformer in every step"
 _MORE_INPUTS = "adds inputs that are encoded and held on the card"
 
@@ -40,20 +39,20 @@ READ: Mapping[str, frozenset[str]] = {
     "network": _words("type linear rank network_kwargs"),
     "network.network_kwargs": _words("ignore_if_contains only_if_contains"),
     "train": _words(
-        "train batch_size steps gradient_accumulation gradient_accumulation_steps dtype optimizer optimizer_params"
+        "batch_size steps gradient_accumulation gradient_accumulation_steps dtype optimizer optimizer_params"
         " gradient_checkpointing noise_scheduler ema_config unload_text_encoder cache_text_embeddings skip_first_sample"
         " force_first_sample disable_sampling start_step timestep_type train_text_encoder bypass_guidance_embedding"
         " do_guidance_loss diff_output_preservation blank_prompt_preservation"
     ),
     "train.ema_config": _words("use_ema"),
     "model": _words(
-        "model name_or_path arch quantize quantize_te qtype qtype_te quantize_kwargs low_vram layer_offloading auto_memory"
+        "name_or_path arch quantize quantize_te qtype qtype_te quantize_kwargs low_vram layer_offloading auto_memory"
         " assistant_lora_path layer_offloading_transformer_percent layer_offloading_text_encoder_percent accuracy_recovery_adapter"
         " split_model_over_gpus attn_masking is_v2 is_v3 is_xl is_pixart is_pixart_sigma is_auraflow is_flux is_lumina2 is_vega"
         " is_ssd dtype use_flux_cfg model_kwargs"
     ),
     "datasets": _words(
-        "datasets folder_path dataset_path type resolution batch_size buckets square_crop scale num_repeats flip_x flip_y"
+        "folder_path dataset_path type resolution batch_size buckets square_crop scale num_repeats flip_x flip_y"
         " caption_ext caption_type default_caption trigger_word cache_latents cache_latents_to_disk cache_text_embeddings is_reg"
         " augments augmentations poi"
     ),
@@ -68,10 +67,10 @@ NEUTRAL: Mapping[str, frozenset[str]] = {
         "process device sqlite_db_path performance_log_every logging training_seed log_dir lorm_extract_mode lorm_extract_mode_param"
     ),
     "network": _words(
-        "network alpha linear_alpha conv conv_alpha lokr_full_rank lokr_factor old_lokr_format split_multistage_loras pretrained_lora_path"
+        "alpha linear_alpha conv conv_alpha lokr_full_rank lokr_factor old_lokr_format split_multistage_loras pretrained_lora_path"
     ),
     "train": _words(
-        "train content_or_style lr unet_lr text_encoder_lr refiner_lr embedding_lr adapter_lr lr_scheduler lr_scheduler_params"
+        "content_or_style lr unet_lr text_encoder_lr refiner_lr embedding_lr adapter_lr lr_scheduler lr_scheduler_params"
         " min_denoising_steps max_denoising_steps sdp train_refiner min_snr_gamma snr_gamma learnable_snr_gos noise_offset"
         " weight_jitter merge_network_on_save_strength max_grad_norm free_u adapter_assist_type noise_multiplier"
         " target_noise_multiplier random_noise_multiplier do_signal_correction_noise do_batch_noise_correction"
@@ -90,13 +89,13 @@ NEUTRAL: Mapping[str, frozenset[str]] = {
     ),
     "train.ema_config": _words("ema_decay use_feedback param_multiplier"),
     "model": _words(
-        "model is_v_pred refiner_start_at latent_space_version use_text_encoder_1 use_text_encoder_2 experimental_xl"
+        "is_v_pred refiner_start_at latent_space_version use_text_encoder_1 use_text_encoder_2 experimental_xl"
         " text_encoder_bits unet_path unet_sample_size vae_device te_device split_model_other_module_param_count_scale"
         " te_name_or_path extras_name_or_path compile_mode compile_fullgraph compile_dynamic cache_size_limit model_paths"
         " in_context ignore_if_contains only_if_contains"
     ),
     "datasets": _words(
-        "datasets bucket_tolerance random_triggers random_triggers_max random_scale random_crop network_weight token_dropout_rate"
+        "bucket_tolerance random_triggers random_triggers_max random_scale random_crop network_weight token_dropout_rate"
         " shuffle_tokens caption_dropout_rate keep_tokens control_transparent_color full_size_control_images alpha_mask mask_path"
         " invert_mask mask_min_value num_controls_from_same_folder use_short_captions standardize_images shuffle_augmentations"
         " guidance_type clip_image_augmentations clip_image_shuffle_augmentations replacements loss_multiplier num_workers"
@@ -105,11 +104,11 @@ NEUTRAL: Mapping[str, frozenset[str]] = {
         " diff_output_preservation diff_output_preservation_class"
     ),
     "sample": _words(
-        "sample sampler sample_start_step seed walk_seed sample_steps network_multiplier guidance_rescale format"
+        "sampler sample_start_step seed walk_seed sample_steps network_multiplier guidance_rescale format"
         " adapter_conditioning_scale refiner_start_at extra_values num_frames fps do_cfg_norm"
     ),
     "sample.samples": _words(
-        "sample.samples seed sample_steps fps num_frames ctrl_img ctrl_idx ctrl_img_1 ctrl_img_2 ctrl_img_3 network_multiplier do_cfg_norm"
+        "seed sample_steps fps num_frames ctrl_img ctrl_idx ctrl_img_1 ctrl_img_2 ctrl_img_3 network_multiplier do_cfg_norm"
     ),
     "save": _words("dtype max_step_saves_to_keep save_format push_to_hub hf_repo_id hf_private"),
 }

@@ -41,13 +41,13 @@ def read_samples(sample: Section, arch: Arch, trigger: str | None) -> tuple[Samp
     requests: list[_Request] = []
     prompts: list[tuple[str, KeyPath]] = []
     for path, item in _items(sample):
-        section = Section(sample.found, path, item)
-        requests.append(_entry(section, base))
+        requests.append(_entry(Section(sample.found, path, item), base))
         prompt = item.get("prompt")
+        where = (*path, "prompt") if path[-2] == "samples" else path
         if isinstance(prompt, str):
-            prompts.append((prompt, (*path, "prompt") if "prompt" in item else path))
+            prompts.append((prompt, where))
         elif prompt is not None:
-            sample.found.problem((*path, "prompt"), f"expected text, got {shown(prompt)}", "the trainer stops on it", "put it in quotes")
+            sample.found.problem(where, f"expected text, got {shown(prompt)}", "the trainer stops on it", "put it in quotes")
     # Entries without a prompt are left out, but the settings are taken by position, as the trainer does.
     pairs = zip(prompts, requests, strict=False)
     return tuple(_sample(_with_flags(replace(r, prompt=_trigger(p, trigger)), path, sample.found), arch) for (p, path), r in pairs)
@@ -73,8 +73,7 @@ def _items(sample: Section) -> list[tuple[KeyPath, dict[str, object]]]:
         if isinstance(prompts, str):
             sample.found.warn(sample.at("prompts"), "one text instead of a list: the trainer makes a preview of every single letter")
         assert isinstance(prompts, (list, str))
-        result = [((*sample.at("prompts"), i), {"prompt": prompt}) for i, prompt in enumerate(prompts)]
-        return [(path, item) for path, item in result]
+        return [((*sample.at("prompts"), i), {"prompt": prompt}) for i, prompt in enumerate(prompts)]
     entries = sample.values["samples"]
     assert isinstance(entries, list)
     for i, entry in enumerate(entries):

@@ -158,8 +158,9 @@ def read_network(process: Section) -> tuple[str, Network | None]:
     """The method ("lora", or "full" without a network section) and the adapter."""
     network = process.section("network")
     if network is None:
-        why = "no network section: the whole model is trained; for a LoRA add network: {type: lora, linear: 16}"
-        process.found.not_modelled(process.at("network"), None, why)
+        if "full" not in modelled.METHODS and process.values.get("network") is None:
+            why = "no network section: the whole model is trained; for a LoRA add network: {type: lora, linear: 16}"
+            process.found.not_modelled(process.at("network"), None, why)
         return "full", None
     check_keys(network, "network")
     found = network.found

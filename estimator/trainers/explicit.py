@@ -143,7 +143,7 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
         name=name, trainer="explicit", arch=arch.key, trainer_arch=arch.key, method=method,
         model=Model(name_or_path=arch.hub[0] if arch.hub else arch.key, weights=weights),
         network=network, train=train, datasets=(_dataset(shape, arch, resident),), samples=samples, sample_every=0, save_every=0,
-        unmodelled=tuple(found.unmodelled), warnings=tuple(found.warnings), resident=resident, attention=attention,
+        unmodelled=found.unmodelled, warnings=found.warnings, resident=resident, attention=attention,
         control_images=shape.control_images, optimizer_state_dtype=state,
     )  # fmt: skip
 

@@ -15,46 +15,71 @@ from estimator.errors import CannotTell, InputError, Problem
 from estimator.job import Place, Unmodelled
 from estimator.tree import KeyPath
 
+MAX_REPORTED = 50  # problems of one file; a page of them is enough to mend it by
+MAX_KEPT = 1000  # further ones are not even counted
+
 
 class Findings:
     """What reading has brought up: problems (exit 2), what cannot be told (exit 3), settings without a model, warnings."""
 
     def __init__(self, file: ConfigFile) -> None:
         self.file = file
-        self.problems: list[Problem] = []
-        self.cannot: list[Problem] = []
-        self.unmodelled: list[Unmodelled] = []
-        self.warnings: list[str] = []
+        self._problems: dict[Problem, None] = {}
+        self._cannot: dict[Problem, None] = {}
+        self._unmodelled: dict[Place, Unmodelled] = {}
+        self._warnings: dict[str, None] = {}
+
+    @property
+    def unusable(self) -> bool:
+        return bool(self._problems)
+
+    @property
+    def unmodelled(self) -> tuple[Unmodelled, ...]:
+        return tuple(self._unmodelled.values())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(self._warnings)
 
     def place(self, path: KeyPath) -> Place:
         return self.file.place(path)
 
     def problem(self, path: KeyPath, what: str, why: str = "", fix: str = "") -> None:
-        problem = Problem(what, self.place(path), why, fix)
-        if problem not in self.problems:
-            self.problems.append(problem)
+        if len(self._problems) < MAX_KEPT:
+            self._problems.setdefault(Problem(what, self.place(path), why, fix))
 
     def cannot_tell(self, path: KeyPath, what: str, why: str = "", fix: str = "") -> None:
-        self.cannot.append(Problem(what, self.place(path), why, fix))
+        self._cannot.setdefault(Problem(what, self.place(path), why, fix))
 
     def not_modelled(self, path: KeyPath, value: object, why: str) -> None:
-        entry = Unmodelled(self.place(path), value, why)
-        if not any(other.place == entry.place for other in self.unmodelled):
-            self.unmodelled.append(entry)
+        place = self.place(path)
+        self._unmodelled.setdefault(place, Unmodelled(place, value, why))
 
     def warn(self, path: KeyPath, text: str) -> None:
         place = self.place(path)
         line = f" (line {place.line})" if place.line is not None and path in self.file.lines else ""
-        warning = f"{place.key}{line}: {text}" if place.key else text
-        if warning not in self.warnings:
-            self.warnings.append(warning)
+        self._warnings.setdefault(f"{place.key}{line}: {text}" if place.key else text)
+
+    def take_over(self, other: Findings) -> None:
+        """Add what another reading has found that stops the whole."""
+        self._problems |= other._problems
+        self._cannot |= other._cannot
 
     def stop_if_unusable(self) -> None:
         """Raises InputError with all problems, else CannotTell with all that cannot be told, else nothing."""
-        if self.problems:
-            raise InputError(*self.problems)
-        if self.cannot:
-            raise CannotTell(*self.cannot)
+        if self._problems:
+            raise InputError(*_shortened(list(self._problems)))
+        if self._cannot:
+            raise CannotTell(*_shortened(list(self._cannot)))
+
+
+def _shortened(problems: list[Problem]) -> list[Problem]:
+    """The first of very many, and how many there are."""
+    if len(problems) <= MAX_REPORTED:
+        return problems
+    number = f"{len(problems) - MAX_REPORTED:,}" if len(problems) < MAX_KEPT else "very many"
+    more = Problem(f"and {number} more problems", problems[-1].place, "", "mend the first ones")
+    return [*problems[:MAX_REPORTED], more]
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

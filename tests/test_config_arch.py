@@ -1,0 +1,194 @@
+"""Which architecture a config trains, and the table of architectures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from config_writer import ADAPTER, TURBO, ZIMAGE, no_answer, process, read, refusal, unmodelled_keys, write
+
+from estimator.errors import CannotTell, InputError
+from estimator.paths import profiles_dir
+from estimator.trainers import read_jobs
+from estimator.trainers.archs import ArchTableError, load_archs, read_archs
+
+
+def arch_of(tmp_path: Path, override: str | None = None, **model: Any) -> str:
+    return read(tmp_path, model=model, arch=override).arch
+
+
+@pytest.mark.parametrize(
+    ("model", "arch"),
+    [
+        ({"name_or_path": "black-forest-labs/FLUX.1-dev", "arch": "flux"}, "flux1-dev"),
+        ({"name_or_path": "black-forest-labs/FLUX.1-dev", "is_flux": True}, "flux1-dev"),
+        ({"name_or_path": "black-forest-labs/FLUX.1-schnell", "is_flux": True}, "flux1-schnell"),
+        ({"name_or_path": "ostris/Flex.1-alpha", "arch": "flex1"}, "flex1"),
+        ({"name_or_path": "ostris/Flex.1-alpha", "is_flux": True}, "flex1"),
+        ({"name_or_path": "black-forest-labs/FLUX.1-dev", "arch": "flex1"}, "flux1-dev"),  # flex1 is an alias: the model's name decides
+        ({"name_or_path": "/models/my-own", "arch": "flex1"}, "flex1"),
+        ({"name_or_path": "C:\\models\\FLUX.1-dev", "arch": "flux"}, "flux1-dev"),
+        ({"name_or_path": "someone/flux1-schnell-merge", "arch": "flux"}, "flux1-schnell"),
+        ({"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage"}, "zimage"),
+        ({"name_or_path": "Tongyi-MAI/Z-Image-Turbo", "arch": "zimage:turbo"}, "zimage"),  # no adapter: plain Z-Image to the trainer
+        ({"name_or_path": "Tongyi-MAI/Z-Image-Turbo", "arch": "zimage", "assistant_lora_path": ADAPTER}, "zimage-turbo"),
+        ({"name_or_path": "ostris/Z-Image-De-Turbo", "arch": "zimage:deturbo"}, "zimage"),
+        ({"name_or_path": "/data/z.safetensors", "arch": "zimage"}, "zimage"),
+    ],
+)
+def test_the_key_and_the_name_tell_the_architecture(tmp_path: Path, model: dict[str, Any], arch: str) -> None:
+    assert arch_of(tmp_path, **model) == arch
+
+
+def test_a_guess_from_the_name_is_said(tmp_path: Path) -> None:
+    assert any("FLUX.1-dev" in w for w in read(tmp_path, model={"name_or_path": "/m/flux1-dev", "arch": "flux"}).warnings)
+    assert not any("because of its name" in w for w in read(tmp_path).warnings)
+
+
+def test_turbo_without_its_adapter_is_said(tmp_path: Path) -> None:
+    job = read(tmp_path, model={key: value for key, value in TURBO.items() if key != "assistant_lora_path"})
+    assert any("zimage:turbo" in w and "assistant_lora_path" in w for w in job.warnings)
+
+
+def local_copy(tmp_path: Path, config: object) -> str:
+    folder = tmp_path / "model" / "transformer"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    return str(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "guidance", "arch"), [((19, 38), True, "flux1-dev"), ((19, 38), False, "flux1-schnell"), ((8, 38), True, "flex1")]
+)
+def test_a_local_copy_is_told_by_its_config(tmp_path: Path, blocks: tuple[int, int], guidance: bool, arch: str) -> None:
+    config = {"num_layers": blocks[0], "num_single_layers": blocks[1], "guidance_embeds": guidance, "in_channels": 64}
+    assert arch_of(tmp_path, name_or_path=local_copy(tmp_path, config), arch="flux") == arch
+
+
+def test_a_local_copy_of_another_size_cannot_be_told(tmp_path: Path) -> None:
+    folder = local_copy(tmp_path, {"num_layers": 5, "num_single_layers": 10, "guidance_embeds": True, "in_channels": 64, "dim": 100})
+    for arch in ("flux", "zimage"):
+        (problem,) = no_answer(tmp_path, model={"name_or_path": folder, "arch": arch})
+        assert folder in problem.what
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "[" * 100_000, "\udcff"])
+def test_a_damaged_local_config_is_no_crash(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "flux1-dev" / "transformer"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    assert arch_of(tmp_path, name_or_path=str(folder.parent), arch="flux") == "flux1-dev"
+
+
+def test_an_unknown_flux_cannot_be_told_and_the_remedy_works(tmp_path: Path) -> None:
+    model = {"name_or_path": "someone/finetune", "arch": "flux"}
+    (problem,) = no_answer(tmp_path, model=model)
+    assert "--arch flux1-dev" in problem.fix
+    for key in ("flux1-dev", "flux1-schnell", "flex1"):
+        assert f"--arch {key}" in problem.fix
+        assert arch_of(tmp_path, key, **model) == key
+
+
+def test_every_other_architecture_of_the_trainer_cannot_be_told_and_is_named(tmp_path: Path) -> None:
+    table = load_archs()
+    modelled = set(table.modelled())
+    others = [key for key, entry in table.trainer.items() if not modelled & set(entry.archs)]
+    assert len(others) > 40
+    for key in others:
+        (problem,) = no_answer(tmp_path, model={"name_or_path": "x", "arch": key})
+        assert key in problem.what
+        assert table.trainer[key].name in problem.what
+        relative = table.nearest(key)
+        assert relative is None or relative in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("key", "relative"), [("flux_kontext", "flux1-dev"), ("flex2", "flex1"), ("zimage_l2p", "zimage"), ("qwen_image:2512", None)]
+)
+def test_relatives(tmp_path: Path, key: str, relative: str | None) -> None:
+    (problem,) = no_answer(tmp_path, model={"name_or_path": "x", "arch": key})
+    assert relative is None or problem.fix.endswith(f" {relative}")
+
+
+@pytest.mark.parametrize(("written", "near"), [("zimag", "zimage"), ("flux1", "flux"), ("Z-Image", "zimage"), ("qwen-image", "qwen_image")])
+def test_an_unknown_architecture_is_refused_with_the_nearest(tmp_path: Path, written: str, near: str) -> None:
+    (problem,) = refusal(tmp_path, model={"name_or_path": "x", "arch": written})
+    assert problem.place is not None
+    assert problem.place.key == "model.arch"
+    assert repr(near) in problem.fix
+
+
+def test_no_architecture_at_all_is_stable_diffusion_and_the_remedy_says_so(tmp_path: Path) -> None:
+    (problem,) = no_answer(tmp_path, model={"name_or_path": "Tongyi-MAI/Z-Image"})
+    assert "sd1" in problem.what
+    assert "model.arch" in problem.fix
+
+
+def test_an_override_must_fit(tmp_path: Path) -> None:
+    path = write(tmp_path, process())
+    for override, error in [("flux9", InputError), ("zimage", InputError), ("hunyuan-video", CannotTell)]:
+        with pytest.raises(error, match=override):
+            read_jobs(path, arch_override=override)
+    with pytest.raises(InputError, match="assistant_lora_path"):
+        read(tmp_path, model=ZIMAGE, arch="zimage-turbo")
+
+
+def test_schnell_with_its_adapter_is_modelled(tmp_path: Path) -> None:
+    model = {
+        "name_or_path": "black-forest-labs/FLUX.1-schnell",
+        "is_flux": True,
+        "assistant_lora_path": "ostris/FLUX.1-schnell-training-adapter",
+    }
+    job = read(tmp_path, model=model)
+    assert job.model.assistant_lora == "ostris/FLUX.1-schnell-training-adapter"
+    assert unmodelled_keys(job) == set()
+
+
+# ---------------------------------------------------------------- the table itself
+
+
+def test_the_shipped_table_is_sound() -> None:
+    table = load_archs()
+    assert set(table.modelled()) == {"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"}
+    for arch in table.archs.values():
+        assert arch.nearest is None or table.archs[arch.nearest].modelled
+        assert not (arch.modelled and arch.nearest)
+    for key in table.modelled():
+        assert any(key in entry.archs for entry in table.trainer.values()), f"{key}: no config can ask for it"
+
+
+def test_names_tell_the_modelled_flux_models_apart() -> None:
+    table = load_archs()
+    flux = [table.archs[key] for key in table.trainer["flux"].archs]
+    for arch in flux:
+        for name in (*arch.hub, *arch.name_contains):
+            matching = {other.key for other in flux if any(part in name.lower() for part in other.name_contains)}
+            assert matching == {arch.key}, name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 2},
+        {"extra": 1},
+        {"archs": {"a": {"name": "A", "nearset": "b"}}},
+        {"archs": {"a": {}}},
+        {"trainer_archs": {"x": {"name": "X", "archs": ["nothing"]}}},
+        {"archs": {"a": {"name": "A", "nearest": "nothing"}}},
+    ],
+)
+def test_a_wrong_table_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "archs.yaml"
+    good = {"schema": 1, "archs": {"a": {"name": "A"}}, "trainer_archs": {"x": {"name": "X", "archs": ["a"]}}}
+    path.write_text(yaml.safe_dump(good))
+    assert read_archs(path).archs["a"].name == "A"
+    path.write_text(yaml.safe_dump({**good, "trainer_archs": {}, **change} if "archs" in change else {**good, **change}))
+    with pytest.raises(ArchTableError):
+        read_archs(path)
+
+
+def test_the_table_ships_with_the_profiles() -> None:
+    assert (profiles_dir() / "archs.yaml").is_file()
