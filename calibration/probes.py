@@ -21,7 +21,8 @@ from typing import Any
 import yaml
 from PIL import Image
 
-RANKS = (8, 24)
+# bitsandbytes keeps tensors of fewer than 4096 elements in fp32: with it, ranks at which no tensor of an adapter is so small
+RANKS = {"adamw8bit": (16, 24), "adamw": (8, 24), "adafactor": (8, 24), "prodigy": (8, 24)}
 OPTIMIZER_WITH = {"bf16": "adamw8bit", "qfloat8": "adamw", "float8": "adafactor", "uint4": "prodigy"}
 
 
@@ -32,6 +33,7 @@ class Family:
     model: dict[str, Any]
     buckets: tuple[tuple[int, int, int, int], ...]
     samples: tuple[tuple[int, int, float, int], ...]  # width, height, guidance, prompt words
+    weights: tuple[str, ...] = tuple(OPTIMIZER_WITH)
 
 
 FLUX_BUCKETS = (
@@ -57,7 +59,7 @@ FAMILIES = {
             "name_or_path": "Tongyi-MAI/Z-Image-Turbo", "arch": "zimage:turbo",
             "assistant_lora_path": "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors",
         },
-        ZIMAGE_BUCKETS, ZIMAGE_SAMPLES,
+        ZIMAGE_BUCKETS, ZIMAGE_SAMPLES, ("bf16", "float8", "uint4"),  # the trainer makes float8 of qfloat8 here
     ),
 }  # fmt: skip
 
@@ -81,10 +83,10 @@ def write_images(folder: Path, buckets: tuple[tuple[int, int, int, int], ...]) -
 def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     """The probe job `index` (0 or 1) of an architecture and a kind of base weights, as AI Toolkit reads it."""
     family = FAMILIES[arch]
-    cached, rank = index == 1, RANKS[index]
+    cached, rank = index == 1, RANKS[OPTIMIZER_WITH[weights]][index]
     datasets = write_images(run / "data", family.buckets)
-    for entry in datasets:
-        entry.update(cache_latents_to_disk=cached, cache_text_embeddings=cached)
+    for number, entry in enumerate(datasets):  # the uncached run has batches with cached latents too: the step's head of both
+        entry.update(cache_latents_to_disk=cached or number % 2 == 1, cache_text_embeddings=cached)
     model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=cached)
     if weights != "bf16":
         model.update(qtype=weights, qtype_te=weights)
@@ -108,7 +110,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
 def write(arch: str, folder: Path) -> list[tuple[Path, Path]]:
     """All probe jobs of an architecture: (config, run folder) each."""
     jobs = []
-    for weights in OPTIMIZER_WITH:
+    for weights in FAMILIES[arch].weights:
         for index in (0, 1):
             run = (folder / f"{arch}-{weights}-{index}").resolve()
             run.mkdir(parents=True, exist_ok=True)

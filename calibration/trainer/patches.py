@@ -113,10 +113,14 @@ def merges() -> None:
 
 
 def downloads(weights: str) -> None:
-    """hf_hub_download gives the stand-in file of the same name from `weights`."""
+    """hf_hub_download gives the stand-in file of the same name from `weights`, and so does diffusers for adapters of a repository.
+
+    A repository that names no file has one: pytorch_lora_weights.safetensors, which diffusers finds online.
+    """
     import sys
 
     import huggingface_hub
+    from diffusers.loaders import lora_base
 
     def hf_hub_download(repo_id: Any = None, filename: Any = None, *_: Any, **__: Any) -> str:
         path = os.path.join(weights, os.path.basename(filename))
@@ -124,6 +128,11 @@ def downloads(weights: str) -> None:
             raise FileNotFoundError(f"no stand-in for {repo_id}/{filename} in {weights}")
         return path
 
+    def model_file(_repository: Any, *, weights_name: str, **__: Any) -> str:
+        return hf_hub_download(_repository, weights_name)
+
+    lora_base._best_guess_weight_name = lambda *_, **__: lora_base.LORA_WEIGHT_NAME_SAFE
+    lora_base._get_model_file = model_file
     huggingface_hub.hf_hub_download = hf_hub_download
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith(("toolkit", "extensions_built_in", "jobs")) and hasattr(module, "hf_hub_download"):

@@ -1,0 +1,34 @@
+"""`python -m calibration.extract ARCH PROBES`: the profile of an architecture from its recorded probe jobs (see calibration.probes)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from calibration.extract.build import build
+from calibration.extract.families import LAYOUTS
+from calibration.extract.programs import Refused
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m calibration.extract", description=__doc__)
+    parser.add_argument("arch", choices=sorted(LAYOUTS))
+    parser.add_argument("probes", type=Path, help="the folder that calibration.probes recorded into")
+    parser.add_argument("--out", type=Path, help="default: profiles/ARCH")
+    args = parser.parse_args()
+    folders = sorted(p for p in args.probes.glob(f"{args.arch}-*-[01]") if (p / "trace.npz").exists())
+    if not folders:
+        parser.error(f"no recorded probe jobs of {args.arch} in {args.probes}")
+    out = args.out or Path(__file__).resolve().parents[2] / "profiles" / args.arch
+    try:
+        report = build(args.arch, folders, out, f"python -m calibration.extract {args.arch}")
+    except Refused as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

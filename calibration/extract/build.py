@@ -1,0 +1,180 @@
+"""Recorded probe runs of an architecture -> its profile: `profiles/<arch>/profile.json` and `programs.npz`, the same bytes each time."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.extract import parts
+from calibration.extract.families import LAYOUTS, Layout, words_of
+from calibration.extract.parts import Occurrence
+from calibration.extract.programs import Program, Refused, extract
+from calibration.extract.rows import peak_rows
+from calibration.extract.runs import Run, read
+
+STAMP = (1980, 1, 1, 0, 0, 0)  # of the archive's members: the same bytes whenever it is written
+RESIDENT = ("transformer", "vae", "text_encoder0", "text_encoder1")
+
+
+def occurrences(run: Run, layout: Layout) -> Iterator[Occurrence]:
+    """All parts of a run."""
+    words = {}
+    for entry in run.config["datasets"]:
+        folder = run.path / "data" / Path(entry["folder_path"]).name
+        width, height = (int(n) for n in folder.name.split("b")[0].split("x"))
+        words[width, height, entry["batch_size"]] = words_of((folder / "image.txt").read_text())
+    prompts = [words_of(s["prompt"]) for s in run.config["sample"]["samples"]]
+    yield from parts.load_parts(run, layout.load)
+    yield from parts.setup_parts(run)
+    yield from parts.text_parts(run)
+    yield from parts.caching_parts(run)
+    yield from parts.cache_text_parts(run)
+    yield from parts.sample_parts(run, lambda i: (layout.caption_tokens(prompts[i]), layout.caption_tokens(0)))
+    yield from parts.step_parts(run, lambda b: layout.caption_tokens(words[b["width"], b["height"], b["batch"]]))
+    yield from parts.save_parts(run)
+
+
+def residents(run: Run) -> dict[str, list[int]]:
+    """Component (and kind of weights) -> bytes of its tensors in the order in which `.to()` moves them."""
+    weights = parts.settings(run)["weights"]
+    latest: dict[str, dict[tuple[int, int], int]] = defaultdict(dict)
+    for tensor in run.tensors:
+        for name in tensor.names[:1]:
+            component, _, place = name.partition(":")
+            if component in RESIDENT:
+                index, _, inner = place.partition(".")
+                latest[component][int(index), int(inner or 0)] = tensor.size
+    keyed = {c if c == "vae" else f"{c}/{weights}": table for c, table in latest.items()}
+    return {key: [table[place] for place in sorted(table)] for key, table in keyed.items()}
+
+
+def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
+    """Extract everything and write the profile. Returns a line of report for each part. Raises Refused."""
+    layout = LAYOUTS[arch]
+    found: dict[str, list[Occurrence]] = defaultdict(list)
+    tables: dict[str, list[int]] = {}
+    made: dict[str, Any] = {"command": command, "probes": []}
+    for folder in folders:
+        run = read(folder)
+        if run.outcome != "ok":
+            raise ValueError(f"{folder}: the probe job ended with {run.outcome}")
+        for part in occurrences(run, layout):
+            found[part.key].append(part)
+        tables.update(residents(run))
+        made["versions"] = run.versions
+        made["probes"].append({"name": folder.name, **parts.settings(run), "optimizer": run.config["train"]["optimizer"]})
+    programs: dict[str, Program] = {}
+    report, refused = [], []
+    for key in sorted(found):
+        try:
+            p = programs[key] = extract(key, found[key], layout)
+        except Refused as error:
+            refused.append(str(error))
+            continue
+        report.append(f"{key}: {len(p.sequence.events)} events, {p.recordings} recordings, off by {p.worst_error:.3%} at most, {len(p.inexact)} inexact")
+    if refused:
+        raise Refused("\n".join(refused))
+    write(arch, programs, tables, made, out)
+    return report
+
+
+def write(arch: str, programs: dict[str, Program], tables: dict[str, list[int]], made: dict[str, Any], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    used = {f for p in programs.values() for f, column in zip(p.features, _matrix(p).T) if column.any()}
+    features = tuple(sorted(used, key=lambda name: (name != "1", name)))
+    pool: dict[tuple[int, ...], int] = {}
+    labels: dict[str, int] = {}
+    names: dict[str, int] = {}
+    arrays: dict[str, np.ndarray] = {}
+    described: dict[str, Any] = {}
+    for number, (key, program) in enumerate(programs.items()):
+        matrix = _matrix(program)
+        columns = [program.features.index(f) if f in program.features else -1 for f in features]
+        wide = np.stack([matrix[:, c] if c >= 0 else np.zeros(len(matrix), dtype=np.int64) for c in columns], axis=1)
+        order = _order(program)
+        arrays[f"e{number}"], arrays[f"t{number}"] = _coded(program, order), np.array([
+            (pool.setdefault(tuple(wide[k].tolist()), len(pool)), labels.setdefault(program.sequence.labels[k], len(labels)),
+             -1 if program.sequence.names[k] is None else names.setdefault(str(program.sequence.names[k]), len(names)))
+            for k in order], dtype=np.int32).reshape(-1, 3)  # fmt: skip
+        rows = peak_rows(program.sequence, wide, features)
+        described[key] = {
+            "number": number, "imports": sum(program.sequence.imported), "recordings": program.recordings,
+            "worst_error": round(program.worst_error, 6), "inexact": sorted(set(program.inexact)),
+            "peaks": [{"bytes": list(row), "moment": moment} for row, moment in rows],
+        }  # fmt: skip
+        if program.sequence.workspace_at is not None:
+            described[key]["workspace_at"] = {program.sequence.workspace_thread: program.sequence.workspace_at}
+    arrays["coefficients"] = np.array(list(pool), dtype=np.int64)
+    profile = {
+        "arch": arch, "made": made, "features": list(features), "parts": described,
+        "residents": {key: _runs_of(sizes) for key, sizes in sorted(tables.items())}, "labels": list(labels), "names": list(names),
+    }  # fmt: skip
+    (out / "profile.json").write_text(_readable(profile))
+    _write_archive(out / "programs.npz", arrays)
+
+
+def _matrix(program: Program) -> np.ndarray:
+    return np.array(program.coefficients, dtype=np.int64).reshape(-1, len(program.features))
+
+
+def _order(program: Program) -> list[int]:
+    """Tensors in order of allocation, imports last."""
+    imported = program.sequence.imported
+    own = [e for e in program.sequence.events if e is not None and e >= 0]
+    return own + [k for k in range(len(imported)) if imported[k]]
+
+
+def _coded(program: Program, order: list[int]) -> np.ndarray:
+    place = {k: i for i, k in enumerate(order)}
+    own = len(order) - sum(program.sequence.imported)
+    codes, born = [], 0
+    for event in program.sequence.events:
+        if event is None:
+            codes.append(-1)
+        elif event >= 0:
+            codes.append(0)
+            born += 1
+        else:
+            k = place[~event]
+            codes.append(born - k if k < own else -2 - (k - own))
+    return np.array(codes, dtype=np.int32)
+
+
+def _runs_of(sizes: list[int]) -> list[list[int]]:
+    """Run lengths: [[bytes, how many in a row], ...]."""
+    out: list[list[int]] = []
+    for size in sizes:
+        if out and out[-1][0] == size:
+            out[-1][1] += 1
+        else:
+            out.append([size, 1])
+    return out
+
+
+def _readable(profile: dict[str, Any]) -> str:
+    """JSON with a line for each part, label list and so on: small, and readable in a diff."""
+    lines = []
+    for key, value in profile.items():
+        if key in ("parts", "residents"):
+            inner = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+            lines.append(f" {json.dumps(key)}: {{\n{inner}\n }}")
+        else:
+            lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _write_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in sorted(arrays):
+            buffer = io.BytesIO()
+            array = arrays[name]
+            small = array.astype(np.int16) if array.size and np.abs(array).max() < 2**15 else array
+            np.lib.format.write_array(buffer, np.asfortranarray(small), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", STAMP), buffer.getvalue(), zipfile.ZIP_DEFLATED)

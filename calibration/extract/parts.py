@@ -1,0 +1,208 @@
+"""Cut a recorded run into parts: the pieces of the timeline that the memory programs are made of.
+
+A part is a range of events with some inner ranges left out (they are parts of their own) and the moves of whole components
+left out (the estimator makes those itself, from the tables of residents). `key` is what the part's event sequence depends
+on; `values` are the sizes of this occurrence, which only the events' sizes may depend on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator
+
+from calibration.extract.runs import Phase, Run
+
+IMAGE_EDGE_PIXELS = 16
+IMAGE_TOKEN_PIXELS = 256  # 16 x 16 pixels a token: VAE factor 8, patch 2 (FLUX, Flex.1, Z-Image)
+MOVED = ("transformer", "vae", "text_encoder0", "text_encoder1")
+
+
+@dataclass
+class Occurrence:
+    """One recording of a part: event indices in order, its key, and the values of its features' variables."""
+
+    run: Run
+    key: str
+    events: list[int]
+    values: dict[str, int]
+
+
+def component(name: str | None) -> str:
+    return name.split(":")[0] if name else ""
+
+
+def settings(run: Run) -> dict[str, Any]:
+    model = run.config["model"]
+    weights = model.get("qtype", "qfloat8") if model.get("quantize") else "bf16"
+    return {"weights": weights, "low_vram": bool(model.get("low_vram")), "rank": int(run.config["network"]["linear"])}
+
+
+def _outside(first: int, last: int, holes: list[tuple[int, int]]) -> list[int]:
+    return [e for e in range(first, last) if not any(a <= e < b for a, b in holes)]
+
+
+def _without_moves(run: Run, events: list[int]) -> list[int]:
+    """Without the events of whole components (in set-up and preparation these are moves) and empty_cache."""
+    keep = []
+    for e in events:
+        kind, index = run.events[e]
+        if kind != "e" and component(run.tensors[index].name) not in MOVED:
+            keep.append(e)
+    return keep
+
+
+def load_parts(run: Run, groups: dict[str, tuple[str, ...]]) -> Iterator[Occurrence]:
+    """`groups`: part name -> the beginnings of the status texts that it covers, in the loader's order."""
+    load = next(p for p in run.root.inner if p.name == "load")
+    chosen = settings(run)
+    for part, texts in groups.items():
+        events: list[int] = []
+        for phase in load.inner:
+            status = phase.name.removeprefix("load: ")
+            if status.startswith(texts):
+                events += range(phase.first, phase.last)
+        low = "/low_vram" if chosen["low_vram"] else "/plain"
+        yield Occurrence(run, f"{part}/{chosen['weights']}{'' if part == 'load.text' else low}", events, {})
+
+
+def setup_parts(run: Run) -> Iterator[Occurrence]:
+    setup = next(p for p in run.root.inner if p.name == "setup")
+    ema = [p for p in setup.inner if p.name == "setup_ema"]
+    holes = [(p.first, p.last) for p in ema]
+    rank = {"r": settings(run)["rank"]}
+    yield Occurrence(run, f"setup.network/{settings(run)['weights']}", _without_moves(run, _outside(setup.first, setup.last, holes)), rank)
+    for phase in ema:
+        if phase.last > phase.first:
+            yield Occurrence(run, "setup.ema", list(range(phase.first, phase.last)), rank)
+
+
+def text_key(run: Run, phase: Phase) -> str:
+    graph = "graph" if phase.info.get("autograd") else "plain"
+    return f"text/{settings(run)['weights']}/{graph}"
+
+
+def text_parts(run: Run) -> Iterator[Occurrence]:
+    """Every encode of one prompt. `X`: its tokens as the tokenizer counts them."""
+    for phase in run.root.walk():
+        if phase.name == "encode_prompt" and len(set(phase.info["tokens"])) == 1:
+            count = len(phase.info["tokens"])
+            events = _without_moves(run, list(range(phase.first, phase.last)))
+            yield Occurrence(run, text_key(run, phase) + _batch_key(count), events, {"X": phase.info["tokens"][0], "B": count})
+
+
+def _batch_key(batch: int) -> str:
+    return "/one" if batch == 1 else "/many"
+
+
+def _image(width: int, height: int) -> dict[str, int]:
+    return {"T": width * height // IMAGE_TOKEN_PIXELS, "E": (width + height) // IMAGE_EDGE_PIXELS}
+
+
+def caching_parts(run: Run) -> Iterator[Occurrence]:
+    """One image's latent: what lies between the move that brings the VAE in and the one that takes it out."""
+    for phase in run.root.inner:
+        if phase.name != "cache_latents":
+            continue
+        encode = [p for p in phase.inner if p.name == "vae_encode"]
+        enter = [p for p in phase.inner if p.name == "set_device_state"]
+        leave = [p for p in phase.inner if p.name == "restore_device_state"]
+        if len(encode) == 1 and enter and leave:
+            _, _, height, width = encode[0].info["shape"]
+            yield Occurrence(run, "cache_latents.item", list(range(enter[0].last, leave[0].first)), _image(width, height))
+
+
+def cache_text_parts(run: Run) -> Iterator[Occurrence]:
+    """What caching one caption does around the encode itself (copies to the host and frees)."""
+    for phase in run.root.inner:
+        encodes = [p for p in phase.inner if p.name == "encode_prompt"]
+        if phase.name == "cache_text" and len(encodes) == 1:
+            inside = encodes[0]
+            yield Occurrence(run, f"cache_text.after/{settings(run)['weights']}",
+                             [e for e in range(inside.last, phase.last) if run.events[e][0] != "e"], {"X": inside.info["tokens"][0], "B": 1})  # fmt: skip
+
+
+def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]]) -> Iterator[Occurrence]:
+    """`prompt`: number of a preview -> (tokens of its prompt, of the negative one).
+
+    Before the previews (EMA weights in, adapter merged), each preview after its prompts, and after the last one.
+    """
+    chosen, trained = settings(run), False
+    for phase in run.root.inner:
+        if phase.name == "step":
+            trained = True
+        if phase.name != "sample":
+            continue
+        enter = next(p for p in phase.inner if p.name == "set_device_state")
+        leave = next(p for p in phase.inner if p.name == "restore_device_state")
+        when, rank = "later" if trained else "first", chosen["rank"]
+        ema = "ema" if (run.config["train"].get("ema_config") or {}).get("use_ema") else "none"
+        before = _without_moves(run, list(range(phase.first, enter.first)))
+        yield Occurrence(run, f"sample.enter/{chosen['weights']}/{ema}/{when}", before, {"r": rank})
+        yield from _preview_parts(run, phase, enter.last, leave.first, when, prompt)
+        after = _without_moves(run, _outside(leave.first, phase.last, []))
+        yield Occurrence(run, f"sample.leave/{chosen['weights']}/{ema}/{when}", after, {"r": rank})
+
+
+def _preview_parts(
+    run: Run, phase: Phase, first: int, last: int, when: str, prompt: Callable[[int], tuple[int, int]]
+) -> Iterator[Occurrence]:
+    chosen = settings(run)
+    decodes = [p for p in phase.walk() if p.name == "vae_decode"]
+    encodes = [p for p in phase.inner if p.name == "encode_prompt"]
+    cuts = [e for e in range(first, last) if run.events[e][0] == "e"]
+    start = first
+    for number, (sample, decode) in enumerate(zip(phase.info["samples"], decodes, strict=True)):
+        end = next(e for e in cuts if e >= decode.last)
+        own = [p for p in encodes if start <= p.first < end]
+        begin = own[-1].last if own else start
+        events = [e for e in range(begin, end) if run.events[e][0] != "e"]
+        cfg = "cfg" if run.config["model"].get("arch", "").startswith("zimage") and sample["cfg"] > 1 else "plain"
+        values = {**_image(sample["width"], sample["height"]), "r": chosen["rank"], "B": 2 if cfg == "cfg" else 1}
+        values["X"], values["N"] = prompt(number)
+        source = "encoded" if own else "cached"
+        if chosen["weights"] == "bf16":  # the adapter is merged into the weights once it is not all zero
+            source += "/" + when
+        yield Occurrence(run, f"preview/{chosen['weights']}/{cfg}/{source}", events, values)
+        start = end + 1
+
+
+def step_parts(run: Run, captions: Callable[[dict[str, Any]], int]) -> Iterator[Occurrence]:
+    """Head (batch to the device), core (forward, loss, backward), update (clip, optimizer), EMA, and the end of a step."""
+    chosen = settings(run)
+    rank, weights = chosen["rank"], chosen["weights"]
+    optimizer, first_step = run.config["train"]["optimizer"], True
+    for step in (p for p in run.root.inner if p.name == "step"):
+        (bucket,) = step.info["buckets"]
+        batch, inner = bucket["batch"], {p.name: p for p in step.inner}
+        values = {**_image(bucket["width"], bucket["height"]), "B": batch, "r": rank, "X": captions(bucket)}
+        checkpointing = "checkpointed" if step.info["gradient_checkpointing"] else "full"
+        cached = "cached" if bucket["latents"] else "encoded"
+        text = "encoded" if "encode_prompt" in inner else "cached"
+        holes = [(p.first, p.last) for p in step.inner if p.name == "encode_prompt"]
+        predict, backward, update = inner["predict_noise"], inner["backward"], inner["optimizer_step"]
+        clip = inner.get("clip_grad", update)
+        if step.info["gradient_checkpointing"]:  # a probe's second pass over a batch finds it on the device already
+            yield Occurrence(run, f"step.head/{cached}/{text}{_batch_key(batch)}", _outside(step.first, predict.first, holes), values)
+        core = f"step.core/{weights}/{checkpointing}{_batch_key(batch)}"
+        yield Occurrence(run, core, list(range(predict.first, clip.first)), values)
+        when = "first" if first_step else "later"
+        ema = inner.get("ema_update")
+        released = ema.first if ema else _gradients_gone(run, update.last, step.last)
+        yield Occurrence(run, f"step.update/{optimizer}/{when}", list(range(clip.first, released)), {"r": rank})
+        if ema is not None:
+            yield Occurrence(run, "step.ema", list(range(ema.first, ema.last)), {"r": rank})
+        yield Occurrence(run, "step.end", list(range(ema.last if ema else released, step.last)), {})
+        first_step = False
+
+
+def _gradients_gone(run: Run, first: int, last: int) -> int:
+    """The event after the last gradient is freed: the end of zero_grad."""
+    frees = [e for e in range(first, last) if run.events[e][0] == "f" and component(run.tensors[run.events[e][1]].name) == "gradient"]
+    return frees[-1] + 1 if frees else first
+
+
+def save_parts(run: Run) -> Iterator[Occurrence]:
+    ema = "ema" if (run.config["train"].get("ema_config") or {}).get("use_ema") else "none"
+    for phase in run.root.inner:
+        if phase.name == "save":
+            yield Occurrence(run, f"save/{ema}", list(range(phase.first, phase.last)), {"r": settings(run)["rank"]})

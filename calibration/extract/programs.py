@@ -1,0 +1,137 @@
+"""Occurrences of a part -> its memory program: aligned, sizes fitted exactly, and checked against every recording.
+
+Where a recording has another structure in small things (one copy for each sample, padding that was not needed), the program
+is the larger structure; what it then predicts for that recording must be within `PEAK_TOLERANCE` of what was recorded, or
+the part is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from calibration.extract.affine import solve
+from calibration.extract.align import Misaligned, Sequence, canonical, overlay
+from calibration.extract.families import Layout
+from calibration.extract.parts import Occurrence
+from estimator.features import feature
+
+ENOUGH = 0.5  # of the recordings fit a reference: a longer search for a better one does not pay
+UNIT_BYTES = 512  # the allocator's rounding
+PEAK_TOLERANCE = 0.01  # of a part's own peak; the resident weights around it make it far less of a job's
+PEAK_SLACK_BYTES = 8 * 2**20
+# A tensor without an exact formula may be no larger than this, of its part's peak or in bytes, and gets its largest recorded size.
+SMALL_SHARE, SMALL_BYTES = 0.003, 2 * 2**20
+
+
+class Refused(Exception):
+    """A part whose recordings do not give an exact program; says which event and why."""
+
+
+@dataclass
+class Program:
+    """`coefficients`: for each tensor, whole numbers over `features`. `inexact`: tensors held at their largest recorded size."""
+
+    key: str
+    sequence: Sequence
+    features: tuple[str, ...]
+    coefficients: list[tuple[int, ...]]
+    recordings: int
+    worst_error: float = 0.0
+    inexact: list[str] = field(default_factory=list)
+
+    def sizes(self, values: dict[str, int]) -> np.ndarray:
+        row = np.array([feature(name, values) for name in self.features], dtype=np.int64)
+        return np.array(self.coefficients, dtype=np.int64).reshape(-1, len(self.features)) @ row
+
+
+def extract(key: str, parts: list[Occurrence], layout: Layout) -> Program:
+    """The program of a part. Raises Refused."""
+    sequences = [canonical(part) for part in parts]
+    reference, matches = _reference(sequences)
+    features = layout.features(key)
+    rows = [(part.values, match, sequence) for part, match, sequence in zip(parts, matches, sequences) if match is not None]
+    peak = max(_peak(s, np.array(s.sizes, dtype=np.int64)) for s in sequences)
+    columns = [
+        tuple(-1 if match[k] is None else sequence.sizes[match[k]] for _, match, sequence in rows) for k in range(len(reference.sizes))
+    ]
+    values = [part_values for part_values, _, _ in rows]
+    inexact: list[str] = []
+    fitted = _fit(key, features, values, columns, reference.labels, peak, inexact)
+    program = Program(key, reference, features, [fitted[c] for c in columns], len(parts), 0.0, inexact)
+    if any(s.workspace_at is not None for s in sequences):
+        first = next(s for s in sequences if s.workspace_at is not None)
+        reference.workspace_at, reference.workspace_thread = min(first.workspace_at or 0, len(reference.events)), first.workspace_thread
+    program.worst_error = max(_check(program, part, sequence) for part, sequence in zip(parts, sequences, strict=True))
+    return program
+
+
+def _reference(sequences: list[Sequence]) -> tuple[Sequence, list[list[int | None] | None]]:
+    """The recording that most others fit on, the longer of equals; and their matches (None: another structure)."""
+    best: tuple[int, int, Sequence, list[list[int | None] | None]] | None = None
+    tried: set[int] = set()
+    for candidate in sorted(sequences, key=lambda s: -len(s.events)):
+        if len(candidate.events) in tried or len(tried) >= 4:  # the longest few structures
+            continue
+        tried.add(len(candidate.events))
+        matches: list[list[int | None] | None] = []
+        for other in sequences:
+            try:
+                matches.append(overlay(candidate, other))
+            except Misaligned:
+                matches.append(None)
+        count = sum(m is not None for m in matches)
+        if best is None or count > best[0]:
+            best = (count, len(candidate.events), candidate, matches)
+        if count >= ENOUGH * len(sequences):
+            break
+    assert best is not None
+    return best[2], best[3]
+
+
+def _fit(
+    key: str, features: tuple[str, ...], values: list[dict[str, int]], columns: list[tuple[int, ...]], labels: list[str], peak: int,
+    inexact: list[str],
+) -> dict[tuple[int, ...], tuple[int, ...]]:  # fmt: skip
+    """Coefficients of each column of sizes; -1 stands for a recording without the tensor: 0 bytes there, or not counted."""
+    fitted: dict[tuple[int, ...], tuple[int, ...]] = {}
+    open_columns = sorted(set(columns))
+    for column, answer in zip(open_columns, solve(features, values, [tuple(max(s, 0) for s in c) for c in open_columns]), strict=True):
+        if answer is not None:
+            fitted[column] = answer
+    for column in (c for c in open_columns if c not in fitted and -1 in c):
+        there = [i for i, size in enumerate(column) if size >= 0]
+        (answer,) = solve(features, [values[i] for i in there], [tuple(column[i] for i in there)])
+        if answer is not None:
+            fitted[column] = answer
+    for column in (c for c in open_columns if c not in fitted):
+        label = labels[columns.index(column)]
+        if max(column) > max(SMALL_SHARE * peak, SMALL_BYTES):
+            raise Refused(f"{key}: sizes {column} of {label!r} at {values} are no whole-number combination of {features}")
+        inexact.append(f"{label}: {max(column)} bytes at most")
+        fitted[column] = tuple(max(column) if name == "1" else 0 for name in features)
+    return fitted
+
+
+def _rounded(sizes: np.ndarray) -> np.ndarray:
+    return -(-sizes // UNIT_BYTES) * UNIT_BYTES
+
+
+def _peak(sequence: Sequence, sizes: np.ndarray) -> int:
+    """Largest running total of the part's own allocations less its frees, in bytes."""
+    rounded = _rounded(sizes)
+    total = best = 0
+    for event in sequence.events:
+        if event is not None:
+            total += int(rounded[event]) if event >= 0 else -int(rounded[~event])
+            best = max(best, total)
+    return best
+
+
+def _check(program: Program, part: Occurrence, sequence: Sequence) -> float:
+    recorded = _peak(sequence, np.array(sequence.sizes, dtype=np.int64))
+    predicted = _peak(program.sequence, program.sizes(part.values))
+    if abs(predicted - recorded) > PEAK_TOLERANCE * recorded + PEAK_SLACK_BYTES:
+        raise Refused(f"{program.key}: at {part.values} the program peaks at {predicted} bytes, recorded were {recorded}")
+    return (predicted - recorded) / recorded if recorded else 0.0

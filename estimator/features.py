@@ -1,0 +1,91 @@
+"""The quantities that sizes of allocations depend on: products of a few integer variables of a workload.
+
+Variables that a job gives: `B` samples in one forward, `T` image tokens of a sample (width * height / 256), `E` the image's
+edge ((width + height) / 16, which padded convolutions add), `X` text tokens of a sample, `N` those of the negative prompt,
+`r` the adapter's rank. Derived ones:
+
+- `S` = T + X, the joint sequence; `S128` it rounded up to 128, FlashAttention's tile (dq accumulator, logsumexp);
+- `T32`, `X32`: rounded up to 32 (Z-Image pads both so); `Z` = T32 + X32, `Z128` it rounded up to 128;
+- `L32` = 4 T rounded up to 32: rows of the VAE's mid-block attention (one for each latent pixel), the tile of the
+  memory-efficient kernel;
+- `reduceD_V` (D a width, V a variable): partial results of one column sum over V rows of a [B, V, D] tensor, such as the
+  gradient of a gate, that torch's reduction kernel keeps in global memory. 0 where it needs none. It is the number of
+  blocks that share an output in torch's `setReduceConfig` (ATen/native/cuda/Reduce.cuh) for 2-byte inputs:
+  128-thread blocks of 32 x 4, 4 outputs a thread, at least 16 values a thread.
+
+A feature is a product, written `B*T`; `1` is the constant. Every function takes and returns plain integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+FLASH_TILE = 128  # FlashAttention-2's row rounding (flash_api.cpp: seqlen rounded to 128)
+ZIMAGE_PAD = 32  # ZImageTransformer2DModel: SEQ_MULTI_OF
+EFFICIENT_TILE = 32  # memory-efficient attention: logsumexp rows are aligned to 32 (attention.cu: kAlignLSE)
+
+REDUCE_BLOCK_WIDTH, REDUCE_BLOCK_HEIGHT = 32, 4  # threads of a reduction block: over outputs, over rows
+REDUCE_OUTPUTS_PER_THREAD = 4  # vectorised outputs of 2-byte inputs
+REDUCE_MIN_VALUES, REDUCE_MAX_VALUES = 16, 256  # values a thread adds up before more blocks share an output
+# Blocks of 128 threads that the device holds at once. Of the device that the programs were recorded on (128 SMs of 1536
+# threads, compute capability 8.9); a larger card has more, which matters from 4096 rows on.
+REDUCE_RESIDENT_BLOCKS = 128 * 1536 // (REDUCE_BLOCK_WIDTH * REDUCE_BLOCK_HEIGHT)
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def reduce_blocks(outputs: int, rows: int) -> int:
+    """Blocks that share an output of a column sum (0: one block does it, without partial results in memory)."""
+    values = -(-rows // REDUCE_BLOCK_HEIGHT)
+    if values < REDUCE_MAX_VALUES:
+        return 0
+    grid = -(-outputs // (REDUCE_BLOCK_WIDTH * REDUCE_OUTPUTS_PER_THREAD))
+    fill, least, most = -(-REDUCE_RESIDENT_BLOCKS // grid), -(-values // REDUCE_MAX_VALUES), -(-values // REDUCE_MIN_VALUES)
+    blocks = max(min(fill, most), least)
+    return blocks if blocks > 1 else 0
+
+
+def variable(name: str, given: Mapping[str, int]) -> int:
+    """The value of a variable, given or derived. Raises KeyError for an unknown one."""
+    if name in given:
+        return given[name]
+    if name == "1":
+        return 1
+    if name == "S":
+        return given["T"] + given["X"]
+    if name == "S128":
+        return round_up(given["T"] + given["X"], FLASH_TILE)
+    if name in ("T32", "X32"):
+        return round_up(given[name[0]], ZIMAGE_PAD)
+    if name == "Z":
+        return round_up(given["T"], ZIMAGE_PAD) + round_up(given["X"], ZIMAGE_PAD)
+    if name == "Z128":
+        return round_up(variable("Z", given), FLASH_TILE)
+    if name == "L32":
+        return round_up(4 * given["T"], EFFICIENT_TILE)
+    if name.startswith("reduce"):
+        width, over = _reduction(name)
+        return reduce_blocks(given.get("B", 1) * width, variable(over, given))
+    raise KeyError(f"unknown variable {name!r}")
+
+
+@lru_cache(maxsize=None)
+def _reduction(name: str) -> tuple[int, str]:
+    width, over = name.removeprefix("reduce").split("_")
+    return int(width), over
+
+
+@lru_cache(maxsize=None)
+def _factors(name: str) -> tuple[str, ...]:
+    return tuple(name.split("*"))
+
+
+def feature(name: str, given: Mapping[str, int]) -> int:
+    """The value of a product of variables, such as `B*T`."""
+    product = 1
+    for factor in _factors(name):
+        product *= variable(factor, given)
+    return product

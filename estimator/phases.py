@@ -1,0 +1,340 @@
+"""What the trainer does to the card, in order: a Job becomes a list of operations, phase by phase.
+
+Follows AI Toolkit 0.12.26 (commit 27a03a91): BaseSDTrainProcess.run, SDTrainer.hook_before_train_loop, the dataset mixins,
+`generate_images` and `set_device_state` of StableDiffusion (FLUX, Flex.1) and BaseModel (Z-Image), each checked against the
+trainer itself on the emulated device. Operations name programs by key and components by name; sizes come later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from estimator.estimate import Variant
+from estimator.job import Bucket, Dataset, Job, Sample
+
+PIXELS_PER_TOKEN = 256  # 16 x 16: VAE factor 8, patch 2, of FLUX, Flex.1 and Z-Image (trainer_architectures)
+PIXELS_PER_EDGE = 16
+EMPTY_PROMPT_TOKENS = {"zimage": 9, "zimage-turbo": 9}  # the chat template alone (ZImagePipeline._encode_prompt)
+PADDED_TEXT_TOKENS = 512  # T5's max_length in the FLUX pipelines (toolkit/train_tools.py: encode_prompts_flux)
+TEXT_ENCODERS = ("text_encoder0", "text_encoder1")
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A phase begins: peaks are reset."""
+
+    phase: str
+    detail: str = ""
+    variant: Variant = field(default_factory=Variant)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The phase is over: its peaks are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Run a program. Unnamed tensors that outlive it belong to `scope` until that is released.
+
+    `accumulate`: gradients are there already: new ones are added to them and freed at once.
+    """
+
+    key: str
+    values: Mapping[str, int] = field(default_factory=dict)
+    scope: str = "job"
+    accumulate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MoveIn:
+    """`component.to(device)`: nothing happens if it is there."""
+
+    component: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOut:
+    """`component.to("cpu")`, or its end."""
+
+    component: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Free the unnamed tensors of a scope."""
+
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyCache:
+    """torch.cuda.empty_cache()."""
+
+
+Operation = Begin | End | Part | MoveIn | MoveOut | Release | EmptyCache
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One training step: the batches that are accumulated in it (one, unless gradient accumulation)."""
+
+    bucket: Bucket
+    batch: int
+    text_tokens: int
+
+
+def image_values(width: int, height: int) -> dict[str, int]:
+    return {"T": width * height // PIXELS_PER_TOKEN, "E": (width + height) // PIXELS_PER_EDGE}
+
+
+def _batch(count: int) -> str:
+    return "one" if count == 1 else "many"
+
+
+class Plan:
+    """The operations of a job. `legacy`: the StableDiffusion class (FLUX, Flex.1), which has a preset for text caching."""
+
+    def __init__(self, job: Job, text_encoders: int) -> None:
+        self.job = job
+        self.legacy = text_encoders > 1
+        self.encoders = TEXT_ENCODERS[:text_encoders]
+        train, model = job.train, job.model
+        self.text_cached = train.cache_text_embeddings or any(d.cache_text_embeddings for d in job.datasets)
+        self.text_away = train.unload_text_encoder or self.text_cached
+        self.all_latents_cached = all(d.cache_latents or d.cache_latents_to_disk for d in job.datasets)
+        self.weights, self.te_weights = model.weights, model.te_weights
+        self.rank = {"r": job.network.rank if job.network else 0}
+        self.ema = "ema" if train.ema else "none"
+
+    # ---- text
+
+    def tokens(self, count: int | None) -> int:
+        """Text tokens as the transformer gets them; the architecture's maximum where unknown."""
+        return PADDED_TEXT_TOKENS if count is None or self.legacy else count
+
+    def empty_prompt(self) -> int:
+        return self.tokens(EMPTY_PROMPT_TOKENS.get(self.job.arch))
+
+    def encode(self, tokens: int, scope: str, batch: int = 1, graph: bool = False) -> Part:
+        kind = "graph" if graph else "plain"
+        return Part(f"text/{self.te_weights}/{kind}/{_batch(batch)}", {"X": tokens, "B": batch}, scope)
+
+    def text_in(self) -> Iterator[Operation]:
+        yield from (MoveIn(name) for name in self.encoders)
+
+    def text_out(self) -> Iterator[Operation]:
+        yield from (MoveOut(name) for name in self.encoders)
+
+    # ---- phases
+
+    def load(self) -> Iterator[Operation]:
+        low = "low_vram" if self.job.model.low_vram else "plain"
+        yield Begin("load", "transformer")
+        yield Part(f"load.transformer/{self.weights}/{low}")
+        yield End()
+        yield Begin("load", "text encoder")
+        yield Part(f"load.text/{self.te_weights}")
+        yield End()
+        yield Begin("load", "the rest")
+        yield Part(f"load.rest/{self.weights}/{low}")
+        yield End()
+
+    def set_up(self) -> Iterator[Operation]:
+        """BaseSDTrainProcess.run after loading: everything to its place, adapter, EMA."""
+        yield Begin("prepare", "adapter")
+        yield MoveIn("transformer")
+        yield MoveOut("vae")
+        yield EmptyCache()
+        yield Part(f"setup.network/{self.weights}", self.rank)
+        yield EmptyCache()
+        if self.job.train.ema:
+            yield Part("setup.ema", self.rank)
+        yield End()
+
+    def caching(self) -> Iterator[Operation]:
+        home = {"transformer": True, "text": True}
+        for dataset in self.job.datasets:
+            if dataset.cache_latents or dataset.cache_latents_to_disk:
+                yield from self._cache_latents(dataset, home)
+            if self.text_cached:
+                yield from self._cache_text(dataset, home)
+
+    def _cache_latents(self, dataset: Dataset, home: dict[str, bool]) -> Iterator[Operation]:
+        """Preset cache_latents: VAE in, then transformer and text encoders out; one image at a time; then as before."""
+        largest = max(dataset.buckets, key=lambda b: b.width * b.height)
+        yield Begin("cache_latents", f"resolution {dataset.resolution}", Variant(largest.width, largest.height, 1, 1))
+        yield MoveIn("vae")
+        yield MoveOut("transformer")
+        yield from self.text_out()
+        yield EmptyCache()
+        for bucket in dataset.buckets:
+            yield Part("cache_latents.item", image_values(bucket.width, bucket.height), "item")
+            yield Release("item")
+        yield MoveOut("vae")
+        if home["transformer"]:
+            yield MoveIn("transformer")
+        if home["text"]:
+            yield from self.text_in()
+        yield EmptyCache()
+        yield End()
+
+    def _cache_text(self, dataset: Dataset, home: dict[str, bool]) -> Iterator[Operation]:
+        """No-one turned autograd off: with checkpointing on, the encoder's whole graph lives until the embedding is saved."""
+        yield Begin("cache_text", f"resolution {dataset.resolution}")
+        yield MoveOut("vae")
+        yield MoveOut("transformer")
+        if not self.legacy:  # BaseModel has no such preset: everything goes, and the encoder comes back on first use
+            yield from self.text_out()
+        yield EmptyCache()
+        yield from self.text_in()
+        tokens = max((self.tokens(b.text_tokens or dataset.text_tokens) for b in dataset.buckets), default=self.tokens(dataset.text_tokens))
+        yield self.encode(tokens, "item", graph=self.job.train.gradient_checkpointing)
+        yield Release("item")
+        yield EmptyCache()
+        yield End()
+        home["transformer"] = False
+
+    def prepare(self) -> Iterator[Operation]:
+        """SDTrainer.hook_before_train_loop: everything meets on the card, the empty prompt is encoded."""
+        yield Begin("prepare", "before the loop")
+        yield MoveIn("vae")
+        yield MoveIn("transformer")
+        if self.text_cached:
+            yield MoveOut("transformer")
+        yield from self.text_in()
+        yield self.encode(self.empty_prompt(), "job")
+        if self.all_latents_cached:
+            yield MoveOut("vae")
+            yield EmptyCache()
+        if self.text_away:
+            yield self.encode(self.empty_prompt(), "job")
+            for sample in self.job.samples:
+                yield self.encode(self.tokens(sample.text_tokens), "prompt")
+                yield self.encode(self.tokens(sample.negative_tokens), "prompt")
+                yield Release("prompt")
+            yield from self.text_out()
+            yield EmptyCache()
+        yield End()
+
+    def sampling(self, when: str) -> Iterator[Operation]:
+        """`when`: "first" (baseline: no optimizer state) or "later". Peaks are read for each preview."""
+        samples = self.job.samples
+        yield Begin("sample", _SAMPLE_DETAIL[when], _sample_variant(samples[0]) if samples else Variant())
+        yield EmptyCache()
+        yield Part(f"sample.enter/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
+        yield EmptyCache()
+        yield MoveIn("vae")
+        yield MoveIn("transformer")
+        if not self.text_cached:
+            yield from self.text_in()
+        yield EmptyCache()
+        for number, sample in enumerate(samples):
+            if number:
+                yield End()
+                yield Begin("sample", _SAMPLE_DETAIL[when], _sample_variant(sample))
+            yield from self._preview(sample, when)
+        yield Part(f"sample.leave/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
+        yield Release("sampling")
+        if self.all_latents_cached:
+            yield MoveOut("vae")
+        if self.text_away:
+            yield from self.text_out()
+        yield EmptyCache()
+        yield End()
+
+    def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
+        source = "cached" if self.text_away else "encoded"
+        positive, negative = self.tokens(sample.text_tokens), self.tokens(sample.negative_tokens or self.empty_prompt())
+        if not self.text_away:
+            yield self.encode(positive, "preview")
+            yield self.encode(negative, "preview")
+        values = {**image_values(sample.width, sample.height), **self.rank, "X": positive, "N": negative, "B": sample.batch}
+        merged = f"/{when}" if self.weights == "bf16" else ""
+        yield Part(f"preview/{self.weights}/{'cfg' if sample.batch > 1 else 'plain'}/{source}{merged}", values, "preview")
+        yield Release("preview")
+        yield EmptyCache()
+
+    def enter_loop(self) -> Iterator[Operation]:
+        """The train preset."""
+        yield MoveIn("transformer")
+        yield MoveOut("vae") if self.all_latents_cached else MoveIn("vae")
+        yield from self.text_out() if self.text_away else self.text_in()
+        yield EmptyCache()
+
+    def step(self, step: Step, first: bool) -> Iterator[Operation]:
+        bucket, train = step.bucket, self.job.train
+        yield Begin("train", "first step" if first else "", Variant(bucket.width, bucket.height, bucket.frames, step.batch))
+        latents = "cached" if self.all_latents_cached or _cached(self.job, bucket) else "encoded"
+        values = {**image_values(bucket.width, bucket.height), **self.rank, "B": step.batch, "X": step.text_tokens}
+        text = "cached" if self.text_away else "encoded"
+        head = f"step.head/{latents}/{text}/{_batch(step.batch)}"
+        checkpointing = "checkpointed" if train.gradient_checkpointing else "full"
+        for number in range(train.gradient_accumulation):
+            yield Release("batch")
+            yield Part(head, values, "batch")
+            if not self.text_away:
+                yield self.encode(step.text_tokens, "batch", step.batch)
+            yield Part(f"step.core/{self.weights}/{checkpointing}/{_batch(step.batch)}", values, "step", accumulate=number > 0)
+        yield Part(f"step.update/{train.optimizer}/{'first' if first else 'later'}", self.rank, "step")
+        if train.ema:
+            yield Part("step.ema", self.rank, "step")
+        yield Part("step.end", {}, "step")
+        yield Release("step")
+        yield End()
+        if first:
+            yield EmptyCache()
+
+    def save(self) -> Iterator[Operation]:
+        yield Begin("save")
+        yield Part(f"save/{self.ema}", self.rank, "save")
+        yield Release("save")
+        yield EmptyCache()
+        yield End()
+
+
+_SAMPLE_DETAIL = {"first": "baseline", "later": "with optimizer state"}
+
+
+def _sample_variant(sample: Sample) -> Variant:
+    return Variant(sample.width, sample.height, sample.frames, sample.batch)
+
+
+def _cached(job: Job, bucket: Bucket) -> bool:
+    return any((d.cache_latents or d.cache_latents_to_disk) and bucket in d.buckets for d in job.datasets)
+
+
+def steps_of(job: Job, text_tokens: int) -> tuple[Step, ...]:
+    """The different training steps of a job, smallest first. `text_tokens`: what an unknown caption counts."""
+    found = set()
+    for dataset in job.datasets:
+        for bucket in dataset.buckets:
+            tokens = bucket.text_tokens or dataset.text_tokens or text_tokens
+            found.add((bucket.width * bucket.height * dataset.batch_size, tokens, dataset.batch_size, bucket))
+    return tuple(Step(bucket, batch, tokens) for _, tokens, batch, bucket in sorted(found, key=lambda row: row[:3]))
+
+
+def before_steps(plan: Plan) -> Iterator[Operation]:
+    """Everything up to the first training step."""
+    train = plan.job.train
+    yield from plan.load()
+    yield from plan.set_up()
+    yield from plan.caching()
+    yield from plan.prepare()
+    if not (train.skip_first_sample or train.disable_sampling) and plan.job.samples:
+        yield from plan.sampling("first")
+    yield from plan.enter_loop()
+
+
+def steps(plan: Plan, order: Sequence[Step], started: bool = False) -> Iterator[Operation]:
+    """Training steps in an order. `started`: the optimizer has its state already."""
+    for number, step in enumerate(order):
+        yield from plan.step(step, first=number == 0 and not started)
+
+
+def after_steps(plan: Plan) -> Iterator[Operation]:
+    """A save, and previews with all that training holds."""
+    yield from plan.save()
+    if not plan.job.train.disable_sampling and plan.job.samples:
+        yield from plan.sampling("later")

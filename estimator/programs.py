@@ -1,0 +1,147 @@
+"""Memory programs: the recorded allocations and frees of each part of the timeline, with sizes affine in a few features.
+
+An architecture's programs are in `profiles/<arch>/`: `profile.json` says what there is (parts, features, peak rows with their
+moments, residents, and what made them), `programs.npz` holds the events. Both are written by `python -m calibration.extract`.
+
+Layout of `programs.npz`: `coefficients` [sizes, features]; for the part number p, `e<p>` its events and `t<p>` its tensors,
+[tensor, (row of coefficients, row of labels, row of names or -1)], in order of allocation, imports (tensors of other parts
+that are freed here, always named) last. An event 0 allocates the next tensor, k > 0 frees the one allocated k allocations
+ago, -1 empties the cache, and -2 - i frees import i.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.errors import CannotTell, Problem
+from estimator.features import feature
+from estimator.paths import profiles_dir
+
+ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PeakRow:
+    """A running total that can be the part's highest: bytes = coefficients . features; `moment` names where in the run."""
+
+    coefficients: tuple[int, ...]
+    moment: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """One part. `workspace_at`: {thread: event} where cuBLAS's workspace of that thread is made, if it is not there yet."""
+
+    key: str
+    features: tuple[str, ...]
+    coefficients: Ints
+    labels: tuple[int, ...]
+    names: tuple[str | None, ...]
+    events: Ints
+    imports: int
+    peaks: tuple[PeakRow, ...]
+    workspace_at: Mapping[str, int]
+
+    def sizes(self, values: Mapping[str, int]) -> Ints:
+        """Bytes of each tensor as requested, for the variables `values` (see estimator.features). Never negative."""
+        row = np.array([feature(name, values) for name in self.features], dtype=np.int64)
+        return np.maximum(self.coefficients @ row, 0)
+
+    @cached_property
+    def tensor_of_event(self) -> Ints:
+        """The tensor that each event allocates or frees; -1 for empty_cache."""
+        born = np.cumsum(self.events == ALLOCATE)
+        own = len(self.names) - self.imports
+        tensors = np.where(self.events == ALLOCATE, born - 1, born - self.events)
+        tensors = np.where(self.events == EMPTY_CACHE, -1, tensors)
+        return np.where(self.events <= FIRST_IMPORT, own + FIRST_IMPORT - self.events, tensors)
+
+    @cached_property
+    def exported(self) -> tuple[int, ...]:
+        """Tensors that outlive the part."""
+        freed = set(self.tensor_of_event[self.events != ALLOCATE].tolist())
+        return tuple(k for k in range(len(self.names) - self.imports) if k not in freed)
+
+    def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
+        """(bytes, moment) of the highest peak row: what the part adds to what is resident, without the allocator's rounding."""
+        row = {name: feature(name, values) for name in self.features}
+        totals = [(sum(c * row[f] for c, f in zip(p.coefficients, self.features, strict=True)), p.moment) for p in self.peaks]
+        return max(totals, default=(0, ""))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """An architecture's programs and residents. `residents`: "component" or "component/weights" -> bytes of each tensor, in `.to()` order."""
+
+    arch: str
+    data: Mapping[str, Any]
+    folder: Path
+
+    @cached_property
+    def _arrays(self) -> Any:
+        return np.load(self.folder / "programs.npz")
+
+    @cached_property
+    def _coefficients(self) -> Ints:
+        return self._arrays["coefficients"].astype(np.int64)  # type: ignore[no-any-return]
+
+    @cached_property
+    def _programs(self) -> dict[str, Program]:
+        return {}
+
+    @property
+    def labels(self) -> list[str]:
+        return self.data["labels"]  # type: ignore[no-any-return]
+
+    def has(self, key: str) -> bool:
+        return key in self.data["parts"]
+
+    def program(self, key: str) -> Program:
+        """The part's program. Raises CannotTell if it was never recorded."""
+        if key not in self._programs:
+            if key not in self.data["parts"]:
+                fix = "record it: see docs/adding_an_architecture.md"
+                raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
+            self._programs[key] = self._read(key)
+        return self._programs[key]
+
+    def _read(self, key: str) -> Program:
+        part = self.data["parts"][key]
+        number = part["number"]
+        table = self._arrays[f"t{number}"].astype(np.int64)
+        names = self.data["names"]
+        return Program(
+            key, tuple(self.data["features"]), self._coefficients[table[:, 0]], tuple(table[:, 1].tolist()),
+            tuple(names[n] if n >= 0 else None for n in table[:, 2].tolist()), self._arrays[f"e{number}"].astype(np.int64),
+            part["imports"], tuple(PeakRow(tuple(r["bytes"]), r["moment"]) for r in part["peaks"]), part.get("workspace_at", {}),
+        )  # fmt: skip
+
+    def resident(self, component: str, weights: str) -> list[int]:
+        """Bytes of each of a component's tensors when it is on the card. Raises CannotTell."""
+        table = self.data["residents"]
+        for key in (f"{component}/{weights}", component):
+            if key in table:
+                return [size for size, count in table[key] for _ in range(count)]
+        raise CannotTell(Problem(f"{self.arch}: {component} in {weights} was never recorded", None, "", "choose another quantisation"))
+
+    def has_resident(self, component: str) -> bool:
+        return any(key.split("/")[0] == component for key in self.data["residents"])
+
+
+def load_profile(arch: str) -> Profile:
+    """The profile of an architecture key. Raises CannotTell if there is none."""
+    folder = profiles_dir() / arch
+    try:
+        data = json.loads((folder / "profile.json").read_text())
+    except FileNotFoundError:
+        raise CannotTell(Problem(f"{arch} has no memory programs yet", None, "", "see `estimate archs`")) from None
+    return Profile(arch, data, folder)
