@@ -8,6 +8,10 @@ from itertools import groupby
 from typing import Any
 
 from calibration.accuracy_rows import Peak, Run, read_job
+from estimator.errors import CannotTell
+from estimator.job import Job
+from estimator.phases import Step
+from estimator.timeline import simulate as engine
 
 ALLOCATED_BAR, RESERVED_BAR = 0.01, 0.02  # DESIGN, section 6
 
@@ -41,13 +45,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Capacity:
-    """A run on a card of a given size: the phase that ran out of memory there (None: none did), and in the estimate."""
+    """A run on a card of a given size: the phase that ran out of memory there (None: none did), and in the estimate.
+
+    `retries`: how often the allocator released its cached blocks to go on.
+    """
 
     run: str
     arch: str
     total_bytes: int
     failed: str | None
     estimated_failed: str | None
+    retries: int = 0
+    estimated_retries: int = 0
 
     @property
     def misses(self) -> bool:
@@ -66,20 +75,29 @@ class Different:
 
 def simulate(run: Run) -> tuple[str, Any]:
     """The architecture and the engine's simulation of the run: its config, with its batches in the order in which they came."""
-    from estimator.timeline import simulate as engine
-
     job = read_job(run)
-    return job.arch, engine(job, order=order(run), capacity_bytes=run.capacity_bytes)
+    return job.arch, engine(job, order=order(run, job), capacity_bytes=run.capacity_bytes)
 
 
-def order(run: Run) -> list[Any]:
-    """The training steps as the engine takes them."""
-    return [peak.buckets for peak in run.peaks if peak.phase == "train"]
+def order(run: Run, job: Job) -> list[Step]:
+    """The training steps as they came. Of batches that are accumulated in one step the largest stands for all."""
+    known = {(bucket.width, bucket.height): (bucket, dataset) for dataset in job.datasets for bucket in dataset.buckets}
+    steps = []
+    for peak in run.peaks:
+        if peak.phase == "train":
+            width, height, batch, tokens = max(peak.buckets, key=lambda one: one[0] * one[1] * one[2])
+            bucket, dataset = known[width, height]
+            padded = dataset.text_tokens if not bucket.text_tokens else None  # every text of one length, whatever it says
+            steps.append(Step(bucket, batch, padded or tokens))
+    return steps
 
 
 def compare(run: Run) -> list[Row | Different]:
     """Every phase of a run that had room to spare."""
-    arch, simulation = simulate(run)
+    try:
+        arch, simulation = simulate(run)
+    except CannotTell as error:
+        return [Different(run.name, "", "", f"cannot tell: {error}")]
     emulated, estimated = grouped(run.peaks), grouped(simulation.phases)
     names, estimated_names = [name for name, _ in emulated], [name for name, _ in estimated]
     if names != estimated_names:
@@ -101,7 +119,8 @@ def grouped(phases: Sequence[Any]) -> list[tuple[str, list[Any]]]:
 
 
 def phase_name(phase: Any) -> str:
-    return "load" if phase.phase == "setup" else str(phase.phase)
+    """What the launcher calls `setup` (all to its place, adapter, EMA) belongs to `prepare` in an estimate."""
+    return "prepare" if phase.phase == "setup" else str(phase.phase)
 
 
 def row(run: str, arch: str, peaks: list[Peak], found: list[Any]) -> Row:
@@ -117,12 +136,15 @@ def row(run: str, arch: str, peaks: list[Peak], found: list[Any]) -> Row:
 def compare_capacity(run: Run) -> Capacity:
     """Which phase fails on the run's card; both counted from the first failure (the trainer skips up to three failed steps)."""
     assert run.total_bytes is not None
-    arch, simulation = simulate(run)
+    try:
+        arch, simulation = simulate(run)
+    except CannotTell:
+        return Capacity(run.name, "", run.total_bytes, "", "cannot tell")
     failed = next((index for index, peak in enumerate(run.peaks) if peak.failed), None)
     return Capacity(
         run.name, arch, run.total_bytes,
         None if failed is None else place(run.peaks, failed),
-        None if simulation.failed is None else place(simulation.phases, simulation.failed),
+        None if simulation.failed is None else place(simulation.phases, simulation.failed), run.retries, simulation.retries,
     )  # fmt: skip
 
 

@@ -81,15 +81,15 @@ def summary_table(rows: Sequence[Row]) -> Table:
 
 
 def capacity_table(found: Sequence[Capacity]) -> Table:
-    header = ("run", "card MiB", "emulated", "estimate", "")
+    header = ("run", "card MiB", "emulated", "estimate", "", "retries", "estimate")
     lines = tuple(
         (
             one.run.split("@")[0], mib(one.total_bytes), one.failed or "fits", one.estimated_failed or "fits",
-            "DIFFERENT" if one.misses else "same",
+            "DIFFERENT" if one.misses else "same", str(one.retries), str(one.estimated_retries),
         )
         for one in found
     )  # fmt: skip
-    return Table(header, lines, frozenset({1}))
+    return Table(header, lines, frozenset({1, 5, 6}))
 
 
 def misses(rows: Sequence[Row]) -> Table:

@@ -1,0 +1,158 @@
+"""The committed emulated runs, re-evaluated: every phase of every run within the bars of DESIGN section 6; and what the rows cover."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from calibration import probes
+from calibration.accuracy import report
+from calibration.accuracy_compare import ALLOCATED_BAR, RESERVED_BAR, Capacity, Different, Row, compare, compare_capacity, grouped
+from calibration.accuracy_published import ROWS as PUBLISHED
+from calibration.accuracy_published import evaluate as evaluate_published
+from calibration.accuracy_rows import Run, read_job, read_rows
+from calibration.accuracy_tables import quantile
+from calibration.validation import ROWS
+
+RUNS = read_rows()
+WHOLE = tuple(run for run in RUNS if run.total_bytes is None)
+ON_CARDS = tuple(run for run in RUNS if run.total_bytes is not None)
+MIB = 2**20
+
+
+def runs(chosen: tuple[Run, ...]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("run", chosen, ids=[run.name for run in chosen])
+
+
+# --- the bars ----------------------------------------------------------------------------------------------------------------------
+
+
+@runs(WHOLE)
+def test_every_phase_is_within_the_bars(run: Run) -> None:
+    rows = compare(run)
+    outside = [
+        f"{row.phase} {row.label}: allocated {row.allocated_error:+.2%}, reserved {row.reserved_error:+.2%} ({row.moment})"
+        if isinstance(row, Row)
+        else f"phases {row.phases}, in the estimate {row.estimated_phases}"
+        for row in rows
+        if isinstance(row, Different) or abs(row.allocated_error) > 0.01 or abs(row.reserved_error) > 0.02
+    ]
+    assert not outside, "\n".join(outside)
+
+
+@runs(ON_CARDS)
+def test_the_same_phase_fails_on_a_card_or_none(run: Run) -> None:
+    found = compare_capacity(run)
+    assert found.estimated_failed == found.failed
+
+
+def test_no_published_row_is_contradicted() -> None:
+    wrong = [f"{one.name}: {one.said}, estimate {one.estimate}" for one in evaluate_published() if one.wrong]
+    assert not wrong, "\n".join(wrong)
+
+
+# --- what the rows cover -----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_cover_what_users_vary() -> None:
+    jobs = [read_job(run) for run in WHOLE]
+    assert len(jobs) >= 36
+    assert {job.arch for job in jobs} == {"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"}
+    for arch in {job.arch for job in jobs}:
+        of_arch = [job for job in jobs if job.arch == arch]
+        assert {job.train.gradient_checkpointing for job in of_arch} == {True, False}, arch
+        # the trainer makes float8 of qfloat8 for Z-Image Turbo's transformer
+        assert {job.model.weights for job in of_arch} >= {"bf16", "float8", "uint4"}, arch
+        assert {job.train.batch_size for job in of_arch} == {1, 2, 4}, arch
+    assert {job.train.batch_size for job in jobs} == {1, 2, 4}
+    assert {job.network.rank for job in jobs if job.network is not None} >= {8, 16, 32, 64}
+    assert {job.train.optimizer for job in jobs} >= {"adamw", "adamw8bit", "adafactor", "prodigy"}
+    assert {job.model.weights for job in jobs} >= {"bf16", "qfloat8", "float8", "uint4"}
+    for setting in ("ema", "unload_text_encoder", "cache_text_embeddings"):
+        assert {getattr(job.train, setting) for job in jobs} == {True, False}, setting
+    assert {job.model.low_vram for job in jobs} == {True, False}
+    assert {dataset.resolution for job in jobs for dataset in job.datasets} >= {512, 768, 1024, 1280}
+    assert any(len({(sample.width, sample.height) for sample in job.samples}) == 2 for job in jobs)
+    assert max(job.train.gradient_accumulation for job in jobs) == 2
+
+
+def test_no_row_is_a_probe_job() -> None:
+    probed = {
+        (arch, weights, rank, width, height, batch)
+        for arch, family in probes.FAMILIES.items()
+        for weights in family.weights
+        for rank in probes.RANKS[probes.OPTIMIZER_WITH[weights]]
+        for width, height, batch, _ in family.buckets
+    }
+    for run in WHOLE:
+        job = read_job(run)
+        assert job.network is not None
+        met = {bucket[:3] for peak in run.peaks for bucket in peak.buckets}
+        assert not {(job.arch, job.model.weights, job.network.rank, *bucket) for bucket in met} & probed, run.name
+
+
+def test_every_bucket_of_a_run_is_one_that_the_reader_expects() -> None:
+    for run in WHOLE:
+        expected = {(bucket.width, bucket.height) for dataset in read_job(run).datasets for bucket in dataset.buckets}
+        met = {bucket[:2] for peak in run.peaks for bucket in peak.buckets}
+        assert met == expected, run.name
+
+
+def test_rows_are_small_and_hold_no_path() -> None:
+    for path in (ROWS, PUBLISHED):
+        text = path.read_text(encoding="utf-8")
+        assert len(text) < MIB
+        assert not any(f'"/{folder}/' in text for folder in ("work", "opt", "home", "root", "tmp"))
+    for line in PUBLISHED.read_text(encoding="utf-8").splitlines():
+        assert json.loads(line)["source"], line[:80]
+
+
+# --- the check itself ----------------------------------------------------------------------------------------------------------------
+
+
+def made_row(allocated: int, estimated: int, reserved: int = 1000, estimated_reserved: int = 1000) -> Row:
+    return Row("a run", "zimage", "train", "step 0", allocated * MIB, reserved * MIB, estimated * MIB, estimated_reserved * MIB, "backward")
+
+
+@pytest.mark.parametrize(
+    ("row", "missed"),
+    [
+        (made_row(1000, 1009), False),
+        (made_row(1000, 1011), True),
+        (made_row(1000, 989), True),
+        (made_row(1000, 1000, 1000, 1019), False),
+        (made_row(1000, 1000, 1000, 979), True),
+    ],
+)
+def test_a_row_outside_a_bar_is_a_miss(row: Row, missed: bool) -> None:
+    assert row.misses is missed
+    assert (ALLOCATED_BAR, RESERVED_BAR) == (0.01, 0.02)
+
+
+def test_the_report_counts_and_names_misses() -> None:
+    text = report([made_row(1000, 1000), made_row(1000, 1100)], [], [Capacity("a run@12282", "zimage", 12_282 * MIB, "load", None)])
+    assert "Outside the bars: 1 of 2 phases" in text
+    assert "+10.00" in text
+    assert "DIFFERENT" in text
+
+
+def test_quantile_is_a_value_of_the_list() -> None:
+    assert quantile([3.0, 1.0, 2.0], 0.95) == 3.0
+    assert quantile([float(n) for n in range(100)], 0.95) == 94.0
+    assert quantile([5.0], 0.95) == 5.0
+
+
+def test_phases_of_one_name_in_a_row_are_one_group() -> None:
+    names = [name for name, _ in grouped(WHOLE[0].peaks)]
+    assert names[0] == "load"
+    assert all(one != other for one, other in pairwise(names))
+
+
+def test_writing_the_page_needs_no_run(tmp_path: Path) -> None:
+    from calibration.accuracy_page import page
+
+    text = page([made_row(1000, 1001)], [], [], [])
+    assert "0 of 1 phases" in text
