@@ -119,10 +119,13 @@ class Profile:
         number = part["number"]
         table = self._arrays[f"t{number}"].astype(np.int64)
         names = self.data["names"]
+        coefficients = self._coefficients[table[:, 0]]
+        used = np.flatnonzero(coefficients.any(axis=0)).tolist()  # a part is given only the variables that it depends on
+        peaks = tuple(PeakRow(tuple(r["bytes"][c] for c in used), r["moment"]) for r in part["peaks"])
         return Program(
-            key, tuple(self.data["features"]), self._coefficients[table[:, 0]], tuple(table[:, 1].tolist()),
+            key, tuple(self.data["features"][c] for c in used), coefficients[:, used], tuple(table[:, 1].tolist()),
             tuple(names[n] if n >= 0 else None for n in table[:, 2].tolist()), self._arrays[f"e{number}"].astype(np.int64),
-            part["imports"], tuple(PeakRow(tuple(r["bytes"]), r["moment"]) for r in part["peaks"]), part.get("workspace_at", {}),
+            part["imports"], peaks, part.get("workspace_at", {}),
         )  # fmt: skip
 
     def resident(self, component: str, weights: str) -> list[int]:

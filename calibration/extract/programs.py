@@ -58,13 +58,31 @@ def extract(key: str, parts: list[Occurrence], layout: Layout) -> Program:
     ]
     values = [part_values for part_values, _, _ in rows]
     inexact: list[str] = []
-    fitted = _fit(key, features, values, columns, reference.labels, peak, inexact)
+    ranks = {v["r"] for v in values if "r" in v}
+    adapter: dict[tuple[int, ...], tuple[int, ...]] = {}
+    if len(ranks) == 1:
+        features = ("r", *(f for f in features if "r" not in f.split("*")))
+        adapter = _of_the_adapter(features, ranks.pop(), columns, parts)
+    fitted = _fit(key, features, values, columns, reference.labels, peak, inexact, adapter)
     program = Program(key, reference, features, [fitted[c] for c in columns], len(parts), 0.0, inexact)
     if any(s.workspace_at is not None for s in sequences):
         first = next(s for s in sequences if s.workspace_at is not None)
         reference.workspace_at, reference.workspace_thread = min(first.workspace_at or 0, len(reference.events)), first.workspace_thread
     program.worst_error = max(_check(program, part, sequence) for part, sequence in zip(parts, sequences, strict=True))
     return program
+
+
+def _of_the_adapter(
+    features: tuple[str, ...], rank: int, columns: list[tuple[int, ...]], parts: list[Occurrence]
+) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Recorded at one rank only: what is as large as a tensor of that run's adapter is proportional to the rank (copies, EMA)."""
+    adapter = {t.size for part in parts for t in part.run.tensors if (t.name or "").startswith("adapter:")}
+    out = {}
+    for column in set(columns):
+        sizes = {size for size in column if size >= 0}
+        if len(sizes) == 1 and sizes <= adapter:
+            out[column] = tuple(next(iter(sizes)) // rank if f == "r" else 0 for f in features)
+    return out
 
 
 def _reference(sequences: list[Sequence]) -> tuple[Sequence, list[list[int | None] | None]]:
@@ -92,19 +110,21 @@ def _reference(sequences: list[Sequence]) -> tuple[Sequence, list[list[int | Non
 
 def _fit(
     key: str, features: tuple[str, ...], values: list[dict[str, int]], columns: list[tuple[int, ...]], labels: list[str], peak: int,
-    inexact: list[str],
+    inexact: list[str], known: dict[tuple[int, ...], tuple[int, ...]],
 ) -> dict[tuple[int, ...], tuple[int, ...]]:  # fmt: skip
     """Coefficients of each column of sizes; -1 stands for a recording without the tensor: 0 bytes there, or not counted."""
-    fitted: dict[tuple[int, ...], tuple[int, ...]] = {}
-    open_columns = sorted(set(columns))
-    for column, answer in zip(open_columns, solve(features, values, [tuple(max(s, 0) for s in c) for c in open_columns]), strict=True):
+    fitted = dict(known)
+    open_columns = sorted(set(columns) - set(known))
+    usable = features[1:] if known or features[0] == "r" else features  # recorded at one rank: nothing else may claim it
+    pad = (0,) * (len(features) - len(usable))
+    for column, answer in zip(open_columns, solve(usable, values, [tuple(max(s, 0) for s in c) for c in open_columns]), strict=True):
         if answer is not None:
-            fitted[column] = answer
+            fitted[column] = pad + answer
     for column in (c for c in open_columns if c not in fitted and -1 in c):
         there = [i for i, size in enumerate(column) if size >= 0]
-        (answer,) = solve(features, [values[i] for i in there], [tuple(column[i] for i in there)])
+        (answer,) = solve(usable, [values[i] for i in there], [tuple(column[i] for i in there)])
         if answer is not None:
-            fitted[column] = answer
+            fitted[column] = pad + answer
     for column in (c for c in open_columns if c not in fitted):
         label = labels[columns.index(column)]
         if max(column) > max(SMALL_SHARE * peak, SMALL_BYTES):
