@@ -7,11 +7,12 @@ trainer itself on the emulated device. Operations name programs by key and compo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from estimator.estimate import Variant
 from estimator.job import Bucket, Dataset, Job, Sample
+from estimator.operations import Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 
 PIXELS_PER_TOKEN = 256  # 16 x 16: VAE factor 8, patch 2, of FLUX, Flex.1 and Z-Image (trainer_architectures)
 PIXELS_PER_EDGE = 16
@@ -21,68 +22,16 @@ TEXT_ENCODERS = ("text_encoder0", "text_encoder1")
 
 
 @dataclass(frozen=True, slots=True)
-class Begin:
-    """A phase begins: peaks are reset."""
-
-    phase: str
-    detail: str = ""
-    variant: Variant = field(default_factory=Variant)
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The phase is over: its peaks are read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Run a program. Unnamed tensors that outlive it belong to `scope` until that is released.
-
-    `accumulate`: gradients are there already: new ones are added to them and freed at once.
-    """
-
-    key: str
-    values: Mapping[str, int] = field(default_factory=dict)
-    scope: str = "job"
-    accumulate: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class MoveIn:
-    """`component.to(device)`: nothing happens if it is there."""
-
-    component: str
-
-
-@dataclass(frozen=True, slots=True)
-class MoveOut:
-    """`component.to("cpu")`, or its end."""
-
-    component: str
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Free the unnamed tensors of a scope."""
-
-    scope: str
-
-
-@dataclass(frozen=True, slots=True)
-class EmptyCache:
-    """torch.cuda.empty_cache()."""
-
-
-Operation = Begin | End | Part | MoveIn | MoveOut | Release | EmptyCache
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One training step: the batches that are accumulated in it (one, unless gradient accumulation)."""
+class Batch:
+    """`size` items of one bucket; `text_tokens` of its longest caption."""
 
     bucket: Bucket
-    batch: int
+    size: int
     text_tokens: int
+
+
+Step = tuple[Batch, ...]
+"""One training step: the batches that are accumulated in it (one, unless gradient accumulation)."""
 
 
 def image_values(width: int, height: int) -> dict[str, int]:
@@ -155,11 +104,14 @@ class Plan:
 
     def caching(self) -> Iterator[Operation]:
         home = {"transformer": True, "text": True}
+        told: set[str] = set()  # embeddings are kept by caption beside the images: other resolutions of a folder find them
         for dataset in self.job.datasets:
             if dataset.cache_latents or dataset.cache_latents_to_disk:
                 yield from self._cache_latents(dataset, home)
-            if self.text_cached:
+            if self.text_cached and dataset.folder not in told:
+                told.add(dataset.folder)
                 yield from self._cache_text(dataset, home)
+        yield EmptyCache()
 
     def _cache_latents(self, dataset: Dataset, home: dict[str, bool]) -> Iterator[Operation]:
         """Preset cache_latents: VAE in, then transformer and text encoders out; one image at a time; then as before."""
@@ -192,7 +144,6 @@ class Plan:
         tokens = max((self.tokens(b.text_tokens or dataset.text_tokens) for b in dataset.buckets), default=self.tokens(dataset.text_tokens))
         yield self.encode(tokens, "item", graph=self.job.train.gradient_checkpointing)
         yield Release("item")
-        yield EmptyCache()
         yield End()
         home["transformer"] = False
 
@@ -264,19 +215,14 @@ class Plan:
         yield EmptyCache()
 
     def step(self, step: Step, first: bool) -> Iterator[Operation]:
-        bucket, train = step.bucket, self.job.train
-        yield Begin("train", "first step" if first else "", Variant(bucket.width, bucket.height, bucket.frames, step.batch))
-        latents = "cached" if self.all_latents_cached or _cached(self.job, bucket) else "encoded"
-        values = {**image_values(bucket.width, bucket.height), **self.rank, "B": step.batch, "X": step.text_tokens}
-        text = "cached" if self.text_away else "encoded"
-        head = f"step.head/{latents}/{text}/{_batch(step.batch)}"
-        checkpointing = "checkpointed" if train.gradient_checkpointing else "full"
-        for number in range(train.gradient_accumulation):
-            yield Release("batch")
-            yield Part(head, values, "batch")
-            if not self.text_away:
-                yield self.encode(step.text_tokens, "batch", step.batch)
-            yield Part(f"step.core/{self.weights}/{checkpointing}/{_batch(step.batch)}", values, "step", accumulate=number > 0)
+        train = self.job.train
+        largest = max(step, key=lambda b: b.size * b.bucket.width * b.bucket.height)
+        variant = Variant(largest.bucket.width, largest.bucket.height, largest.bucket.frames, largest.size)
+        yield Begin("train", "first step" if first else "", variant)
+        for number, batch in enumerate(step):
+            yield from self._forward_backward(batch, accumulate=number > 0)
+            if len(step) > 1 and self.job.model.low_vram:
+                yield EmptyCache()
         yield Part(f"step.update/{train.optimizer}/{'first' if first else 'later'}", self.rank, "step")
         if train.ema:
             yield Part("step.ema", self.rank, "step")
@@ -285,6 +231,18 @@ class Plan:
         yield End()
         if first:
             yield EmptyCache()
+
+    def _forward_backward(self, batch: Batch, accumulate: bool) -> Iterator[Operation]:
+        bucket, many = batch.bucket, _batch(batch.size)
+        latents = "cached" if self.all_latents_cached or _cached(self.job, bucket) else "encoded"
+        values = {**image_values(bucket.width, bucket.height), **self.rank, "B": batch.size, "X": batch.text_tokens}
+        text = "cached" if self.text_away else "encoded"
+        checkpointing = "checkpointed" if self.job.train.gradient_checkpointing else "full"
+        yield Release("batch")
+        yield Part(f"step.head/{latents}/{text}/{many}", values, "batch")
+        if not self.text_away:
+            yield self.encode(batch.text_tokens, "batch", batch.size)
+        yield Part(f"step.core/{self.weights}/{checkpointing}/{many}", values, "step", accumulate=accumulate)
 
     def save(self) -> Iterator[Operation]:
         yield Begin("save")
@@ -306,13 +264,19 @@ def _cached(job: Job, bucket: Bucket) -> bool:
 
 
 def steps_of(job: Job, text_tokens: int) -> tuple[Step, ...]:
-    """The different training steps of a job, smallest first. `text_tokens`: what an unknown caption counts."""
-    found = set()
+    """The different training steps of a job, smallest first; all accumulated batches as large as the largest of them.
+
+    `text_tokens`: what an unknown caption counts.
+    """
+    found: dict[tuple[int, int, int], Batch] = {}
     for dataset in job.datasets:
         for bucket in dataset.buckets:
             tokens = bucket.text_tokens or dataset.text_tokens or text_tokens
-            found.add((bucket.width * bucket.height * dataset.batch_size, tokens, dataset.batch_size, bucket))
-    return tuple(Step(bucket, batch, tokens) for _, tokens, batch, bucket in sorted(found, key=lambda row: row[:3]))
+            key = (bucket.width, bucket.height, dataset.batch_size)
+            if key not in found or found[key].text_tokens < tokens:
+                found[key] = Batch(bucket, dataset.batch_size, tokens)
+    ordered = sorted(found.values(), key=lambda b: (b.bucket.width * b.bucket.height * b.size, b.text_tokens, b.bucket))
+    return tuple((batch,) * job.train.gradient_accumulation for batch in ordered)
 
 
 def before_steps(plan: Plan) -> Iterator[Operation]:

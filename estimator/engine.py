@@ -1,0 +1,164 @@
+"""A Job and a card -> an Estimate: the timeline replayed with room to spare, then under this card's capacity, and the verdict.
+
+`safe`: every phase survives with everything at its high end; `oom`: some phase fails even at the low end; `borderline`:
+between, or survival only by releasing cached blocks again and again (slow).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate, Interval, PhaseEstimate
+from estimator.gpus import Gpu
+from estimator.job import Job
+from estimator.outside import RESERVED_TOLERANCE, extra_at_peak, outside, room
+from estimator.residents import PhasePeak, Simulation, workspace_bytes_for
+from estimator.rows import bound
+from estimator.timeline import simulate
+
+REQUIRED_STEP_BYTES = 64 * 2**20  # precision of the search for the smallest capacity
+RECORDED_CAPABILITY = "8.9"  # of the emulated device that the programs were recorded on
+CUDNN_ATTENTION = ("9.0", "10.0")  # where torch 2.14 picks cuDNN attention (emulated_cuda/README: read off the real dispatch)
+
+_kept: dict[tuple[str, int | None, int], Simulation] = {}  # a job's replays serve every card of `--gpu all`
+
+
+def _replay(job: Job, capacity_bytes: int | None, workspace_bytes: int) -> Simulation:
+    key = (repr(job), capacity_bytes, workspace_bytes)
+    if key not in _kept:
+        _kept[key] = simulate(job, capacity_bytes=capacity_bytes, workspace_bytes=workspace_bytes)
+    return _kept[key]
+
+
+def estimate_job(job: Job, gpu: Gpu, *, fast: bool = False, required: bool = False) -> Estimate:
+    """The estimate of one job on one card. `fast`: by peak rows, a lower bound. `required`: search the smallest safe capacity.
+
+    A job with settings that are not modelled has the verdict "unknown" and no phases. Raises CannotTell where a combination
+    was never recorded.
+    """
+    if job.unmodelled:
+        return Estimate(job, gpu, UNKNOWN, (), -1, warnings=job.warnings)
+    workspace = workspace_bytes_for(gpu.compute_capability)
+    assumptions = _assumptions(job, gpu)
+    if fast:
+        return _judge_fast(job, gpu, bound(job, workspace_bytes=workspace), assumptions)
+    free = _replay(job, None, workspace)
+    estimate = _judge(job, gpu, free, lambda capacity: _replay(job, capacity, workspace), assumptions)
+    if not required:
+        return estimate
+    needed = required_bytes(gpu, free, lambda capacity: _replay(job, capacity, workspace))
+    return Estimate(
+        job, gpu, estimate.verdict, estimate.phases, estimate.peak, needed, estimate.retries, (), estimate.warnings, estimate.assumptions
+    )
+
+
+def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:
+    out = []
+    if gpu.compute_capability in CUDNN_ATTENTION:
+        out.append(
+            f"recorded at compute capability {RECORDED_CAPABILITY} with FlashAttention; torch picks cuDNN's attention on {gpu.compute_capability}, "
+            "whose own workspace is not known"
+        )
+    if job.model.assistant_lora is not None:
+        out.append("the training adapter's rank is assumed (the file was not at hand)")
+    return tuple(out)
+
+
+def _peak_of(simulation: Simulation) -> int:
+    return max(p.allocated_bytes for p in simulation.phases)
+
+
+def _survives(free: Simulation, capacity: int, replay: Callable[[int], Simulation], high: bool) -> Simulation | None:
+    """The simulation under a capacity if a phase fails or blocks must be released; None if nothing of the kind happens."""
+    fits = all(p.reserved_bytes + (extra_at_peak(p).high_bytes if high else 0) <= capacity for p in free.phases)
+    return None if fits else replay(max(capacity, 0))
+
+
+def _fails(simulation: Simulation | None, free: Simulation, capacity: int, high: bool) -> set[int]:
+    """Indices of phases that fail under the capacity: the replay's, and those where the workspace finds no room."""
+    failed = set()
+    for index, peak in enumerate(free.phases):
+        extra = extra_at_peak(peak).high_bytes if high else extra_at_peak(peak).low_bytes
+        if peak.allocated_bytes + extra > capacity:
+            failed.add(index)
+    if simulation is not None and simulation.failed is not None:
+        failed.add(simulation.failed)
+    return failed
+
+
+def _judge(
+    job: Job, gpu: Gpu, free: Simulation, replay: Callable[[int], Simulation], assumptions: tuple[str, ...]
+) -> Estimate:  # fmt: skip
+    space = room(gpu, _peak_of(free))
+    tight = _survives(free, space.low_bytes, replay, high=True)
+    failed_high = _fails(tight, free, space.low_bytes, high=True)
+    failed_low: set[int] = set()
+    if failed_high:
+        failed_low = _fails(_survives(free, space.high_bytes, replay, high=False), free, space.high_bytes, high=False)
+    likely = _survives(free, space.likely_bytes, replay, high=False)
+    slow = tight is not None and not failed_high and _keeps_releasing(tight)
+    verdicts = [OOM if i in failed_low else BORDERLINE if i in failed_high or (slow and p.phase == "train") else SAFE for i, p in enumerate(free.phases)]
+    phases = tuple(_phase(p, gpu, v, likely, i) for i, (p, v) in enumerate(zip(free.phases, verdicts, strict=True)))
+    verdict = OOM if failed_low else BORDERLINE if failed_high or slow else SAFE
+    warnings = list(job.warnings)
+    if slow:
+        warnings.append("it fits only because torch releases its cached blocks again and again: expect slow steps")
+    worst = min(failed_low or failed_high, default=None)
+    peak = worst if worst is not None else max(range(len(phases)), key=lambda i: phases[i].allocated_bytes)
+    retries = likely.retries if likely is not None else 0
+    return Estimate(job, gpu, verdict, phases, peak, None, retries, (), tuple(warnings), assumptions)
+
+
+def _keeps_releasing(simulation: Simulation) -> bool:
+    """Most kinds of training step had to release all cached blocks, also after the first had done so."""
+    train = [p for p in simulation.phases if p.phase == "train"]
+    return len(train) > 0 and all(p.retries > 0 for p in train) and sum(p.retries for p in train) > len(train)
+
+
+def _phase(peak: PhasePeak, gpu: Gpu, verdict: str, likely: Simulation | None, index: int) -> PhaseEstimate:
+    """Device figures: reserved, under this card's capacity where it had to be replayed, with what lies outside."""
+    reserved = peak.reserved_bytes
+    if likely is not None and index < len(likely.phases) and not likely.phases[index].failed:
+        reserved = min(reserved, likely.phases[index].reserved_bytes)
+    other, extra = outside(gpu), extra_at_peak(peak)
+    slack = max(reserved - peak.allocated_bytes, 0)  # cached blocks take workspaces up
+    device = Interval(
+        reserved + other.low_bytes,
+        reserved + max(extra.likely_bytes - slack, 0) + other.likely_bytes,
+        round(reserved * (1 + RESERVED_TOLERANCE)) + extra.high_bytes + other.high_bytes,
+    )
+    return PhaseEstimate(
+        peak.phase, peak.variant, peak.allocated_bytes, peak.reserved_bytes, device, verdict, peak.moment, peak.components, peak.detail
+    )
+
+
+def _judge_fast(job: Job, gpu: Gpu, rows: Simulation, assumptions: tuple[str, ...]) -> Estimate:
+    """Certain only where it fails: allocated alone is more than the card has."""
+    space = room(gpu, _peak_of(rows))
+    verdicts = [_fast_verdict(p, space) for p in rows.phases]
+    phases = tuple(_phase(p, gpu, v, None, i) for i, (p, v) in enumerate(zip(rows.phases, verdicts, strict=True)))
+    verdict = next((v for v in (OOM, BORDERLINE) if v in verdicts), SAFE)
+    peak = max(range(len(phases)), key=lambda i: phases[i].allocated_bytes)
+    return Estimate(job, gpu, verdict, phases, peak, None, 0, (), job.warnings, assumptions, lower_bound=True)
+
+
+def _fast_verdict(peak: PhasePeak, space: Interval) -> str:
+    if peak.allocated_bytes > space.high_bytes:
+        return OOM
+    return BORDERLINE if peak.allocated_bytes + extra_at_peak(peak).high_bytes > space.low_bytes else SAFE
+
+
+def required_bytes(gpu: Gpu, free: Simulation, replay: Callable[[int], Simulation]) -> int:
+    """The smallest total capacity at which every phase survives with everything at its high end, to REQUIRED_STEP_BYTES."""
+    peak = _peak_of(free)
+    beside = gpu.total_bytes - room(gpu, peak).low_bytes
+    low = max(p.allocated_bytes + extra_at_peak(p).high_bytes for p in free.phases)
+    high = max(p.reserved_bytes + extra_at_peak(p).high_bytes for p in free.phases)
+    while high - low > REQUIRED_STEP_BYTES:
+        middle = (low + high) // 2
+        if replay(middle).failed is None:
+            high = middle
+        else:
+            low = middle
+    return high + beside
+

@@ -1,0 +1,64 @@
+"""The operations that a timeline is made of: what happens to the card, by name; sizes come later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from estimator.estimate import Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A phase begins: peaks are reset."""
+
+    phase: str
+    detail: str = ""
+    variant: Variant = field(default_factory=Variant)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The phase is over: its peaks are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Run a program. Unnamed tensors that outlive it belong to `scope` until that is released.
+
+    `accumulate`: gradients are there already: new ones are added to them and freed at once.
+    """
+
+    key: str
+    values: Mapping[str, int] = field(default_factory=dict)
+    scope: str = "job"
+    accumulate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MoveIn:
+    """`component.to(device)`: nothing happens if it is there."""
+
+    component: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOut:
+    """`component.to("cpu")`, or its end."""
+
+    component: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Free the unnamed tensors of a scope."""
+
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyCache:
+    """torch.cuda.empty_cache()."""
+
+
+Operation = Begin | End | Part | MoveIn | MoveOut | Release | EmptyCache

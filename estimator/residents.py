@@ -1,0 +1,87 @@
+"""What is on the card: named tensors of components, unnamed ones by scope, bytes of each component; and the peaks read off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from estimator.allocator import Allocator
+from estimator.estimate import Variant
+
+UNIT_BYTES = 512  # the allocator's rounding (kMinBlockSize)
+MIB = 2**20
+# torch's cuBLAS workspace, one for each thread that multiplies: 8.125 MiB below compute capability 9.0, 32 MiB from there on
+# (aten/src/ATen/cuda/CUDABlas/CublasHandlePool: getChosenWorkspaceSize; read off the real allocator on the emulated device)
+WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB
+COMPUTE = ("text", "preview", "cache_latents.item", "step.head/encoded", "step.core")  # parts that multiply matrices
+ROUNDING = "allocator rounding"
+SHOWN = {"text_encoder0": "text_encoder", "text_encoder1": "text_encoder", "ema_copy": "ema", "gradient": "gradients", "assistant": "training_adapter"}
+
+
+@dataclass(frozen=True, slots=True)
+class PhasePeak:
+    """A phase's peaks in bytes, with room to spare or under the capacity that was given. `components` sums to `allocated_bytes`.
+
+    `retries`: how often all cached blocks had to be released in it.
+    """
+
+    phase: str
+    detail: str
+    variant: Variant
+    allocated_bytes: int
+    reserved_bytes: int
+    moment: str
+    components: Mapping[str, int]
+    failed: bool = False
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """`failed`: index of the phase that ran out of memory; None if none did. `retries`: releases of all cached blocks."""
+
+    phases: tuple[PhasePeak, ...]
+    failed: int | None
+    retries: int
+
+
+@dataclass
+class State:
+    """What is on the card, by name. Tensors of components and named exports: name -> allocator key; the rest by scope."""
+
+    allocator: Allocator
+    named: dict[str, int] = field(default_factory=dict)
+    scopes: dict[str, list[tuple[int, str, int]]] = field(default_factory=dict)
+    bytes_of: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    next_key: int = 0
+
+    def copy(self) -> State:
+        scopes = {scope: list(rows) for scope, rows in self.scopes.items()}
+        return State(self.allocator.copy(), dict(self.named), scopes, dict(self.bytes_of), dict(self.sizes), self.next_key)
+
+    def count(self, component: str, size_bytes: int) -> None:
+        self.bytes_of[component] = self.bytes_of.get(component, 0) + size_bytes
+
+
+def rounded(size: int) -> int:
+    return -(-size // UNIT_BYTES) * UNIT_BYTES
+
+
+def shown(component: str) -> str:
+    return SHOWN.get(component, component)
+
+
+LOADING = {"load.transformer": "transformer", "load.text": "text_encoder", "setup.network": "adapter"}
+
+
+def component_of(name: str | None, key: str) -> str:
+    """The ledger's component of a tensor: its own if named; what a loading part loads; activations otherwise."""
+    if name is not None:
+        return shown(name.split(":")[0])
+    return LOADING.get(key.split("/")[0], "activations")
+
+
+def workspace_bytes_for(compute_capability: str) -> int:
+    """torch's cuBLAS workspace of one thread on a card."""
+    return WORKSPACE_BYTES_90 if int(compute_capability.split(".")[0]) in (9, 10) else WORKSPACE_BYTES
