@@ -43,7 +43,7 @@ def _batch(count: int) -> str:
 
 
 class Plan:
-    """The operations of a job. `legacy`: the StableDiffusion class (FLUX, Flex.1), which has a preset for text caching."""
+    """The operations of a job. Previews that are alike are made once. `legacy`: the StableDiffusion class (FLUX, Flex.1), which has a preset for text caching."""
 
     def __init__(self, job: Job, text_encoders: int) -> None:
         self.job = job
@@ -56,6 +56,7 @@ class Plan:
         self.weights, self.te_weights = model.weights, model.te_weights
         self.rank = {"r": job.network.rank if job.network else 0}
         self.ema = "ema" if train.ema else "none"
+        self.samples = tuple({(s.width, s.height, s.frames, s.batch, s.text_tokens, s.negative_tokens): s for s in job.samples}.values())
 
     # ---- text
 
@@ -161,7 +162,7 @@ class Plan:
             yield EmptyCache()
         if self.text_away:
             yield self.encode(self.empty_prompt(), "job")
-            for sample in self.job.samples:
+            for sample in self.samples:
                 yield self.encode(self.tokens(sample.text_tokens), "prompt")
                 yield self.encode(self.tokens(sample.negative_tokens), "prompt")
                 yield Release("prompt")
@@ -171,7 +172,7 @@ class Plan:
 
     def sampling(self, when: str) -> Iterator[Operation]:
         """`when`: "first" (baseline: no optimizer state) or "later". Peaks are read for each preview."""
-        samples = self.job.samples
+        samples = self.samples
         yield Begin("sample", _SAMPLE_DETAIL[when], _sample_variant(samples[0]) if samples else Variant())
         yield EmptyCache()
         yield Part(f"sample.enter/{self.weights}/{self.ema}/{when}", self.rank, "sampling")

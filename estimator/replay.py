@@ -82,25 +82,20 @@ class Replay:
         return self.job.model.te_weights if component.startswith("text_encoder") else self.job.model.weights
 
     def _move_in(self, component: str) -> None:
-        prefix = f"{component}:"
-        if any(name.startswith(prefix) for name in self.state.named):
+        state = self.state
+        if state.named.get(component):
             return
         sizes = self.profile.resident(component, self._weights_of(component))
-        keys = range(self.state.next_key, self.state.next_key + len(sizes))
-        self.state.next_key += len(sizes)
-        for number, (key, size) in enumerate(zip(keys, sizes, strict=True)):
-            name = f"{prefix}moved{number}"
-            self.state.named[name], self.state.sizes[name] = key, rounded(size)
-        self.state.allocator.run(list(keys), sizes)
-        self.state.count(shown(component), sum(map(rounded, sizes)))
+        first = state.take_keys(len(sizes))
+        state.named[component] = {f"{component}:moved{n}": (first + n, rounded(size)) for n, size in enumerate(sizes)}
+        state.allocator.run(list(range(first, first + len(sizes))), sizes)
+        state.count(shown(component), sum(map(rounded, sizes)))
         self._note_peak()
 
     def _move_out(self, component: str) -> None:
-        prefix = f"{component}:"
-        names = [name for name in self.state.named if name.startswith(prefix)]
-        keys = [self.state.named.pop(name) for name in names]
-        self.state.allocator.run(keys, [FREE] * len(keys))
-        self.state.count(shown(component), -sum(self.state.sizes.pop(name) for name in names))
+        group = self.state.named.pop(component, {})
+        self.state.allocator.run([key for key, _ in group.values()], [FREE] * len(group))
+        self.state.count(shown(component), -sum(size for _, size in group.values()))
 
     def _release(self, scope: str) -> None:
         rows = self.state.scopes.pop(scope, [])
@@ -116,47 +111,60 @@ class Replay:
     # ---- programs
 
     def _part(self, part: op.Part) -> None:
-        program = self.profile.program(part.key)
-        state, sizes = self.state, program.sizes(part.values)
+        program, state = self.profile.program(part.key), self.state
+        sizes = program.sizes(part.values)
         self._workspaces(program, part)
-        tensors = program.tensor_of_event
-        base, own = state.next_key, len(program.names) - program.imports
-        state.next_key += len(program.names)
+        before, base = dict(state.bytes_of), state.take_keys(len(program.names))
+        keys, events, taken = self._lists(program, part, sizes, base)
+        peak_event = state.allocator.run(keys.tolist(), events.tolist())
+        if peak_event is not None:
+            self._peak_inside(program, part, sizes, before, keys, events, peak_event, base, taken)
+        self._keep(program, part, sizes, base)
+
+    def _lists(self, program: Program, part: op.Part, sizes: Ints, base: int) -> tuple[Ints, Ints, dict[int, tuple[str, int]]]:
+        """Keys and sizes for `Allocator.run`; and of each import its key, component and bytes, taken off the card's books."""
+        state, tensors = self.state, program.tensor_of_event
         keys = tensors + base
-        event_sizes = np.where(program.events == ALLOCATE, np.append(sizes, 0)[tensors], FREE)  # -1: empty_cache, no tensor
-        event_sizes = np.where(tensors < 0, EMPTY_CACHE, event_sizes)
-        drop: set[int] = set()
+        events = np.where(program.events == ALLOCATE, np.append(sizes, 0)[tensors], FREE)  # -1: empty_cache, no tensor
+        events = np.where(tensors < 0, EMPTY_CACHE, events)
+        own, absent = len(program.names) - program.imports, []
+        taken: dict[int, tuple[str, int]] = {}
+        real = np.arange(len(program.names)) + base
         for k in range(own, len(program.names)):  # imports: whatever of this name is on the card
             name = program.names[k]
             assert name is not None
-            if name in state.named:
-                keys[tensors == k] = state.named.pop(name)
-                state.count(component_of(name, part.key), -state.sizes.pop(name))
+            if state.holds(name):
+                key, size = state.named[name.partition(":")[0]].pop(name)
+                real[k] = key
+                taken[key] = component_of(name, part.key), size
+                state.count(taken[key][0], -size)
             else:
-                drop.add(k)
-        doubled = {k for k in program.exported if program.names[k] in state.named} if part.accumulate else set()
-        keep = ~np.isin(tensors, list(drop)) if drop else None
-        event_keys, event_list = keys, event_sizes
-        if keep is not None:
-            event_keys, event_list = keys[keep], event_sizes[keep]
-        if doubled:
-            event_keys, event_list = _freed_at_once(event_keys, event_list, {base + k for k in doubled})
-        before = dict(state.bytes_of)
-        peak_event = state.allocator.run(event_keys.tolist(), event_list.tolist())
-        if peak_event is not None:
-            self._peak_inside(program, part, sizes, before, event_keys, event_list, peak_event, base)
-        for k in program.exported:
-            if k not in doubled:
-                self._keep(program, part, k, base + k, int(sizes[k]))
+                absent.append(k)
+        if program.imports:
+            keys = np.where(tensors < own, keys, real[tensors])
+        if absent:
+            there = ~np.isin(tensors, absent)
+            keys, events = keys[there], events[there]
+        if part.accumulate:
+            doubled = {base + k for k in program.exported if state.holds(program.names[k] or "")}
+            keys, events = _freed_at_once(keys, events, doubled)
+        return keys, events, taken
 
-    def _keep(self, program: Program, part: op.Part, k: int, key: int, size: int) -> None:
-        name, kept = program.names[k], rounded(size)
-        component = component_of(name, part.key)
-        self.state.count(component, kept)
-        if name is not None and name not in self.state.named:
-            self.state.named[name], self.state.sizes[name] = key, kept
-        else:
-            self.state.scopes.setdefault(part.scope, []).append((key, component, kept))
+    def _keep(self, program: Program, part: op.Part, sizes: Ints, base: int) -> None:
+        """Enter what outlives a part: by name, or into its scope."""
+        state, scope = self.state, self.state.scopes.setdefault(part.scope, [])
+        for k in program.exported:
+            name, size = program.names[k], rounded(int(sizes[k]))
+            component = component_of(name, part.key)
+            if name is None:
+                scope.append((base + k, component, size))
+            elif not state.holds(name):
+                state.named.setdefault(name.partition(":")[0], {})[name] = base + k, size
+            elif part.accumulate:
+                continue
+            else:
+                scope.append((base + k, component, size))
+            state.count(component, size)
 
     def _workspaces(self, program: Program, part: op.Part) -> None:
         """cuBLAS's workspace of a thread is made once, by the first that needs it, and stays."""
@@ -165,31 +173,33 @@ class Replay:
             threads = ["forward", "backward"]
         for thread in threads:
             name = f"workspace:{thread}"
-            if name not in self.state.named:
-                key = self.state.next_key
-                self.state.next_key += 1
+            if not self.state.holds(name):
+                key = self.state.take_keys(1)
                 self.state.allocator.run([key], [self.workspace_bytes])
-                self.state.named[name], self.state.sizes[name] = key, self.workspace_bytes
+                self.state.named.setdefault("workspace", {})[name] = key, self.workspace_bytes
                 self.state.count("workspace", self.workspace_bytes)
 
     def _peak_inside(
-        self, program: Program, part: op.Part, sizes: Ints, before: dict[str, int], keys: Ints, events: Ints, at: int, base: int
-    ) -> None:
-        """Ledger and moment of a peak that lies inside a program: what it had allocated by then, by component."""
+        self, program: Program, part: op.Part, sizes: Ints, before: dict[str, int], keys: Ints, events: Ints, at: int, base: int,
+        taken: dict[int, tuple[str, int]],
+    ) -> None:  # fmt: skip
+        """Ledger and moment of a peak that lies inside a program: what it had allocated and freed by then, by component."""
         allocated = self.state.allocator.peak_allocated_bytes
         if allocated <= self._best[0]:
             return
         ledger = dict(before)
-        seen, kinds = keys[: at + 1] - base, events[: at + 1]
-        inside = (seen >= 0) & (seen < len(program.names) - program.imports)
+        seen, kinds = keys[: at + 1], events[: at + 1]
+        own = (seen >= base) & (seen < base + len(program.names))
         live = np.zeros(len(program.names), dtype=bool)
-        live[seen[inside & (kinds >= 0)]] = True
-        live[seen[inside & (kinds == FREE)]] = False
+        live[seen[own & (kinds >= 0)] - base] = True
+        live[seen[own & (kinds == FREE)] - base] = False
         for k in np.flatnonzero(live).tolist():
             component = component_of(program.names[k], part.key)
             ledger[component] = ledger.get(component, 0) + rounded(int(sizes[k]))
-        moment = self.profile.labels[program.labels[int(seen[at])]]
-        self._best = (allocated, moment, ledger)
+        for key in seen[~own & (kinds == FREE)].tolist():
+            component, size = taken[key]
+            ledger[component] -= size
+        self._best = (allocated, self.profile.labels[program.labels[int(seen[at]) - base]], ledger)
 
 
 def _freed_at_once(keys: Ints, sizes: Ints, doubled: set[int]) -> tuple[Ints, Ints]:

@@ -45,23 +45,35 @@ class Simulation:
     retries: int
 
 
+Held = tuple[int, int]
+"""A tensor on the card: the allocator's key, and its bytes as rounded."""
+
+
 @dataclass
 class State:
-    """What is on the card, by name. Tensors of components and named exports: name -> allocator key; the rest by scope."""
+    """What is on the card. `named`: component -> name -> tensor; `scopes`: unnamed ones, by what they are released with."""
 
     allocator: Allocator
-    named: dict[str, int] = field(default_factory=dict)
+    named: dict[str, dict[str, Held]] = field(default_factory=dict)
     scopes: dict[str, list[tuple[int, str, int]]] = field(default_factory=dict)
     bytes_of: dict[str, int] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
     next_key: int = 0
 
     def copy(self) -> State:
+        named = {component: dict(group) for component, group in self.named.items()}
         scopes = {scope: list(rows) for scope, rows in self.scopes.items()}
-        return State(self.allocator.copy(), dict(self.named), scopes, dict(self.bytes_of), dict(self.sizes), self.next_key)
+        return State(self.allocator.copy(), named, scopes, dict(self.bytes_of), self.next_key)
 
     def count(self, component: str, size_bytes: int) -> None:
         self.bytes_of[component] = self.bytes_of.get(component, 0) + size_bytes
+
+    def holds(self, name: str) -> bool:
+        return name in self.named.get(name.partition(":")[0], ())
+
+    def take_keys(self, count: int) -> int:
+        """The first of so many new keys."""
+        first, self.next_key = self.next_key, self.next_key + count
+        return first
 
 
 def rounded(size: int) -> int:

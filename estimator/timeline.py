@@ -38,8 +38,10 @@ def simulate(
             replay.run(ph.after_steps(plan))
         return _finished(replay.peaks, replay)
     up = ph.steps_of(job, plan.tokens(None))
+    # With room to spare both ends of what can happen; under a capacity the largest last, when small steps' blocks lie about.
+    orders = [up, up[::-1]] if len(up) > 1 and capacity_bytes is None else [up]
     branches = []
-    for candidate in [up, up[::-1]] if len(up) > 1 else [up]:
+    for candidate in orders:
         branch = replay.fork()
         done = branch.run(ph.steps(plan, candidate))
         branches.append((done, max(p.reserved_bytes for p in branch.peaks), branch))
