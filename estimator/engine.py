@@ -20,13 +20,19 @@ REQUIRED_STEP_BYTES = 64 * 2**20  # precision of the search for the smallest cap
 RECORDED_CAPABILITY = "8.9"  # of the emulated device that the programs were recorded on
 CUDNN_ATTENTION = ("9.0", "10.0")  # where torch 2.14 picks cuDNN attention (emulated_cuda/README: read off the real dispatch)
 
-_kept: dict[tuple[str, int | None, int], Simulation] = {}  # a job's replays serve every card of `--gpu all`
+_kept: dict[tuple[str, int | None, int, bool], Simulation] = {}  # a job's replays serve every card of `--gpu all`
 
 
-def _replay(job: Job, capacity_bytes: int | None, workspace_bytes: int) -> Simulation:
-    key = (repr(job), capacity_bytes, workspace_bytes)
+Replayer = Callable[[int, bool], Simulation]
+"""(capacity in bytes, stop before the first training step) -> the job's simulation."""
+
+
+def _replay(job: Job, capacity_bytes: int | None, workspace_bytes: int, only_before_steps: bool = False) -> Simulation:
+    key = (repr(job), capacity_bytes, workspace_bytes, only_before_steps)
     if key not in _kept:
-        _kept[key] = simulate(job, capacity_bytes=capacity_bytes, workspace_bytes=workspace_bytes)
+        _kept[key] = simulate(
+            job, capacity_bytes=capacity_bytes, workspace_bytes=workspace_bytes, only_before_steps=only_before_steps
+        )
     return _kept[key]
 
 
@@ -43,10 +49,10 @@ def estimate_job(job: Job, gpu: Gpu, *, fast: bool = False, required: bool = Fal
     if fast:
         return _judge_fast(job, gpu, bound(job, workspace_bytes=workspace), assumptions)
     free = _replay(job, None, workspace)
-    estimate = _judge(job, gpu, free, lambda capacity: _replay(job, capacity, workspace), assumptions)
+    estimate = _judge(job, gpu, free, lambda capacity, early: _replay(job, capacity, workspace, early), assumptions)
     if not required:
         return estimate
-    needed = required_bytes(gpu, free, lambda capacity: _replay(job, capacity, workspace))
+    needed = required_bytes(gpu, free, lambda capacity, early: _replay(job, capacity, workspace, early))
     return Estimate(
         job, gpu, estimate.verdict, estimate.phases, estimate.peak, needed, estimate.retries, (), estimate.warnings, estimate.assumptions
     )
@@ -68,10 +74,16 @@ def _peak_of(simulation: Simulation) -> int:
     return max(p.allocated_bytes for p in simulation.phases)
 
 
-def _survives(free: Simulation, capacity: int, replay: Callable[[int], Simulation], high: bool) -> Simulation | None:
-    """The simulation under a capacity if a phase fails or blocks must be released; None if nothing of the kind happens."""
-    fits = all(p.reserved_bytes + (extra_at_peak(p).high_bytes if high else 0) <= capacity for p in free.phases)
-    return None if fits else replay(max(capacity, 0))
+def _survives(free: Simulation, capacity: int, replay: Replayer, high: bool) -> Simulation | None:
+    """The simulation under a capacity if blocks must be released or a phase fails; None if nothing of the kind happens.
+
+    It goes no further than it must: phases that fit beside all that was cached fit all the better once that was released.
+    """
+    tight = [p.reserved_bytes + (extra_at_peak(p).high_bytes if high else 0) > capacity for p in free.phases]
+    if not any(tight):
+        return None
+    first_step = next((i for i, p in enumerate(free.phases) if p.phase == "train"), len(tight))
+    return replay(max(capacity, 0), not any(tight[first_step:]))
 
 
 def _fails(simulation: Simulation | None, free: Simulation, capacity: int, high: bool) -> set[int]:
@@ -87,7 +99,7 @@ def _fails(simulation: Simulation | None, free: Simulation, capacity: int, high:
 
 
 def _judge(
-    job: Job, gpu: Gpu, free: Simulation, replay: Callable[[int], Simulation], assumptions: tuple[str, ...]
+    job: Job, gpu: Gpu, free: Simulation, replay: Replayer, assumptions: tuple[str, ...]
 ) -> Estimate:  # fmt: skip
     space = room(gpu, _peak_of(free))
     tight = _survives(free, space.low_bytes, replay, high=True)
@@ -148,7 +160,7 @@ def _fast_verdict(peak: PhasePeak, space: Interval) -> str:
     return BORDERLINE if peak.allocated_bytes + extra_at_peak(peak).high_bytes > space.low_bytes else SAFE
 
 
-def required_bytes(gpu: Gpu, free: Simulation, replay: Callable[[int], Simulation]) -> int:
+def required_bytes(gpu: Gpu, free: Simulation, replay: Replayer) -> int:
     """The smallest total capacity at which every phase survives with everything at its high end, to REQUIRED_STEP_BYTES."""
     peak = _peak_of(free)
     beside = gpu.total_bytes - room(gpu, peak).low_bytes
@@ -156,7 +168,7 @@ def required_bytes(gpu: Gpu, free: Simulation, replay: Callable[[int], Simulatio
     high = max(p.reserved_bytes + extra_at_peak(p).high_bytes for p in free.phases)
     while high - low > REQUIRED_STEP_BYTES:
         middle = (low + high) // 2
-        if replay(middle).failed is None:
+        if replay(middle, False).failed is None:
             high = middle
         else:
             low = middle

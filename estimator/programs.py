@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,7 @@ class Profile:
         return any(key.split("/")[0] == component for key in self.data["residents"])
 
 
+@cache
 def load_profile(arch: str) -> Profile:
     """The profile of an architecture key. Raises CannotTell if there is none."""
     folder = profiles_dir() / arch

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
 
 from estimator import phases as ph
 from estimator.estimate import Variant
@@ -16,22 +17,29 @@ from estimator.programs import Profile, load_profile
 from estimator.replay import Replay
 from estimator.residents import WORKSPACE_BYTES, PhasePeak, Simulation
 
+MOST_SHUFFLED = 6
+
 
 def text_encoders_of(profile: Profile) -> int:
     return sum(profile.has_resident(name) for name in ph.TEXT_ENCODERS)
 
 
 def simulate(
-    job: Job, order: Sequence[ph.Step] | None = None, capacity_bytes: int | None = None, *, workspace_bytes: int = WORKSPACE_BYTES
+    job: Job,
+    order: Sequence[ph.Step] | None = None,
+    capacity_bytes: int | None = None,
+    *,
+    workspace_bytes: int = WORKSPACE_BYTES,
+    only_before_steps: bool = False,
 ) -> Simulation:
-    """Replay a job. `order`: the training steps as they come (None: each bucket, ascending and descending, the worse one kept).
+    """Replay a job. `order`: the training steps as they come (None: several orders of all buckets, the worst kept).
 
-    `capacity_bytes`: what the allocator may reserve (None: unbounded). Raises CannotTell for a combination that was never recorded.
+    `capacity_bytes`: what the allocator may reserve (None: unbounded). `only_before_steps`: stop there. Raises CannotTell for a combination that was never recorded.
     """
     profile = load_profile(job.arch)
     plan = ph.Plan(job, text_encoders_of(profile))
     replay = Replay(profile, job, capacity_bytes, workspace_bytes)
-    if not replay.run(ph.before_steps(plan)):
+    if not replay.run(ph.before_steps(plan)) or only_before_steps:
         return _finished(replay.peaks, replay)
     if order is not None:
         if replay.run(ph.steps(plan, order)):
@@ -39,7 +47,7 @@ def simulate(
         return _finished(replay.peaks, replay)
     up = ph.steps_of(job, plan.tokens(None))
     # With room to spare both ends of what can happen; under a capacity the largest last, when small steps' blocks lie about.
-    orders = [up, up[::-1]] if len(up) > 1 and capacity_bytes is None else [up]
+    orders = [up] if capacity_bytes is not None else orders_of(up)
     branches = []
     for candidate in orders:
         branch = replay.fork()
@@ -51,6 +59,18 @@ def simulate(
     if all(done for done, _, _ in branches):
         worst.run(ph.after_steps(plan))
     return _finished([*replay.peaks, *train, *worst.peaks], worst)
+
+
+def orders_of(up: tuple[ph.Step, ...]) -> list[tuple[ph.Step, ...]]:
+    """Orders in which the buckets of a run may come: largest last, largest first, and a shuffle that is always the same."""
+    orders = [up, up[::-1]]
+    if len(up) > MOST_SHUFFLED:  # many buckets: two orders tell enough, and take long
+        return orders
+    if len(up) > len(orders):
+        shuffled = list(up)
+        Random(len(up)).shuffle(shuffled)
+        orders.append(tuple(shuffled))
+    return list(dict.fromkeys(orders))
 
 
 def _by_variant(peaks: list[PhasePeak]) -> list[PhasePeak]:
