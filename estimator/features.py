@@ -13,13 +13,21 @@ edge ((width + height) / 16, which padded convolutions add), `X` text tokens of 
   blocks that share an output in torch's `setReduceConfig` (ATen/native/cuda/Reduce.cuh) for 2-byte inputs:
   128-thread blocks of 32 x 4, 4 outputs a thread, at least 16 values a thread.
 
-A feature is a product, written `B*T`; `1` is the constant. Every function takes and returns plain integers.
+A feature is a product, written `B*T`; `1` is the constant. Every function takes plain integers and returns one, or takes
+integer arrays and returns an array (estimator.grid).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+IntOrInts = TypeVar("IntOrInts", int, Ints)
 
 FLASH_TILE = 128  # FlashAttention-2's row rounding (flash_api.cpp: seqlen rounded to 128)
 ZIMAGE_PAD = 32  # ZImageTransformer2DModel: SEQ_MULTI_OF
@@ -33,22 +41,41 @@ REDUCE_MIN_VALUES, REDUCE_MAX_VALUES = 16, 256  # values a thread adds up before
 REDUCE_RESIDENT_BLOCKS = 128 * 1536 // (REDUCE_BLOCK_WIDTH * REDUCE_BLOCK_HEIGHT)
 
 
-def round_up(value: int, multiple: int) -> int:
+PIXELS_PER_TOKEN = 256  # 16 x 16: VAE factor 8, patch 2, of FLUX, Flex.1 and Z-Image
+PIXELS_PER_EDGE = 16
+
+
+def image_values(width: int, height: int) -> dict[str, int]:
+    """`T` and `E` of an image of so many pixels."""
+    return {"T": width * height // PIXELS_PER_TOKEN, "E": (width + height) // PIXELS_PER_EDGE}
+
+
+def round_up(value: IntOrInts, multiple: int) -> IntOrInts:
     return -(-value // multiple) * multiple
 
 
-def reduce_blocks(outputs: int, rows: int) -> int:
+def _smaller(a: IntOrInts, b: IntOrInts) -> IntOrInts:
+    return a + (b - a) * (b < a)
+
+
+def _larger(a: IntOrInts, b: IntOrInts) -> IntOrInts:
+    return a + (b - a) * (b > a)
+
+
+def reduce_blocks(outputs: IntOrInts, rows: IntOrInts) -> IntOrInts:
     """Blocks that share an output of a column sum (0: one block does it, without partial results in memory)."""
     values = -(-rows // REDUCE_BLOCK_HEIGHT)
-    if values < REDUCE_MAX_VALUES:
-        return 0
     grid = -(-outputs // (REDUCE_BLOCK_WIDTH * REDUCE_OUTPUTS_PER_THREAD))
     fill, least, most = -(-REDUCE_RESIDENT_BLOCKS // grid), -(-values // REDUCE_MAX_VALUES), -(-values // REDUCE_MIN_VALUES)
-    blocks = max(min(fill, most), least)
-    return blocks if blocks > 1 else 0
+    blocks = _larger(_smaller(fill, most), least)
+    return blocks * (blocks > 1) * (values >= REDUCE_MAX_VALUES)
 
 
-def variable(name: str, given: Mapping[str, int]) -> int:
+@overload
+def variable(name: str, given: Mapping[str, int]) -> int: ...
+@overload
+def variable(name: str, given: Mapping[str, Ints]) -> Ints: ...
+def variable(name: str, given: Mapping[str, Any]) -> Any:
     """The value of a variable, given or derived. Raises KeyError for an unknown one."""
     if name in given:
         return given[name]
@@ -72,20 +99,24 @@ def variable(name: str, given: Mapping[str, int]) -> int:
     raise KeyError(f"unknown variable {name!r}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _reduction(name: str) -> tuple[int, str]:
     width, over = name.removeprefix("reduce").split("_")
     return int(width), over
 
 
-@lru_cache(maxsize=None)
+@cache
 def _factors(name: str) -> tuple[str, ...]:
     return tuple(name.split("*"))
 
 
-def feature(name: str, given: Mapping[str, int]) -> int:
+@overload
+def feature(name: str, given: Mapping[str, int]) -> int: ...
+@overload
+def feature(name: str, given: Mapping[str, Ints]) -> Ints: ...
+def feature(name: str, given: Mapping[str, Any]) -> Any:
     """The value of a product of variables, such as `B*T`."""
-    product = 1
+    product: Any = 1
     for factor in _factors(name):
         product *= variable(factor, given)
     return product
