@@ -71,6 +71,17 @@ class Program:
         freed = set(self.tensor_of_event[self.events != ALLOCATE].tolist())
         return tuple(k for k in range(len(self.names) - self.imports) if k not in freed)
 
+    @cached_property
+    def flows(self) -> tuple[dict[str, Ints], dict[str, Ints]]:
+        """Tensors that stay, and imports that are freed, by component ("" for unnamed ones)."""
+        own = len(self.names) - self.imports
+        out: tuple[dict[str, list[int]], dict[str, list[int]]] = ({}, {})
+        for side, tensors in zip(out, (self.exported, range(own, len(self.names))), strict=True):
+            for k in tensors:
+                side.setdefault((self.names[k] or "").partition(":")[0], []).append(k)
+        stays, freed = ({component: np.array(ks) for component, ks in side.items()} for side in out)
+        return stays, freed
+
     def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
         """(bytes, moment) of the highest peak row: what the part adds to what is resident, without the allocator's rounding."""
         row = {name: feature(name, values) for name in self.features}
@@ -80,7 +91,10 @@ class Program:
 
 @dataclass(frozen=True)
 class Profile:
-    """An architecture's programs and residents. `residents`: "component" or "component/weights" -> bytes of each tensor, in `.to()` order."""
+    """An architecture's programs and residents.
+
+    `data["residents"]`: "component" or "component/weights" -> bytes of each tensor, in `.to()` order, as run lengths.
+    """
 
     arch: str
     data: Mapping[str, Any]
@@ -92,7 +106,8 @@ class Profile:
 
     @cached_property
     def _coefficients(self) -> Ints:
-        return self._arrays["coefficients"].astype(np.int64)  # type: ignore[no-any-return]
+        table: Ints = self._arrays["coefficients"].astype(np.int64)
+        return table
 
     @cached_property
     def _programs(self) -> dict[str, Program]:

@@ -8,24 +8,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from estimator import operations as op
 from estimator import phases as ph
 from estimator.job import Job
-from estimator.programs import Profile, load_profile
-from estimator.residents import COMPUTE, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, rounded, shown
+from estimator.programs import Ints, Profile, load_profile
+from estimator.residents import COMPUTE, UNIT_BYTES, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, shown
 from estimator.timeline import text_encoders_of
 
 
 @dataclass
 class _Counts:
-    """Bytes on the card by name of tensor group: components, named exports (by their component), scopes."""
+    """Bytes on the card: `held` as the ledger shows them, `groups` of named tensors by component, `scopes` of unnamed ones."""
 
     held: dict[str, int] = field(default_factory=dict)
-    named: dict[str, tuple[str, int]] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
     scopes: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, component: str, size: int) -> None:
         self.held[component] = self.held.get(component, 0) + size
+
+    def change(self, group: str, size: int) -> None:
+        self.groups[group] = self.groups.get(group, 0) + size
+        self.add(shown(group), size)
 
     @property
     def total(self) -> int:
@@ -51,7 +57,7 @@ class _Rows:
             elif isinstance(operation, op.MoveIn):
                 self._move_in(operation.component)
             elif isinstance(operation, op.MoveOut):
-                self._drop(f"{operation.component}:")
+                self.counts.change(operation.component, -self.counts.groups.get(operation.component, 0))
             elif isinstance(operation, op.Release):
                 for component, size in self.counts.scopes.pop(operation.scope, {}).items():
                     self.counts.add(component, -size)
@@ -62,52 +68,45 @@ class _Rows:
         begin = self._begin
         self.peaks.append(PhasePeak(begin.phase, begin.detail, begin.variant, total, total, moment, components))
 
-    def _see(self, extra: int, moment: str) -> None:
+    def _see(self, extra: int, moment: str, component: str = "activations") -> None:
         total = self.counts.total + extra
         if total > self._best[0]:
             ledger = dict(self.counts.held)
-            ledger["activations"] = ledger.get("activations", 0) + extra
+            ledger[component] = ledger.get(component, 0) + extra
             self._best = (total, moment, ledger)
 
     def _move_in(self, component: str) -> None:
-        if any(name.startswith(f"{component}:") for name in self.counts.named):
+        if self.counts.groups.get(component, 0):
             return
         weights = self.job.model.te_weights if component.startswith("text_encoder") else self.job.model.weights
-        size = sum(map(rounded, self.profile.resident(component, weights)))
-        self.counts.named[f"{component}:moved"] = (shown(component), size)
-        self.counts.add(shown(component), size)
+        self.counts.change(component, _rounded_sum(np.array(self.profile.resident(component, weights), dtype=np.int64)))
         self._see(0, "moving to the device")
 
-    def _drop(self, prefix: str) -> None:
-        for name in [n for n in self.counts.named if n.startswith(prefix)]:
-            component, size = self.counts.named.pop(name)
-            self.counts.add(component, -size)
-
     def _part(self, part: op.Part) -> None:
-        program = self.profile.program(part.key)
+        program, counts = self.profile.program(part.key), self.counts
         threads = ["forward", "backward"] if part.key.startswith("step.core") else ["forward"] if part.key.startswith(COMPUTE) else []
         for thread in threads:
-            if f"workspace:{thread}" not in self.counts.named:
-                self.counts.named[f"workspace:{thread}"] = ("workspace", self.workspace_bytes)
-                self.counts.add("workspace", self.workspace_bytes)
-        self._see(*program.peak(part.values))
-        own = len(program.names) - program.imports
-        for name in program.names[own:]:
-            if name is not None and name in self.counts.named:
-                component, size = self.counts.named.pop(name)
-                self.counts.add(component, -size)
+            if not counts.groups.get(f"workspace:{thread}"):
+                counts.groups[f"workspace:{thread}"] = self.workspace_bytes
+                counts.add("workspace", self.workspace_bytes)
+        self._see(*program.peak(part.values), component_of(None, part.key))
         sizes = program.sizes(part.values)
-        for k in program.exported:
-            name, size = program.names[k], rounded(int(sizes[k]))
-            component = component_of(name, part.key)
-            if name is not None and name in self.counts.named:
-                continue  # added to what is there
-            self.counts.add(component, size)
-            if name is not None:
-                self.counts.named[name] = (component, size)
-            else:
-                scope = self.counts.scopes.setdefault(part.scope, {})
+        stays, freed = program.flows
+        for group, tensors in freed.items():
+            counts.change(group, -min(_rounded_sum(sizes[tensors]), counts.groups.get(group, 0)))
+        for group, tensors in stays.items():
+            size = _rounded_sum(sizes[tensors])
+            if not group:
+                component = component_of(None, part.key)
+                scope = counts.scopes.setdefault(part.scope, {})
                 scope[component] = scope.get(component, 0) + size
+                counts.add(component, size)
+            elif not (part.accumulate and counts.groups.get(group, 0)):
+                counts.change(group, size)
+
+
+def _rounded_sum(sizes: Ints) -> int:
+    return int((-(-sizes // UNIT_BYTES) * UNIT_BYTES).sum())
 
 
 def bound(job: Job, *, workspace_bytes: int = WORKSPACE_BYTES) -> Simulation:
