@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from estimator.estimate import Variant
+from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Sample
 from estimator.operations import Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 
-PIXELS_PER_TOKEN = 256  # 16 x 16: VAE factor 8, patch 2, of FLUX, Flex.1 and Z-Image (trainer_architectures)
-PIXELS_PER_EDGE = 16
 EMPTY_PROMPT_TOKENS = {"zimage": 9, "zimage-turbo": 9}  # the chat template alone (ZImagePipeline._encode_prompt)
 PADDED_TEXT_TOKENS = 512  # T5's max_length in the FLUX pipelines (toolkit/train_tools.py: encode_prompts_flux)
 TEXT_ENCODERS = ("text_encoder0", "text_encoder1")
@@ -34,16 +33,15 @@ Step = tuple[Batch, ...]
 """One training step: the batches that are accumulated in it (one, unless gradient accumulation)."""
 
 
-def image_values(width: int, height: int) -> dict[str, int]:
-    return {"T": width * height // PIXELS_PER_TOKEN, "E": (width + height) // PIXELS_PER_EDGE}
-
-
 def _batch(count: int) -> str:
     return "one" if count == 1 else "many"
 
 
 class Plan:
-    """The operations of a job. Previews that are alike are made once. `legacy`: the StableDiffusion class (FLUX, Flex.1), which has a preset for text caching."""
+    """The operations of a job. Previews that are alike are made once.
+
+    `legacy`: the StableDiffusion class (FLUX, Flex.1), which has a preset for text caching.
+    """
 
     def __init__(self, job: Job, text_encoders: int) -> None:
         self.job = job
@@ -172,8 +170,7 @@ class Plan:
 
     def sampling(self, when: str) -> Iterator[Operation]:
         """`when`: "first" (baseline: no optimizer state) or "later". Peaks are read for each preview."""
-        samples = self.samples
-        yield Begin("sample", _SAMPLE_DETAIL[when], _sample_variant(samples[0]) if samples else Variant())
+        yield Begin("sample", _SAMPLE_DETAIL[when], _sample_variant(self.samples[0]) if self.samples else Variant())
         yield EmptyCache()
         yield Part(f"sample.enter/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
         yield EmptyCache()
@@ -182,7 +179,7 @@ class Plan:
         if not self.text_cached:
             yield from self.text_in()
         yield EmptyCache()
-        for number, sample in enumerate(samples):
+        for number, sample in enumerate(self.samples):
             if number:
                 yield End()
                 yield Begin("sample", _SAMPLE_DETAIL[when], _sample_variant(sample))
@@ -235,9 +232,12 @@ class Plan:
 
     def _forward_backward(self, batch: Batch, accumulate: bool) -> Iterator[Operation]:
         bucket, many = batch.bucket, _batch(batch.size)
-        latents = "cached" if self.all_latents_cached or _cached(self.job, bucket) else "encoded"
+        cached = any((d.cache_latents or d.cache_latents_to_disk) and bucket in d.buckets for d in self.job.datasets)
+        latents = "cached" if self.all_latents_cached or cached else "encoded"
         values = {**image_values(bucket.width, bucket.height), **self.rank, "B": batch.size, "X": batch.text_tokens}
-        text = "cached" if self.text_away else "encoded"
+        # Never recorded: cached text with latents encoded in the step. Its head is taken as that of text encoded in the step, which
+        # lacks the copy of the embeddings (FLUX: 4 MiB a sample).
+        text = "cached" if self.text_away and latents == "cached" else "encoded"
         checkpointing = "checkpointed" if self.job.train.gradient_checkpointing else "full"
         yield Release("batch")
         yield Part(f"step.head/{latents}/{text}/{many}", values, "batch")
@@ -258,10 +258,6 @@ _SAMPLE_DETAIL = {"first": "baseline", "later": "with optimizer state"}
 
 def _sample_variant(sample: Sample) -> Variant:
     return Variant(sample.width, sample.height, sample.frames, sample.batch)
-
-
-def _cached(job: Job, bucket: Bucket) -> bool:
-    return any((d.cache_latents or d.cache_latents_to_disk) and bucket in d.buckets for d in job.datasets)
 
 
 def steps_of(job: Job, text_tokens: int) -> tuple[Step, ...]:

@@ -25,6 +25,8 @@ from estimator.errors import CannotTell, Problem
 from estimator.features import feature
 from estimator.paths import profiles_dir
 
+SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "step.update/")  # the last: where the adapter sits on the same layers
+SHARED_COMPONENTS = ("text_encoder", "vae")
 ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
 Ints = npt.NDArray[np.int64]
 
@@ -39,12 +41,13 @@ class PeakRow:
 
 @dataclass(frozen=True)
 class Program:
-    """One part. `workspace_at`: {thread: event} where cuBLAS's workspace of that thread is made, if it is not there yet."""
+    """One part. `labels`: for each tensor the row of `moments` that says where it was made. `workspace_at`: {thread: event} where cuBLAS's workspace of that thread is made, if it is not there yet."""
 
     key: str
     features: tuple[str, ...]
     coefficients: Ints
     labels: tuple[int, ...]
+    moments: list[str]
     names: tuple[str | None, ...]
     events: Ints
     imports: int
@@ -120,10 +123,17 @@ class Profile:
     def has(self, key: str) -> bool:
         return key in self.data["parts"]
 
+    @cached_property
+    def relative(self) -> Profile | None:
+        """The architecture with the same text encoder and VAE, whose recordings of them serve where there is no own one."""
+        return load_profile(self.data["relative"]) if self.data.get("relative") else None
+
     def program(self, key: str) -> Program:
         """The part's program. Raises CannotTell if it was never recorded."""
         if key not in self._programs:
             if key not in self.data["parts"]:
+                if self.relative is not None and key.startswith(SHARED_PARTS):
+                    return self.relative.program(key)
                 fix = "record it: see docs/adding_an_architecture.md"
                 raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
             self._programs[key] = self._read(key)
@@ -138,7 +148,7 @@ class Profile:
         used = np.flatnonzero(coefficients.any(axis=0)).tolist()  # a part is given only the variables that it depends on
         peaks = tuple(PeakRow(tuple(r["bytes"][c] for c in used), r["moment"]) for r in part["peaks"])
         return Program(
-            key, tuple(self.data["features"][c] for c in used), coefficients[:, used], tuple(table[:, 1].tolist()),
+            key, tuple(self.data["features"][c] for c in used), coefficients[:, used], tuple(table[:, 1].tolist()), self.labels,
             tuple(names[n] if n >= 0 else None for n in table[:, 2].tolist()), self._arrays[f"e{number}"].astype(np.int64),
             part["imports"], peaks, part.get("workspace_at", {}),
         )  # fmt: skip
@@ -149,6 +159,8 @@ class Profile:
         for key in (f"{component}/{weights}", component):
             if key in table:
                 return [size for size, count in table[key] for _ in range(count)]
+        if self.relative is not None and component.startswith(SHARED_COMPONENTS):
+            return self.relative.resident(component, weights)
         raise CannotTell(Problem(f"{self.arch}: {component} in {weights} was never recorded", None, "", "choose another quantisation"))
 
     def has_resident(self, component: str) -> bool:

@@ -72,8 +72,8 @@ class Replay:
         if allocated != sum(components.values()):
             components[ROUNDING] = allocated - sum(components.values())
         retries = allocator.retries - self._retries
-        peak = PhasePeak(begin.phase, begin.detail, begin.variant, allocated, allocator.peak_reserved_bytes, moment, components, failed, retries)
-        self.peaks.append(peak)
+        reserved = allocator.peak_reserved_bytes
+        self.peaks.append(PhasePeak(begin.phase, begin.detail, begin.variant, allocated, reserved, moment, components, failed, retries))
         self._begin = None
 
     # ---- components
@@ -199,7 +199,7 @@ class Replay:
         for key in seen[~own & (kinds == FREE)].tolist():
             component, size = taken[key]
             ledger[component] -= size
-        self._best = (allocated, self.profile.labels[program.labels[int(seen[at]) - base]], ledger)
+        self._best = (allocated, program.moments[program.labels[int(seen[at]) - base]], ledger)
 
 
 def _freed_at_once(keys: Ints, sizes: Ints, doubled: set[int]) -> tuple[Ints, Ints]:

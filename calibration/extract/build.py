@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from calibration.extract import parts
-from calibration.extract.families import LAYOUTS, Layout, words_of
+from calibration.extract.families import LAYOUTS, RELATIVES, Layout, words_of
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
 from calibration.extract.rows import peak_rows
@@ -78,7 +78,8 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         except Refused as error:
             refused.append(str(error))
             continue
-        report.append(f"{key}: {len(p.sequence.events)} events, {p.recordings} recordings, off by {p.worst_error:.3%} at most, {len(p.inexact)} inexact")
+        quality = f"off by {p.worst_error:.3%} at most, {len(p.inexact)} inexact"
+        report.append(f"{key}: {len(p.sequence.events)} events, {p.recordings} recordings, {quality}")
     if refused:
         raise Refused("\n".join(refused))
     write(arch, programs, tables, made, out)
@@ -87,7 +88,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
 
 def write(arch: str, programs: dict[str, Program], tables: dict[str, list[int]], made: dict[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    used = {f for p in programs.values() for f, column in zip(p.features, _matrix(p).T) if column.any()}
+    used = {f for p in programs.values() for f, column in zip(p.features, _matrix(p).T, strict=True) if column.any()}
     features = tuple(sorted(used, key=lambda name: (name != "1", name)))
     pool: dict[tuple[int, ...], int] = {}
     labels: dict[str, int] = {}
@@ -113,7 +114,7 @@ def write(arch: str, programs: dict[str, Program], tables: dict[str, list[int]],
             described[key]["workspace_at"] = {program.sequence.workspace_thread: program.sequence.workspace_at}
     arrays["coefficients"] = np.array(list(pool), dtype=np.int64)
     profile = {
-        "arch": arch, "made": made, "features": list(features), "parts": described,
+        "arch": arch, "relative": RELATIVES.get(arch), "made": made, "features": list(features), "parts": described,
         "residents": {key: _runs_of(sizes) for key, sizes in sorted(tables.items())}, "labels": list(labels), "names": list(names),
     }  # fmt: skip
     (out / "profile.json").write_text(_readable(profile))

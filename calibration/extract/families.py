@@ -14,7 +14,9 @@ FLUX_LOAD = {
     "load.rest": ("Loading CLIP", "Making", "Preparing"),
 }
 ZIMAGE_LOAD = {
-    "load.transformer": ("Loading ZImage", "Loading transformer", "Loading assistant", "Merging", "Quantizing Transformer", "- quantizing", "Moving"),
+    "load.transformer": (
+        "Loading ZImage", "Loading transformer", "Loading assistant", "Merging", "Quantizing Transformer", "- quantizing", "Moving",
+    ),
     "load.text": ("Text Encoder", "Quantizing Text"),
     "load.rest": ("Loading VAE", "Making", "Preparing", "Model Loaded"),
 }  # fmt: skip
@@ -58,6 +60,9 @@ class Layout:
 
 FLUX = Layout(FLUX_LOAD, FLUX_LENGTHS, 3072, True)
 ZIMAGE = Layout(ZIMAGE_LOAD, ZIMAGE_LENGTHS, 3840, False)
+# An architecture with the same text encoder and VAE: its recordings of them serve where an own one is lacking (text encoder
+# and transformer may be quantised differently, and not every pair was recorded).
+RELATIVES = {"zimage-turbo": "zimage", "flux1-schnell": "flux1-dev", "flex1": "flux1-dev"}
 LAYOUTS = {"flux1-dev": FLUX, "flux1-schnell": FLUX, "flex1": FLUX, "zimage": ZIMAGE, "zimage-turbo": ZIMAGE}
 
 
