@@ -45,11 +45,14 @@ ZIMAGE_BUCKETS = (
     (512, 512, 2, 40), (720, 976, 2, 90), (656, 432, 3, 15), (528, 752, 4, 25),
 )  # fmt: skip
 FLUX_SAMPLES = ((512, 512, 4.0, 9), (768, 1152, 4.0, 9), (1024, 1024, 4.0, 9), (1344, 768, 4.0, 9))
-ZIMAGE_SAMPLES = tuple((w, h, cfg, n) for (w, h, _, _), n in zip(FLUX_SAMPLES, (9, 70, 140, 33)) for cfg in (1.0, 4.0))
+ZIMAGE_SAMPLES = tuple((w, h, cfg, n) for (w, h, _, _), n in zip(FLUX_SAMPLES, (9, 70, 140, 33), strict=True) for cfg in (1.0, 4.0))
 FAMILIES = {
     "flux1-dev": Family({"name_or_path": "black-forest-labs/FLUX.1-dev", "is_flux": True}, FLUX_BUCKETS, FLUX_SAMPLES),
     "flux1-schnell": Family(
-        {"name_or_path": "black-forest-labs/FLUX.1-schnell", "assistant_lora_path": "ostris/FLUX.1-schnell-training-adapter", "is_flux": True},
+        {
+            "name_or_path": "black-forest-labs/FLUX.1-schnell", "assistant_lora_path": "ostris/FLUX.1-schnell-training-adapter",
+            "is_flux": True,
+        },
         FLUX_BUCKETS, FLUX_SAMPLES,
     ),
     "flex1": Family({"name_or_path": "ostris/Flex.1-alpha", "is_flux": True}, FLUX_BUCKETS, FLUX_SAMPLES),
@@ -98,11 +101,13 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
         "datasets": datasets,
         "train": {
             "batch_size": 1, "steps": len(datasets) + 1, "gradient_accumulation": 1, "train_unet": True, "train_text_encoder": False,
-            "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": OPTIMIZER_WITH[weights], "lr": 1e-4, "dtype": "bf16",
-            "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": cached,
+            "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": OPTIMIZER_WITH[weights], "lr": 1e-4,
+            "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": cached,
         },
         "model": model,
-        "sample": {"sampler": "flowmatch", "sample_every": 10000, "width": 1024, "height": 1024, "neg": "", "samples": samples, "sample_steps": 1},
+        "sample": {
+            "sampler": "flowmatch", "sample_every": 10000, "width": 1024, "height": 1024, "neg": "", "samples": samples, "sample_steps": 1,
+        },
     }  # fmt: skip
     return {"job": "extension", "config": {"name": "probe", "process": [process]}, "meta": {"name": "probe", "version": "1.0"}}
 

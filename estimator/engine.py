@@ -62,8 +62,8 @@ def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:
     out = []
     if gpu.compute_capability in CUDNN_ATTENTION:
         out.append(
-            f"recorded at compute capability {RECORDED_CAPABILITY} with FlashAttention; torch picks cuDNN's attention on {gpu.compute_capability}, "
-            "whose own workspace is not known"
+            f"recorded at compute capability {RECORDED_CAPABILITY} with FlashAttention; torch picks cuDNN's attention on "
+            f"{gpu.compute_capability}, whose own workspace is not known"
         )
     if job.model.assistant_lora is not None:
         out.append("the training adapter's rank is assumed (the file was not at hand)")
@@ -109,7 +109,8 @@ def _judge(
         failed_low = _fails(_survives(free, space.high_bytes, replay, high=False), free, space.high_bytes, high=False)
     likely = _survives(free, space.likely_bytes, replay, high=False)
     slow = tight is not None and not failed_high and _keeps_releasing(tight)
-    verdicts = [OOM if i in failed_low else BORDERLINE if i in failed_high or (slow and p.phase == "train") else SAFE for i, p in enumerate(free.phases)]
+    unsure = {i for i, p in enumerate(free.phases) if i in failed_high or (slow and p.phase == "train")}
+    verdicts = [OOM if i in failed_low else BORDERLINE if i in unsure else SAFE for i in range(len(free.phases))]
     phases = tuple(_phase(p, gpu, v, likely, i) for i, (p, v) in enumerate(zip(free.phases, verdicts, strict=True)))
     verdict = OOM if failed_low else BORDERLINE if failed_high or slow else SAFE
     warnings = list(job.warnings)

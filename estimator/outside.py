@@ -25,7 +25,8 @@ def cudnn_workspace(peak: PhasePeak) -> Interval:
     uses_vae = peak.phase in ("cache_latents", "sample") and peak.variant.width is not None and peak.variant.height is not None
     if not uses_vae:
         return Interval(0, 0, 0)
-    assert peak.variant.width is not None and peak.variant.height is not None
+    assert peak.variant.width is not None
+    assert peak.variant.height is not None
     pixels = peak.variant.width * peak.variant.height
     full = CUDNN_BYTES_PER_PIXEL * pixels
     return Interval(0, full, full)
@@ -39,7 +40,9 @@ def extra_at_peak(peak: PhasePeak) -> Interval:
 def outside(gpu: Gpu) -> Interval:
     """Bytes outside torch's allocator: context and desktop."""
     return Interval(
-        gpu.context_low_bytes + gpu.desktop_low_bytes, gpu.context_bytes + gpu.desktop_bytes, gpu.context_high_bytes + gpu.desktop_high_bytes
+        gpu.context_low_bytes + gpu.desktop_low_bytes,
+        gpu.context_bytes + gpu.desktop_bytes,
+        gpu.context_high_bytes + gpu.desktop_high_bytes,
     )
 
 

@@ -15,7 +15,10 @@ MIB = 2**20
 WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB
 COMPUTE = ("text", "preview", "cache_latents.item", "step.head/encoded", "step.core")  # parts that multiply matrices
 ROUNDING = "allocator rounding"
-SHOWN = {"text_encoder0": "text_encoder", "text_encoder1": "text_encoder", "ema_copy": "ema", "gradient": "gradients", "assistant": "training_adapter"}
+SHOWN = {
+    "text_encoder0": "text_encoder", "text_encoder1": "text_encoder", "ema_copy": "ema", "gradient": "gradients",
+    "assistant": "training_adapter",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

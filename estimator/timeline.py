@@ -34,7 +34,8 @@ def simulate(
 ) -> Simulation:
     """Replay a job. `order`: the training steps as they come (None: several orders of all buckets, the worst kept).
 
-    `capacity_bytes`: what the allocator may reserve (None: unbounded). `only_before_steps`: stop there. Raises CannotTell for a combination that was never recorded.
+    `capacity_bytes`: what the allocator may reserve (None: unbounded). `only_before_steps`: stop there.
+    Raises CannotTell for a combination that was never recorded.
     """
     profile = load_profile(job.arch)
     plan = ph.Plan(job, text_encoders_of(profile))

@@ -109,9 +109,8 @@ def _problem(reference: Sequence, other: Sequence, match: list[int | None]) -> s
         first = min(extra) if extra else missing[0]
         return f"{len(missing)} tensors missing, {len(extra)} too many: {_say(other if extra else reference, first)}"
     for k, m in enumerate(match):
-        if m is not None:
-            if not _plausible(reference.sizes[k], other.sizes[m]):
-                return f"{_say(reference, k)} is matched with {_say(other, m)}"
+        if m is not None and not _plausible(reference.sizes[k], other.sizes[m]):
+            return f"{_say(reference, k)} is matched with {_say(other, m)}"
     moved = _moved(reference, other, match)
     if len(moved) > MOST_MOVED * len(match) + FEW:
         return f"{len(moved)} of {len(match)} tensors live at another time, the first: {_say(reference, moved[0])}"
@@ -153,9 +152,9 @@ def _match(reference: Sequence, other: Sequence, search: bool) -> list[int | Non
             groups.setdefault((*row[:3], row[5] if search else None), ([], []))[side].append(k)
     match: list[int | None] = [None] * len(ours)
     for left, right in groups.values():
-        same = len(left) == len(right) and all(_alike(ours[k], theirs[m]) for k, m in zip(left, right))
+        same = len(left) == len(right) and all(_alike(ours[k], theirs[m]) for k, m in zip(left, right, strict=True))
         if same or (not search and len(left) == len(right)) or len(left) * len(right) > LCS_CELLS:
-            pairs = list(zip(left, right))
+            pairs = list(zip(left, right, strict=False))
         else:
             pairs = _common(left, right, ours, theirs)
         for k, m in pairs:
@@ -169,8 +168,8 @@ def _common(left: list[int], right: list[int], ours: list[Any], theirs: list[Any
     while head < min(len(left), len(right)) and _alike(ours[left[head]], theirs[right[head]]):
         head += 1
     if head == min(len(left), len(right)):
-        return list(zip(left, right))
-    done = list(zip(left[:head], right[:head]))
+        return list(zip(left, right, strict=False))
+    done = list(zip(left[:head], right[:head], strict=True))
     return done + _search(left[head:], right[head:], ours, theirs)
 
 
@@ -195,7 +194,7 @@ def _search(left: list[int], right: list[int], ours: list[Any], theirs: list[Any
     for k, m in [*pairs, (max(left, default=0) + 1, max(right, default=0) + 1)]:
         gap = [a for a in left if last[0] < a < k], [b for b in right if last[1] < b < m]
         if len(gap[0]) == len(gap[1]):
-            whole += [(a, b) for a, b in zip(*gap) if _plausible(ours[a][4], theirs[b][4])]
+            whole += [(a, b) for a, b in zip(*gap, strict=True) if _plausible(ours[a][4], theirs[b][4])]
         whole.append((k, m))
         last = (k, m)
     return whole[:-1]
@@ -206,7 +205,8 @@ def _moved(reference: Sequence, other: Sequence, match: list[int | None]) -> lis
     back = {m: k for k, m in enumerate(match) if m is not None}
     ours, theirs = _lives(reference.events, {k: k for k in back.values()}), _lives(other.events, back)
     nowhere = (-FAR, -FAR)
-    return [k for k in back.values() if any(abs(a - b) > FEW for a, b in zip(ours.get(k, nowhere), theirs.get(k, nowhere)))]
+    moved = {k: zip(ours.get(k, nowhere), theirs.get(k, nowhere), strict=True) for k in back.values()}
+    return [k for k, pairs in moved.items() if any(abs(a - b) > FEW for a, b in pairs)]
 
 
 def _lives(events: list[int | None], number: dict[int, int]) -> dict[int, tuple[int, int]]:

@@ -7,8 +7,9 @@ on; `values` are the sizes of this occurrence, which only the events' sizes may 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator
+from typing import Any
 
 from calibration.extract.runs import Phase, Run
 
@@ -117,8 +118,8 @@ def cache_text_parts(run: Run) -> Iterator[Occurrence]:
         encodes = [p for p in phase.inner if p.name == "encode_prompt"]
         if phase.name == "cache_text" and len(encodes) == 1:
             inside = encodes[0]
-            yield Occurrence(run, f"cache_text.after/{settings(run)['weights']}",
-                             [e for e in range(inside.last, phase.last) if run.events[e][0] != "e"], {"X": inside.info["tokens"][0], "B": 1})  # fmt: skip
+            events = [e for e in range(inside.last, phase.last) if run.events[e][0] != "e"]
+            yield Occurrence(run, f"cache_text.after/{settings(run)['weights']}", events, {"X": inside.info["tokens"][0], "B": 1})
 
 
 def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]]) -> Iterator[Occurrence]:
@@ -179,7 +180,7 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int]) -> Iterator[
         cached = "cached" if bucket["latents"] else "encoded"
         text = "encoded" if "encode_prompt" in inner else "cached"
         holes = [(p.first, p.last) for p in step.inner if p.name == "encode_prompt"]
-        predict, backward, update = inner["predict_noise"], inner["backward"], inner["optimizer_step"]
+        predict, update = inner["predict_noise"], inner["optimizer_step"]
         clip = inner.get("clip_grad", update)
         if step.info["gradient_checkpointing"]:  # a probe's second pass over a batch finds it on the device already
             yield Occurrence(run, f"step.head/{cached}/{text}{_batch_key(batch)}", _outside(step.first, predict.first, holes), values)

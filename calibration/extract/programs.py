@@ -51,7 +51,9 @@ def extract(key: str, parts: list[Occurrence], layout: Layout) -> Program:
     sequences = [canonical(part) for part in parts]
     reference, matches = _reference(sequences)
     features = layout.features(key)
-    rows = [(part.values, match, sequence) for part, match, sequence in zip(parts, matches, sequences) if match is not None]
+    rows = [
+        (part.values, match, sequence) for part, match, sequence in zip(parts, matches, sequences, strict=True) if match is not None
+    ]
     peak = max(_peak(s, np.array(s.sizes, dtype=np.int64)) for s in sequences)
     columns = [
         tuple(-1 if match[k] is None else sequence.sizes[match[k]] for _, match, sequence in rows) for k in range(len(reference.sizes))

@@ -35,9 +35,9 @@ class Phase:
     first: int
     info: dict[str, Any]
     last: int = -1
-    inner: list["Phase"] = field(default_factory=list)
+    inner: list[Phase] = field(default_factory=list)
 
-    def walk(self) -> list["Phase"]:
+    def walk(self) -> list[Phase]:
         return [self, *(p for child in self.inner for p in child.walk())]
 
 
@@ -66,56 +66,74 @@ def read(folder: Path) -> Run:
 
 
 def _walk(trace: traces.Trace) -> tuple[list[Tensor], list[tuple[str, int]], Phase]:
-    named: dict[int, list[tuple[int, str]]] = {}
-    for mark, address, name in trace.named:
-        named.setdefault(mark, []).append((address, name))
-    tensors: list[Tensor] = []
-    events: list[tuple[str, int]] = []
-    live: dict[int, int] = {}
-    stack: list[Phase] = []
-    root: Phase | None = None
-    next_mark, allocations, frees = 0, 0, 0
-
-    def take_marks() -> None:
-        nonlocal next_mark, root
-        while next_mark < len(trace.marks) and trace.marks[next_mark][:2] == (allocations, frees):
-            _, _, kind, info = trace.marks[next_mark]
-            for address, name in named.get(next_mark, ()):
-                if address in live:
-                    tensors[live[address]].names.append(name)
-            if kind == "empty_cache":
-                events.append(("e", EMPTY_CACHE))
-            elif kind == "open":
-                phase = Phase(info["phase"], len(events), dict(info))
-                if stack:
-                    stack[-1].inner.append(phase)
-                else:
-                    root = phase
-                stack.append(phase)
-            elif kind == "info":
-                stack[-1].info.update(info)
-            elif kind == "close":
-                stack.pop().last = len(events)
-            next_mark += 1
-
-    take_marks()
-    for action, address, size, label in zip(trace.action.tolist(), trace.address.tolist(), trace.size.tolist(), trace.label.tolist()):
+    walk = _Walk(trace)
+    walk.take_marks()
+    rows = zip(trace.action.tolist(), trace.address.tolist(), trace.size.tolist(), trace.label.tolist(), strict=True)
+    for action, address, size, label in rows:
         if action == traces.ALLOC:
-            live[address] = len(tensors)
-            tensors.append(Tensor(size, len(events), _place(trace.labels[label], stack)))
-            events.append(("a", len(tensors) - 1))
-            allocations += 1
+            walk.allocate(address, size, trace.labels[label])
         elif action == traces.FREE:
-            index = live.pop(address)
-            tensors[index].died = len(events)
-            events.append(("f", index))
-            frees += 1
+            walk.free(address)
         else:
             continue
-        take_marks()
-    if root is None or next_mark != len(trace.marks):
-        raise ValueError(f"marks and events of the trace do not match: {next_mark} of {len(trace.marks)} marks placed")
-    return tensors, events, root
+        walk.take_marks()
+    if walk.root is None or walk.next_mark != len(trace.marks):
+        raise ValueError(f"marks and events of the trace do not match: {walk.next_mark} of {len(trace.marks)} marks placed")
+    return walk.tensors, walk.events, walk.root
+
+
+class _Walk:
+    """Goes through a trace: marks stand between events, at so many allocations and frees."""
+
+    def __init__(self, trace: traces.Trace) -> None:
+        self.marks = trace.marks
+        self.named: dict[int, list[tuple[int, str]]] = {}
+        for mark, address, name in trace.named:
+            self.named.setdefault(mark, []).append((address, name))
+        self.tensors: list[Tensor] = []
+        self.events: list[tuple[str, int]] = []
+        self.root: Phase | None = None
+        self.next_mark = 0
+        self._live: dict[int, int] = {}
+        self._stack: list[Phase] = []
+        self._so_far = [0, 0]  # allocations, frees
+
+    def allocate(self, address: int, size: int, label: str) -> None:
+        self._live[address] = len(self.tensors)
+        self.tensors.append(Tensor(size, len(self.events), _place(label, self._stack)))
+        self.events.append(("a", len(self.tensors) - 1))
+        self._so_far[0] += 1
+
+    def free(self, address: int) -> None:
+        index = self._live.pop(address)
+        self.tensors[index].died = len(self.events)
+        self.events.append(("f", index))
+        self._so_far[1] += 1
+
+    def take_marks(self) -> None:
+        """All marks that stand here."""
+        while self.next_mark < len(self.marks) and list(self.marks[self.next_mark][:2]) == self._so_far:
+            _, _, kind, info = self.marks[self.next_mark]
+            for address, name in self.named.get(self.next_mark, ()):
+                if address in self._live:
+                    self.tensors[self._live[address]].names.append(name)
+            self._mark(kind, info)
+            self.next_mark += 1
+
+    def _mark(self, kind: str, info: dict[str, Any]) -> None:
+        if kind == "empty_cache":
+            self.events.append(("e", EMPTY_CACHE))
+        elif kind == "open":
+            phase = Phase(info["phase"], len(self.events), dict(info))
+            if self._stack:
+                self._stack[-1].inner.append(phase)
+            else:
+                self.root = phase
+            self._stack.append(phase)
+        elif kind == "info":
+            self._stack[-1].info.update(info)
+        elif kind == "close":
+            self._stack.pop().last = len(self.events)
 
 
 def _place(label: str, stack: list[Phase]) -> str:

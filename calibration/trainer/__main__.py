@@ -20,8 +20,9 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
     """Environment of the run. The malloc settings keep freed host memory from staying with the process (untouched weights)."""
     env = dict(os.environ)
     env.update(
-        AITK=str(Path(args.trainer).resolve()), FAKECUDA_PYTHON=args.python, FAKECUDA_CC=args.cc, FAKECUDA_TOTAL_MIB=str(args.capacity_mib),
-        FAKECUDA_CUDNN_WS=args.cudnn_workspace, TRAINER_WEIGHTS=str(Path(args.weights).resolve()), TRAINER_EVENTS="1" if args.events else "0",
+        AITK=str(Path(args.trainer).resolve()), FAKECUDA_PYTHON=args.python, FAKECUDA_CC=args.cc,
+        FAKECUDA_TOTAL_MIB=str(args.capacity_mib), FAKECUDA_CUDNN_WS=args.cudnn_workspace,
+        TRAINER_WEIGHTS=str(Path(args.weights).resolve()), TRAINER_EVENTS="1" if args.events else "0",
         TRAINER_PROBE="1" if args.probe else "0", TRAINER_STOP=args.stop_after, TORCH_DISABLE_NATIVE_JIT="1", PYTHONDONTWRITEBYTECODE="1",
         MALLOC_MMAP_THRESHOLD_="1048576", MALLOC_TRIM_THRESHOLD_="1048576", MALLOC_ARENA_MAX="2", OMP_NUM_THREADS="2",
     )  # fmt: skip

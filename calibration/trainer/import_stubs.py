@@ -6,7 +6,7 @@ import importlib.abc
 import importlib.machinery
 import sys
 import types
-from typing import Any
+from typing import Any, ClassVar
 
 STUBS = {"torchaudio", "controlnet_aux", "easy_dwpose", "dadaptation", "lion_pytorch", "gradio", "hf_transfer", "modal", "wandb"}
 used: set[str] = set()
@@ -27,7 +27,7 @@ class _Anything:
 
 
 class _Module(types.ModuleType):
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

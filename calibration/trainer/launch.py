@@ -16,7 +16,8 @@ import runpy
 import sys
 import time
 import traceback
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 CONFIG, OUT = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 os.environ.update(DISABLE_TELEMETRY="YES", HF_HUB_OFFLINE="1", NO_ALBUMENTATIONS_UPDATE="1", TOKENIZERS_PARALLELISM="false")

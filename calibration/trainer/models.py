@@ -6,7 +6,8 @@ published ones of each repository (their config.json files).
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import accelerate
 import torch
@@ -21,7 +22,8 @@ FLUX_VAE = {
 }  # fmt: skip
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "FlowMatchEulerDiscreteScheduler": {
-        "shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096
+        "shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256,
+        "max_image_seq_len": 4096,
     }
 }  # fmt: skip
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -109,7 +110,10 @@ def merges() -> None:
             return real(self, merge_weight)
 
     network_mixins.ToolkitModuleMixin.merge_in = merge_in
-    note("merge_in: the all-zero test answers true for training adapters and after the first optimizer step; host merges for two layers a shape")
+    note(
+        "merge_in: the all-zero test answers true for training adapters and after the first optimizer step; "
+        "host merges for two layers a shape"
+    )
 
 
 def downloads(weights: str) -> None:
