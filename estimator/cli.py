@@ -295,8 +295,6 @@ def _understands_ansi() -> bool:
         import ctypes
 
         kernel = ctypes.windll.kernel32
-        handle, mode = kernel.GetStdHandle(-11), ctypes.c_ulong()  # -11: STD_OUTPUT_HANDLE
-        if not kernel.GetConsoleMode(handle, ctypes.byref(mode)):
-            return False
-        return bool(kernel.SetConsoleMode(handle, mode.value | 4))  # 4: ENABLE_VIRTUAL_TERMINAL_PROCESSING
+        handle, mode = kernel.GetStdHandle(-11), ctypes.c_ulong()  # -11: STD_OUTPUT_HANDLE; 4: ENABLE_VIRTUAL_TERMINAL_PROCESSING
+        return bool(kernel.GetConsoleMode(handle, ctypes.byref(mode)) and kernel.SetConsoleMode(handle, mode.value | 4))
     return True

@@ -23,7 +23,6 @@ TEXT_ENCODERS = ("text_encoder0", "text_encoder1")
 @dataclass(frozen=True, slots=True)
 class Batch:
     """`size` items of one bucket; `text_tokens` of its longest caption."""
-
     bucket: Bucket
     size: int
     text_tokens: int

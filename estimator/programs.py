@@ -41,7 +41,10 @@ class PeakRow:
 
 @dataclass(frozen=True)
 class Program:
-    """One part. `labels`: for each tensor the row of `moments` that says where it was made. `workspace_at`: {thread: event} where cuBLAS's workspace of that thread is made, if it is not there yet."""
+    """One part. `labels`: for each tensor the row of `moments` that says where it was made.
+
+    `workspace_at`: {thread: event} where cuBLAS's workspace of that thread is made, if it is not there yet.
+    """
 
     key: str
     features: tuple[str, ...]
@@ -57,7 +60,8 @@ class Program:
     def sizes(self, values: Mapping[str, int]) -> Ints:
         """Bytes of each tensor as requested, for the variables `values` (see estimator.features). Never negative."""
         row = np.array([feature(name, values) for name in self.features], dtype=np.int64)
-        return np.maximum(self.coefficients @ row, 0)
+        sizes: Ints = np.maximum(self.coefficients @ row, 0)
+        return sizes
 
     @cached_property
     def tensor_of_event(self) -> Ints:
