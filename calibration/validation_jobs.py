@@ -13,18 +13,14 @@ from typing import Any
 FIRST = "woman with red hair, playing chess at the park, bomb going off in the background"
 SECOND = "a bulldog, in a post apocalyptic world, with a shotgun, in a leather jacket, in a desert, with a motorcycle"
 CAPTIONS = {
-    "none": "",
-    "tag": "p3rs0n",
-    "short": "a photo of p3rs0n, smiling",
+    "none": "", "tag": "p3rs0n", "short": "a photo of p3rs0n, smiling",
     "medium": "a photo of p3rs0n sitting on a wooden bench in a sunlit garden, wearing a green woollen jumper, looking at the camera",
-    "long": (
-        "A detailed photograph shows p3rs0n standing at the edge of a harbour early in the morning. Behind them several fishing boats "
+    "long": "A detailed photograph shows p3rs0n standing at the edge of a harbour early in the morning. Behind them several fishing boats "
         "are moored along a stone quay, their hulls painted red, white and faded blue; coils of rope, plastic crates and nets lie between "
         "the bollards. The light is soft and comes from the left, so that one half of the face is in shadow. They wear a dark raincoat "
         "with the hood down, and hold a paper cup in both hands. The background is slightly out of focus, and the sky is overcast with a "
-        "warm streak."
-    ),
-}
+        "warm streak.",
+}  # fmt: skip
 CAPTIONS["very long"] = " ".join([CAPTIONS["long"], CAPTIONS["medium"] + ".", CAPTIONS["long"].replace("harbour", "railway station")])
 
 # (width, height, caption) of each image; folders are made anew for every run, since caching writes into them
