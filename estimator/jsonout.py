@@ -12,6 +12,7 @@ from typing import Any
 from estimator.errors import Problem
 from estimator.estimate import Advice, Estimate, Interval, PhaseEstimate, Variant, worst_verdict
 from estimator.gpus import Gpu
+from estimator.report_words import headline
 
 SCHEMA = 1
 
@@ -23,7 +24,7 @@ def dumps(document: dict[str, Any]) -> str:
 
 def estimate_document(estimate: Estimate) -> dict[str, Any]:
     """One job on one card."""
-    job, phase = estimate.job, estimate.peak_phase
+    job, phase = estimate.job, headline(estimate)
     return {
         "schema": SCHEMA,
         "config": job.name,

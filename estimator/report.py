@@ -9,8 +9,9 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Advice, Estimate, Interval, PhaseEstimate, Variant
+from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Advice, Estimate, Interval, PhaseEstimate
 from estimator.gpus import GIB, Gpu
+from estimator.report_words import component, distinct, headline, moment, row_name, what
 
 WIDTH = 80
 """Columns of every report."""
@@ -18,15 +19,6 @@ MOST_ROWS = 14
 """Longer phase tables are cut to the worst of each phase, unless details are asked for."""
 _BAR_WIDTH = 20
 _SMALL_BYTES = GIB // 200  # below 0.005 GiB a component would be shown as 0.00
-_DOING = {
-    "load": "loading",
-    "cache_latents": "caching latents",
-    "cache_text": "caching text",
-    "prepare": "preparing",
-    "sample": "previewing",
-    "train": "training",
-    "save": "saving",
-}
 _SENTENCE = {SAFE: "fits on", BORDERLINE: "may or may not fit on", OOM: "does not fit on", UNKNOWN: "cannot be told for"}
 _COLOURS = {SAFE: "32", BORDERLINE: "33", OOM: "31", UNKNOWN: "35"}
 
@@ -78,7 +70,7 @@ def render(estimate: Estimate, style: Style = PLAIN, details: bool = False) -> s
     parts = [_answer(estimate, style)]
     if estimate.phases:
         parts.append(_phase_table(estimate, style, details))
-        shown = estimate.phases if details else [estimate.peak_phase]
+        shown = estimate.phases if details else [headline(estimate)]
         parts.extend(_ledger(estimate, phase, style) for phase in shown if phase is not None)
     parts.append(_advice(estimate, style))
     parts.append(notes("Not modelled", _unmodelled(estimate), style))
@@ -88,7 +80,7 @@ def render(estimate: Estimate, style: Style = PLAIN, details: bool = False) -> s
 
 
 def _answer(estimate: Estimate, style: Style) -> str:
-    gpu, phase = estimate.gpu, estimate.peak_phase
+    gpu, phase = estimate.gpu, headline(estimate)
     word = estimate.verdict.upper()
     rest = f" {_SENTENCE[estimate.verdict]} {clean(gpu.name)} ({gib(gpu.total_bytes)} GiB)"
     lines = [f"{style.verdict(estimate.verdict, word)}: {cut(estimate.job.name, WIDTH - len(word) - 2 - len(rest))}{rest}"]
@@ -96,11 +88,23 @@ def _answer(estimate: Estimate, style: Style) -> str:
         lines.extend(wrapped(_peak_line(estimate, phase), "", "  "))
     if estimate.lower_bound:
         lines.append("Without the allocator's replay (--fast): a lower bound; safe is not certain.")
-    if estimate.retries:
-        lines.append(f"To fit here torch releases cached memory {estimate.retries} times; that costs speed where it recurs.")
+    lines.extend(_another_fails(estimate, phase))
+    if estimate.retries and estimate.verdict != OOM:
+        times = {1: "once", 2: "twice"}.get(estimate.retries, f"{estimate.retries} times")
+        lines.extend(wrapped(f"To fit here torch releases cached memory {times}; that costs speed where it recurs.", "", "  "))
     if estimate.required_bytes is not None:
         lines.append(f"The smallest card on which it is safe has {gib(estimate.required_bytes)} GiB, as torch counts.")
     return "\n".join(lines)
+
+
+def _another_fails(estimate: Estimate, first: PhaseEstimate | None) -> list[str]:
+    """The job stops at its first failure; with that mended it would stop at the next, which may need more."""
+    others = [phase for phase in estimate.phases if phase is not first and phase.verdict == OOM]
+    if estimate.verdict != OOM or first is None or not others:
+        return []
+    worst = max(others, key=lambda phase: needed_bytes(estimate.gpu, phase))
+    text = f"That is the first to fail; {clean(what(worst))} would too, and needs {gib(needed_bytes(estimate.gpu, worst))} GiB."
+    return wrapped(text, "", "  ")
 
 
 def _peak_line(estimate: Estimate, phase: PhaseEstimate) -> str:
@@ -109,38 +113,24 @@ def _peak_line(estimate: Estimate, phase: PhaseEstimate) -> str:
     needed = needed_bytes(estimate.gpu, phase)
     if estimate.verdict == OOM:
         lacking = f"{gib(needed - total)} GiB too much" if needed > total else "too fragmented to fit"
-        return f"Peak on card: {gib(needed)} GiB {what(phase)}; {lacking}"
+        return f"Fails {clean(what(phase))}: needs {gib(needed)} GiB; {lacking}"
     left, worst = total - device.likely_bytes, total - device.high_bytes
     if estimate.verdict == BORDERLINE:
         room = f"{gib(left)} GiB left" if left >= 0 else f"{gib(-left)} GiB too much"
         at_worst = f", or {gib(-worst)} too much" if worst < 0 <= left else ""
-        return f"Peak on card: {gib(device.likely_bytes)} GiB {what(phase)}; {room}{at_worst}"
+        return f"Peak on card: {gib(device.likely_bytes)} GiB {clean(what(phase))}; {room}{at_worst}"
     if estimate.lower_bound:
-        return f"Peak on card: at least {gib(device.likely_bytes)} GiB {what(phase)}; at most {gib(left)} GiB left"
-    return f"Peak on card: {_span(device, ' GiB')} {what(phase)}; {gib(left)} GiB left"
+        return f"Peak on card: at least {gib(device.likely_bytes)} GiB {clean(what(phase))}; at most {gib(left)} GiB left"
+    return f"Peak on card: {_span(device, ' GiB')} {clean(what(phase))}; {gib(left)} GiB left"
 
 
 def _span(device: Interval, unit: str = "") -> str:
     return f"{gib(device.likely_bytes)}{unit} ({gib(device.low_bytes)}-{gib(device.high_bytes)})"
 
 
-def what(phase: PhaseEstimate) -> str:
-    """The phase in words: "training 1024x1024 batch 4"."""
-    return f"{_DOING.get(phase.phase, phase.phase)} {_size(phase.variant)}".strip()
-
-
 def needed_bytes(gpu: Gpu, phase: PhaseEstimate) -> int:
-    """The least that the phase takes on any card in the likely case: allocated, and what lies outside the allocator."""
-    return max(phase.device.likely_bytes, phase.allocated_bytes + gpu.context_bytes + gpu.desktop_bytes)
-
-
-def _size(variant: Variant) -> str:
-    text = f"{variant.width}x{variant.height}" if variant.width is not None else ""
-    if variant.frames is not None and variant.frames > 1:
-        text += f"x{variant.frames}"
-    if variant.batch is not None and variant.batch > 1:
-        text += f" batch {variant.batch}"
-    return text.strip()
+    """The least that the phase takes on any card in the likely case: what is allocated, and what lies outside the allocator."""
+    return phase.allocated_bytes + gpu.context_bytes + gpu.desktop_bytes
 
 
 # --- the table of phases ----------------------------------------------------------------------------------------------
@@ -150,32 +140,33 @@ _HEAD = f"  {'phase, size, part':<{_WHICH_WIDTH}}{'alloc.':>6}{'reserv.':>8}{'on
 
 
 def _phase_table(estimate: Estimate, style: Style, details: bool) -> str:
-    rows = list(estimate.phases)
-    peak = estimate.peak_phase
+    peak = headline(estimate)
+    rows = list(estimate.phases) if details else distinct(estimate.phases, peak)
     left_out = ""
     if len(rows) > MOST_ROWS and not details:
-        rows = _worst_of_each(estimate.phases)
+        rows = _worst_of_each(rows, peak)
         left_out = f"\n  (the worst of each phase; --details shows all {len(estimate.phases)})"
-    lines = [style.bold("GiB at each phase's peak (> marks the highest)"), _HEAD]
+    marked = {SAFE: "the highest", UNKNOWN: "the highest"}.get(estimate.verdict, "where it fails first")
+    lines = [style.bold(f"GiB at each phase's peak (> marks {marked})"), _HEAD]
     lines.extend(_phase_row(row, ">" if row is peak else " ", style) for row in rows)
     return "\n".join(lines) + left_out
 
 
-def _worst_of_each(phases: Sequence[PhaseEstimate]) -> list[PhaseEstimate]:
+def _worst_of_each(phases: Sequence[PhaseEstimate], peak: PhaseEstimate | None) -> list[PhaseEstimate]:
     worst: dict[str, PhaseEstimate] = {}
     for phase in phases:
         best = worst.get(phase.phase)
-        if best is None or phase.device.likely_bytes > best.device.likely_bytes:
+        if best is None or phase is peak or (best is not peak and phase.device.likely_bytes > best.device.likely_bytes):
             worst[phase.phase] = phase
     return [phase for phase in phases if worst[phase.phase] is phase]
 
 
 def _phase_row(phase: PhaseEstimate, mark: str, style: Style) -> str:
-    which = " ".join(each for each in (phase.phase.replace("_", " "), _size(phase.variant), phase.detail) if each)
     device = phase.device
     numbers = f"{gib(phase.allocated_bytes):>6}{gib(phase.reserved_bytes):>8}{gib(device.likely_bytes):>8}"
     span = f"{gib(device.low_bytes)}-{gib(device.high_bytes)}"
-    return f"{mark} {cut(which, _WHICH_WIDTH - 1):<{_WHICH_WIDTH}}{numbers}{span:>14} {style.verdict(phase.verdict, phase.verdict)}"
+    name = f"{cut(row_name(phase), _WHICH_WIDTH - 1):<{_WHICH_WIDTH}}"
+    return f"{mark} {name}{numbers}{span:>14} {style.verdict(phase.verdict, phase.verdict)}"
 
 
 # --- the ledger of a phase --------------------------------------------------------------------------------------------
@@ -183,17 +174,24 @@ def _phase_row(phase: PhaseEstimate, mark: str, style: Style) -> str:
 
 def _ledger(estimate: Estimate, phase: PhaseEstimate, style: Style) -> str:
     """What the phase's bytes are: components make allocated, with cache reserved, with the rest what the card shows. Sums are exact."""
-    title = f"What is on the card {what(phase)}{', ' + phase.detail if phase.detail else ''}"
+    title = f"What is on the card {what(phase)}"
     lines = [style.bold(cut(title, WIDTH))]
     if phase.moment:
-        lines.extend(wrapped(f"at its peak: {clean(phase.moment)}", "  ", "    "))
+        lines.extend(wrapped(f"at its peak: {clean(moment(phase.moment))}", "  ", "    "))
     lines.extend(_component_rows(phase.components, phase.allocated_bytes))
-    gpu, device = estimate.gpu, phase.device.likely_bytes
-    outside = gpu.context_bytes + gpu.desktop_bytes
     lines.append(_row("= allocated (torch.cuda.max_memory_allocated)", phase.allocated_bytes))
-    lines.append(_row("  torch's cache: reserved, not allocated", phase.reserved_bytes - phase.allocated_bytes))
-    lines.append(_row("= reserved, if the card had room to spare", phase.reserved_bytes))
-    lines.append(_row("  outside torch: CUDA context" + (", desktop" if gpu.desktop_bytes else ""), outside))
+    lines.extend(_lacking(estimate.gpu, phase) if phase.verdict == OOM else _on_the_card(estimate.gpu, phase))
+    return "\n".join(lines)
+
+
+def _on_the_card(gpu: Gpu, phase: PhaseEstimate) -> list[str]:
+    """From what is allocated to what nvidia-smi shows."""
+    device, outside = phase.device.likely_bytes, gpu.context_bytes + gpu.desktop_bytes
+    lines = [
+        _row("  torch's cache: reserved, not allocated", phase.reserved_bytes - phase.allocated_bytes),
+        _row("= reserved, if the card had room to spare", phase.reserved_bytes),
+        _row(_outside(gpu), outside),
+    ]
     rest = device - phase.reserved_bytes - outside
     if rest < 0:
         lines.append(_row("  cached memory given back: the card is full", rest))
@@ -201,7 +199,20 @@ def _ledger(estimate: Estimate, phase: PhaseEstimate, style: Style) -> str:
         lines.append(_row("  allowance for what is not known exactly", rest))
     lines.append(_row("= on the card (nvidia-smi)", device))
     lines.append(_row("  left of the card" if gpu.total_bytes >= device else "  more than the card has", abs(gpu.total_bytes - device)))
-    return "\n".join(lines)
+    return lines
+
+
+def _lacking(gpu: Gpu, phase: PhaseEstimate) -> list[str]:
+    """Why a phase fails: even without a byte of cache it is more than the card has, or what is left is in pieces."""
+    needed = needed_bytes(gpu, phase)
+    lines = [_row(_outside(gpu), gpu.context_bytes + gpu.desktop_bytes), _row("= needed at the least, without any cache", needed)]
+    too_much = needed > gpu.total_bytes
+    lines.append(_row("  more than the card has" if too_much else "  left of the card, in pieces too small", abs(gpu.total_bytes - needed)))
+    return lines
+
+
+def _outside(gpu: Gpu) -> str:
+    return "  outside torch: CUDA context" + (", desktop" if gpu.desktop_bytes else "")
 
 
 def _component_rows(components: Mapping[str, int], total: int) -> list[str]:
@@ -211,8 +222,8 @@ def _component_rows(components: Mapping[str, int], total: int) -> list[str]:
             small += size
             continue
         bar = "#" * max(0, round(_BAR_WIDTH * size / total)) if total else ""
-        rows.append(f"{_row('  ' + clean(name).replace('_', ' '), size)} {bar}".rstrip())
-    if small:
+        rows.append(f"{_row('  ' + clean(component(name)), size)} {bar}".rstrip())
+    if gib(small) != "0.00":
         rows.append(_row("  smaller parts", small))
     return rows
 
@@ -229,13 +240,17 @@ def _advice(estimate: Estimate, style: Style) -> str:
         return ""
     if not estimate.advice:
         return style.bold("What to change") + "\n  No single setting lowers the peak: change several, or take a larger card."
+    enough = [advice for advice in estimate.advice if advice.verdict != OOM]
     lines = [style.bold("What to change (each alone, least hurtful first; savings of allocated memory)")]
-    for number, advice in enumerate(estimate.advice, 1):
+    for number, advice in enumerate(enough or estimate.advice, 1):
         lines.extend(_advice_lines(number, advice))
-    if all(advice.verdict == OOM for advice in estimate.advice):
+    if not enough:
         lines.append("  None of these is enough alone: combine them with --set KEY=VALUE, look again.")
-    else:
-        lines.append("  Check with --set KEY=VALUE; savings are by peak rows, without the replay.")
+        return "\n".join(lines)
+    if len(enough) < len(estimate.advice):
+        others = ", ".join(dict.fromkeys(clean(advice.key) for advice in estimate.advice if advice.verdict == OOM))
+        lines.extend(wrapped(f"Not enough alone: {others}", "  ", "  "))
+    lines.append("  Check with --set KEY=VALUE; savings are by peak rows, without the replay.")
     return "\n".join(lines)
 
 
@@ -250,6 +265,8 @@ def _advice_lines(number: int, advice: Advice) -> list[str]:
 
 
 def _value(value: object) -> str:
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from estimator.estimate import OOM, SAFE, Estimate
 from estimator.gpus import Gpu
-from estimator.report import PLAIN, WIDTH, Style, clean, cut, gib, needed_bytes, notes, what, wrapped
+from estimator.report import PLAIN, WIDTH, Style, clean, cut, gib, needed_bytes, notes, wrapped
+from estimator.report_words import headline, what
 
 
 def render_cards(estimates: Sequence[Estimate], style: Style = PLAIN) -> str:
@@ -16,8 +17,9 @@ def render_cards(estimates: Sequence[Estimate], style: Style = PLAIN) -> str:
     worst = ordered[-1]
     if safe:
         verdict, rest = SAFE, f" fits on {len(safe)} of {len(ordered)} cards; the smallest is {clean(safe[0].gpu.name)}"
-        phase, total = safe[0].peak_phase, gib(safe[0].gpu.total_bytes)
-        second = "" if phase is None else f"with {gib(phase.device.likely_bytes)} of its {total} GiB in use at the peak, {what(phase)}"
+        phase, total = headline(safe[0]), gib(safe[0].gpu.total_bytes)
+        used = "" if phase is None else gib(phase.device.likely_bytes)
+        second = "" if phase is None else f"with {used} of its {total} GiB in use at the peak, {clean(what(phase))}"
     else:
         verdict, rest = worst.verdict, f" is not safe on any of {len(ordered)} cards"
         second = f"for why see one card's report, for example --gpu {clean(worst.gpu.name)}"
@@ -25,23 +27,26 @@ def render_cards(estimates: Sequence[Estimate], style: Style = PLAIN) -> str:
     first = f"{style.verdict(verdict, verdict.upper())}: {name}{rest}"
     head = f"  {'card':<19}{'has':>7}{'on card':>8}{'low - high':>14}{'left':>8}  {'verdict':<11}peak"
     rows = [_card_row(each, style) for each in ordered]
-    parts = ["\n".join([first, *wrapped(second, "", "  ")]), "\n".join([style.bold("GiB on each card, smallest first"), head, *rows])]
+    title = style.bold("GiB on each card, smallest first (oom: what the first phase to fail needs)")
+    parts = ["\n".join([first, *wrapped(second, "", "  ")]), "\n".join([title, head, *rows])]
     shared = [note for note in ordered[0].assumptions if all(note in each.assumptions for each in ordered)]
     parts += [notes("Warnings", ordered[0].warnings, style), notes("Assumed", shared, style)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _card_row(estimate: Estimate, style: Style) -> str:
-    gpu, phase = estimate.gpu, estimate.peak_phase
+    gpu, phase = estimate.gpu, headline(estimate)
     verdict = style.verdict(estimate.verdict, f"{estimate.verdict:<11}")
     start = f"  {cut(gpu.name, 18):<19}{gib(gpu.total_bytes):>7}"
     if phase is None:
         return f"{start}{'':>30}  {verdict}".rstrip()
     device = phase.device
-    span = f"{gib(device.low_bytes)}-{gib(device.high_bytes)}"
-    left = gpu.total_bytes - (needed_bytes(gpu, phase) if estimate.verdict == OOM else device.likely_bytes)
+    used, span = device.likely_bytes, f"{gib(device.low_bytes)}-{gib(device.high_bytes)}"
+    if estimate.verdict == OOM:
+        used, span = needed_bytes(gpu, phase), ""
+    left = gpu.total_bytes - used
     room = "-" if estimate.verdict == OOM and left > 0 else gib(left)  # fails for another reason than its sum: fragmentation
-    return f"{start}{gib(device.likely_bytes):>8}{span:>14}{room:>8}  {verdict}{phase.phase.removeprefix('cache_')}".rstrip()
+    return f"{start}{gib(used):>8}{span:>14}{room:>8}  {verdict}{phase.phase.removeprefix('cache_')}".rstrip()
 
 
 def render_gpus(gpus: Sequence[Gpu], style: Style = PLAIN) -> str:

@@ -15,6 +15,7 @@ from estimator.gpus import all_gpus, find_gpu
 from estimator.job import Place, Unmodelled
 from estimator.report import PLAIN, Style, gib, render
 from estimator.report_lists import render_cards, render_gpus
+from estimator.report_words import moment
 from tests import made_estimates as made
 
 GIB = 2**30
@@ -43,23 +44,79 @@ def test_the_first_two_lines_answer() -> None:
 def test_what_is_lacking_is_told_when_it_does_not_fit() -> None:
     first, second = head(made.oom())
     assert first.startswith("OOM: corgi_flux_v1 does not fit on RTX4080")
-    assert "5.20 GiB too much" in second
-
-
-def test_what_is_lacking_counts_even_where_the_card_caps_the_figure() -> None:
-    """A replay under the card's capacity cannot show more than the card has; the job still needs what it allocates."""
-    card = find_gpu("RTX4080")
-    capped = tuple(
-        replace(
-            each,
-            device=Interval(
-                *(min(size, card.total_bytes) for size in (each.device.low_bytes, each.device.likely_bytes, each.device.high_bytes))
-            ),
-        )
-        for each in made.oom().phases
-    )
-    second = head(replace(made.oom(), phases=capped))[1]
+    assert "needs 20.24 GiB" in second
     assert "4.68 GiB too much" in second  # 19.80 allocated + 0.44 context - 15.55
+
+
+def test_what_is_lacking_leaves_out_what_torch_only_caches() -> None:
+    """A phase can hold a cache far above what it needs; a full card gives that back before it fails."""
+    cached = tuple(replace(each, device=Interval(70 * GIB, 71 * GIB, 72 * GIB), reserved_bytes=70 * GIB) for each in made.oom().phases)
+    text = render(replace(made.oom(), phases=cached))
+    assert "4.68 GiB too much" in text.split("\n")[1]
+    assert ledger(text)["more than the card has"] == pytest.approx(4.68, abs=0.01)
+
+
+def test_a_failure_for_want_of_a_piece_large_enough_is_told_apart() -> None:
+    card = replace(find_gpu("RTX4080"), total_bytes=21 * GIB)
+    text = render(replace(made.oom(), gpu=card))
+    assert "too fragmented" in text.split("\n")[1]
+    assert ledger(text)["left of the card, in pieces too small"] == pytest.approx(21 - 20.24, abs=0.01)
+
+
+def test_the_next_failure_is_told_too() -> None:
+    phases = tuple(replace(each, verdict=OOM) if each.phase in ("load", "train") else each for each in made.oom().phases)
+    text = render(replace(made.oom(), phases=phases, peak=0))
+    assert text.split("\n")[1].startswith("Fails loading")
+    assert "training 1024x1024 would too, and needs 20.24 GiB" in text
+    assert "would too" not in render(made.oom())
+
+
+def test_a_safe_job_is_headed_by_what_fills_the_card_most() -> None:
+    """Also where another phase allocates more: the preview's cache counts on the card."""
+    preview = made.phase("sample", 18.0, 1024, cache=4.0)
+    estimate = made.estimate(phases=(*made.estimate().phases, preview))
+    assert "22.45 GiB" in head(estimate)[1]
+    assert "previewing 1024x1024" in head(estimate)[1]
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (
+            "transformer.single_transformer_blocks.37.proj_out/Linear|backward MmBackward0",
+            "backward of transformer.single_transformer_blocks.37.proj_out (MmBackward0)",
+        ),
+        ("transformer.norm|backward torch::autograd::AccumulateGrad", "backward of transformer.norm (AccumulateGrad)"),
+        ("text_encoder0.lm_head|forward", "forward of text_encoder.lm_head"),
+        ("text_encoder1.encoder|forward", "forward of text_encoder_2.encoder"),
+        ("load: Quantizing T5", "quantizing T5"),
+        ("load: T5", "T5"),
+        ("optimizer_step", "the optimizer's step"),
+        ("something of its own", "something of its own"),
+    ],
+)
+def test_moments_in_words(label: str, words: str) -> None:
+    assert moment(label) == words
+
+
+def test_rows_that_read_the_same_are_one_and_the_largest() -> None:
+    """Two folders of one resolution."""
+    twins = (made.phase("cache_latents", 15.0, 512), made.phase("cache_latents", 16.0, 512))
+    text = render(made.estimate(phases=(*twins, *made.estimate().phases), peak=7))
+    assert text.count("cache latents 512x512") == 1
+    assert re.search(r"cache latents 512x512 +16\.00", text)
+    assert render(made.estimate(phases=twins, peak=1), details=True).count(" cache latents 512x512 ") == 2
+
+
+def test_the_parts_of_a_phase_fit_their_column() -> None:
+    variant = Variant(1216, 832, 1, 2)
+    phases = (
+        replace(made.phase("cache_latents", 15.0), variant=Variant(1216, 832, 1, 1), detail="resolution 1024"),
+        replace(made.phase("sample", 16.0), variant=variant, detail="with optimizer state"),
+    )
+    text = render(made.estimate(phases=phases, peak=1))
+    assert "cache latents 1216x832 of 1024 " in text
+    assert "sample 1216x832 batch 2 later " in text
 
 
 def test_borderline_tells_both_ends() -> None:
@@ -131,10 +188,16 @@ def test_small_components_are_summed_not_dropped() -> None:
 
 
 def test_advice_is_numbered_and_says_whether_it_is_enough() -> None:
-    text = render(made.oom())
+    only = replace(made.oom(), advice=made.oom().advice[:1])
+    text = render(only)
     assert "1. datasets.*.resolution: [512, 768, 1024] -> [512, 768]" in text
     assert "saves 0.91 GiB, not enough alone" in text
-    assert "2. model.low_vram: false -> true  saves 2.00 GiB, probably enough" in text
+
+
+def test_what_is_enough_alone_comes_first_and_the_rest_is_named() -> None:
+    text = render(made.oom())
+    assert "1. model.low_vram: false -> true  saves 2.00 GiB, probably enough" in text
+    assert "Not enough alone: datasets.*.resolution" in text
 
 
 def test_no_advice_on_a_safe_job_and_a_way_out_where_none_was_found() -> None:

@@ -1,0 +1,111 @@
+"""Phases, parts and moments in the words of the screen. JSON keeps the names as they are; this is for reading only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from estimator.estimate import SAFE, Estimate, PhaseEstimate, Variant
+
+_DOING = {
+    "load": "loading",
+    "cache_latents": "caching latents",
+    "cache_text": "caching text",
+    "prepare": "preparing",
+    "sample": "previewing",
+    "train": "training",
+    "save": "saving",
+}
+_PARTS = {  # (phase, detail) -> before the size, after it
+    ("load", "transformer"): ("loading the transformer", ""),
+    ("load", "text encoder"): ("loading the text encoder", ""),
+    ("load", "the rest"): ("loading the rest", ""),
+    ("prepare", "adapter"): ("setting up the adapter", ""),
+    ("prepare", "before the loop"): ("preparing the training loop", ""),
+    ("sample", "baseline"): ("first preview", ""),
+    ("sample", "with optimizer state"): ("previewing", ""),
+}
+_SHORT = {"baseline": "first", "with optimizer state": "later"}
+_MOMENTS = {  # scopes of the trainer that the recorder names (profiles' labels)
+    "backward": "backward pass, outside of any module",
+    "cache_latents": "caching latents",
+    "cache_text": "caching text",
+    "clip_grad": "clipping the gradients",
+    "ema_update": "updating the EMA weights",
+    "encode_prompt": "encoding a prompt",
+    "generate_single_image": "making a preview, outside of any module",
+    "moving to the device": "moving a model to the card",
+    "optimizer_step": "the optimizer's step",
+    "predict_noise": "forward pass, outside of any module",
+    "sample": "going from training to previews or back",
+    "save": "saving the adapter",
+    "setup": "setting up the adapter",
+    "setup_ema": "copying the adapter for EMA",
+    "step": "the training step, outside of any module",
+    "vae_encode": "the VAE encoding an image",
+}
+_COMPONENTS = {"workspace": "cuBLAS workspace", "vae": "VAE", "ema": "EMA copy of the adapter"}
+
+
+def headline(estimate: Estimate) -> PhaseEstimate | None:
+    """The phase that the answer names: where it fails first, else the one that fills the card most."""
+    if estimate.verdict != SAFE or not estimate.phases:
+        return estimate.peak_phase
+    return max(estimate.phases, key=lambda phase: (phase.device.likely_bytes, phase.allocated_bytes))
+
+
+def what(phase: PhaseEstimate) -> str:
+    """The phase in words: "training 1024x1024 batch 4", "loading the text encoder"."""
+    before, after = _PARTS.get((phase.phase, phase.detail), (_DOING.get(phase.phase, phase.phase), ""))
+    return " ".join(each for each in (before, size(phase.variant), after) if each)
+
+
+def row_name(phase: PhaseEstimate) -> str:
+    """The phase in the table's first column: "train 1024x1024", "sample 1024x1024 batch 2 first"."""
+    detail, variant = phase.detail, phase.variant
+    if detail.startswith("resolution ") and variant.width is not None and variant.height is not None:
+        side = detail.removeprefix("resolution ")
+        detail = "" if side == str(variant.width) == str(variant.height) else f"of {side}"
+    name = phase.phase.replace("_", " ")
+    return " ".join(each for each in (name, size(variant), _SHORT.get(detail, detail)) if each)
+
+
+def size(variant: Variant) -> str:
+    """ "1024x1024 batch 4"; one frame and a batch of one go without saying."""
+    text = f"{variant.width}x{variant.height}" if variant.width is not None else ""
+    if variant.frames is not None and variant.frames > 1:
+        text += f"x{variant.frames}"
+    if variant.batch is not None and variant.batch > 1:
+        text += f" batch {variant.batch}"
+    return text.strip()
+
+
+def moment(label: str) -> str:
+    """The moment of a peak: "transformer.layers.29.ffn|backward MmBackward0" is "backward of transformer.layers.29.ffn (MmBackward0)"."""
+    if label in _MOMENTS:
+        return _MOMENTS[label]
+    module, bar, how = label.partition("|")
+    if not bar:
+        return re.sub(r"^load: ([A-Z])(?=[a-z])", lambda found: found[1].lower(), label).removeprefix("load: ")
+    module = re.sub(r"^text_encoder([01])\b", lambda found: "text_encoder" + ("_2" if found[1] == "1" else ""), module)
+    module = module.rpartition("/")[0] or module  # behind the slash: a module without a name of its own, by its class
+    kind, _, operation = how.partition(" ")
+    words = {"forward": "forward of", "backward": "backward of", "recompute": "forward, done again for the backward pass, of"}
+    text = f"{words.get(kind, kind)} {module}"
+    return f"{text} ({operation.rpartition('::')[2]})" if operation else text
+
+
+def component(name: str) -> str:
+    """A component of the ledger."""
+    return _COMPONENTS.get(name, name.replace("_", " "))
+
+
+def distinct(phases: Sequence[PhaseEstimate], keep: PhaseEstimate | None) -> list[PhaseEstimate]:
+    """Without rows that would read the same: of those the one that fills the card most, or `keep`."""
+    rows: dict[str, PhaseEstimate] = {}
+    for phase in phases:
+        name = row_name(phase)
+        other = rows.get(name)
+        if other is None or phase is keep or (other is not keep and phase.device.likely_bytes > other.device.likely_bytes):
+            rows[name] = phase
+    return list(rows.values())
