@@ -267,7 +267,7 @@ def _archs(arguments: list[str]) -> int:
     from estimator import jsonout, report_lists
     from estimator.trainers.archs import load_archs
 
-    archs = [(arch.key, arch.name, arch.modelled) for arch in load_archs().archs.values()]
+    archs = [(arch.key, arch.name, arch.modelled, arch.checked_runs) for arch in load_archs().archs.values()]
     return _show(options, lambda: jsonout.archs_document(archs), lambda style: report_lists.render_archs(archs, style))
 
 

@@ -73,9 +73,14 @@ def gpus_document(gpus: Sequence[Gpu]) -> dict[str, Any]:
     return {"schema": SCHEMA, "gpus": [_gpu(gpu) for gpu in gpus]}
 
 
-def archs_document(archs: Sequence[tuple[str, str, bool]]) -> dict[str, Any]:
-    """The architectures as (key, name, modelled); those with `modelled` false cannot be estimated yet."""
-    return {"schema": SCHEMA, "archs": [{"key": key, "name": name, "modelled": modelled} for key, name, modelled in archs]}
+def archs_document(archs: Sequence[tuple[str, str, bool, int]]) -> dict[str, Any]:
+    """The architectures as (key, name, modelled, checked_runs); those with `modelled` false cannot be estimated yet."""
+    return {
+        "schema": SCHEMA,
+        "archs": [
+            {"key": key, "name": name, "modelled": modelled, "checked_runs": checked_runs} for key, name, modelled, checked_runs in archs
+        ],
+    }
 
 
 def _gpu(gpu: Gpu) -> dict[str, Any]:

@@ -62,11 +62,12 @@ def render_gpus(gpus: Sequence[Gpu], style: Style = PLAIN) -> str:
     return "\n".join([*lines, "", *wrapped(text)]) + "\n"
 
 
-def render_archs(archs: Sequence[tuple[str, str, bool]], style: Style = PLAIN) -> str:
-    """The architectures, as (key, name, modelled): those that can be estimated, and those that are only recognised."""
-    lines = [style.bold(f"{'architecture':<20}what it is")]
-    lines += [f"{key:<20}{name}" for key, name, modelled in archs if modelled]
-    others = ", ".join(key for key, _, modelled in archs if not modelled)
+def render_archs(archs: Sequence[tuple[str, str, bool, int]], style: Style = PLAIN) -> str:
+    """The architectures, as (key, name, modelled, checked runs): those that can be estimated, and those that are only recognised."""
+    lines = [style.bold(f"{'architecture':<16}{'what it is':<46}checked against")]
+    lines += [f"{key:<16}{cut(name, 45):<46}{f'{runs} runs' if runs else 'nothing yet'}" for key, name, modelled, runs in archs if modelled]
+    lines += ["", *wrapped("Runs: whole runs of the trainer itself on an emulated CUDA device, none of them used to make the model of it.")]
+    others = ", ".join(key for key, _, modelled, _ in archs if not modelled)
     if others:
         lines += ["", *wrapped(f"Recognised, not modelled yet (exit status 3): {others}")]
     return "\n".join(lines) + "\n"

@@ -544,3 +544,18 @@ def test_jobs_that_are_no_training_of_these_models_cannot_be_told(tmp_path: Path
 def test_other_processes_cannot_be_told(tmp_path: Path) -> None:
     with pytest.raises(CannotTell, match="concept_slider"):
         read_jobs(write(tmp_path, process(type="concept_slider")))
+
+
+def test_a_quantisation_type_that_nothing_asks_for_is_told(tmp_path: Path) -> None:
+    job = read(tmp_path, model=FLUX_DEV | {"qtype": "uint4"})
+    assert job.model.weights == "bf16"
+    assert any("model.qtype" in text and "no effect without quantize: true" in text for text in job.warnings)
+    said_so = read(tmp_path, model=FLUX_DEV | {"quantize": False, "qtype": "uint4"})  # as the web UI writes it
+    assert not any("model.qtype" in text for text in said_so.warnings)
+
+
+def test_modules_that_stay_unquantised_are_told_with_the_size_of_it(tmp_path: Path) -> None:
+    excluded = {"quantize_kwargs": {"exclude": ["*time_text_embed*"]}}
+    job = read(tmp_path, model=FLUX_DEV | {"quantize": True} | excluded)
+    assert any("model.quantize_kwargs.exclude" in text and "0.05 GiB" in text for text in job.warnings)
+    assert not any("exclude" in text for text in read(tmp_path, model=FLUX_DEV | {"quantize": False} | excluded).warnings)

@@ -160,5 +160,5 @@ def test_lists() -> None:
     cards = json.loads(dumps(gpus_document(all_gpus())))
     form = {**SCHEMA_1["gpu"], "compute_capability": str, "aliases": [str], "source": str, "os": ("linux", "windows")}
     assert faults(cards, {"schema": (1,), "gpus": [form]}) == []
-    archs = json.loads(dumps(archs_document([("flux1-dev", "FLUX.1-dev", True)])))
-    assert archs["archs"] == [{"key": "flux1-dev", "name": "FLUX.1-dev", "modelled": True}]
+    archs = json.loads(dumps(archs_document([("flux1-dev", "FLUX.1-dev", True, 12)])))
+    assert archs["archs"] == [{"key": "flux1-dev", "name": "FLUX.1-dev", "modelled": True, "checked_runs": 12}]

@@ -13,6 +13,9 @@ from estimator.trainers.archs import Arch
 from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
 DEFAULT_QTYPE = "qfloat8"
+EXCLUDED_GIB = 0.05
+"""What leaving `*time_text_embed*` in bf16 adds at most, rounded up to hundredths: its three MLPs have 32.2 million weights (256 or 768 ->
+3072 -> 3072; diffusers' CombinedTimestepGuidanceTextProjEmbeddings), of two bytes instead of half a byte (uint4)."""
 QTYPES = (
     "qfloat8", "qfloat8_e4m3fn", "qfloat8_e5m2", "qint8", "qint4", "qint2",  # optimum-quanto
     "float8", "int8",  # torchao
@@ -69,6 +72,8 @@ def _weights(model: Section, arch: Arch, dtype: str, assistant: str | None) -> t
     """What the transformer's and the text encoder's linear weights are after loading: the compute dtype or a quantisation type."""
     quantize = model.truth("quantize", False)
     quantize_te = model.truth("quantize_te", quantize)
+    if not quantize and not quantize_te and "quantize" not in model.values and model.values.get("qtype"):
+        model.found.warn(model.at("qtype"), "no effect without quantize: true: the weights stay in the compute dtype")
     qtype = _qtype(model, "qtype", needed=quantize or (quantize_te and arch.te_qtype_key == "qtype"))
     qtype_te = _qtype(model, "qtype_te", needed=quantize_te and arch.te_qtype_key == "qtype_te")
     if model.truth("layer_offloading", model.truth("auto_memory", False)):
@@ -125,6 +130,8 @@ def _quantize_exclude(model: Section, arch: Arch) -> tuple[str, ...]:
     unknown = [pattern for pattern in patterns if pattern not in modelled.QUANTIZE_EXCLUDES]
     if unknown:
         model.found.not_modelled(kwargs.at("exclude"), unknown, "leaves other modules unquantised")
+    elif patterns:
+        model.found.warn(kwargs.at("exclude"), f"counted as quantised like the rest: at most {EXCLUDED_GIB} GiB too little")
     return tuple(dict.fromkeys(patterns))
 
 
