@@ -1,0 +1,76 @@
+"""Features: known values, each worked out by hand from the rule that torch or the model follows, or as recorded."""
+
+from __future__ import annotations
+
+import pytest
+
+from estimator.features import feature, image_values, reduce_blocks, round_up, variable
+
+JOINT = {"T": 3440, "X": 512, "B": 1, "r": 16}  # FLUX at 1280 x 688: 3952 rows of image and text together
+
+
+def test_tokens_and_edge_of_an_image() -> None:
+    """1024 px: a latent of 128 x 128, patches of 2 x 2: 64 x 64 tokens."""
+    assert image_values(1024, 1024) == {"T": 64 * 64, "E": 64 + 64}
+    assert image_values(1280, 688) == {"T": 80 * 43, "E": 80 + 43}
+
+
+def test_the_joint_sequence_and_its_tile() -> None:
+    """3952 = 30.875 * 128, so 31 tiles."""
+    assert feature("S", JOINT) == 3952
+    assert feature("S128", JOINT) == 31 * 128
+    assert feature("B*S128", {**JOINT, "B": 3}) == 3 * 31 * 128
+
+
+def test_a_whole_number_of_tiles_is_not_rounded_up() -> None:
+    assert feature("S128", {"T": 4096, "X": 512}) == 4608
+    assert round_up(4608, 128) == 4608
+
+
+def test_products_of_variables() -> None:
+    assert feature("1", JOINT) == 1
+    assert feature("B*r*T", {**JOINT, "B": 2}) == 2 * 16 * 3440
+
+
+def test_zimage_pads_image_and_text_each_by_itself() -> None:
+    """49 * 41 = 2009 image tokens to 2016, 69 text tokens to 96: 2112 together, not 2080 (the sum rounded)."""
+    given = {"T": 49 * 41, "X": 69}
+    assert [variable(name, given) for name in ("T32", "X32", "Z", "Z128")] == [2016, 96, 2112, 2176]
+
+
+def test_rows_of_the_vaes_attention() -> None:
+    """The mid-block sees a latent pixel as a row: 22 * 38 tokens are 44 * 76 = 3344 pixels, 104.5 tiles of 32."""
+    assert variable("L32", {"T": 22 * 38}) == 105 * 32
+
+
+def test_partial_results_of_a_column_sum_as_recorded() -> None:
+    """The buffer that the emulated device recorded for the sum over 3952 rows of 3072 columns: 4 bytes, 128 threads, 62 blocks."""
+    assert feature("reduce3072_S", JOINT) == 62
+    assert 4 * 3072 * 62 == 761_856
+
+
+@pytest.mark.parametrize(
+    ("outputs", "rows", "blocks"),
+    [
+        (3072, 1020, 0),  # 255 values for each of 4 rows of threads: one block adds them up
+        (3072, 1021, 16),  # 256 values: at least 16 values a thread give 16 blocks
+        (3072, 2048, 32),
+        (3072, 16384, 64),  # the device is full: 1536 resident blocks for 24 columns of blocks
+        (3072, 4 * 256 * 65, 65),  # but no thread adds more than 256
+        (2 * 3072, 16384, 32),  # twice the outputs leave half the blocks
+        (1, 1024, 16),
+    ],
+)
+def test_blocks_that_share_an_output(outputs: int, rows: int, blocks: int) -> None:
+    assert reduce_blocks(outputs, rows) == blocks
+
+
+@pytest.mark.parametrize("name", ["Q", "B*Q", "T64", ""])
+def test_an_unknown_variable_is_an_error(name: str) -> None:
+    with pytest.raises(KeyError):
+        feature(name, JOINT)
+
+
+def test_a_variable_that_the_workload_lacks_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        feature("B*T", {"B": 1})
