@@ -66,7 +66,11 @@ def extract(key: str, parts: list[Occurrence], layout: Layout) -> Program:
         features = ("r", *(f for f in features if "r" not in f.split("*")))
         adapter = _of_the_adapter(features, ranks.pop(), columns, parts)
     fitted = _fit(key, features, values, columns, reference.labels, peak, inexact, adapter)
-    program = Program(key, reference, features, [fitted[c] for c in columns], len(parts), 0.0, inexact)
+    coefficients = [fitted[c] for c in columns]
+    for k, name in enumerate(reference.names):  # a training adapter has a rank of its own, whatever the trained one has
+        if name is not None and name.startswith("assistant:"):
+            coefficients[k] = tuple(max(columns[k]) if f == "1" else 0 for f in features)
+    program = Program(key, reference, features, coefficients, len(parts), 0.0, inexact)
     if any(s.workspace_at is not None for s in sequences):
         first = next(s for s in sequences if s.workspace_at is not None)
         reference.workspace_at, reference.workspace_thread = min(first.workspace_at or 0, len(reference.events)), first.workspace_thread
