@@ -1,7 +1,8 @@
 """What to change when a job is not safe: single edits of it, tried on the model, kept if they lower its peak.
 
 Listed in the order that hurts least, which is the order of rollback of the guides: checkpointing on, what merely moves things off the
-card, batch 1, the largest bucket, the previews, then low_vram and quantisation. Combining edits is the planner's work, not this file's.
+card, batch 1, the largest bucket, the previews, then low_vram and quantisation. Where none is enough alone, they are put together in that
+order, each that lowers the peak then, until the job fits; weighing combinations against each other is the planner's work, not this file's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ WORTH_BYTES = 64 * MIB
 """Edits that save less are not shown: the allocator's rounding alone moves a peak by tens of MiB."""
 SMALL_PREVIEW = 512
 """Side in pixels of the smaller preview that is tried: the trainer's own default."""
+MOST_TOGETHER = 8
+"""Edits that are put together at most: a job that needs more is another job."""
+TOGETHER = " + "
+"""Between the keys of an advice of several edits; its `before` and `after` are then lists."""
 SMALLEST_RANK = 4
 """Ranks are not halved below the trainer's default."""
 _UNQUANTISED = ("bf16", "fp16", "fp32")
@@ -47,7 +52,8 @@ def advise(job: Job, gpu: Gpu, estimate: Estimate, run: Run) -> tuple[Advice, ..
     """
     if estimate.verdict not in (BORDERLINE, OOM):
         return ()
-    before = _peak_bytes(run(job))
+    start = run(job)
+    before = _peak_bytes(start)
     found = []
     for edit in _edits(job):
         try:
@@ -57,7 +63,40 @@ def advise(job: Job, gpu: Gpu, estimate: Estimate, run: Run) -> tuple[Advice, ..
         saves = before - _peak_bytes(changed)
         if changed.phases and saves >= WORTH_BYTES:
             found.append(Advice(edit.key, edit.before, edit.after, saves, edit.why, changed.verdict))
+    if all(advice.verdict == OOM for advice in found):
+        found.extend(_together(start, run))
     return tuple(found)
+
+
+def _together(start: Estimate, run: Run) -> Iterator[Advice]:
+    """The edits one upon the other, again from the first where another peak comes to light; one advice if several are enough."""
+    current, applied = start, []
+    for _ in range(MOST_TOGETHER):
+        step = next(_lowering(current, run), None)
+        if step is None:
+            return
+        current, edit = step
+        applied.append(edit)
+        if current.verdict != OOM:
+            break
+    if len(applied) > 1 and current.verdict != OOM:
+        first = {edit.key: edit.before for edit in reversed(applied)}  # an edit that comes twice, such as a rank halved again
+        last = {edit.key: (edit.after, edit.why) for edit in applied}
+        keys = list(dict.fromkeys(edit.key for edit in applied))
+        values, why = [last[key][0] for key in keys], "; ".join(last[key][1] for key in keys)
+        saves = _peak_bytes(start) - _peak_bytes(current)
+        yield Advice(TOGETHER.join(keys), [first[key] for key in keys], values, saves, why, current.verdict)
+
+
+def _lowering(current: Estimate, run: Run) -> Iterator[tuple[Estimate, _Edit]]:
+    """The edits of a job that lower its peak, with what comes of them."""
+    for edit in _edits(current.job):
+        try:
+            changed = run(edit.job)
+        except (CannotTell, InputError):
+            continue
+        if changed.phases and _peak_bytes(current) - _peak_bytes(changed) >= WORTH_BYTES:
+            yield changed, edit
 
 
 def _peak_bytes(estimate: Estimate) -> int:
@@ -144,6 +183,13 @@ def _eight_bit(job: Job) -> str:
 
 def _last_edits(job: Job) -> Iterator[_Edit]:
     """What changes what is learned."""
+    model = job.model
+    if model.weights in ("qfloat8", "float8") and job.method != "full":
+        # FLUX quantises its text encoder with the same key, Z-Image with one of its own (profiles/archs.yaml: te_qtype_key)
+        both = model.te_weights not in _UNQUANTISED and not job.arch.startswith("zimage")
+        changed_model = replace(model, weights="uint4", te_weights="uint4" if both else model.te_weights)
+        why = "frozen weights in 4 bit: clearly less exact than in 8"
+        yield _Edit("model.qtype", model.weights, "uint4", why, replace(job, model=changed_model))
     if job.network is not None and job.network.kind == "lora" and job.network.rank >= 2 * SMALLEST_RANK:
         half = job.network.rank // 2
         changed = replace(job, network=replace(job.network, rank=half))

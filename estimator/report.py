@@ -241,11 +241,11 @@ def _advice(estimate: Estimate, style: Style) -> str:
     if not estimate.advice:
         return style.bold("What to change") + "\n  No single setting lowers the peak: change several, or take a larger card."
     enough = [advice for advice in estimate.advice if advice.verdict != OOM]
-    lines = [style.bold("What to change (each alone, least hurtful first; savings of allocated memory)")]
+    lines = [style.bold("What to change (least hurtful first; savings of allocated memory)")]
     for number, advice in enumerate(enough or estimate.advice, 1):
         lines.extend(_advice_lines(number, advice))
     if not enough:
-        lines.append("  None of these is enough alone: combine them with --set KEY=VALUE, look again.")
+        lines.append("  None is enough, alone or one upon the other: take a larger card.")
         return "\n".join(lines)
     if len(enough) < len(estimate.advice):
         others = ", ".join(dict.fromkeys(clean(advice.key) for advice in estimate.advice if advice.verdict == OOM))
@@ -255,7 +255,12 @@ def _advice(estimate: Estimate, style: Style) -> str:
 
 
 def _advice_lines(number: int, advice: Advice) -> list[str]:
-    change = f"{number:>3}. {clean(advice.key)}: {_value(advice.before)} -> {_value(advice.after)}"
+    keys = advice.key.split(" + ")
+    if len(keys) > 1 and isinstance(advice.before, list) and isinstance(advice.after, list):
+        each = [f"{clean(key)}: {_value(old)} -> {_value(new)}" for key, old, new in zip(keys, advice.before, advice.after, strict=True)]
+        change = f"{number:>3}. together: {'; '.join(each)}"
+    else:
+        change = f"{number:>3}. {clean(advice.key)}: {_value(advice.before)} -> {_value(advice.after)}"
     enough = {OOM: "not enough alone", SAFE: "probably enough", BORDERLINE: "borderline"}.get(advice.verdict, "")
     saving = f"saves {gib(advice.saves_bytes)} GiB{', ' + enough if enough else ''}"
     why = wrapped(clean(advice.why), "     ", "     ")

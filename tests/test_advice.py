@@ -30,8 +30,8 @@ def heavy_job() -> Job:
 
 def model(job: Job) -> Estimate:
     """A made-up model in which every setting counts, each phase by what it depends on."""
-    weights = {"bf16": 22.0, "qfloat8": 11.0, "float8": 11.0}[job.model.weights]
-    te = {"bf16": 9.0, "qfloat8": 5.0}[job.model.te_weights]
+    weights = {"bf16": 22.0, "qfloat8": 11.0, "float8": 11.0, "uint4": 6.0}[job.model.weights]
+    te = {"bf16": 9.0, "qfloat8": 5.0, "uint4": 3.0}[job.model.te_weights]
     te_stays = not (job.train.cache_text_embeddings or job.train.unload_text_encoder)
     area = max(each.resolution for each in job.datasets) ** 2 / 2**20
     step = area * max(each.batch_size for each in job.datasets) * (1.0 if job.train.gradient_checkpointing else 8.0)
@@ -52,7 +52,7 @@ def keys(job: Job) -> list[str]:
 
 
 def test_everything_that_lowers_the_peak_least_hurtful_first() -> None:
-    assert keys(heavy_job()) == [
+    assert [key for key in keys(heavy_job()) if " + " not in key] == [
         "train.gradient_checkpointing",
         "train.cache_text_embeddings",
         "datasets.*.cache_latents_to_disk",
@@ -158,3 +158,41 @@ def test_the_effective_batch_can_be_kept() -> None:
     job = replace(heavy_job(), train=replace(heavy_job().train, gradient_accumulation=2))
     batch = next(each for each in advise(job, CARD, model(job), model) if each.key == "train.batch_size")
     assert "train.gradient_accumulation=8" in batch.why
+
+
+def test_where_none_is_enough_alone_several_are_put_together() -> None:
+    job = made.job(model=replace(made.job().model, weights="bf16", te_weights="bf16"))
+    advice = advise(job, CARD, model(job), model)
+    *alone, together = advice
+    assert alone
+    assert all(each.verdict == OOM for each in alone)
+    assert together.verdict == SAFE
+    chosen = together.key.split(" + ")
+    assert "model.quantize" in chosen
+    assert len(chosen) == len(together.before) == len(together.after) > 1  # type: ignore[arg-type]
+    assert together.saves_bytes > max(each.saves_bytes for each in alone)
+
+
+def test_nothing_is_put_together_where_one_is_enough_or_all_are_not() -> None:
+    enough = advise(made.job(), CARD, replace(model(made.job()), verdict=OOM), model)
+    assert not any(" + " in each.key for each in enough)
+
+    def never(job: Job) -> Estimate:
+        return replace(model(job), verdict=OOM)
+
+    assert not any(" + " in each.key for each in advise(heavy_job(), CARD, never(heavy_job()), never))
+
+
+def test_four_bits_take_the_text_encoder_along_where_the_key_is_shared() -> None:
+    tried: list[Job] = []
+
+    def watch(job: Job) -> Estimate:
+        tried.append(job)
+        return replace(model(job), verdict=OOM)
+
+    for arch in ("flux1-dev", "zimage"):
+        job = made.job(arch=arch)
+        tried.clear()
+        advise(job, CARD, replace(model(job), verdict=OOM), watch)
+        te = {each.model.te_weights for each in tried if each.model.weights == "uint4"}
+        assert te == ({"uint4"} if arch == "flux1-dev" else {"qfloat8"})

@@ -288,3 +288,9 @@ def test_the_catalogue_fits_the_screen() -> None:
 @pytest.mark.parametrize(("count", "text"), [(0, "0.00"), (-1, "0.00"), (GIB, "1.00"), (-GIB, "-1.00"), (GIB * 3 // 2, "1.50")])
 def test_gib(count: int, text: str) -> None:
     assert gib(count) == text
+
+
+def test_edits_put_together_are_shown_pair_by_pair() -> None:
+    both = Advice("model.low_vram + network.linear", [False, 16], [True, 8], 3 * GIB, "slower; smaller", SAFE)
+    text = render(replace(made.oom(), advice=(*made.oom().advice[:1], both)))
+    assert "1. together: model.low_vram: false -> true; network.linear: 16 -> 8" in text
