@@ -1,0 +1,188 @@
+"""The timeline of every setting that composes: each part was recorded, nothing is freed that is not there, nothing is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from random import Random
+
+import pytest
+
+from estimator import operations as op
+from estimator import phases as ph
+from estimator.job import Job, Model, Sample, Train
+from estimator.programs import load_profile
+from estimator.replay import Replay
+from estimator.residents import UNIT_BYTES
+from estimator.rows import bound
+from estimator.timeline import orders_of, simulate, text_encoders_of
+from tests.made_jobs import ARCHS, RECORDED_OPTIMIZERS, RECORDED_WEIGHTS, dataset, guided, job, weights_of
+
+archs = pytest.mark.parametrize("arch", ARCHS)
+TOO_LONG = frozenset({"step", "batch", "preview", "item", "prompt"})
+"""Scopes of what may not outlive a phase (a batch lives until the next one has come)."""
+CACHING: tuple[dict[str, bool], ...] = (
+    {},
+    {"cache_latents": True},
+    {"cache_latents_to_disk": True, "cache_text_embeddings": True},
+    {"cache_text_embeddings": True},
+)
+
+
+def combinations(arch: str) -> list[Job]:
+    """Every setting that composes, with every other one, on one architecture."""
+    jobs = []
+    merged = (None, "adapter") if arch in ("flux1-schnell", "zimage-turbo") else (None,)
+    for weights, te_weights, low_vram, adapter in product(weights_of(arch), RECORDED_WEIGHTS, (False, True), merged):
+        model = Model("model", weights=weights, te_weights=te_weights, low_vram=low_vram, assistant_lora=adapter)
+        for checkpointing, ema, unload, sampling, batch in product((True, False), (True, False), (True, False), range(3), (1, 2)):
+            train = Train(
+                gradient_checkpointing=checkpointing, ema=ema, unload_text_encoder=unload, disable_sampling=sampling == 2, batch_size=batch
+            )
+            preview = Sample(512, 768, cfg=4.0, text_tokens=30, negative_tokens=9, batch=2 if sampling and guided(arch) else 1)
+            for cached in CACHING:
+                data = dataset((512, 512), (640, 448), batch=batch, tokens=25, **cached)
+                jobs.append(job(arch, model=model, train=train, samples=(preview,), datasets=(data,)))
+    return jobs
+
+
+def all_optimizers(jobs: list[Job]) -> list[Job]:
+    """Each job with an optimizer, by turns: it decides nothing but the update."""
+    return [replace(j, train=replace(j.train, optimizer=RECORDED_OPTIMIZERS[n % 4])) for n, j in enumerate(jobs)]
+
+
+def operations(made: Job) -> Iterator[op.Operation]:
+    plan = ph.Plan(made, text_encoders_of(load_profile(made.arch)))
+    yield from ph.before_steps(plan)
+    yield from ph.steps(plan, ph.steps_of(made, plan.tokens(None)))
+    yield from ph.after_steps(plan)
+
+
+def sampled(arch: str, count: int) -> list[Job]:
+    jobs = combinations(arch)
+    Random(arch).shuffle(jobs)
+    return all_optimizers(jobs[:count])
+
+
+class Watched(Replay):
+    """A replay that looks at what is on the card whenever a phase ends. An unknown key would be an error of the allocator."""
+
+    def _one(self, operation: op.Operation) -> None:
+        super()._one(operation)
+        live = self.state.allocator.allocated_bytes
+        counted = sum(self.state.bytes_of.values())
+        # torch counts a block in full where too little of it is left to be split off (up to 1 MiB each): "allocator rounding"
+        tensors = sum(map(len, self.state.named.values())) + sum(map(len, self.state.scopes.values()))
+        assert 0 <= live - counted <= tensors * 2**20, f"{operation}: {live} bytes allocated, {counted} in the ledger"
+        assert all(size >= 0 for size in self.state.bytes_of.values()), f"{operation}: {self.state.bytes_of}"
+        if isinstance(operation, op.End):
+            assert self._begin is None
+            left = {scope for scope, rows in self.state.scopes.items() if rows} & (TOO_LONG - {"batch"})
+            assert not left, f"left over: {left}"
+
+
+@archs
+def test_every_part_of_every_combination_was_recorded(arch: str) -> None:
+    profile = load_profile(arch)
+    jobs = combinations(arch)
+    assert len(jobs) >= 3 * 4 * 2 * 2 * 2 * 2 * 3 * 2 * len(CACHING)
+    needed: set[str] = set()
+    for made in jobs:
+        for operation in operations(made):
+            if isinstance(operation, op.Part):
+                needed.add(operation.key)
+    for key in sorted(needed):
+        assert profile.program(key).key == key  # raises CannotTell
+    for optimizer, when in product(RECORDED_OPTIMIZERS, ("first", "later")):
+        profile.program(f"step.update/{optimizer}/{when}")
+
+
+@archs
+def test_peak_rows_of_any_combination(arch: str) -> None:
+    for made in sampled(arch, 40):
+        phases = bound(made).phases
+        assert all(peak.allocated_bytes == sum(peak.components.values()) for peak in phases)
+        assert all(size >= 0 for peak in phases for size in peak.components.values()), made
+
+
+@archs
+def test_replay_of_any_combination(arch: str) -> None:
+    for made in sampled(arch, 5):
+        profile = load_profile(arch)
+        replay = Watched(profile, made, None)
+        assert replay.run(operations(made))
+        for peak in replay.peaks:
+            assert sum(peak.components.values()) == peak.allocated_bytes, (made, peak)
+            assert peak.allocated_bytes <= peak.reserved_bytes
+
+
+@archs
+def test_rows_are_below_the_replay(arch: str) -> None:
+    """Rows count no rounding of blocks, and go through the buckets in one order: the smallest is met without optimizer state."""
+    for made in sampled(arch, 3):
+        fast, full = bound(made).phases, simulate(made).phases
+        assert [(p.phase, p.variant) for p in fast] == [(p.phase, p.variant) for p in full]
+        for low, high in zip(fast, full, strict=True):
+            assert low.allocated_bytes <= high.allocated_bytes, (low, high)
+            assert high.allocated_bytes - low.allocated_bytes <= 0.05 * high.allocated_bytes + 2**23, (low, high)
+
+
+@archs
+def test_a_second_step_of_a_kind_changes_nothing(arch: str) -> None:
+    """What a step leaves behind does not grow: the third step of a bucket peaks where the second did."""
+    made = job(arch)
+    steps = ph.steps_of(made, 512)
+    train = [p for p in simulate(made, order=(*steps, *steps, *steps)).phases if p.phase == "train"]
+    assert [p.allocated_bytes for p in train[2:4]] == [p.allocated_bytes for p in train[4:6]]
+
+
+def test_accumulated_batches_hold_one_set_of_gradients() -> None:
+    made = job("flux1-dev")
+    twice = replace(made, train=replace(made.train, gradient_accumulation=2))
+    for peak in simulate(twice).phases:
+        if peak.phase == "train":
+            assert peak.components["gradients"] == pytest.approx(peak.components["adapter"], rel=0.01)
+
+
+def test_without_sampling_there_is_no_preview() -> None:
+    made = job("flux1-dev")
+    off = replace(made, train=replace(made.train, disable_sampling=True))
+    later = replace(made, train=replace(made.train, skip_first_sample=True))
+    assert [p.detail for p in bound(made).phases if p.phase == "sample"] == ["baseline", "with optimizer state"]
+    assert [p.detail for p in bound(later).phases if p.phase == "sample"] == ["with optimizer state"]
+    assert [p for p in bound(off).phases if p.phase == "sample"] == []
+
+
+def test_a_capacity_stops_the_replay_at_the_phase_that_fails() -> None:
+    made = job("flux1-dev")
+    free = simulate(made)
+    assert free.failed is None
+    enough = simulate(made, capacity_bytes=max(p.reserved_bytes for p in free.phases))
+    assert (enough.failed, enough.retries) == (None, 0)
+    tight = simulate(made, capacity_bytes=2**30)
+    assert tight.failed == 0
+    assert tight.phases[0].failed
+    assert len(tight.phases) == 1
+
+
+def test_components_are_where_the_settings_say() -> None:
+    made = job("flux1-dev")
+    away = replace(made, train=replace(made.train, unload_text_encoder=True))
+    step = [next(p for p in simulate(j).phases if p.phase == "train").components for j in (made, away)]
+    assert step[0]["text_encoder"] == pytest.approx(4896075776 + 246121576, rel=0.001)  # T5 in float8, CLIP in bf16, as recorded
+    assert "text_encoder" not in step[1]
+    assert all(parts["transformer"] == pytest.approx(11910625536, rel=0.001) for parts in step)
+
+
+def test_orders_of_buckets() -> None:
+    one, two, three = (tuple(f"step {n}" for n in range(count)) for count in (1, 2, 3))
+    assert orders_of(one) == [one]  # type: ignore[arg-type]
+    assert orders_of(two) == [two, two[::-1]]  # type: ignore[arg-type]
+    assert all(sorted(order) == sorted(three) for order in orders_of(three))  # type: ignore[arg-type, type-var]
+
+
+def test_blocks_are_the_allocators() -> None:
+    """512 bytes: what CUDACachingAllocator rounds to, and so every component of a ledger."""
+    assert UNIT_BYTES == 512
+    assert all(size % 512 == 0 for peak in simulate(job("zimage")).phases for size in peak.components.values())
