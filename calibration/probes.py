@@ -112,15 +112,18 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     return {"job": "extension", "config": {"name": "probe", "process": [process]}, "meta": {"name": "probe", "version": "1.0"}}
 
 
+def folders(arch: str, folder: Path) -> dict[Path, tuple[str, int]]:
+    """The run folders of an architecture's probe jobs, with base weights and index of each; in the order in which they are extracted."""
+    return {(folder / f"{arch}-{weights}-{index}").resolve(): (weights, index) for weights in sorted(FAMILIES[arch].weights) for index in (0, 1)}
+
+
 def write(arch: str, folder: Path) -> list[tuple[Path, Path]]:
     """All probe jobs of an architecture: (config, run folder) each."""
     jobs = []
-    for weights in FAMILIES[arch].weights:
-        for index in (0, 1):
-            run = (folder / f"{arch}-{weights}-{index}").resolve()
-            run.mkdir(parents=True, exist_ok=True)
-            (run / "config.yaml").write_text(yaml.safe_dump(config(arch, weights, index, run), sort_keys=False))
-            jobs.append((run / "config.yaml", run))
+    for run, (weights, index) in folders(arch, folder).items():
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text(yaml.safe_dump(config(arch, weights, index, run), sort_keys=False))
+        jobs.append((run / "config.yaml", run))
     return jobs
 
 

@@ -25,7 +25,7 @@ from estimator.errors import CannotTell, Problem
 from estimator.features import feature
 from estimator.paths import profiles_dir
 
-SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "step.update/")  # the last: where the adapter sits on the same layers
+SHARED_PARTS = ("load.text/", "text/", "cache_latents.item")
 SHARED_COMPONENTS = ("text_encoder", "vae")
 ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
 Ints = npt.NDArray[np.int64]
@@ -89,6 +89,10 @@ class Program:
         stays, freed = ({component: np.array(ks) for component, ks in side.items()} for side in out)
         return stays, freed
 
+    def stay_bytes(self, component: str, values: Mapping[str, int]) -> tuple[int, ...]:
+        """Bytes of each tensor of a component that outlives the part."""
+        return tuple(self.sizes(values)[self.flows[0].get(component, np.array([], dtype=np.int64))].tolist())
+
     def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
         """(bytes, moment) of the highest peak row: what the part adds to what is resident, without the allocator's rounding."""
         row = {name: feature(name, values) for name in self.features}
@@ -136,12 +140,20 @@ class Profile:
         """The part's program. Raises CannotTell if it was never recorded."""
         if key not in self._programs:
             if key not in self.data["parts"]:
-                if self.relative is not None and key.startswith(SHARED_PARTS):
+                if self.relative is not None and (key.startswith(SHARED_PARTS) or self._same_update(key)):
                     return self.relative.program(key)
                 fix = "record it: see docs/adding_an_architecture.md"
                 raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
             self._programs[key] = self._read(key)
         return self._programs[key]
+
+    def _same_update(self, key: str) -> bool:
+        """An optimizer's step sees only the adapter: it is the relative's where the adapters' tensors are equal in number and size."""
+        network = "setup.network/bf16"
+        if self.relative is None or not (key.startswith("step.update/") and self.has(network) and self.relative.has(network)):
+            return False
+        own, other = (p.program(network).stay_bytes("adapter", {"r": 1}) for p in (self, self.relative))
+        return own == other
 
     def _read(self, key: str) -> Program:
         part = self.data["parts"][key]

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from calibration import probes
 from calibration.extract.build import build
 from calibration.extract.families import LAYOUTS
 from calibration.extract.programs import Refused
@@ -17,12 +18,12 @@ def main() -> int:
     parser.add_argument("probes", type=Path, help="the folder that calibration.probes recorded into")
     parser.add_argument("--out", type=Path, help="default: profiles/ARCH")
     args = parser.parse_args()
-    folders = sorted(p for p in args.probes.glob(f"{args.arch}-*-[01]") if (p / "trace.npz").exists())
-    if not folders:
+    recorded = [run for run in probes.folders(args.arch, args.probes) if (run / "trace.npz").exists()]
+    if not recorded:
         parser.error(f"no recorded probe jobs of {args.arch} in {args.probes}")
     out = args.out or Path(__file__).resolve().parents[2] / "profiles" / args.arch
     try:
-        report = build(args.arch, folders, out, f"python -m calibration.extract {args.arch}")
+        report = build(args.arch, recorded, out, f"python -m calibration.extract {args.arch}")
     except Refused as error:
         print(f"refused: {error}", file=sys.stderr)
         return 1
