@@ -114,7 +114,8 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
 
 def folders(arch: str, folder: Path) -> dict[Path, tuple[str, int]]:
     """The run folders of an architecture's probe jobs, with base weights and index of each; in the order in which they are extracted."""
-    return {(folder / f"{arch}-{weights}-{index}").resolve(): (weights, index) for weights in sorted(FAMILIES[arch].weights) for index in (0, 1)}
+    jobs = [(weights, index) for weights in sorted(FAMILIES[arch].weights) for index in (0, 1)]
+    return {(folder / f"{arch}-{weights}-{index}").resolve(): (weights, index) for weights, index in jobs}
 
 
 def write(arch: str, folder: Path) -> list[tuple[Path, Path]]:
