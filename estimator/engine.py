@@ -18,6 +18,7 @@ from estimator.timeline import simulate
 
 REQUIRED_STEP_BYTES = 64 * 2**20  # precision of the search for the smallest capacity
 RECORDED_CAPABILITY = "8.9"  # of the emulated device that the programs were recorded on
+FLASH_FROM = 8  # major compute capability: FlashAttention-2 needs Ampere (torch sdp_utils.cpp: check_flash_attention_hardware_support)
 CUDNN_ATTENTION = ("9.0", "10.0")  # where torch 2.14 picks cuDNN attention (emulated_cuda/README: read off the real dispatch)
 
 _kept: dict[tuple[str, int | None, int, bool], Simulation] = {}  # a job's replays serve every card of `--gpu all`
@@ -65,9 +66,18 @@ def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:
             f"recorded at compute capability {RECORDED_CAPABILITY} with FlashAttention; torch picks cuDNN's attention on "
             f"{gpu.compute_capability}, whose own workspace is not known"
         )
+    if _without_flash(gpu):
+        out.append(
+            f"recorded with FlashAttention, which torch does not run on compute capability {gpu.compute_capability}: another attention kernel, "
+            "whose memory is not modelled, takes its place; nothing is called safe here"
+        )
     if job.model.assistant_lora is not None:
         out.append("the training adapter's rank is assumed (the file was not at hand)")
     return tuple(out)
+
+
+def _without_flash(gpu: Gpu) -> bool:
+    return int(gpu.compute_capability.split(".")[0]) < FLASH_FROM
 
 
 def _peak_of(simulation: Simulation) -> int:
@@ -112,12 +122,12 @@ def _judge(
     unsure = {i for i, p in enumerate(free.phases) if i in failed_high or (slow and p.phase == "train")}
     verdicts = [OOM if i in failed_low else BORDERLINE if i in unsure else SAFE for i in range(len(free.phases))]
     phases = tuple(_phase(p, gpu, v, likely, i) for i, (p, v) in enumerate(zip(free.phases, verdicts, strict=True)))
-    verdict = OOM if failed_low else BORDERLINE if failed_high or slow else SAFE
+    verdict = OOM if failed_low else BORDERLINE if failed_high or slow or _without_flash(gpu) else SAFE
     warnings = list(job.warnings)
     if slow:
         warnings.append("it fits only because torch releases its cached blocks again and again: expect slow steps")
     worst = min(failed_low or failed_high, default=None)
-    peak = worst if worst is not None else max(range(len(phases)), key=lambda i: phases[i].allocated_bytes)
+    peak = worst if worst is not None else max(range(len(phases)), key=lambda i: (phases[i].device.likely_bytes, phases[i].allocated_bytes))
     retries = likely.retries if likely is not None else 0
     return Estimate(job, gpu, verdict, phases, peak, None, retries, (), tuple(warnings), assumptions)
 
@@ -135,10 +145,13 @@ def _phase(peak: PhasePeak, gpu: Gpu, verdict: str, likely: Simulation | None, i
         reserved = min(reserved, likely.phases[index].reserved_bytes)
     other, extra = outside(gpu), extra_at_peak(peak)
     slack = max(reserved - peak.allocated_bytes, 0)  # cached blocks take workspaces up
+    high = round(reserved * (1 + RESERVED_TOLERANCE)) + extra.high_bytes + other.high_bytes
+    if verdict == SAFE:  # it survives, so torch's cache gives way before the card is full
+        high = min(high, gpu.total_bytes)
     device = Interval(
         reserved + other.low_bytes,
         reserved + max(extra.likely_bytes - slack, 0) + other.likely_bytes,
-        round(reserved * (1 + RESERVED_TOLERANCE)) + extra.high_bytes + other.high_bytes,
+        high,
     )
     return PhaseEstimate(
         peak.phase, peak.variant, peak.allocated_bytes, peak.reserved_bytes, device, verdict, peak.moment, peak.components, peak.detail

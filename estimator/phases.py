@@ -17,6 +17,7 @@ from estimator.operations import Begin, EmptyCache, End, MoveIn, MoveOut, Operat
 
 EMPTY_PROMPT_TOKENS = {"zimage": 9, "zimage-turbo": 9}  # the chat template alone (ZImagePipeline._encode_prompt)
 PADDED_TEXT_TOKENS = 512  # T5's max_length in the FLUX pipelines (toolkit/train_tools.py: encode_prompts_flux)
+MOST_BATCHES = 3  # of an accumulated step: from the second on each finds what the one before it found
 TEXT_ENCODERS = ("text_encoder0", "text_encoder1")
 
 
@@ -54,6 +55,11 @@ class Plan:
         self.rank = {"r": job.network.rank if job.network else 0}
         self.ema = "ema" if train.ema else "none"
         self.samples = tuple({(s.width, s.height, s.frames, s.batch, s.text_tokens, s.negative_tokens): s for s in job.samples}.values())
+
+    @property
+    def makes_previews(self) -> bool:
+        """AI Toolkit moves everything to the card for a round of previews even if there are no prompts."""
+        return bool(self.samples) or self.job.trainer == "ai-toolkit"
 
     # ---- text
 
@@ -272,7 +278,8 @@ def steps_of(job: Job, text_tokens: int) -> tuple[Step, ...]:
             if key not in found or found[key].text_tokens < tokens:
                 found[key] = Batch(bucket, dataset.batch_size, tokens)
     ordered = sorted(found.values(), key=lambda b: (b.bucket.width * b.bucket.height * b.size, b.text_tokens, b.bucket))
-    return tuple((batch,) * job.train.gradient_accumulation for batch in ordered)
+    count = min(job.train.gradient_accumulation, MOST_BATCHES)
+    return tuple((batch,) * count for batch in ordered)
 
 
 def before_steps(plan: Plan) -> Iterator[Operation]:
@@ -282,7 +289,7 @@ def before_steps(plan: Plan) -> Iterator[Operation]:
     yield from plan.set_up()
     yield from plan.caching()
     yield from plan.prepare()
-    if not (train.skip_first_sample or train.disable_sampling) and plan.job.samples:
+    if not (train.skip_first_sample or train.disable_sampling) and plan.makes_previews:
         yield from plan.sampling("first")
     yield from plan.enter_loop()
 
@@ -296,5 +303,5 @@ def steps(plan: Plan, order: Sequence[Step], started: bool = False) -> Iterator[
 def after_steps(plan: Plan) -> Iterator[Operation]:
     """A save, and previews with all that training holds."""
     yield from plan.save()
-    if not plan.job.train.disable_sampling and plan.job.samples:
+    if not plan.job.train.disable_sampling and plan.makes_previews:
         yield from plan.sampling("later")

@@ -24,7 +24,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "model": ({"operations", "phases", "replay", "rows", "grid", "timeline", "residents"}, {"values", "profiles", "replay"}),
     "engine": ({"engine", "outside"}, {"values", "profiles", "replay", "model"}),
     "advice": ({"advice"}, {"values", "engine"}),
-    "screen": ({"report", "report_lists", "jsonout"}, {"values"}),
+    "screen": ({"report", "report_lists", "report_words", "jsonout"}, {"values"}),
     "command line": (
         {"cli", "__main__"},
         {"values", "files", "profiles", "reading", "replay", "model", "engine", "advice", "screen"},
