@@ -68,8 +68,8 @@ def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:
         )
     if _without_flash(gpu):
         out.append(
-            f"recorded with FlashAttention, which torch does not run on compute capability {gpu.compute_capability}: another attention kernel, "
-            "whose memory is not modelled, takes its place; nothing is called safe here"
+            f"recorded with FlashAttention, which torch does not run on compute capability {gpu.compute_capability}: "
+            "another attention kernel, whose memory is not modelled, takes its place; nothing is called safe here"
         )
     if job.model.assistant_lora is not None:
         out.append("the training adapter's rank is assumed (the file was not at hand)")
