@@ -61,7 +61,6 @@ def test_each_names_itself_and_a_card_that_exists(path: Path) -> None:
 
 @examples
 def test_its_own_command_answers(path: Path) -> None:
-    pytest.importorskip("estimator.engine")
     done = subprocess.run(
         [sys.executable, "-m", "estimator", *command_in(path), "--json"],
         cwd=ROOT,
