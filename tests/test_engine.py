@@ -65,7 +65,10 @@ def test_an_unmodelled_job_has_no_phases() -> None:
 SLOW = pytest.mark.xfail(strict=True, reason="the search takes survival by constant releasing (borderline) for safe")
 
 
-@pytest.mark.parametrize("made", [example("flux_dev_24gb"), example("zimage_base_ui"), pytest.param(job("zimage"), marks=SLOW)], ids=lambda made: made.name)
+EDGES = [example("flux_dev_24gb"), example("zimage_base_ui"), pytest.param(job("zimage"), marks=SLOW)]
+
+
+@pytest.mark.parametrize("made", EDGES, ids=lambda made: made.name)
 def test_the_required_capacity_is_the_edge(made: Job) -> None:
     """A card of that capacity is safe, and one 128 MiB smaller is not: twice the precision of the search."""
     card = find_gpu("RTX4090")

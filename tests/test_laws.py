@@ -109,7 +109,8 @@ def test_a_larger_preview_never_needs_less(made: Job, wider: int) -> None:
 @given(made=jobs())
 def test_another_bucket_lowers_no_phase(made: Job) -> None:
     """A second dataset: the train phase of the first stays as it is, but for what the order of buckets decides."""
-    second = replace(dataset((512, 512), batch=1, tokens=20), folder="/data/other", cache_latents_to_disk=made.datasets[0].cache_latents_to_disk)
+    cached = made.datasets[0].cache_latents_to_disk
+    second = replace(dataset((512, 512), batch=1, tokens=20, cache_latents_to_disk=cached), folder="/data/other")
     both = replace(made, datasets=(*made.datasets, second))
     assert max(p.allocated_bytes for p in bound(both).phases) >= max(p.allocated_bytes for p in bound(made).phases) - GRAIN_BYTES
 
