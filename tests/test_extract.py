@@ -1,0 +1,198 @@
+"""Extraction on small made-up recordings: exact fits are found, the rest is refused by name, and bytes are the same each time."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration.extract import build
+from calibration.extract.affine import solve
+from calibration.extract.align import WORKSPACE_BYTES, Misaligned, canonical, overlay
+from calibration.extract.families import FLUX
+from calibration.extract.parts import Occurrence
+from calibration.extract.programs import Refused, extract
+from calibration.extract.rows import peak_rows
+from calibration.extract.runs import Phase, Run, Tensor
+from estimator.programs import Profile
+
+KEY = "step.core/bf16/checkpointed/one"
+MIB = 2**20
+SIZES = ((1024, 64, 8), (1920, 88, 24), (4096, 128, 8), (836, 60, 24), (3952, 129, 16))  # tokens, edge, rank
+JOBS = tuple({"T": t, "E": e, "X": 512, "B": 1, "r": r} for t, e, r in SIZES)
+
+Script = list[tuple[str, str, int]]
+"""("a", tensor, bytes), ("f", tensor, 0) or ("e", "", 0); a tensor is called "label", or "label=name"."""
+
+
+def recorded(script: Script, before: Script = ()) -> Run:  # type: ignore[assignment]
+    """A run with the tensors of `before` on the card already."""
+    tensors: list[Tensor] = []
+    events: list[tuple[str, int]] = []
+    known: dict[str, int] = {}
+    for action, what, size in (*before, *script):
+        label, _, name = what.partition("=")
+        if action == "a":
+            known[what] = len(tensors)
+            tensors.append(Tensor(size, len(events), label.split("#")[0], None, [name] if name else []))
+            events.append(("a", known[what]))
+        elif action == "f":
+            tensors[known[what]].died = len(events)
+            events.append(("f", known[what]))
+        else:
+            events.append(("e", -1))
+    return Run(Path("made"), tensors, events, Phase("run", 0, {}), {}, {}, "ok")
+
+
+def part(script: Script, values: dict[str, int], before: Script = ()) -> Occurrence:  # type: ignore[assignment]
+    run = recorded(script, before)
+    return Occurrence(run, KEY, list(range(len(before), len(run.events))), values)
+
+
+def block(values: dict[str, int], extra: int = 0) -> Script:
+    """A layer: its output stays, what it needs in between goes."""
+    tokens, rank = values["T"] + values["X"], values["r"]
+    return [
+        ("a", "norm", 6144 * tokens),
+        ("a", "proj", 12288 * tokens + extra),
+        ("a", "lora", 4 * rank * tokens),
+        ("f", "norm", 0),
+        ("f", "lora", 0),
+        ("a", "out", 6400 * tokens),
+        ("f", "proj", 0),
+    ]
+
+
+# ---- sizes
+
+
+def test_an_exact_formula_is_found() -> None:
+    """Seven bytes for each token and rank, and a constant of 1000."""
+    sizes = tuple(7 * v["T"] * v["r"] + 1000 for v in JOBS)
+    features = ("1", "r", "T", "r*T")
+    assert solve(features, list(JOBS), [sizes, tuple(2 * v["r"] for v in JOBS)]) == [(1000, 0, 0, 7), (0, 2, 0, 0)]
+
+
+def test_no_average_is_taken() -> None:
+    sizes = [7 * v["T"] for v in JOBS]
+    sizes[2] += 1
+    assert solve(("1", "r", "T", "r*T"), list(JOBS), [tuple(sizes)]) == [None]
+
+
+def test_a_program_is_found_and_holds_elsewhere() -> None:
+    program = extract(KEY, [part(block(v), v) for v in JOBS], FLUX)
+    elsewhere = {"T": 2304, "E": 96, "X": 512, "B": 1, "r": 40}
+    assert program.sizes(elsewhere).tolist() == [size for action, _, size in block(elsewhere) if action == "a"]
+    assert (program.worst_error, program.inexact) == (0.0, [])
+
+
+def test_a_tensor_without_a_formula_is_refused_by_name() -> None:
+    odd = [part(block(v, extra=(n % 2) * 31 * MIB + n * n * 977), v) for n, v in enumerate(JOBS)]
+    with pytest.raises(Refused, match=r"step\.core/bf16.*proj"):
+        extract(KEY, odd, FLUX)
+
+
+def test_the_highest_rows_name_their_moment() -> None:
+    program = extract(KEY, [part(block(v), v) for v in JOBS], FLUX)
+    rows = peak_rows(program.sequence, np.array(program.coefficients), program.features)
+    assert [moment for _, moment in rows] == ["lora", "out"]  # at high ranks the one, at low ones the other
+    given = {**JOBS[0], "r": 8}
+    totals = [sum(c * f for c, f in zip(row, _values(program.features, given), strict=True)) for row, _ in rows]
+    assert max(totals) == (12288 + 6400) * (1024 + 512)
+
+
+def _values(features: tuple[str, ...], given: dict[str, int]) -> list[int]:
+    from estimator.features import feature
+
+    return [feature(name, given) for name in features]
+
+
+# ---- sequences
+
+
+def test_a_burst_of_frees_in_any_order_is_the_same_program() -> None:
+    made: Script = [("a", "one", 512), ("a", "two", 1024), ("a", "three", 2048)]
+    first = canonical(part([*made, ("f", "one", 0), ("f", "two", 0), ("a", "four", 512), ("f", "three", 0)], JOBS[0]))
+    second = canonical(part([*made, ("f", "two", 0), ("f", "one", 0), ("a", "four", 512), ("f", "three", 0)], JOBS[0]))
+    other = canonical(part([*made, ("f", "one", 0), ("a", "four", 512), ("f", "two", 0), ("f", "three", 0)], JOBS[0]))
+    assert first == second
+    assert first != other
+
+
+def test_the_library_workspace_is_taken_out() -> None:
+    """It is made once in a process, by whichever part comes first: the thread and the place are kept."""
+    script: Script = [("a", "one", 512), ("a", "linear|backward", WORKSPACE_BYTES), ("a", "two", 512)]
+    sequence = canonical(part(script, JOBS[0]))
+    assert sequence.sizes == [512, 512]
+    assert (sequence.workspace_at, sequence.workspace_thread) == (1, "backward")
+
+
+def test_a_tensor_of_that_size_that_is_freed_is_none() -> None:
+    script: Script = [("a", "one", WORKSPACE_BYTES), ("f", "one", 0)]
+    assert canonical(part(script, JOBS[0])).sizes == [WORKSPACE_BYTES]
+
+
+def test_tensors_of_other_parts_are_imported_if_they_have_a_name() -> None:
+    before: Script = [("a", "backward=gradient:7", 4096), ("a", "batch", 8192)]
+    script: Script = [("a", "one", 512), ("f", "backward=gradient:7", 0), ("f", "batch", 0), ("e", "", 0)]
+    sequence = canonical(part(script, JOBS[0], before))
+    assert sequence.names == [None, "gradient:7"]
+    assert sequence.imported == [False, True]
+    assert sequence.events == [0, ~1, None]
+
+
+def test_a_buffer_that_only_large_sizes_need_is_no_other_structure() -> None:
+    small = canonical(part(block(JOBS[0]), JOBS[0]))
+    large = canonical(part([*block(JOBS[2])[:2], ("a", "reduce", 512), ("f", "reduce", 0), *block(JOBS[2])[2:]], JOBS[2]))
+    assert overlay(large, small) == [0, 1, None, 2, 3]
+
+
+def test_another_structure_is_refused_and_the_event_named() -> None:
+    usual = canonical(part(block(JOBS[0]), JOBS[0]))
+    long = canonical(part([*block(JOBS[0]), *(("a", f"copy#{n}", MIB) for n in range(60))], JOBS[0]))
+    with pytest.raises(Misaligned, match=r"60 tensors missing.*'copy'"):
+        overlay(long, usual)
+
+
+def test_a_scalar_is_never_matched_with_a_large_tensor() -> None:
+    usual = canonical(part([("a", "one", 4)], JOBS[0]))
+    large = canonical(part([("a", "one", 64 * MIB)], JOBS[0]))
+    assert overlay(large, usual) == [None]
+
+
+# ---- the profile
+
+
+def written(folder: Path, jobs: tuple[dict[str, int], ...] = JOBS) -> Path:
+    before: Script = [("a", "backward=gradient:0", 4096)]
+    scripts = [[*block(v), ("f", "backward=gradient:0", 0), ("a", "kept=optimizer:0", 8192)] for v in jobs]
+    program = extract(KEY, [part(script, v, before) for script, v in zip(scripts, jobs, strict=True)], FLUX)
+    build.write("made", {KEY: program}, {"vae": [512, 512, 1024]}, {"command": "made", "probes": []}, folder)
+    return folder
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def test_the_same_bytes_each_time(tmp_path: Path) -> None:
+    digests = [digest(written(tmp_path / name)) for name in ("one", "two")]
+    assert set(digests[0]) == {"profile.json", "programs.npz"}
+    assert all(a == b for a, b in pairwise(digests))
+
+
+def test_what_was_written_is_what_the_estimator_reads(tmp_path: Path) -> None:
+    import json
+
+    folder = written(tmp_path)
+    profile = Profile("made", json.loads((folder / "profile.json").read_text(encoding="utf-8")), folder)
+    program = profile.program(KEY)
+    assert profile.resident("vae", "bf16") == [512, 512, 1024]
+    assert program.names == (None, None, None, None, "optimizer:0", "gradient:0")
+    assert program.imports == 1
+    assert program.exported == (3, 4)  # the layer's output and the optimizer's state
+    assert program.sizes(JOBS[4]).tolist()[:4] == [size for action, _, size in block(JOBS[4]) if action == "a"]
+    assert program.peak(JOBS[0]) == ((12288 + 6400) * (1024 + 512), "out")
