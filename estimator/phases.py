@@ -8,29 +8,16 @@ trainer itself on the emulated device. Operations name programs by key and compo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from estimator.batches import Batch, Step
 from estimator.estimate import Variant
 from estimator.features import image_values
-from estimator.job import Bucket, Dataset, Job, Sample
+from estimator.job import Dataset, Job, Sample
 from estimator.operations import Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 
 EMPTY_PROMPT_TOKENS = {"zimage": 9, "zimage-turbo": 9}  # the chat template alone (ZImagePipeline._encode_prompt)
 PADDED_TEXT_TOKENS = 512  # T5's max_length in the FLUX pipelines (toolkit/train_tools.py: encode_prompts_flux)
-MOST_BATCHES = 3  # of an accumulated step: from the second on each finds what the one before it found
 TEXT_ENCODERS = ("text_encoder0", "text_encoder1")
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """`size` items of one bucket; `text_tokens` of its longest caption."""
-    bucket: Bucket
-    size: int
-    text_tokens: int
-
-
-Step = tuple[Batch, ...]
-"""One training step: the batches that are accumulated in it (one, unless gradient accumulation)."""
 
 
 def _batch(count: int) -> str:
@@ -263,23 +250,6 @@ _SAMPLE_DETAIL = {"first": "baseline", "later": "with optimizer state"}
 
 def _sample_variant(sample: Sample) -> Variant:
     return Variant(sample.width, sample.height, sample.frames, sample.batch)
-
-
-def steps_of(job: Job, text_tokens: int) -> tuple[Step, ...]:
-    """The different training steps of a job, smallest first; all accumulated batches as large as the largest of them.
-
-    `text_tokens`: what an unknown caption counts.
-    """
-    found: dict[tuple[int, int, int], Batch] = {}
-    for dataset in job.datasets:
-        for bucket in dataset.buckets:
-            tokens = bucket.text_tokens or dataset.text_tokens or text_tokens
-            key = (bucket.width, bucket.height, dataset.batch_size)
-            if key not in found or found[key].text_tokens < tokens:
-                found[key] = Batch(bucket, dataset.batch_size, tokens)
-    ordered = sorted(found.values(), key=lambda b: (b.bucket.width * b.bucket.height * b.size, b.text_tokens, b.bucket))
-    count = min(job.train.gradient_accumulation, MOST_BATCHES)
-    return tuple((batch,) * count for batch in ordered)
 
 
 def before_steps(plan: Plan) -> Iterator[Operation]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from estimator import operations as op
 from estimator import phases as ph
+from estimator.batches import steps_of
 from estimator.job import Job
 from estimator.programs import Ints, Profile, load_profile
 from estimator.residents import COMPUTE, UNIT_BYTES, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, shown
@@ -115,6 +116,6 @@ def bound(job: Job, *, workspace_bytes: int = WORKSPACE_BYTES) -> Simulation:
     plan = ph.Plan(job, text_encoders_of(profile))
     rows = _Rows(profile, job, workspace_bytes)
     rows.run(ph.before_steps(plan))
-    rows.run(ph.steps(plan, ph.steps_of(job, plan.tokens(None))))
+    rows.run(ph.steps(plan, steps_of(job, plan.tokens(None))))
     rows.run(ph.after_steps(plan))
     return Simulation(tuple(rows.peaks), None, 0)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from random import Random
 
 from estimator import phases as ph
+from estimator.batches import Step, steps_of
 from estimator.estimate import Variant
 from estimator.job import Job
 from estimator.programs import Profile, load_profile
@@ -26,7 +27,7 @@ def text_encoders_of(profile: Profile) -> int:
 
 def simulate(
     job: Job,
-    order: Sequence[ph.Step] | None = None,
+    order: Sequence[Step] | None = None,
     capacity_bytes: int | None = None,
     *,
     workspace_bytes: int = WORKSPACE_BYTES,
@@ -46,7 +47,7 @@ def simulate(
         if replay.run(ph.steps(plan, order)):
             replay.run(ph.after_steps(plan))
         return _finished(replay.peaks, replay)
-    up = ph.steps_of(job, plan.tokens(None))
+    up = steps_of(job, plan.tokens(None))
     # With room to spare both ends of what can happen; under a capacity the largest last, when small steps' blocks lie about.
     orders = [up] if capacity_bytes is not None else orders_of(up)
     branches = []
@@ -62,7 +63,7 @@ def simulate(
     return _finished([*replay.peaks, *train, *worst.peaks], worst)
 
 
-def orders_of(up: tuple[ph.Step, ...]) -> list[tuple[ph.Step, ...]]:
+def orders_of(up: tuple[Step, ...]) -> list[tuple[Step, ...]]:
     """Orders in which the buckets of a run may come: largest last, largest first, and a shuffle that is always the same."""
     orders = [up, up[::-1]]
     if len(up) > MOST_SHUFFLED:  # many buckets: two orders tell enough, and take long

@@ -21,7 +21,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "profiles": ({"profiles", "features", "programs", "archs"}, {"values", "files"}),
     "reading": ({"buckets", "datasets", "tokens", "trainers"}, {"values", "files", "profiles"}),
     "replay": ({"allocator", "allocator_state", "allocator_expandable"}, set()),
-    "model": ({"operations", "phases", "replay", "rows", "grid", "timeline", "residents"}, {"values", "profiles", "replay"}),
+    "model": ({"operations", "batches", "phases", "replay", "rows", "grid", "timeline", "residents"}, {"values", "profiles", "replay"}),
     "engine": ({"engine", "outside"}, {"values", "profiles", "replay", "model"}),
     "advice": ({"advice"}, {"values", "engine"}),
     "screen": ({"report", "report_lists", "report_words", "jsonout"}, {"values"}),

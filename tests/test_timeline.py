@@ -11,6 +11,7 @@ import pytest
 
 from estimator import operations as op
 from estimator import phases as ph
+from estimator.batches import steps_of
 from estimator.job import Job, Model, Network, Sample, Train
 from estimator.programs import load_profile
 from estimator.replay import Replay
@@ -55,7 +56,7 @@ def all_optimizers(jobs: list[Job]) -> list[Job]:
 def operations(made: Job) -> Iterator[op.Operation]:
     plan = ph.Plan(made, text_encoders_of(load_profile(made.arch)))
     yield from ph.before_steps(plan)
-    yield from ph.steps(plan, ph.steps_of(made, plan.tokens(None)))
+    yield from ph.steps(plan, steps_of(made, plan.tokens(None)))
     yield from ph.after_steps(plan)
 
 
@@ -132,7 +133,7 @@ def test_rows_are_below_the_replay(arch: str) -> None:
 def test_a_second_step_of_a_kind_changes_nothing(arch: str) -> None:
     """What a step leaves behind does not grow: the third step of a bucket peaks where the second did."""
     made = job(arch)
-    steps = ph.steps_of(made, 512)
+    steps = steps_of(made, 512)
     train = [p for p in simulate(made, order=(*steps, *steps, *steps)).phases if p.phase == "train"]
     assert [p.allocated_bytes for p in train[2:4]] == [p.allocated_bytes for p in train[4:6]]
 
@@ -193,7 +194,7 @@ def test_blocks_are_the_allocators() -> None:
 def test_a_single_bucket_is_met_with_optimizer_state_too(arch: str) -> None:
     """Z-Image with prodigy at rank 64: the second step's peak is 16.08 GB, the first's 14.67."""
     made = job(arch, datasets=(dataset((768, 768), tokens=40),), train=Train(optimizer="prodigy"), network=Network(rank=64))
-    (step,) = ph.steps_of(made, 512)
+    (step,) = steps_of(made, 512)
     real = [p for p in simulate(made, order=(step, step)).phases if p.phase == "train"]
     shown = [p for p in simulate(made).phases if p.phase == "train"]
     assert max(p.allocated_bytes for p in shown) == max(p.allocated_bytes for p in real)
