@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from calibration.accuracy_rows import Peak, Run, read_job
 from estimator.errors import CannotTell
 from estimator.job import Job
-from estimator.phases import Step
+from estimator.phases import EMPTY_PROMPT_TOKENS, Batch, Step
 from estimator.timeline import simulate as engine
 
 ALLOCATED_BAR, RESERVED_BAR = 0.01, 0.02  # DESIGN, section 6
@@ -75,20 +75,38 @@ class Different:
 
 def simulate(run: Run) -> tuple[str, Any]:
     """The architecture and the engine's simulation of the run: its config, with its batches in the order in which they came."""
-    job = read_job(run)
+    job = in_order(run, read_job(run))
     return job.arch, engine(job, order=order(run, job), capacity_bytes=run.capacity_bytes)
 
 
+def in_order(run: Run, job: Job) -> Job:
+    """The job with the buckets of each dataset in the order in which its images were cached: the file system's, no one's choice."""
+    cached = [peak.encoded for peak in run.peaks if peak.phase == "cache_latents"]
+    datasets = []
+    for dataset in job.datasets:
+        met = cached.pop(0) if cached and (dataset.cache_latents or dataset.cache_latents_to_disk) else ()
+        sizes = [(bucket.width, bucket.height) for bucket in dataset.buckets]
+        if set(met) == set(sizes):
+            pairs = sorted(zip(sizes, dataset.buckets, strict=True), key=lambda pair: met.index(pair[0]))
+            datasets.append(replace(dataset, buckets=tuple(bucket for _, bucket in pairs)))
+        else:  # not cached, or out of memory on the way
+            datasets.append(dataset)
+    return replace(job, datasets=tuple(datasets))
+
+
 def order(run: Run, job: Job) -> list[Step]:
-    """The training steps as they came. Of batches that are accumulated in one step the largest stands for all."""
+    """The training steps as they came, each with the batches that were accumulated in it."""
     known = {(bucket.width, bucket.height): (bucket, dataset) for dataset in job.datasets for bucket in dataset.buckets}
     steps = []
     for peak in run.peaks:
         if peak.phase == "train":
-            width, height, batch, tokens = max(peak.buckets, key=lambda one: one[0] * one[1] * one[2])
-            bucket, dataset = known[width, height]
-            padded = dataset.text_tokens if not bucket.text_tokens else None  # every text of one length, whatever it says
-            steps.append(Step(bucket, batch, padded or tokens))
+            batches = []
+            for width, height, size, tokens in peak.buckets:
+                bucket, dataset = known[width, height]
+                padded = dataset.text_tokens if not bucket.text_tokens else None  # every text of one length, whatever it says
+                # with unload_text_encoder the step trains on the empty prompt, whatever the caption
+                batches.append(Batch(bucket, size, padded or tokens or EMPTY_PROMPT_TOKENS[job.arch]))
+            steps.append(tuple(batches))
     return steps
 
 

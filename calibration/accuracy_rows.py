@@ -21,7 +21,11 @@ MIB, GIB = 2**20, 2**30
 
 @dataclass(frozen=True)
 class Peak:
-    """A top-level phase of a run. `steps`: of a training phase, its buckets: (width, height, batch, text tokens of the longest item)."""
+    """A top-level phase of a run.
+
+    `buckets`: of a training step, (width, height, batch, text tokens of the longest item) of each batch.
+    `encoded`: of latent caching, the sizes of the images in the order in which the trainer found them.
+    """
 
     phase: str
     label: str
@@ -29,6 +33,7 @@ class Peak:
     reserved_bytes: int
     failed: bool
     buckets: tuple[tuple[int, int, int, int], ...] = ()
+    encoded: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,19 @@ def _run(one: dict[str, Any], job: dict[str, Any]) -> Run:
     images = {folder: [(width, height, text) for width, height, text in listed] for folder, listed in job["images"].items()}
     return Run(
         one["name"], job["config"], images, None if total is None else total - one["context_bytes"], total,
-        tuple(_peak(phase) for phase in one["phases"]), one["retries"], job["versions"],
+        tuple(_peak(phase) for phase in one["phases"] if not _idle(phase)), one["retries"], job["versions"],
     )  # fmt: skip
+
+
+def _idle(one: dict[str, Any]) -> bool:
+    """Text caching of a folder that another entry has cached before: the trainer finds every embedding on the disk and moves nothing."""
+    return bool(one["phase"] == "cache_text" and not one["text_tokens"])
 
 
 def _peak(one: dict[str, Any]) -> Peak:
     buckets = tuple((b["width"], b["height"], b["batch"], max(b["text_tokens"] or [0])) for b in one.get("buckets", ()))
-    return Peak(one["phase"], _label(one, buckets), one["allocated_peak"], one["reserved_peak"], one["outcome"] != "ok", buckets)
+    encoded = tuple((width, height) for width, height in one.get("encoded", ()))
+    return Peak(one["phase"], _label(one, buckets), one["allocated_peak"], one["reserved_peak"], one["outcome"] != "ok", buckets, encoded)
 
 
 def _label(one: dict[str, Any], buckets: Iterable[tuple[int, int, int, int]]) -> str:

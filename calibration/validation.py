@@ -159,7 +159,7 @@ def phases(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def variant(one: dict[str, Any], inner: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a phase was made for: resolution, buckets (with the text tokens of each item), previews, and tokens of the texts encoded."""
+    """What a phase was made for: resolution, images encoded, buckets (with each item's text tokens), previews, tokens of texts encoded."""
     tokens = [frame["tokens"] for frame in inner if frame["phase"] == "encode_prompt" and "tokens" in frame]
     if one["phase"] == "step":
         keys = ("width", "height", "batch")
@@ -170,8 +170,11 @@ def variant(one: dict[str, Any], inner: list[dict[str, Any]]) -> dict[str, Any]:
         return {"step": one["step"], "buckets": buckets}
     if one["phase"] == "sample":
         return {"step": one["step"], "samples": [[s["width"], s["height"], s["cfg"]] for s in one["samples"]], "text_tokens": tokens}
-    if one["phase"] in ("cache_latents", "cache_text"):
-        return {"resolution": one["resolution"]} | ({"text_tokens": tokens} if tokens else {})
+    if one["phase"] == "cache_latents":
+        shapes = [frame["shape"] for frame in inner if frame["phase"] == "vae_encode"]
+        return {"resolution": one["resolution"], "encoded": [[width, height] for *_, height, width in shapes]}
+    if one["phase"] == "cache_text":
+        return {"resolution": one["resolution"], "text_tokens": tokens}
     return {"text_tokens": tokens} if tokens else {}
 
 
