@@ -145,14 +145,13 @@ def _phase(peak: PhasePeak, gpu: Gpu, verdict: str, likely: Simulation | None, i
         reserved = min(reserved, likely.phases[index].reserved_bytes)
     other, extra = outside(gpu), extra_at_peak(peak)
     slack = max(reserved - peak.allocated_bytes, 0)  # cached blocks take workspaces up
-    high = round(reserved * (1 + RESERVED_TOLERANCE)) + extra.high_bytes + other.high_bytes
-    if verdict == SAFE:  # it survives, so torch's cache gives way before the card is full
-        high = min(high, gpu.total_bytes)
-    device = Interval(
+    # Where it survives, torch's cache gives way before the card is full.
+    figures = (
         reserved + other.low_bytes,
         reserved + max(extra.likely_bytes - slack, 0) + other.likely_bytes,
-        high,
+        round(reserved * (1 + RESERVED_TOLERANCE)) + extra.high_bytes + other.high_bytes,
     )
+    device = Interval(*(min(size, gpu.total_bytes) if verdict == SAFE else size for size in figures))
     return PhaseEstimate(
         peak.phase, peak.variant, peak.allocated_bytes, peak.reserved_bytes, device, verdict, peak.moment, peak.components, peak.detail
     )
@@ -182,7 +181,8 @@ def required_bytes(gpu: Gpu, free: Simulation, replay: Replayer) -> int:
     high = max(p.reserved_bytes + extra_at_peak(p).high_bytes for p in free.phases)
     while high - low > REQUIRED_STEP_BYTES:
         middle = (low + high) // 2
-        if replay(middle, False).failed is None:
+        tried = replay(middle, False)
+        if tried.failed is None and not _keeps_releasing(tried):
             high = middle
         else:
             low = middle

@@ -16,7 +16,7 @@ from estimator.batches import steps_of
 from estimator.job import Job
 from estimator.programs import Ints, Profile, load_profile
 from estimator.residents import COMPUTE, UNIT_BYTES, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, shown
-from estimator.timeline import text_encoders_of
+from estimator.timeline import by_variant, text_encoders_of
 
 
 @dataclass
@@ -116,6 +116,9 @@ def bound(job: Job, *, workspace_bytes: int = WORKSPACE_BYTES) -> Simulation:
     plan = ph.Plan(job, text_encoders_of(profile))
     rows = _Rows(profile, job, workspace_bytes)
     rows.run(ph.before_steps(plan))
-    rows.run(ph.steps(plan, steps_of(job, plan.tokens(None))))
+    before = len(rows.peaks)
+    up = steps_of(job, plan.tokens(None))
+    rows.run(ph.steps(plan, (up[0], *up)))  # the first step has no optimizer state yet: the smallest bucket once more
+    rows.peaks[before:] = by_variant(rows.peaks[before:])
     rows.run(ph.after_steps(plan))
     return Simulation(tuple(rows.peaks), None, 0)

@@ -49,14 +49,15 @@ def simulate(
         return _finished(replay.peaks, replay)
     up = steps_of(job, plan.tokens(None))
     # With room to spare both ends of what can happen; under a capacity the largest last, when small steps' blocks lie about.
-    orders = [up] if capacity_bytes is not None else orders_of(up)
+    # The first step has no optimizer state yet: the smallest bucket comes again after it.
+    orders = [(up[0], *up)] if capacity_bytes is not None or len(up) == 1 else orders_of(up)
     branches = []
     for candidate in orders:
         branch = replay.fork()
         done = branch.run(ph.steps(plan, candidate))
         branches.append((done, max(p.reserved_bytes for p in branch.peaks), branch))
     _, _, worst = min(branches, key=lambda row: (row[0], -row[1]))
-    train = _by_variant([p for _, _, branch in branches for p in branch.peaks])
+    train = by_variant([p for _, _, branch in branches for p in branch.peaks])
     worst.peaks = []
     if all(done for done, _, _ in branches):
         worst.run(ph.after_steps(plan))
@@ -75,7 +76,7 @@ def orders_of(up: tuple[Step, ...]) -> list[tuple[Step, ...]]:
     return list(dict.fromkeys(orders))
 
 
-def _by_variant(peaks: list[PhasePeak]) -> list[PhasePeak]:
+def by_variant(peaks: list[PhasePeak]) -> list[PhasePeak]:
     """One row for each bucket: the highest of what it had in any order."""
     best: dict[Variant, PhasePeak] = {}
     for peak in peaks:

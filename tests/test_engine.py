@@ -62,10 +62,7 @@ def test_an_unmodelled_job_has_no_phases() -> None:
     assert (estimate.verdict, estimate.phases, estimate.peak_phase, estimate.warnings) == (UNKNOWN, (), None, ("odd",))
 
 
-SLOW = pytest.mark.xfail(strict=True, reason="the search takes survival by constant releasing (borderline) for safe")
-
-
-EDGES = [example("flux_dev_24gb"), example("zimage_base_ui"), pytest.param(job("zimage"), marks=SLOW)]
+EDGES = [example("flux_dev_24gb"), example("zimage_base_ui"), job("zimage")]
 
 
 @pytest.mark.parametrize("made", EDGES, ids=lambda made: made.name)

@@ -189,7 +189,6 @@ def test_blocks_are_the_allocators() -> None:
     assert all(size % 512 == 0 for peak in simulate(job("zimage")).phases for size in peak.components.values())
 
 
-@pytest.mark.xfail(strict=True, reason="simulate() runs the step of a single bucket once: its peak lacks the optimizer's state")
 @archs
 def test_a_single_bucket_is_met_with_optimizer_state_too(arch: str) -> None:
     """Z-Image with prodigy at rank 64: the second step's peak is 16.08 GB, the first's 14.67."""
