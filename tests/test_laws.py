@@ -120,7 +120,7 @@ def check_whole(estimate: Estimate) -> None:
     for phase in estimate.phases:
         assert sum(phase.components.values()) == phase.allocated_bytes, phase
         assert all(size > 0 for size in phase.components.values()), phase
-        assert phase.reserved_bytes >= phase.allocated_bytes > 0
+        assert phase.reserved_bytes >= phase.allocated_bytes >= 0  # Z-Image's unquantised transformer is loaded on the host
         assert phase.device.low_bytes <= phase.device.likely_bytes <= phase.device.high_bytes
         assert phase.device.low_bytes >= phase.allocated_bytes + gpu.context_low_bytes
         assert phase.moment
