@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 # No deadline: on a busy machine it measures the machine, and a slow example is no wrong one.
-settings.register_profile("project", deadline=None)
+settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))  # CI: the same examples each time
 settings.load_profile("project")
 
 ROOT = Path(__file__).resolve().parent.parent
