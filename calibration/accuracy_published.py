@@ -64,7 +64,6 @@ def said(row: dict[str, Any]) -> str:
 
 def estimated(config: dict[str, Any], card: str) -> Any:
     from estimator.engine import estimate_job
-
     from estimator.gpus import find_gpu
     from estimator.trainers import read_jobs
 

@@ -176,12 +176,17 @@ class Plan:
                 yield End()
                 yield Begin("sample", _SAMPLE_DETAIL[when], _sample_variant(sample))
             yield from self._preview(sample, when)
-        yield Part(f"sample.leave/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
-        yield Release("sampling")
-        if self.all_latents_cached:
+        # generate_images' end: restore_device_state, unet.to(device), merge_out, the training adapter to the CPU, flush
+        if self.text_cached and when == "first":  # caching had left the transformer on the CPU
+            yield MoveOut("transformer")
+        if self.all_latents_cached or (self.text_cached and when == "first"):
             yield MoveOut("vae")
         if self.text_away:
             yield from self.text_out()
+        yield EmptyCache()
+        yield MoveIn("transformer")
+        yield Part(f"sample.leave/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
+        yield Release("sampling")
         yield EmptyCache()
         yield End()
 
@@ -217,7 +222,8 @@ class Plan:
         if train.ema:
             yield Part("step.ema", self.rank, "step")
         yield Part("step.end", {}, "step")
-        yield Release("step")
+        for scope in ("step", "batch", "next batch"):  # all locals of hook_train_loop
+            yield Release(scope)
         yield End()
         if first:
             yield EmptyCache()
@@ -231,10 +237,12 @@ class Plan:
         # lacks the copy of the embeddings (FLUX: 4 MiB a sample).
         text = "cached" if self.text_away and latents == "cached" else "encoded"
         checkpointing = "checkpointed" if self.job.train.gradient_checkpointing else "full"
-        yield Release("batch")
-        yield Part(f"step.head/{latents}/{text}/{many}", values, "batch")
+        scope = "next batch" if accumulate else "batch"
+        yield Part(f"step.head/{latents}/{text}/{many}", values, scope)
         if not self.text_away:
-            yield self.encode(batch.text_tokens, "batch", batch.size)
+            yield self.encode(batch.text_tokens, scope, batch.size)
+        if accumulate:  # the loop's variables hold the batch before until the next one is made
+            yield Release("batch")
         yield Part(f"step.core/{self.weights}/{checkpointing}/{many}", values, "step", accumulate=accumulate)
 
     def save(self) -> Iterator[Operation]:

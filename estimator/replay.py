@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,6 +12,8 @@ from estimator.allocator import EMPTY_CACHE, FREE, Allocator, OutOfMemory
 from estimator.job import Job
 from estimator.programs import ALLOCATE, Ints, Profile, Program
 from estimator.residents import COMPUTE, ROUNDING, WORKSPACE_BYTES, PhasePeak, State, component_of, rounded, shown
+
+BACKWARD_PRODUCT = re.compile(r"\|backward \w*(?:[Mm]m|Linear)Backward")
 
 
 class Replay:
@@ -116,7 +119,10 @@ class Replay:
         self._workspaces(program, part)
         before, base = dict(state.bytes_of), state.take_keys(len(program.names))
         keys, events, taken = self._lists(program, part, sizes, base)
+        keys, events, workspace_at = self._backward_workspace(program, part, keys, events, base)
         peak_event = state.allocator.run(keys.tolist(), events.tolist())
+        if workspace_at is not None and peak_event is not None and peak_event >= workspace_at:
+            before["workspace"] = before.get("workspace", 0) + self.workspace_bytes
         if peak_event is not None:
             self._peak_inside(program, part, sizes, before, keys, events, peak_event, base, taken)
         self._keep(program, part, sizes, base)
@@ -169,8 +175,6 @@ class Replay:
     def _workspaces(self, program: Program, part: op.Part) -> None:
         """cuBLAS's workspace of a thread is made once, by the first that needs it, and stays."""
         threads = list(program.workspace_at) or (["forward"] if part.key.startswith(COMPUTE) else [])
-        if part.key.startswith("step.core"):
-            threads = ["forward", "backward"]
         for thread in threads:
             name = f"workspace:{thread}"
             if not self.state.holds(name):
@@ -178,6 +182,20 @@ class Replay:
                 self.state.allocator.run([key], [self.workspace_bytes])
                 self.state.named.setdefault("workspace", {})[name] = key, self.workspace_bytes
                 self.state.count("workspace", self.workspace_bytes)
+
+    def _backward_workspace(self, program: Program, part: op.Part, keys: Ints, events: Ints, base: int) -> tuple[Ints, Ints, int | None]:
+        """That of autograd's thread is made by its first matrix product: in the middle of the first step, when the card is full."""
+        name = "workspace:backward"
+        if not part.key.startswith("step.core") or self.state.holds(name):
+            return keys, events, None
+        product = {k for k, label in enumerate(program.labels) if BACKWARD_PRODUCT.search(self.profile.labels[label])}
+        at = next(
+            (i for i, (key, size) in enumerate(zip(keys.tolist(), events.tolist(), strict=True)) if size >= 0 and key - base in product), 0
+        )
+        key = self.state.take_keys(1)
+        self.state.named.setdefault("workspace", {})[name] = key, self.workspace_bytes
+        self.state.count("workspace", self.workspace_bytes)
+        return np.insert(keys, at, key), np.insert(events, at, self.workspace_bytes), at
 
     def _peak_inside(
         self, program: Program, part: op.Part, sizes: Ints, before: dict[str, int], keys: Ints, events: Ints, at: int, base: int,
@@ -206,5 +224,3 @@ def _freed_at_once(keys: Ints, sizes: Ints, doubled: set[int]) -> tuple[Ints, In
     """Gradients that are added to existing ones: freed right after they were made."""
     where = np.flatnonzero(np.isin(keys, list(doubled)) & (sizes >= 0))
     return np.insert(keys, where + 1, keys[where]), np.insert(sizes, where + 1, FREE)
-
-
