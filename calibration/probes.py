@@ -14,57 +14,17 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from PIL import Image
 
+from calibration.architectures import ARCHITECTURES
+from calibration.architectures.base import OPTIMIZER_WITH
+
 # bitsandbytes keeps tensors of fewer than 4096 elements in fp32: with it, ranks at which no tensor of an adapter is so small
 RANKS = {"adamw8bit": (16, 24), "adamw": (8, 24), "adafactor": (8, 24), "prodigy": (8, 24)}
-OPTIMIZER_WITH = {"bf16": "adamw8bit", "qfloat8": "adamw", "float8": "adafactor", "uint4": "prodigy"}
-
-
-@dataclass(frozen=True)
-class Family:
-    """What an architecture's probe jobs are made of: model section, buckets (width, height, batch, caption words), previews."""
-
-    model: dict[str, Any]
-    buckets: tuple[tuple[int, int, int, int], ...]
-    samples: tuple[tuple[int, int, float, int], ...]  # width, height, guidance, prompt words
-    weights: tuple[str, ...] = tuple(OPTIMIZER_WITH)
-
-
-FLUX_BUCKETS = (
-    (512, 512, 1, 20), (768, 640, 1, 20), (1024, 1024, 1, 20), (1216, 832, 1, 20), (352, 608, 1, 20),
-    (512, 512, 2, 20), (704, 960, 2, 20), (640, 448, 3, 20), (512, 768, 4, 20),
-)  # fmt: skip
-ZIMAGE_BUCKETS = (
-    (512, 512, 1, 12), (784, 656, 1, 60), (1024, 1024, 1, 150), (1232, 816, 1, 30), (336, 624, 1, 100),
-    (512, 512, 2, 40), (720, 976, 2, 90), (656, 432, 3, 15), (528, 752, 4, 25),
-)  # fmt: skip
-FLUX_SAMPLES = ((512, 512, 4.0, 9), (768, 1152, 4.0, 9), (1024, 1024, 4.0, 9), (1344, 768, 4.0, 9))
-ZIMAGE_SAMPLES = tuple((w, h, cfg, n) for (w, h, _, _), n in zip(FLUX_SAMPLES, (9, 70, 140, 33), strict=True) for cfg in (1.0, 4.0))
-FAMILIES = {
-    "flux1-dev": Family({"name_or_path": "black-forest-labs/FLUX.1-dev", "is_flux": True}, FLUX_BUCKETS, FLUX_SAMPLES),
-    "flux1-schnell": Family(
-        {
-            "name_or_path": "black-forest-labs/FLUX.1-schnell", "assistant_lora_path": "ostris/FLUX.1-schnell-training-adapter",
-            "is_flux": True,
-        },
-        FLUX_BUCKETS, FLUX_SAMPLES,
-    ),
-    "flex1": Family({"name_or_path": "ostris/Flex.1-alpha", "is_flux": True}, FLUX_BUCKETS, FLUX_SAMPLES),
-    "zimage": Family({"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage"}, ZIMAGE_BUCKETS, ZIMAGE_SAMPLES),
-    "zimage-turbo": Family(
-        {
-            "name_or_path": "Tongyi-MAI/Z-Image-Turbo", "arch": "zimage:turbo",
-            "assistant_lora_path": "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors",
-        },
-        ZIMAGE_BUCKETS, ZIMAGE_SAMPLES, ("bf16", "float8", "uint4"),  # the trainer makes float8 of qfloat8 here
-    ),
-}  # fmt: skip
 
 
 def words(count: int) -> str:
@@ -85,7 +45,7 @@ def write_images(folder: Path, buckets: tuple[tuple[int, int, int, int], ...]) -
 
 def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     """The probe job `index` (0 or 1) of an architecture and a kind of base weights, as AI Toolkit reads it."""
-    family = FAMILIES[arch]
+    family = ARCHITECTURES[arch]
     cached, rank = index == 1, RANKS[OPTIMIZER_WITH[weights]][index]
     datasets = write_images(run / "data", family.buckets)
     for number, entry in enumerate(datasets):  # the uncached run has batches with cached latents too: the step's head of both
@@ -114,7 +74,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
 
 def folders(arch: str, folder: Path) -> dict[Path, tuple[str, int]]:
     """The run folders of an architecture's probe jobs, with base weights and index of each; in the order in which they are extracted."""
-    jobs = [(weights, index) for weights in sorted(FAMILIES[arch].weights) for index in (0, 1)]
+    jobs = [(weights, index) for weights in sorted(ARCHITECTURES[arch].weights) for index in (0, 1)]
     return {(folder / f"{arch}-{weights}-{index}").resolve(): (weights, index) for weights, index in jobs}
 
 
@@ -138,7 +98,7 @@ def record(job: tuple[Path, Path], options: list[str]) -> tuple[str, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m calibration.probes", description=__doc__)
-    parser.add_argument("arch", choices=sorted(FAMILIES))
+    parser.add_argument("arch", choices=sorted(ARCHITECTURES))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--run", action="store_true", help="record them; further options go to calibration.trainer")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2))

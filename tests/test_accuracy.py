@@ -20,6 +20,8 @@ from calibration.accuracy_published import ROWS as PUBLISHED
 from calibration.accuracy_published import evaluate as evaluate_published
 from calibration.accuracy_rows import Run, read_job, read_rows
 from calibration.accuracy_tables import quantile
+from calibration.architectures import ARCHITECTURES
+from calibration.architectures.base import OPTIMIZER_WITH
 from calibration.validation import ROWS
 
 RUNS = read_rows()
@@ -101,9 +103,9 @@ def test_rows_cover_what_users_vary() -> None:
 def test_no_row_is_a_probe_job() -> None:
     probed = {
         (arch, weights, rank, width, height, batch)
-        for arch, family in probes.FAMILIES.items()
+        for arch, family in ARCHITECTURES.items()
         for weights in family.weights
-        for rank in probes.RANKS[probes.OPTIMIZER_WITH[weights]]
+        for rank in probes.RANKS[OPTIMIZER_WITH[weights]]
         for width, height, batch, _ in family.buckets
     }
     for run in WHOLE:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.architectures.flux import LAYOUT as FLUX
 from calibration.extract import build
 from calibration.extract.affine import solve
 from calibration.extract.align import WORKSPACE_BYTES, Misaligned, canonical, overlay
-from calibration.extract.families import FLUX
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Refused, extract
 from calibration.extract.rows import peak_rows
@@ -170,7 +170,7 @@ def written(folder: Path, jobs: tuple[dict[str, int], ...] = JOBS) -> Path:
     before: Script = [("a", "backward=gradient:0", 4096)]
     scripts = [[*block(v), ("f", "backward=gradient:0", 0), ("a", "kept=optimizer:0", 8192)] for v in jobs]
     program = extract(KEY, [part(script, v, before) for script, v in zip(scripts, jobs, strict=True)], FLUX)
-    build.write("made", {KEY: program}, {"vae": [512, 512, 1024]}, {"command": "made", "probes": []}, folder)
+    build.write(("made", None), {KEY: program}, {"vae": [512, 512, 1024]}, {"command": "made", "probes": []}, folder)
     return folder
 
 

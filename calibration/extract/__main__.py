@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 from calibration import probes
+from calibration.architectures import ARCHITECTURES
 from calibration.extract.build import build
-from calibration.extract.families import LAYOUTS
 from calibration.extract.programs import Refused
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m calibration.extract", description=__doc__)
-    parser.add_argument("arch", choices=sorted(LAYOUTS))
+    parser.add_argument("arch", choices=sorted(ARCHITECTURES))
     parser.add_argument("probes", type=Path, help="the folder that calibration.probes recorded into")
     parser.add_argument("--out", type=Path, help="default: profiles/ARCH")
     args = parser.parse_args()

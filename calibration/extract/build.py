@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from calibration.architectures import ARCHITECTURES
+from calibration.architectures.base import Layout, words_of
 from calibration.extract import parts
-from calibration.extract.families import LAYOUTS, RELATIVES, Layout, words_of
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
 from calibration.extract.rows import peak_rows
@@ -36,7 +37,7 @@ def occurrences(run: Run, layout: Layout) -> Iterator[Occurrence]:
     yield from parts.text_parts(run)
     yield from parts.caching_parts(run)
     yield from parts.cache_text_parts(run)
-    yield from parts.sample_parts(run, lambda i: (layout.caption_tokens(prompts[i]), layout.caption_tokens(0)))
+    yield from parts.sample_parts(run, lambda i: (layout.caption_tokens(prompts[i]), layout.caption_tokens(0)), layout.guidance)
     yield from parts.step_parts(run, lambda b: layout.caption_tokens(words[b["width"], b["height"], b["batch"]]))
     yield from parts.save_parts(run)
 
@@ -57,7 +58,7 @@ def residents(run: Run) -> dict[str, list[int]]:
 
 def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
     """Extract everything and write the profile. Returns a line of report for each part. Raises Refused."""
-    layout = LAYOUTS[arch]
+    layout = ARCHITECTURES[arch].layout
     found: dict[str, list[Occurrence]] = defaultdict(list)
     tables: dict[str, list[int]] = {}
     made: dict[str, Any] = {"command": command, "probes": []}
@@ -82,11 +83,14 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         report.append(f"{key}: {len(p.sequence.events)} events, {p.recordings} recordings, {quality}")
     if refused:
         raise Refused("\n".join(refused))
-    write(arch, programs, tables, made, out)
+    write((arch, ARCHITECTURES[arch].relative), programs, tables, made, out)
     return report
 
 
-def write(arch: str, programs: dict[str, Program], tables: dict[str, list[int]], made: dict[str, Any], out: Path) -> None:
+def write(
+    arch: tuple[str, str | None], programs: dict[str, Program], tables: dict[str, list[int]], made: dict[str, Any], out: Path
+) -> None:
+    """`arch`: its name, and its relative (see Architecture)."""
     out.mkdir(parents=True, exist_ok=True)
     used = {f for p in programs.values() for f, column in zip(p.features, _matrix(p).T, strict=True) if column.any()}
     features = tuple(sorted(used, key=lambda name: (name != "1", name)))
@@ -114,7 +118,7 @@ def write(arch: str, programs: dict[str, Program], tables: dict[str, list[int]],
             described[key]["workspace_at"] = {program.sequence.workspace_thread: program.sequence.workspace_at}
     arrays["coefficients"] = np.array(list(pool), dtype=np.int64)
     profile = {
-        "arch": arch, "relative": RELATIVES.get(arch), "made": made, "features": list(features), "parts": described,
+        "arch": arch[0], "relative": arch[1], "made": made, "features": list(features), "parts": described,
         "residents": {key: _runs_of(sizes) for key, sizes in sorted(tables.items())}, "labels": list(labels), "names": list(names),
     }  # fmt: skip
     (out / "profile.json").write_text(_readable(profile))

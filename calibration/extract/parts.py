@@ -122,8 +122,8 @@ def cache_text_parts(run: Run) -> Iterator[Occurrence]:
             yield Occurrence(run, f"cache_text.after/{settings(run)['weights']}", events, {"X": inside.info["tokens"][0], "B": 1})
 
 
-def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]]) -> Iterator[Occurrence]:
-    """`prompt`: number of a preview -> (tokens of its prompt, of the negative one).
+def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]], guidance: str) -> Iterator[Occurrence]:
+    """`prompt`: number of a preview -> (tokens of its prompt, of the negative one). `guidance`: of the layout.
 
     Before the previews (EMA weights in, adapter merged), each preview after its prompts, and after the last one.
     """
@@ -139,15 +139,15 @@ def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]]) -> Iterator
         ema = "ema" if (run.config["train"].get("ema_config") or {}).get("use_ema") else "none"
         before = _without_moves(run, list(range(phase.first, enter.first)))
         yield Occurrence(run, f"sample.enter/{chosen['weights']}/{ema}/{when}", before, {"r": rank})
-        yield from _preview_parts(run, phase, enter.last, leave.first, when, prompt)
+        yield from _preview_parts(run, phase, (enter.last, leave.first), when, prompt, guidance)
         after = _without_moves(run, _outside(leave.first, phase.last, []))
         yield Occurrence(run, f"sample.leave/{chosen['weights']}/{ema}/{when}", after, {"r": rank})
 
 
 def _preview_parts(
-    run: Run, phase: Phase, first: int, last: int, when: str, prompt: Callable[[int], tuple[int, int]]
+    run: Run, phase: Phase, span: tuple[int, int], when: str, prompt: Callable[[int], tuple[int, int]], guidance: str
 ) -> Iterator[Occurrence]:
-    chosen = settings(run)
+    chosen, (first, last) = settings(run), span
     decodes = [p for p in phase.walk() if p.name == "vae_decode"]
     encodes = [p for p in phase.inner if p.name == "encode_prompt"]
     cuts = [e for e in range(first, last) if run.events[e][0] == "e"]
@@ -157,8 +157,9 @@ def _preview_parts(
         own = [p for p in encodes if start <= p.first < end]
         begin = own[-1].last if own else start
         events = [e for e in range(begin, end) if run.events[e][0] != "e"]
-        cfg = "cfg" if run.config["model"].get("arch", "").startswith("zimage") and sample["cfg"] > 1 else "plain"
-        values = {**_image(sample["width"], sample["height"]), "r": chosen["rank"], "B": 2 if cfg == "cfg" else 1}
+        cfg = "cfg" if guidance != "none" and sample["cfg"] > 1 else "plain"
+        batch = 2 if cfg == "cfg" and guidance == "batched" else 1
+        values = {**_image(sample["width"], sample["height"]), "r": chosen["rank"], "B": batch}
         values["X"], values["N"] = prompt(number)
         source = "encoded" if own else "cached"
         if chosen["weights"] == "bf16":  # the adapter is merged into the weights once it is not all zero

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from calibration.architectures.base import Layout
 from calibration.extract.affine import solve
 from calibration.extract.align import Misaligned, Sequence, canonical, overlay
-from calibration.extract.families import Layout
 from calibration.extract.parts import Occurrence
 from estimator.features import feature
 

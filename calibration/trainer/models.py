@@ -12,14 +12,10 @@ from typing import Any
 import accelerate
 import torch
 
+from calibration.architectures import MODULES
+
 LOADED: list[dict[str, Any]] = []  # what was built, for result.json
 
-FLUX_VAE = {
-    "in_channels": 3, "out_channels": 3, "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16, "norm_num_groups": 32, "sample_size": 1024,
-    "scaling_factor": 0.3611, "shift_factor": 0.1159, "force_upcast": True, "use_quant_conv": False, "use_post_quant_conv": False,
-    "mid_block_add_attention": True,
-}  # fmt: skip
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "FlowMatchEulerDiscreteScheduler": {
         "shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256,
@@ -61,40 +57,19 @@ def build(make: Callable[[], torch.nn.Module], dtype: Any, keep_fp32: tuple[str,
 
 
 def diffusers_config(cls: type, path: object) -> dict[str, Any]:
-    """Constructor arguments of a diffusers class for the checkpoint `path`."""
-    name, place = cls.__name__, str(path).lower()
-    if name == "FluxTransformer2DModel":
-        if "flex.1" in place:
-            return {"num_layers": 8, "num_single_layers": 38, "guidance_embeds": True}
-        return {"guidance_embeds": "schnell" not in place}
-    if name == "AutoencoderKL":  # FLUX, Flex and Z-Image share it
-        return FLUX_VAE
-    if name == "ZImageTransformer2DModel":
-        return {}
-    raise NotImplementedError(f"no configuration for {name} ({path})")
+    """Constructor arguments of a diffusers class for the checkpoint `path`: of the first family that knows them."""
+    for module in MODULES:
+        if (known := module.diffusers(cls.__name__, str(path).lower())) is not None:
+            return known
+    raise NotImplementedError(f"no configuration for {cls.__name__} ({path})")
 
 
-def transformers_config(cls: type, path: object) -> Any:
+def transformers_config(cls: Any, path: object) -> Any:
     """Configuration object of a transformers class for the checkpoint `path`."""
-    import transformers as t
-
-    name = cls.__name__
-    if name == "T5EncoderModel":
-        return t.T5Config(
-            d_ff=10240, d_kv=64, d_model=4096, num_heads=64, num_layers=24, num_decoder_layers=24, vocab_size=32128,
-            feed_forward_proj="gated-gelu", dropout_rate=0.1, relative_attention_num_buckets=32, tie_word_embeddings=False,
-        )  # fmt: skip
-    if name == "CLIPTextModel":
-        return t.CLIPTextConfig(
-            hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408,
-            max_position_embeddings=77, projection_dim=768,
-        )  # fmt: skip
-    if name == "Qwen3ForCausalLM":
-        return t.Qwen3Config(
-            vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
-            num_key_value_heads=8, head_dim=128, tie_word_embeddings=True, rope_theta=1000000, max_position_embeddings=40960,
-        )  # fmt: skip
-    raise NotImplementedError(f"no configuration for {name} ({path})")
+    for module in MODULES:
+        if (known := module.transformers(cls.__name__, str(path).lower())) is not None:
+            return cls.config_class(**known)
+    raise NotImplementedError(f"no configuration for {cls.__name__} ({path})")
 
 
 def _diffusers_pretrained(cls: Any, path: Any = None, *_: Any, subfolder: Any = None, torch_dtype: Any = None, **__: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from calibration.architectures import MODULES
 from calibration.trainer import token_counts
 
 NOTES: list[str] = []
@@ -78,19 +79,6 @@ def values() -> None:
     note("nonzero() of a CUDA tensor gives one row; isfinite() is true")
 
 
-def zimage() -> None:
-    from diffusers import ZImagePipeline
-
-    encode = ZImagePipeline._encode_prompt
-
-    def with_mask(self: Any, *a: Any, **k: Any) -> Any:
-        with cuda_truth(row_mask=True):
-            return encode(self, *a, **k)
-
-    ZImagePipeline._encode_prompt = with_mask
-    note("ZImagePipeline._encode_prompt: boolean row selection uses the tokenizer's host mask")
-
-
 def merges() -> None:
     """merge_in skips modules whose weights are all zero; on the emulated device everything reads as zero."""
     from toolkit import network_mixins
@@ -147,7 +135,8 @@ def install(weights: str) -> None:
     """All of them; the trainer's modules must have been imported."""
     from calibration.trainer import host_quantisation
 
-    zimage()
+    for module in MODULES:
+        module.patch()
     merges()
     host_quantisation.install()
     downloads(weights)

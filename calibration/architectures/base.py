@@ -1,0 +1,72 @@
+"""What calibration has to know of an architecture: how its probe jobs look, how to read their recordings, how to build it without weights.
+
+Each family of models is one module of this package; `calibration.architectures.ARCHITECTURES` holds them all by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# Kinds of base weights, and the optimizer that is recorded with each
+OPTIMIZER_WITH = {"bf16": "adamw8bit", "qfloat8": "adamw", "float8": "adafactor", "uint4": "prodigy"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How to cut and fit a recording.
+
+    `load`: part -> beginnings of the loader's status texts that belong to it. `lengths`: sequence lengths that sizes depend on.
+    `width`: of the transformer's stream. `reduced`: lengths that column sums run over. `template_tokens`: what a prompt has beside
+    its words. `padded_tokens`: what every prompt has, where prompts are padded. `guidance`: how a guided preview runs its two prompts:
+    in one forward ("batched"), one after the other ("sequential"), or there is one prompt only ("none").
+    """
+
+    load: dict[str, tuple[str, ...]]
+    lengths: tuple[str, ...]
+    width: int
+    reduced: tuple[str, ...]
+    template_tokens: int = 0
+    padded_tokens: int | None = None
+    guidance: str = "none"
+
+    def caption_tokens(self, words: int) -> int:
+        """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
+        return words + self.template_tokens if self.padded_tokens is None else self.padded_tokens
+
+    def features(self, key: str) -> tuple[str, ...]:
+        """Candidate features of a part, the likelier first."""
+        kind = key.split("/")[0]
+        if kind.startswith("load") or kind == "step.end":
+            return ("1",)
+        if kind in ("setup.network", "setup.ema", "step.update", "step.ema", "save", "sample.enter", "sample.leave"):
+            return ("1", "r")
+        if kind.startswith(("text", "cache_text")):
+            return ("1", "B", "B*X") if key.endswith("/many") else ("1", "X")
+        if kind == "cache_latents.item":
+            return ("1", "T", "E", "L32")
+        reductions = tuple(f"reduce{self.width}_{length}" for length in self.reduced)
+        single = (*self.lengths, "E", "L32", *(f"r*{length}" for length in self.lengths), *reductions)
+        if not key.endswith("/many"):
+            return ("1", "r", *single)
+        return ("1", "B", "r", "B*r", *(f"B*{name}" for name in single), *single)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """`model`: the section of a config. `buckets`: (width, height, batch, caption words). `samples`: (width, height, guidance, words).
+
+    `relative`: an architecture with the same text encoder and VAE, whose recordings of them serve where an own one is lacking (text
+    encoder and transformer may be quantised differently, and not every pair was recorded).
+    """
+
+    model: dict[str, Any]
+    buckets: tuple[tuple[int, int, int, int], ...]
+    samples: tuple[tuple[int, int, float, int], ...]
+    layout: Layout
+    relative: str | None = None
+    weights: tuple[str, ...] = field(default=tuple(OPTIMIZER_WITH))
+
+
+def words_of(text: Any) -> int:
+    return len(str(text).split())

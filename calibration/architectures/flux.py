@@ -1,0 +1,65 @@
+"""FLUX.1 dev and schnell, Flex.1: one transformer class, T5 and CLIP, prompts padded to T5's maximum."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from calibration.architectures.base import Architecture, Layout
+
+TEXT_TOKENS = 512  # T5, padded to max_length (toolkit/stable_diffusion_model.py, get_prompt_embeds)
+LOAD = {
+    "load.transformer": ("Loading Flux", "Loading transformer", "Quantizing transformer", "Loading VAE"),
+    "load.text": ("Loading T5", "Quantizing T5"),
+    "load.rest": ("Loading CLIP", "Making", "Preparing"),
+}
+LAYOUT = Layout(LOAD, ("T", "S", "S128"), 3072, ("T", "X", "S"), padded_tokens=TEXT_TOKENS)
+BUCKETS = (
+    (512, 512, 1, 20), (768, 640, 1, 20), (1024, 1024, 1, 20), (1216, 832, 1, 20), (352, 608, 1, 20),
+    (512, 512, 2, 20), (704, 960, 2, 20), (640, 448, 3, 20), (512, 768, 4, 20),
+)  # fmt: skip
+SAMPLES = ((512, 512, 4.0, 9), (768, 1152, 4.0, 9), (1024, 1024, 4.0, 9), (1344, 768, 4.0, 9))
+
+DEV = Architecture({"name_or_path": "black-forest-labs/FLUX.1-dev", "is_flux": True}, BUCKETS, SAMPLES, LAYOUT)
+SCHNELL = {
+    "name_or_path": "black-forest-labs/FLUX.1-schnell", "is_flux": True,
+    "assistant_lora_path": "ostris/FLUX.1-schnell-training-adapter",
+}  # fmt: skip
+ARCHITECTURES = {
+    "flux1-dev": DEV,
+    "flux1-schnell": replace(DEV, relative="flux1-dev", model=SCHNELL),
+    "flex1": replace(DEV, relative="flux1-dev", model={"name_or_path": "ostris/Flex.1-alpha", "is_flux": True}),
+}
+
+VAE = {  # of FLUX, Flex and Z-Image
+    "in_channels": 3, "out_channels": 3, "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16, "norm_num_groups": 32, "sample_size": 1024,
+    "scaling_factor": 0.3611, "shift_factor": 0.1159, "force_upcast": True, "use_quant_conv": False, "use_post_quant_conv": False,
+    "mid_block_add_attention": True,
+}  # fmt: skip
+
+
+def diffusers(name: str, place: str) -> dict[str, Any] | None:
+    if name == "FluxTransformer2DModel":
+        if "flex.1" in place:
+            return {"num_layers": 8, "num_single_layers": 38, "guidance_embeds": True}
+        return {"guidance_embeds": "schnell" not in place}
+    return VAE if name == "AutoencoderKL" else None
+
+
+def transformers(name: str, place: str) -> dict[str, Any] | None:
+    if name == "T5EncoderModel":
+        return {
+            "d_ff": 10240, "d_kv": 64, "d_model": 4096, "num_heads": 64, "num_layers": 24, "num_decoder_layers": 24, "vocab_size": 32128,
+            "feed_forward_proj": "gated-gelu", "dropout_rate": 0.1, "relative_attention_num_buckets": 32, "tie_word_embeddings": False,
+        }  # fmt: skip
+    if name == "CLIPTextModel":
+        return {
+            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 49408,
+            "max_position_embeddings": 77, "projection_dim": 768,
+        }  # fmt: skip
+    return None
+
+
+def patch() -> None:
+    """Nothing: no value read from the device decides anything here."""

@@ -1,0 +1,64 @@
+"""Z-Image and Z-Image Turbo: Qwen3-4B as text encoder, only valid text tokens, image and text padded to 32."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from calibration.architectures import flux
+from calibration.architectures.base import Architecture, Layout
+
+TEMPLATE_TOKENS = 9  # chat template of the pipeline, as the stand-in tokenizer counts it
+LOAD = {
+    "load.transformer": (
+        "Loading ZImage", "Loading transformer", "Loading assistant", "Merging", "Quantizing Transformer", "- quantizing", "Moving",
+    ),
+    "load.text": ("Text Encoder", "Quantizing Text"),
+    "load.rest": ("Loading VAE", "Making", "Preparing", "Model Loaded"),
+}  # fmt: skip
+LAYOUT = Layout(LOAD, ("T32", "X32", "Z", "Z128", "T", "X"), 3840, ("Z", "T32", "X32"), TEMPLATE_TOKENS, guidance="batched")
+BUCKETS = (
+    (512, 512, 1, 12), (784, 656, 1, 60), (1024, 1024, 1, 150), (1232, 816, 1, 30), (336, 624, 1, 100),
+    (512, 512, 2, 40), (720, 976, 2, 90), (656, 432, 3, 15), (528, 752, 4, 25),
+)  # fmt: skip
+SAMPLES = tuple((w, h, cfg, n) for (w, h, _, _), n in zip(flux.SAMPLES, (9, 70, 140, 33), strict=True) for cfg in (1.0, 4.0))
+
+BASE = Architecture({"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage"}, BUCKETS, SAMPLES, LAYOUT)
+TURBO = {
+    "name_or_path": "Tongyi-MAI/Z-Image-Turbo", "arch": "zimage:turbo",
+    "assistant_lora_path": "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors",
+}  # fmt: skip
+ARCHITECTURES = {
+    "zimage": BASE,
+    # the trainer makes float8 of qfloat8 here
+    "zimage-turbo": replace(BASE, model=TURBO, relative="zimage", weights=("bf16", "float8", "uint4")),
+}
+
+
+def diffusers(name: str, place: str) -> dict[str, Any] | None:
+    return {} if name == "ZImageTransformer2DModel" else None
+
+
+def transformers(name: str, place: str) -> dict[str, Any] | None:
+    if name != "Qwen3ForCausalLM":
+        return None
+    return {
+        "vocab_size": 151936, "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True, "rope_theta": 1000000, "max_position_embeddings": 40960,
+    }  # fmt: skip
+
+
+def patch() -> None:
+    """Rows of valid tokens are selected by a mask on the device: the tokenizer's own stands in."""
+    from diffusers import ZImagePipeline
+
+    from calibration.trainer.patches import cuda_truth, note
+
+    encode = ZImagePipeline._encode_prompt
+
+    def with_mask(self: Any, *a: Any, **k: Any) -> Any:
+        with cuda_truth(row_mask=True):
+            return encode(self, *a, **k)
+
+    ZImagePipeline._encode_prompt = with_mask
+    note("ZImagePipeline._encode_prompt: boolean row selection uses the tokenizer's host mask")
