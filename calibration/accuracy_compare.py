@@ -8,9 +8,10 @@ from itertools import groupby
 from typing import Any
 
 from calibration.accuracy_rows import Peak, Run, read_job
+from estimator.archs import load_archs
 from estimator.errors import CannotTell
 from estimator.job import Job
-from estimator.phases import EMPTY_PROMPT_TOKENS, Batch, Step
+from estimator.phases import Batch, Step
 from estimator.timeline import simulate as engine
 
 ALLOCATED_BAR, RESERVED_BAR = 0.01, 0.02  # DESIGN, section 6
@@ -105,7 +106,7 @@ def order(run: Run, job: Job) -> list[Step]:
                 bucket, dataset = known[width, height]
                 padded = dataset.text_tokens if not bucket.text_tokens else None  # every text of one length, whatever it says
                 # with unload_text_encoder the step trains on the empty prompt, whatever the caption
-                batches.append(Batch(bucket, size, padded or tokens or EMPTY_PROMPT_TOKENS[job.arch]))
+                batches.append(Batch(bucket, size, padded or tokens or load_archs().archs[job.arch].text_tokens("")))
             steps.append(tuple(batches))
     return steps
 

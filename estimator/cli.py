@@ -265,7 +265,7 @@ def _archs(arguments: list[str]) -> int:
     parser = _Parser("estimate archs", description="The architectures that can be estimated.", allow_abbrev=False)
     options = _add_output(parser).parse_args(arguments)
     from estimator import jsonout, report_lists
-    from estimator.trainers.archs import load_archs
+    from estimator.archs import load_archs
 
     archs = [(arch.key, arch.name, arch.modelled, arch.checked_runs) for arch in load_archs().archs.values()]
     return _show(options, lambda: jsonout.archs_document(archs), lambda style: report_lists.render_archs(archs, style))

@@ -123,7 +123,8 @@ class Sample:
     """One preview image or clip, in the size that is really made (rounded as the trainer and its pipeline do).
 
     `cfg` is the guidance scale; `batch` is what one forward of the transformer gets: 2 where guidance runs the negative prompt
-    along with the positive one. `text_tokens` / `negative_tokens`: as estimated from the prompts (None: unknown).
+    along with the positive one; `guided`: it runs, in the same forward or in one of its own.
+    `text_tokens` / `negative_tokens`: as estimated from the prompts (None: unknown).
     """
 
     width: int
@@ -133,6 +134,7 @@ class Sample:
     text_tokens: int | None = None
     negative_tokens: int | None = None
     batch: int = 1
+    guided: bool = False
     vae_tiling: bool = False
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from estimator.archs import load_archs
 from estimator.batches import Batch, Step
 from estimator.estimate import Variant
 from estimator.features import image_values
 from estimator.job import Dataset, Job, Sample
 from estimator.operations import Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 
-EMPTY_PROMPT_TOKENS = {"zimage": 9, "zimage-turbo": 9}  # the chat template alone (ZImagePipeline._encode_prompt)
-PADDED_TEXT_TOKENS = 512  # T5's max_length in the FLUX pipelines (toolkit/train_tools.py: encode_prompts_flux)
 TEXT_ENCODERS = ("text_encoder0", "text_encoder1")
 
 
@@ -32,7 +31,8 @@ class Plan:
 
     def __init__(self, job: Job, text_encoders: int) -> None:
         self.job = job
-        self.legacy = text_encoders > 1
+        self.arch = load_archs().archs[job.arch]
+        self.legacy = self.arch.model_class == "stable_diffusion"
         self.encoders = TEXT_ENCODERS[:text_encoders]
         train, model = job.train, job.model
         self.text_cached = train.cache_text_embeddings or any(d.cache_text_embeddings for d in job.datasets)
@@ -52,10 +52,10 @@ class Plan:
 
     def tokens(self, count: int | None) -> int:
         """Text tokens as the transformer gets them; the architecture's maximum where unknown."""
-        return PADDED_TEXT_TOKENS if count is None or self.legacy else count
+        return self.arch.most_text_tokens if count is None or self.arch.fixed_text_tokens is not None else count
 
     def empty_prompt(self) -> int:
-        return self.tokens(EMPTY_PROMPT_TOKENS.get(self.job.arch))
+        return self.arch.text_tokens("")
 
     def encode(self, tokens: int, scope: str, batch: int = 1, graph: bool = False) -> Part:
         kind = "graph" if graph else "plain"
@@ -198,7 +198,7 @@ class Plan:
             yield self.encode(negative, "preview")
         values = {**image_values(sample.width, sample.height), **self.rank, "X": positive, "N": negative, "B": sample.batch}
         merged = f"/{when}" if self.weights == "bf16" else ""
-        yield Part(f"preview/{self.weights}/{'cfg' if sample.batch > 1 else 'plain'}/{source}{merged}", values, "preview")
+        yield Part(f"preview/{self.weights}/{'cfg' if sample.guided else 'plain'}/{source}{merged}", values, "preview")
         yield Release("preview")
         yield EmptyCache()
 

@@ -40,3 +40,6 @@ def qwen3_chat_tokens(prompt: str) -> int:
     """
     text = f"<|im_start|>user <nl> {prompt} <|im_end|> <nl> <|im_start|>assistant <nl> "
     return min(word_tokens(text), MAX_TEXT_TOKENS)
+
+
+TEMPLATES = {"qwen3_chat": qwen3_chat_tokens}  # by the name that profiles/archs.yaml uses

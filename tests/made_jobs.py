@@ -49,7 +49,7 @@ def job(arch: str, **changes: object) -> Job:
         network=Network(rank=16),
         train=Train(optimizer="adamw8bit"),
         datasets=(dataset((512, 512), (768, 640), tokens=40),),
-        samples=(Sample(768, 768, cfg=4.0, text_tokens=30, negative_tokens=9, batch=2 if guidance else 1),),
+        samples=(Sample(768, 768, cfg=4.0, text_tokens=30, negative_tokens=9, batch=2 if guidance else 1, guided=guidance),),
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 

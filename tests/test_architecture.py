@@ -18,8 +18,8 @@ PACKAGE = ROOT / "estimator"
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "values": ({"job", "errors", "paths", "gpus", "gpu_catalogue", "estimate"}, set()),
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
-    "profiles": ({"profiles", "features", "programs", "archs"}, {"values", "files"}),
-    "reading": ({"buckets", "datasets", "tokens", "trainers"}, {"values", "files", "profiles"}),
+    "profiles": ({"profiles", "features", "programs", "archs", "tokens"}, {"values", "files"}),
+    "reading": ({"buckets", "datasets", "trainers"}, {"values", "files", "profiles"}),
     "replay": ({"allocator", "allocator_state", "allocator_expandable"}, set()),
     "model": ({"operations", "batches", "phases", "replay", "rows", "grid", "timeline", "residents"}, {"values", "profiles", "replay"}),
     "engine": ({"engine", "outside"}, {"values", "profiles", "replay", "model"}),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from estimator.trainers.archs import load_archs
+from estimator.archs import load_archs
 
 RUNS = Path(__file__).parents[1] / "calibration" / "data" / "emulated_runs.jsonl"
 NAMES = {"flux1-dev": "flux", "flux1-schnell": "schnell", "flex1": "flex", "zimage": "zimage", "zimage-turbo": "turbo"}

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from config_writer import ADAPTER, TURBO, ZIMAGE, no_answer, process, read, refusal, unmodelled_keys, write
 
+from estimator.archs import ArchTableError, load_archs, read_archs
 from estimator.errors import CannotTell, InputError
 from estimator.paths import profiles_dir
 from estimator.trainers import read_jobs
-from estimator.trainers.archs import ArchTableError, load_archs, read_archs
 
 
 def arch_of(tmp_path: Path, override: str | None = None, **model: Any) -> str:

@@ -49,7 +49,7 @@ def test_everything_is_taken_as_said() -> None:
     assert (job.train.gradient_checkpointing, job.train.optimizer) == (False, "adamw8bit")
     assert job.resident == ("transformer", "vae")
     assert (dataset.cache_latents, dataset.cache_text_embeddings) == (False, True)
-    assert job.samples == (Sample(1024, 640, cfg=2.0, batch=2),)
+    assert job.samples == (Sample(1024, 640, cfg=2.0, batch=2, guided=True),)
     assert job.unmodelled == ()
 
 

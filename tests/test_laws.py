@@ -36,9 +36,10 @@ def jobs(draw: st.DrawFn, **fixed: object) -> Job:
     weights, te_weights = draw(st.sampled_from(weights_of(arch))), draw(st.sampled_from(RECORDED_WEIGHTS))
     size = draw(st.integers(20, 80)) * 16, draw(st.integers(20, 80)) * 16
     data = dataset(size, batch=draw(st.integers(1, 4)), tokens=draw(st.integers(16, 256)), cache_latents_to_disk=cached)
+    guidance = guided(arch) and draw(st.booleans())
     preview = Sample(
         draw(st.integers(32, 80)) * 16, draw(st.integers(32, 80)) * 16, cfg=4.0, text_tokens=draw(st.integers(16, 256)), negative_tokens=9,
-        batch=2 if guided(arch) and draw(st.booleans()) else 1,
+        batch=2 if guidance else 1, guided=guidance,
     )  # fmt: skip
     model = Model("model", weights=weights, te_weights=te_weights, low_vram=draw(st.booleans()))
     return job(arch, model=model, train=train, datasets=(data,), samples=(preview,), network=Network(rank=draw(st.integers(1, 128))))

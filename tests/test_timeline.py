@@ -41,7 +41,8 @@ def combinations(arch: str) -> list[Job]:
             train = Train(
                 gradient_checkpointing=checkpointing, ema=ema, unload_text_encoder=unload, disable_sampling=sampling == 2, batch_size=batch
             )
-            preview = Sample(512, 768, cfg=4.0, text_tokens=30, negative_tokens=9, batch=2 if sampling and guided(arch) else 1)
+            guidance = bool(sampling) and guided(arch)
+            preview = Sample(512, 768, cfg=4.0, text_tokens=30, negative_tokens=9, batch=2 if guidance else 1, guided=guidance)
             for cached in CACHING:
                 data = dataset((512, 512), (640, 448), batch=batch, tokens=25, **cached)
                 jobs.append(job(arch, model=model, train=train, samples=(preview,), datasets=(data,)))

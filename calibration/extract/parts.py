@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from calibration.extract.runs import Phase, Run
+from estimator.features import image_values
 
-IMAGE_EDGE_PIXELS = 16
-IMAGE_TOKEN_PIXELS = 256  # 16 x 16 pixels a token: VAE factor 8, patch 2 (FLUX, Flex.1, Z-Image)
 MOVED = ("transformer", "vae", "text_encoder0", "text_encoder1")
 
 
@@ -95,10 +94,6 @@ def _batch_key(batch: int) -> str:
     return "/one" if batch == 1 else "/many"
 
 
-def _image(width: int, height: int) -> dict[str, int]:
-    return {"T": width * height // IMAGE_TOKEN_PIXELS, "E": (width + height) // IMAGE_EDGE_PIXELS}
-
-
 def caching_parts(run: Run) -> Iterator[Occurrence]:
     """One image's latent: what lies between the move that brings the VAE in and the one that takes it out."""
     for phase in run.root.inner:
@@ -109,7 +104,7 @@ def caching_parts(run: Run) -> Iterator[Occurrence]:
         leave = [p for p in phase.inner if p.name == "restore_device_state"]
         if len(encode) == 1 and enter and leave:
             _, _, height, width = encode[0].info["shape"]
-            yield Occurrence(run, "cache_latents.item", list(range(enter[0].last, leave[0].first)), _image(width, height))
+            yield Occurrence(run, "cache_latents.item", list(range(enter[0].last, leave[0].first)), image_values(width, height))
 
 
 def cache_text_parts(run: Run) -> Iterator[Occurrence]:
@@ -159,7 +154,7 @@ def _preview_parts(
         events = [e for e in range(begin, end) if run.events[e][0] != "e"]
         cfg = "cfg" if guidance != "none" and sample["cfg"] > 1 else "plain"
         batch = 2 if cfg == "cfg" and guidance == "batched" else 1
-        values = {**_image(sample["width"], sample["height"]), "r": chosen["rank"], "B": batch}
+        values = {**image_values(sample["width"], sample["height"]), "r": chosen["rank"], "B": batch}
         values["X"], values["N"] = prompt(number)
         source = "encoded" if own else "cached"
         if chosen["weights"] == "bf16":  # the adapter is merged into the weights once it is not all zero
@@ -176,7 +171,7 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int]) -> Iterator[
     for step in (p for p in run.root.inner if p.name == "step"):
         (bucket,) = step.info["buckets"]
         batch, inner = bucket["batch"], {p.name: p for p in step.inner}
-        values = {**_image(bucket["width"], bucket["height"]), "B": batch, "r": rank, "X": captions(bucket)}
+        values = {**image_values(bucket["width"], bucket["height"]), "B": batch, "r": rank, "X": captions(bucket)}
         checkpointing = "checkpointed" if step.info["gradient_checkpointing"] else "full"
         cached = "cached" if bucket["latents"] else "encoded"
         text = "encoded" if "encode_prompt" in inner else "cached"

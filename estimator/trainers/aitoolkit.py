@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from estimator.archs import Arch, load_archs
 from estimator.configfile import ConfigFile
 from estimator.job import Dataset, Job, Sample, Train
 from estimator.trainers.aitoolkit_data import read_datasets
@@ -16,7 +17,6 @@ from estimator.trainers.aitoolkit_keys import READ, check_keys, known_keys
 from estimator.trainers.aitoolkit_model import read_model
 from estimator.trainers.aitoolkit_sample import read_every, read_samples
 from estimator.trainers.aitoolkit_train import read_dtype, read_network, read_train
-from estimator.trainers.archs import Arch, load_archs
 from estimator.trainers.overrides import apply_overrides
 from estimator.trainers.section import Findings, Section, did_you_mean, shown
 from estimator.tree import KeyPath

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 
-from estimator.trainers.archs import Arch, Archs, load_archs
+from estimator.archs import Arch, Archs, load_archs
 from estimator.trainers.section import Findings, Section, did_you_mean, nearest, shown
 from estimator.tree import KeyPath
 

@@ -10,12 +10,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from estimator.archs import Arch
 from estimator.buckets import bucket_size, square_bucket, worst_bucket
 from estimator.datasets import Image, Scan, caption_of, scan
 from estimator.job import Bucket, Dataset, Train
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.aitoolkit_train import MAX_BATCH
-from estimator.trainers.archs import Arch
 from estimator.trainers.section import Findings, Section, shown, whole_number
 from estimator.tree import KeyPath
 

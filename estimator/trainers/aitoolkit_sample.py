@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from estimator.archs import Arch
 from estimator.job import Sample
 from estimator.trainers.aitoolkit_keys import check_keys
-from estimator.trainers.archs import Arch
 from estimator.trainers.section import Findings, Section, shown
 from estimator.tree import KeyPath
 
@@ -157,14 +157,15 @@ def _finite(text: str) -> float:
 
 
 def _sample(request: _Request, arch: Arch) -> Sample:
-    doubled = arch.batched_guidance and request.guidance > 1
+    guided = arch.guidance != "none" and request.guidance > 1
     return Sample(
         width=_rounded(request.width, arch.sample_divisor),
         height=_rounded(request.height, arch.sample_divisor),
         cfg=request.guidance,
         text_tokens=arch.text_tokens(request.prompt),
-        negative_tokens=arch.text_tokens(request.negative) if doubled else None,
-        batch=2 if doubled else 1,
+        negative_tokens=arch.text_tokens(request.negative) if guided else None,
+        batch=2 if guided and arch.guidance == "batched" else 1,
+        guided=guided,
     )
 
 

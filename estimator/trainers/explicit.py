@@ -27,13 +27,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from estimator.archs import Arch, load_archs
 from estimator.configfile import ConfigFile
 from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_model import QTYPES
 from estimator.trainers.aitoolkit_sample import MAX_SIDE
 from estimator.trainers.aitoolkit_train import MAX_BATCH, MAX_RANK, OPTIMIZERS
-from estimator.trainers.archs import Arch, load_archs
 from estimator.trainers.overrides import apply_overrides
 from estimator.trainers.section import Findings, Section, did_you_mean, nearest, shown
 from estimator.tree import KeyPath
@@ -257,12 +257,12 @@ def _sample(run: Section, arch: Arch) -> tuple[Sample, ...]:
         run.found.not_modelled(sample.at("frames"), frames, "video")
     if tiling:
         run.found.not_modelled(sample.at("vae_tiling"), True, "decoding in tiles")
-    if cfg == "sequential" or (cfg == "batched" and not arch.batched_guidance):
+    if cfg == "sequential" or (cfg == "batched" and arch.guidance != "batched"):
         run.found.not_modelled(sample.at("cfg"), cfg, f"guidance in this form on {arch.name}")
     return (
         Sample(
             width=sample.whole("width", 1024, 1, MAX_SIDE), height=sample.whole("height", 1024, 1, MAX_SIDE), frames=frames,
-            cfg=1.0 if cfg == "none" else 2.0, batch=2 if cfg == "batched" else 1, vae_tiling=tiling,
+            cfg=1.0 if cfg == "none" else 2.0, batch=2 if cfg == "batched" else 1, guided=cfg != "none", vae_tiling=tiling,
             text_tokens=arch.fixed_text_tokens, negative_tokens=arch.fixed_text_tokens,
         ),
     )  # fmt: skip

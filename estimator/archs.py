@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from estimator.paths import profiles_dir
-from estimator.tokens import MAX_TEXT_TOKENS, qwen3_chat_tokens
+from estimator.tokens import MAX_TEXT_TOKENS, TEMPLATES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +26,25 @@ class Arch:
     fixed_text_tokens: int | None = None
     max_text_tokens: int = MAX_TEXT_TOKENS
     te_qtype_key: str = "qtype_te"
-    batched_guidance: bool = False
+    guidance: str = "none"
+    model_class: str = "base"
+    template: str | None = None
     hub: tuple[str, ...] = ()
     name_contains: tuple[str, ...] = ()
     transformer_config: Mapping[str, object] = field(default_factory=dict)
 
     def text_tokens(self, prompt: str) -> int:
-        """Estimated text tokens that the transformer gets for a prompt or caption."""
-        return self.fixed_text_tokens if self.fixed_text_tokens is not None else qwen3_chat_tokens(prompt)
+        """Estimated text tokens that the transformer gets for a prompt or caption. ValueError where no template is known."""
+        if self.fixed_text_tokens is not None:
+            return self.fixed_text_tokens
+        if self.template is None:
+            raise ValueError(f"{self.key}: neither fixed_text_tokens nor a template in archs.yaml")
+        return TEMPLATES[self.template](prompt)
+
+    @property
+    def most_text_tokens(self) -> int:
+        """Of any prompt."""
+        return self.max_text_tokens if self.fixed_text_tokens is None else self.fixed_text_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
