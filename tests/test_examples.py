@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from estimator import cli
+from estimator import cli, commands
+from estimator.commands import check
 from estimator.gpus import all_gpus, find_gpu
 from estimator.trainers import read_jobs
 
@@ -77,11 +78,14 @@ def test_its_own_command_answers(path: Path) -> None:
 
 def test_the_documentation_has_every_option_and_no_other() -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    options = {option for action in cli._check_parser()._actions for option in action.option_strings}
+    options = {option for action in check.parser()._actions for option in action.option_strings}
     assert options == set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text.split("## Cards")[0])) - {"-"}
 
 
-@pytest.mark.parametrize("status", [getattr(cli, name) for name in dir(cli) if name.endswith("_STATUS")])
+STATUSES = {value for module in (cli, commands) for name, value in vars(module).items() if name.endswith("_STATUS")}
+
+
+@pytest.mark.parametrize("status", sorted(STATUSES))
 def test_the_documentation_has_every_exit_status(status: int) -> None:
     table = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").split("## Exit status")[1].split("## ")[0]
     assert re.search(rf"^\|[\d, ]*\b{status}\b", table, re.MULTILINE)

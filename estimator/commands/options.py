@@ -1,0 +1,60 @@
+"""Parsing that all commands share: errors as Problems, the options of every output, --version."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+OSES = ("linux", "windows")
+
+
+class Parser(argparse.ArgumentParser):
+    """No abbreviations, help as written, and mistakes raise InputError instead of leaving the program."""
+
+    def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
+        kind = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=description, epilog=epilog, allow_abbrev=False, formatter_class=kind)
+
+    def error(self, message: str) -> NoReturn:
+        from estimator.errors import InputError, Problem
+
+        raise InputError(Problem(message, fix=f"{self.prog} --help shows how it is used"))
+
+
+class VersionAsked(Exception):
+    """--version: carries the line to print."""
+
+
+class _Version(argparse.Action):
+    """Looks the installed version up only when asked, because importlib.metadata is slow to import."""
+
+    def __call__(self, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            raise VersionAsked(f"estimate {version('vram-preflight')}")
+        except PackageNotFoundError:
+            raise VersionAsked("estimate (not installed: run from its source)") from None
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """--version."""
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
+
+
+def add_job(parser: argparse.ArgumentParser) -> None:
+    """How a config is read: --set, --os, --arch."""
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the config; may be repeated")
+    add_os(parser, "where it will train (windows: also WSL2); default linux")
+    parser.add_argument("--arch", metavar="KEY", help="take the model for this architecture (see `estimate archs`)")
+
+
+def add_os(parser: argparse.ArgumentParser, help: str) -> None:
+    """--os."""
+    parser.add_argument("--os", choices=OSES, default="linux", help=help)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """--json and --no-color."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, and nothing else")
+    parser.add_argument("--no-color", "--no-colour", action="store_true", help="no colour (also: NO_COLOR, or a pipe)")
