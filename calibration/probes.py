@@ -48,8 +48,11 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     family = ARCHITECTURES[arch]
     cached, rank = index == 1, RANKS[OPTIMIZER_WITH[weights]][index]
     datasets = write_images(run / "data", family.buckets)
-    for number, entry in enumerate(datasets):  # the uncached run has batches with cached latents too: the step's head of both
-        entry.update(cache_latents_to_disk=cached or number % 2 == 1, cache_text_embeddings=cached)
+    # Uncached runs have batches with cached latents too: the step's head of both. Which are cached differs for the last kind of
+    # weights, so that the head of each batch size is seen at enough sizes to check its formulas.
+    turn = 0 if weights == family.weights[-1] else 1
+    for number, entry in enumerate(datasets):
+        entry.update(cache_latents_to_disk=cached or number % 2 == turn, cache_text_embeddings=cached)
     model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=cached)
     if weights != "bf16":
         model.update(qtype=weights, qtype_te=weights)
