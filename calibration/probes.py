@@ -57,6 +57,8 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     if weights != "bf16":
         model.update(qtype=weights, qtype_te=weights)
     samples = [{"prompt": words(n), "width": w, "height": h, "guidance_scale": cfg} for w, h, cfg, n in family.samples]
+    for entry, count in zip(samples, family.negatives, strict=False):
+        entry["neg"] = words(count)
     process = {
         "type": "sd_trainer", "training_folder": str(run / "out"), "device": "cuda:0",
         "network": {"type": "lora", "linear": rank, "linear_alpha": rank},

@@ -4,10 +4,10 @@ Variables that a job gives: `B` samples in one forward, `T` image tokens of a sa
 edge ((width + height) / 16, which padded convolutions add), `X` text tokens of a sample, `N` those of the negative prompt,
 `r` the adapter's rank. Derived ones:
 
-- `S` = T + X, the joint sequence; `S128` it rounded up to 128, FlashAttention's tile (dq accumulator, logsumexp);
-- `T32`, `X32`: rounded up to 32 (Z-Image pads both so); `Z` = T32 + X32, `Z128` it rounded up to 128;
-- `L32` = 4 T rounded up to 32: rows of the VAE's mid-block attention (one for each latent pixel), the tile of the
-  memory-efficient kernel;
+- `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
+- `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block attention;
+- any of these with a number behind it is rounded up to a multiple of that: `S128` to FlashAttention's tile (dq accumulator, logsumexp), `S32`
+  and `L32` to the memory-efficient kernel's (logsumexp), `X32` to Z-Image's padding;
 - `reduceD_V` (D a width, V a variable): partial results of one column sum over V rows of a [B, V, D] tensor, such as the
   gradient of a gate, that torch's reduction kernel keeps in global memory. 0 where it needs none. It is the number of
   blocks that share an output in torch's `setReduceConfig` (ATen/native/cuda/Reduce.cuh) for 2-byte inputs:
@@ -29,9 +29,9 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 IntOrInts = TypeVar("IntOrInts", int, Ints)
 
-FLASH_TILE = 128  # FlashAttention-2's row rounding (flash_api.cpp: seqlen rounded to 128)
-ZIMAGE_PAD = 32  # ZImageTransformer2DModel: SEQ_MULTI_OF
-EFFICIENT_TILE = 32  # memory-efficient attention: logsumexp rows are aligned to 32 (attention.cu: kAlignLSE)
+# Sums that names stand for. Roundings that occur: 128, FlashAttention-2's rows (flash_api.cpp: seqlen rounded to 128); 32, Z-Image's padding
+# (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
+_SUMS = {"S": {"T": 1, "X": 1}, "G": {"T": 1, "N": 1}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}}
 
 REDUCE_BLOCK_WIDTH, REDUCE_BLOCK_HEIGHT = 32, 4  # threads of a reduction block: over outputs, over rows
 REDUCE_OUTPUTS_PER_THREAD = 4  # vectorised outputs of 2-byte inputs
@@ -81,22 +81,22 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return given[name]
     if name == "1":
         return 1
-    if name == "S":
-        return given["T"] + given["X"]
-    if name == "S128":
-        return round_up(given["T"] + given["X"], FLASH_TILE)
-    if name in ("T32", "X32"):
-        return round_up(given[name[0]], ZIMAGE_PAD)
-    if name == "Z":
-        return round_up(given["T"], ZIMAGE_PAD) + round_up(given["X"], ZIMAGE_PAD)
-    if name == "Z128":
-        return round_up(variable("Z", given), FLASH_TILE)
-    if name == "L32":
-        return round_up(4 * given["T"], EFFICIENT_TILE)
+    if name in _SUMS:
+        return sum(times * variable(term, given) for term, times in _SUMS[name].items())
     if name.startswith("reduce"):
         width, over = _reduction(name)
         return reduce_blocks(given.get("B", 1) * width, variable(over, given))
-    raise KeyError(f"unknown variable {name!r}")
+    base, multiple = _rounded(name)
+    return round_up(variable(base, given), multiple)
+
+
+@cache
+def _rounded(name: str) -> tuple[str, int]:
+    """A variable and the multiple that it is rounded up to: S128 -> S, 128. Raises KeyError where the name is of no such form."""
+    base = name.rstrip("0123456789")
+    if not base or base == name:
+        raise KeyError(f"unknown variable {name!r}")
+    return base, int(name[len(base) :])
 
 
 @cache

@@ -19,7 +19,8 @@ class Layout:
     `load`: part -> beginnings of the loader's status texts that belong to it. `lengths`: sequence lengths that sizes depend on.
     `width`: of the transformer's stream. `reduced`: lengths that column sums run over. `template_tokens`: what a prompt has beside
     its words. `padded_tokens`: what every prompt has, where prompts are padded. `guidance`: how a guided preview runs its two prompts:
-    in one forward ("batched"), one after the other ("sequential"), or there is one prompt only ("none").
+    in one forward ("batched"), one after the other ("sequential"), or there is one prompt only ("none"). `tiled_vae`: the trainer decodes previews
+    tile by tile with low_vram, so that decoding is a part of its own.
     """
 
     load: dict[str, tuple[str, ...]]
@@ -29,6 +30,7 @@ class Layout:
     template_tokens: int = 0
     padded_tokens: int | None = None
     guidance: str = "none"
+    tiled_vae: bool = False
 
     def caption_tokens(self, words: int) -> int:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
@@ -45,8 +47,13 @@ class Layout:
             return ("1", "B", "B*X") if key.endswith("/many") else ("1", "X")
         if kind == "cache_latents.item":
             return ("1", "T", "E", "L32")
+        if kind == "decode":
+            return ("1", "T", "E", "L32")
         reductions = tuple(f"reduce{self.width}_{length}" for length in self.reduced)
-        single = (*self.lengths, "E", "L32", *(f"r*{length}" for length in self.lengths), *reductions)
+        lengths = self.lengths
+        if kind == "preview" and self.guidance == "sequential" and "/cfg" in key:
+            lengths = (*lengths, "N", *("G" + name[1:] for name in lengths if name.startswith("S")))
+        single = (*lengths, "E", "L32", *(f"r*{length}" for length in lengths), *reductions)
         if not key.endswith("/many"):
             return ("1", "r", *single)
         return ("1", "B", "r", "B*r", *(f"B*{name}" for name in single), *single)
@@ -56,6 +63,7 @@ class Layout:
 class Architecture:
     """`model`: the section of a config. `buckets`: (width, height, batch, caption words). `samples`: (width, height, guidance, words).
 
+    `negatives`: words of each preview's negative prompt (none: all empty).
     `relative`: an architecture with the same text encoder and VAE, whose recordings of them serve where an own one is lacking (text
     encoder and transformer may be quantised differently, and not every pair was recorded).
     """
@@ -66,6 +74,7 @@ class Architecture:
     layout: Layout
     relative: str | None = None
     weights: tuple[str, ...] = field(default=tuple(OPTIMIZER_WITH))
+    negatives: tuple[int, ...] = ()
 
 
 def words_of(text: Any) -> int:

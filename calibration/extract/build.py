@@ -31,13 +31,13 @@ def occurrences(run: Run, layout: Layout) -> Iterator[Occurrence]:
         folder = run.path / "data" / Path(entry["folder_path"]).name
         width, height = (int(n) for n in folder.name.split("b")[0].split("x"))
         words[width, height, entry["batch_size"]] = words_of((folder / "image.txt").read_text())
-    prompts = [words_of(s["prompt"]) for s in run.config["sample"]["samples"]]
+    prompts = [(words_of(s["prompt"]), words_of(s.get("neg", ""))) for s in run.config["sample"]["samples"]]
     yield from parts.load_parts(run, layout.load)
     yield from parts.setup_parts(run)
     yield from parts.text_parts(run)
     yield from parts.caching_parts(run)
     yield from parts.cache_text_parts(run)
-    yield from parts.sample_parts(run, lambda i: (layout.caption_tokens(prompts[i]), layout.caption_tokens(0)), layout.guidance)
+    yield from parts.sample_parts(run, lambda i: tuple(map(layout.caption_tokens, prompts[i])), layout)
     yield from parts.step_parts(run, lambda b: layout.caption_tokens(words[b["width"], b["height"], b["batch"]]))
     yield from parts.save_parts(run)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from calibration.architectures.base import Layout
 from calibration.extract.runs import Phase, Run
 from estimator.features import image_values
 
@@ -82,7 +83,7 @@ def text_key(run: Run, phase: Phase) -> str:
 
 
 def text_parts(run: Run) -> Iterator[Occurrence]:
-    """Every encode of one prompt. `X`: its tokens as the tokenizer counts them."""
+    """Every encode of one prompt. `X`: its tokens as the tokenizer counts them, without those of a template that the pipeline drops."""
     for phase in run.root.walk():
         if phase.name == "encode_prompt" and len(set(phase.info["tokens"])) == 1:
             count = len(phase.info["tokens"])
@@ -117,8 +118,8 @@ def cache_text_parts(run: Run) -> Iterator[Occurrence]:
             yield Occurrence(run, f"cache_text.after/{settings(run)['weights']}", events, {"X": inside.info["tokens"][0], "B": 1})
 
 
-def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]], guidance: str) -> Iterator[Occurrence]:
-    """`prompt`: number of a preview -> (tokens of its prompt, of the negative one). `guidance`: of the layout.
+def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]], layout: Layout) -> Iterator[Occurrence]:
+    """`prompt`: number of a preview -> (tokens of its prompt, of the negative one).
 
     Before the previews (EMA weights in, adapter merged), each preview after its prompts, and after the last one.
     """
@@ -134,13 +135,13 @@ def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]], guidance: s
         ema = "ema" if (run.config["train"].get("ema_config") or {}).get("use_ema") else "none"
         before = _without_moves(run, list(range(phase.first, enter.first)))
         yield Occurrence(run, f"sample.enter/{chosen['weights']}/{ema}/{when}", before, {"r": rank})
-        yield from _preview_parts(run, phase, (enter.last, leave.first), when, prompt, guidance)
+        yield from _preview_parts(run, phase, (enter.last, leave.first), when, prompt, layout)
         after = _without_moves(run, _outside(leave.first, phase.last, []))
         yield Occurrence(run, f"sample.leave/{chosen['weights']}/{ema}/{when}", after, {"r": rank})
 
 
 def _preview_parts(
-    run: Run, phase: Phase, span: tuple[int, int], when: str, prompt: Callable[[int], tuple[int, int]], guidance: str
+    run: Run, phase: Phase, span: tuple[int, int], when: str, prompt: Callable[[int], tuple[int, int]], layout: Layout
 ) -> Iterator[Occurrence]:
     chosen, (first, last) = settings(run), span
     decodes = [p for p in phase.walk() if p.name == "vae_decode"]
@@ -151,9 +152,11 @@ def _preview_parts(
         end = next(e for e in cuts if e >= decode.last)
         own = [p for p in encodes if start <= p.first < end]
         begin = own[-1].last if own else start
-        events = [e for e in range(begin, end) if run.events[e][0] != "e"]
-        cfg = "cfg" if guidance != "none" and sample["cfg"] > 1 else "plain"
-        batch = 2 if cfg == "cfg" and guidance == "batched" else 1
+        if layout.tiled_vae:
+            yield _decode_part(run, decode, end, image_values(sample["width"], sample["height"]))
+        events = [e for e in range(begin, decode.first if layout.tiled_vae else end) if run.events[e][0] != "e"]
+        cfg = "cfg" if layout.guidance != "none" and sample["cfg"] > 1 else "plain"
+        batch = 2 if cfg == "cfg" and layout.guidance == "batched" else 1
         values = {**image_values(sample["width"], sample["height"]), "r": chosen["rank"], "B": batch}
         values["X"], values["N"] = prompt(number)
         source = "encoded" if own else "cached"
@@ -161,6 +164,28 @@ def _preview_parts(
             source += "/" + when
         yield Occurrence(run, f"preview/{chosen['weights']}/{cfg}/{source}", events, values)
         start = end + 1
+
+
+def _decode_part(run: Run, decode: Phase, end: int, values: dict[str, int]) -> Occurrence:
+    """The VAE's part of a preview. Of a tiled decode the first tile and the joined image: other tiles' results and the rows that are joined
+    are left out, which is 8 bytes a pixel at most (how many there are depends on the size)."""
+    tiles = [p for p in decode.inner if p.name == "vae_decoder"]
+    events = [e for e in range(decode.first, end) if run.events[e][0] != "e"]
+    if len(tiles) <= 1:
+        return Occurrence(run, "decode/plain", events, values)
+    second = _allocation_after(run, tiles[0].last, 1)
+    last = _allocation_after(run, tiles[-1].last, 1)
+    joined = [e for e in events if e >= last and run.events[e][0] == "a"]
+    large = max(run.tensors[run.events[e][1]].size for e in joined) // 2
+    kept = {run.events[e][1] for e in joined if run.tensors[run.events[e][1]].size > large}
+    kept |= {run.events[e][1] for e in events if e < second and run.events[e][0] == "a"}
+    return Occurrence(run, "decode/tiled", [e for e in events if run.events[e][1] in kept], values)
+
+
+def _allocation_after(run: Run, first: int, skipped: int) -> int:
+    """The event of an allocation at or after `first`, so many of them left out."""
+    found = (e for e in range(first, len(run.events)) if run.events[e][0] == "a")
+    return [next(found) for _ in range(skipped + 1)][-1]
 
 
 def step_parts(run: Run, captions: Callable[[dict[str, Any]], int]) -> Iterator[Occurrence]:

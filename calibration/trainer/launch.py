@@ -159,6 +159,8 @@ def record_model(process: Any) -> None:
         R.open("setup")
         if sd.vae is not None:
             sd.vae.decode = R.wrap(sd.vae.decode, "vae_decode", lambda z, *_, **__: {"shape": shape_of(z)})
+            if hasattr(sd.vae, "tiled_decode"):  # each tile of a tiled decode
+                sd.vae.decoder.forward = R.wrap(sd.vae.decoder.forward, "vae_decoder", lambda z, *_, **__: {"shape": shape_of(z)})
             sd.vae.encode = R.wrap(sd.vae.encode, "vae_encode", lambda z, *_, **__: {"shape": shape_of(z)})
 
     sd.print_and_status_update, sd.load_model = status_update, load_model

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -27,14 +27,18 @@ def note(text: str) -> None:
 
 
 @contextlib.contextmanager
-def cuda_truth(any_is: bool | None = None, row_mask: bool = False) -> Iterator[None]:
-    """Inside, `.any()` of CUDA tensors answers `any_is`; indexing by a CUDA boolean mask uses the tokenizer's host mask."""
+def cuda_truth(any_is: bool | None = None, row_mask: bool = False, all_is: Callable[[], bool] | None = None) -> Iterator[None]:
+    """Inside, `.any()` and `.all()` of CUDA tensors answer `any_is` and `all_is`; indexing by a CUDA boolean mask uses the tokenizer's."""
     saved: dict[str, Any] = {}
     tensor = torch.Tensor
     if any_is is not None:
         saved["any"] = tensor.__dict__.get("any")
         real_any = tensor.any
         tensor.any = lambda self, *a, **k: torch.tensor(any_is) if self.is_cuda else real_any(self, *a, **k)
+    if all_is is not None:
+        saved["all"] = tensor.__dict__.get("all")
+        real_all = tensor.all
+        tensor.all = lambda self, *a, **k: torch.tensor(all_is()) if self.is_cuda else real_all(self, *a, **k)
     if row_mask:
         saved["__getitem__"] = tensor.__dict__.get("__getitem__")
         real_get, calls = tensor.__getitem__, [0]

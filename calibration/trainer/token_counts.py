@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from transformers import BatchEncoding
 
+from calibration.architectures import qwen
+
 LAST_MASK: list[Any] = [None]  # host copy of the newest attention mask, for shapes that depend on it
-LAST_COUNTS: list[int] = []  # valid tokens of each text of the newest call
+LAST_COUNTS: list[int] = []  # valid tokens of each text of the newest call, without what the pipeline drops of its template
 
 
 def count_tokens(text: str) -> int:
-    """Tags, words and marks are one token each, every second long word (7 letters and more) two."""
-    return len(re.findall(r"<[^>]*>|\w+|[^\w\s]", text)) + len(re.findall(r"\w{7,}", text)) // 2
+    """Tags, words and marks are one token each, every second long word (7 letters and more) two; known templates as they really count."""
+    before, after, text = qwen.template_tokens(text)
+    return before + after + len(re.findall(r"<[^>]*>|\w+|[^\w\s]", text)) + len(re.findall(r"\w{7,}", text)) // 2
 
 
 class Tokenizer:
@@ -50,7 +53,7 @@ class Tokenizer:
         if "CLIP" in self.kind:
             ids[:, -1] = 49407
         LAST_MASK[0] = mask.clone()
-        LAST_COUNTS[:] = counts
+        LAST_COUNTS[:] = [count - qwen.template_tokens(one)[0] for count, one in zip(counts, texts, strict=True)]
         if return_tensors != "pt":
             return BatchEncoding({"input_ids": ids.tolist(), "attention_mask": mask.tolist()})
         return BatchEncoding({"input_ids": ids, "attention_mask": mask})

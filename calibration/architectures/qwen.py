@@ -1,0 +1,86 @@
+"""Qwen-Image: Qwen2.5-VL as text encoder (its vision tower dropped), a VAE of 3-D convolutions, text as long as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calibration.architectures import flux
+from calibration.architectures.base import Architecture, Layout
+
+# Templates of the pipelines (diffusers: pipeline_qwenimage.py, prompt_template_encode) up to the prompt: beginning -> tokens, which the
+# pipeline drops again behind the text encoder (prompt_template_encode_start_idx); and what follows the prompt and stays.
+DROPPED_TOKENS = 34
+TEMPLATES = {"<|im_start|>system\nDescribe the image by detailing": DROPPED_TOKENS}
+PROMPT_BEGINS, TEMPLATE_END, END_TOKENS = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", 5
+LOAD = {
+    "load.transformer": ("Loading Qwen", "Loading transformer", "Quantizing Transformer", "- quantizing", "Moving"),
+    "load.text": ("Text Encoder", "Quantizing Text"),
+    "load.rest": ("Loading VAE", "Making", "Preparing", "Model Loaded"),
+}
+LAYOUT = Layout(
+    LOAD, ("T", "X", "S", "S32", "S128"), 3072, ("T", "X"), END_TOKENS, guidance="sequential", tiled_vae=True
+)
+BUCKETS = tuple((*bucket[:3], words) for bucket, words in zip(flux.BUCKETS, (12, 60, 150, 30, 100, 40, 90, 15, 25), strict=True))
+SAMPLES = tuple((w, h, cfg, n) for (w, h, _, _), n in zip(flux.SAMPLES, (9, 70, 140, 33), strict=True) for cfg in (1.0, 4.0))
+NEGATIVES = (0, 21, 0, 3, 0, 170, 0, 60)  # words, of each preview
+
+ARCHITECTURES = {
+    "qwen-image": Architecture({"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image"}, BUCKETS, SAMPLES, LAYOUT, negatives=NEGATIVES),
+}  # fmt: skip
+
+
+def template_tokens(text: str) -> tuple[int, int, str]:
+    """(Tokens before the prompt, tokens after it, the prompt alone) of a text in the pipelines' template, as Qwen's tokenizer counts them."""
+    for beginning, tokens in TEMPLATES.items():
+        if text.startswith(beginning):
+            return tokens, END_TOKENS, text.split(PROMPT_BEGINS, 1)[1].removesuffix(TEMPLATE_END)
+    return 0, 0, text
+
+
+def diffusers(name: str, place: str) -> dict[str, Any] | None:
+    return {} if name in ("QwenImageTransformer2DModel", "AutoencoderKLQwenImage") else None  # the defaults are the published ones
+
+
+def transformers(name: str, place: str) -> dict[str, Any] | None:
+    if name != "Qwen2_5_VLForConditionalGeneration":
+        return None
+    text = {
+        "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+        "num_key_value_heads": 4, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}, "rope_theta": 1000000.0,
+        "max_position_embeddings": 128000, "tie_word_embeddings": False,
+    }  # fmt: skip
+    vision = {
+        "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "in_channels": 3, "out_hidden_size": 3584,
+        "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31],
+        "tokens_per_second": 2,
+    }  # fmt: skip
+    return {
+        "text_config": text, "vision_config": vision, "image_token_id": 151655, "video_token_id": 151656, "vision_start_token_id": 151652,
+        "vision_end_token_id": 151653, "tie_word_embeddings": False,
+    }  # fmt: skip
+
+
+def patch() -> None:
+    """Which tokens are valid is read from the device in two places; the tokenizer's own mask stands in."""
+    import torch
+    from diffusers import QwenImagePipeline
+
+    from calibration.trainer import token_counts
+    from calibration.trainer.patches import cuda_truth, note
+
+    def valid_rows(_: Any, hidden_states: Any, mask: Any) -> Any:
+        host = token_counts.LAST_MASK[0]
+        rows, columns = host.nonzero(as_tuple=True)
+        selected = hidden_states[rows.to(hidden_states.device), columns.to(hidden_states.device)]
+        return torch.split(selected, host.sum(1).tolist(), dim=0)
+
+    encode = QwenImagePipeline.encode_prompt
+
+    def encode_prompt(self: Any, *a: Any, **k: Any) -> Any:
+        given = k.get("prompt_embeds") is not None  # a preview's: one prompt, not padded
+        with cuda_truth(all_is=lambda: given or bool(token_counts.LAST_MASK[0].all())):
+            return encode(self, *a, **k)
+
+    QwenImagePipeline._extract_masked_hidden = valid_rows
+    QwenImagePipeline.encode_prompt = encode_prompt
+    note("QwenImagePipeline: valid tokens, and whether a mask is all true, by the tokenizer's host mask")
