@@ -2,7 +2,7 @@
 
     python -m calibration.validation list
     python -m calibration.validation run FOLDER [--only NAME ...] [options of calibration.trainer]   # one at a time; continues
-    python -m calibration.validation collect FOLDER                                # writes calibration/data/emulated_runs.jsonl
+    python -m calibration.validation collect FOLDER                                # into calibration/data/emulated_runs.jsonl
 
 `run` needs the trainer and the emulated device (see calibration.trainer), `collect` only what `run` left in FOLDER. A name with
 `@MIB` is the same job on a card of that capacity. The trainer shuffles its batches, so a row says in which order they came.
@@ -22,9 +22,11 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from calibration.validation_jobs import CAPTIONS, CARDS_MIB, IMAGES, JOBS, Job
+from calibration import validation_jobs, validation_jobs_qwen
+from calibration.validation_jobs import CAPTIONS, CARDS_MIB, IMAGES, Job
 from estimator.buckets import bucket_size
 
+JOBS = (*validation_jobs.JOBS, *validation_jobs_qwen.JOBS)
 ROWS = Path(__file__).parent / "data" / "emulated_runs.jsonl"
 RARELY = 10_000  # save_every, sample_every: at the start and the end only
 # Phases of the launcher (top level) by the names that estimates have; `setup` and `set_device_state` are not judged on their own
@@ -178,14 +180,17 @@ def variant(one: dict[str, Any], inner: list[dict[str, Any]]) -> dict[str, Any]:
     return {"text_tokens": tokens} if tokens else {}
 
 
-def collect(folder: Path) -> list[dict[str, Any]]:
+def collect(folder: Path, kept: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of all runs; of those that are not in `folder` the `kept` ones (by name)."""
     rows = []
     for name in all_runs():
         path = folder / name / "result.json"
-        if not path.exists():
+        if path.exists():
+            rows.append(row(name, json.loads(path.read_text())))
+        elif name in kept:
+            rows.append(kept[name])
+        else:
             print(f"missing: {name}", file=sys.stderr)
-            continue
-        rows.append(row(name, json.loads(path.read_text())))
     return rows
 
 
@@ -208,7 +213,8 @@ def main() -> int:
                 run(name, args.folder, options)
     else:
         ROWS.parent.mkdir(exist_ok=True)
-        rows = collect(args.folder)
+        kept = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+        rows = collect(args.folder, {one["name"]: one for one in kept})
         ROWS.write_text("".join(json.dumps(one, separators=(",", ":")) + "\n" for one in rows))
         print(f"{len(rows)} rows, {ROWS.stat().st_size} bytes")
     return 0

@@ -29,6 +29,7 @@ class Arch:
     guidance: str = "none"
     model_class: str = "base"
     template: str | None = None
+    vae_tiling: str = "never"
     hub: tuple[str, ...] = ()
     name_contains: tuple[str, ...] = ()
     transformer_config: Mapping[str, object] = field(default_factory=dict)

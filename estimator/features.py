@@ -6,8 +6,8 @@ edge ((width + height) / 16, which padded convolutions add), `X` text tokens of 
 
 - `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
 - `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block attention;
-- any of these with a number behind it is rounded up to a multiple of that: `S128` to FlashAttention's tile (dq accumulator, logsumexp), `S32`
-  and `L32` to the memory-efficient kernel's (logsumexp), `X32` to Z-Image's padding;
+- any of these with a number behind it is rounded up to a multiple of that: `S128` to FlashAttention's tile (dq accumulator,
+  logsumexp), `S32` and `L32` to the memory-efficient kernel's (logsumexp), `X32` to Z-Image's padding;
 - `reduceD_V` (D a width, V a variable): partial results of one column sum over V rows of a [B, V, D] tensor, such as the
   gradient of a gate, that torch's reduction kernel keeps in global memory. 0 where it needs none. It is the number of
   blocks that share an output in torch's `setReduceConfig` (ATen/native/cuda/Reduce.cuh) for 2-byte inputs:
@@ -29,8 +29,8 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 IntOrInts = TypeVar("IntOrInts", int, Ints)
 
-# Sums that names stand for. Roundings that occur: 128, FlashAttention-2's rows (flash_api.cpp: seqlen rounded to 128); 32, Z-Image's padding
-# (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
+# Sums that names stand for. Roundings that occur: 128, FlashAttention-2's rows (flash_api.cpp: seqlen rounded to 128); 32, Z-Image's
+# padding (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
 _SUMS = {"S": {"T": 1, "X": 1}, "G": {"T": 1, "N": 1}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}}
 
 REDUCE_BLOCK_WIDTH, REDUCE_BLOCK_HEIGHT = 32, 4  # threads of a reduction block: over outputs, over rows

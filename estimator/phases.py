@@ -199,8 +199,16 @@ class Plan:
         values = {**image_values(sample.width, sample.height), **self.rank, "X": positive, "N": negative, "B": sample.batch}
         merged = f"/{when}" if self.weights == "bf16" else ""
         yield Part(f"preview/{self.weights}/{'cfg' if sample.guided else 'plain'}/{source}{merged}", values, "preview")
+        if self.arch.vae_tiling != "never":
+            yield from self._decode(values)
         yield Release("preview")
         yield EmptyCache()
+
+    def _decode(self, values: dict[str, int]) -> Iterator[Operation]:
+        """Where decoding is a part of its own: with low_vram in tiles, and the cache is emptied at the end of each step before."""
+        if self.job.model.low_vram:
+            yield EmptyCache()
+        yield Part(f"decode/{'tiled' if self.job.model.low_vram else 'plain'}", values, "preview")
 
     def enter_loop(self) -> Iterator[Operation]:
         """The train preset."""

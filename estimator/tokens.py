@@ -1,8 +1,8 @@
 """How many text tokens a caption or prompt becomes, without a tokenizer.
 
 FLUX pads its T5 text to 512 tokens whatever is written, so nothing is estimated there. Z-Image hands only the valid tokens of Qwen3 to
-the transformer: their number moves the sequence length. The count here is a count of words and marks; against real tokenizers it is off
-by about 20 % of the text (English), which is some 10 to 30 tokens beside the 1,024 to 4,096 of an image.
+the transformer, and Qwen-Image those of Qwen2.5-VL: their number moves the sequence length. The count here is a count of words and marks;
+against real tokenizers it is off by about 20 % of the text (English), which is some 10 to 30 tokens beside the 1,024 to 4,096 of an image.
 
 Written so that the recordings, whose tokenizer stand-in (calibration/trainer/token_counts.py) counts this way too, have equal lengths.
 """
@@ -12,6 +12,9 @@ from __future__ import annotations
 import re
 
 MAX_TEXT_TOKENS = 512  # max_sequence_length of both pipelines: FLUX pads to it, Z-Image cuts at it (diffusers c9438378)
+
+QWEN_IMAGE_END_TOKENS = 5  # <|im_end|>, a line break, <|im_start|>, assistant, a line break
+QWEN_IMAGE_MAX_TOKENS = 1024  # tokenizer_max_length of the pipeline
 
 _PIECE = re.compile(r"<[^>]*>|\w+|[^\w\s]")
 _LONG_WORD = re.compile(r"\w{7,}")
@@ -42,4 +45,12 @@ def qwen3_chat_tokens(prompt: str) -> int:
     return min(word_tokens(text), MAX_TEXT_TOKENS)
 
 
-TEMPLATES = {"qwen3_chat": qwen3_chat_tokens}  # by the name that profiles/archs.yaml uses
+def qwen_image_tokens(prompt: str) -> int:
+    """Estimated tokens of a prompt as Qwen-Image's transformer gets it: of the template around it only the end is kept.
+
+    That is 5 tokens, and a text is cut at 1024 (source: QwenImagePipeline._get_qwen_prompt_embeds, diffusers c9438378).
+    """
+    return min(word_tokens(prompt) + QWEN_IMAGE_END_TOKENS, QWEN_IMAGE_MAX_TOKENS)
+
+
+TEMPLATES = {"qwen3_chat": qwen3_chat_tokens, "qwen_image": qwen_image_tokens}  # by the name that profiles/archs.yaml uses

@@ -65,7 +65,13 @@ def test_blocks_that_share_an_output(outputs: int, rows: int, blocks: int) -> No
     assert reduce_blocks(outputs, rows) == blocks
 
 
-@pytest.mark.parametrize("name", ["Q", "B*Q", "T64", ""])
+def test_any_length_can_be_rounded_up_to_a_multiple() -> None:
+    """3440 + 512 = 3952 = 61.75 * 64; beside a negative prompt of 21 tokens 3461, to 3488 by 32 and 3520 by 64; 4 * 3440 is whole."""
+    given = {**JOINT, "N": 21}
+    assert [variable(name, given) for name in ("S64", "G", "G32", "G64", "L", "L32")] == [3968, 3461, 3488, 3520, 13760, 13760]
+
+
+@pytest.mark.parametrize("name", ["Q", "B*Q", "Q64", "64", ""])
 def test_an_unknown_variable_is_an_error(name: str) -> None:
     with pytest.raises(KeyError):
         feature(name, JOINT)

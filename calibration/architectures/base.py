@@ -19,8 +19,8 @@ class Layout:
     `load`: part -> beginnings of the loader's status texts that belong to it. `lengths`: sequence lengths that sizes depend on.
     `width`: of the transformer's stream. `reduced`: lengths that column sums run over. `template_tokens`: what a prompt has beside
     its words. `padded_tokens`: what every prompt has, where prompts are padded. `guidance`: how a guided preview runs its two prompts:
-    in one forward ("batched"), one after the other ("sequential"), or there is one prompt only ("none"). `tiled_vae`: the trainer decodes previews
-    tile by tile with low_vram, so that decoding is a part of its own.
+    in one forward ("batched"), one after the other ("sequential"), or there is one prompt only ("none"). `tiled_vae`: with low_vram the
+    trainer decodes previews tile by tile, so that decoding is a part of its own.
     """
 
     load: dict[str, tuple[str, ...]]

@@ -17,9 +17,7 @@ LOAD = {
     "load.text": ("Text Encoder", "Quantizing Text"),
     "load.rest": ("Loading VAE", "Making", "Preparing", "Model Loaded"),
 }
-LAYOUT = Layout(
-    LOAD, ("T", "X", "S", "S32", "S128"), 3072, ("T", "X"), END_TOKENS, guidance="sequential", tiled_vae=True
-)
+LAYOUT = Layout(LOAD, ("T", "X", "S", "S32", "S128"), 3072, ("T", "X"), END_TOKENS, guidance="sequential", tiled_vae=True)
 BUCKETS = tuple((*bucket[:3], words) for bucket, words in zip(flux.BUCKETS, (12, 60, 150, 30, 100, 40, 90, 15, 25), strict=True))
 SAMPLES = tuple((w, h, cfg, n) for (w, h, _, _), n in zip(flux.SAMPLES, (9, 70, 140, 33), strict=True) for cfg in (1.0, 4.0))
 NEGATIVES = (0, 21, 0, 3, 0, 170, 0, 60)  # words, of each preview
@@ -30,7 +28,7 @@ ARCHITECTURES = {
 
 
 def template_tokens(text: str) -> tuple[int, int, str]:
-    """(Tokens before the prompt, tokens after it, the prompt alone) of a text in the pipelines' template, as Qwen's tokenizer counts them."""
+    """(Tokens before the prompt, after it, the prompt alone) of a text in the pipelines' template, as Qwen's tokenizer counts them."""
     for beginning, tokens in TEMPLATES.items():
         if text.startswith(beginning):
             return tokens, END_TOKENS, text.split(PROMPT_BEGINS, 1)[1].removesuffix(TEMPLATE_END)

@@ -167,8 +167,10 @@ def _preview_parts(
 
 
 def _decode_part(run: Run, decode: Phase, end: int, values: dict[str, int]) -> Occurrence:
-    """The VAE's part of a preview. Of a tiled decode the first tile and the joined image: other tiles' results and the rows that are joined
-    are left out, which is 8 bytes a pixel at most (how many there are depends on the size)."""
+    """The VAE's part of a preview. Of a tiled decode the first tile and the joined image.
+
+    Left out are the other tiles, whose number depends on the size: their results and the rows that are joined, some 17 bytes a pixel.
+    """
     tiles = [p for p in decode.inner if p.name == "vae_decoder"]
     events = [e for e in range(decode.first, end) if run.events[e][0] != "e"]
     if len(tiles) <= 1:

@@ -158,10 +158,7 @@ def record_model(process: Any) -> None:
         name_modules(sd)
         R.open("setup")
         if sd.vae is not None:
-            sd.vae.decode = R.wrap(sd.vae.decode, "vae_decode", lambda z, *_, **__: {"shape": shape_of(z)})
-            if hasattr(sd.vae, "tiled_decode"):  # each tile of a tiled decode
-                sd.vae.decoder.forward = R.wrap(sd.vae.decoder.forward, "vae_decoder", lambda z, *_, **__: {"shape": shape_of(z)})
-            sd.vae.encode = R.wrap(sd.vae.encode, "vae_encode", lambda z, *_, **__: {"shape": shape_of(z)})
+            record_vae(sd.vae)
 
     sd.print_and_status_update, sd.load_model = status_update, load_model
     encode = sd.encode_prompt
@@ -185,6 +182,15 @@ def record_model(process: Any) -> None:
             setattr(sd, name, R.wrap(getattr(sd, name), name))
     process.accelerator.backward = R.wrap(process.accelerator.backward, "backward")
     process.accelerator.clip_grad_norm_ = R.wrap(process.accelerator.clip_grad_norm_, "clip_grad")
+
+
+def record_vae(vae: Any) -> None:
+    def shape(z: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        return {"shape": shape_of(z)}
+
+    vae.decode, vae.encode = R.wrap(vae.decode, "vae_decode", shape), R.wrap(vae.encode, "vae_encode", shape)
+    if hasattr(vae, "tiled_decode"):  # each tile of a tiled decode
+        vae.decoder.forward = R.wrap(vae.decoder.forward, "vae_decoder", shape)
 
 
 def name_modules(sd: Any) -> None:

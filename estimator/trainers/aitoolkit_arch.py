@@ -56,6 +56,8 @@ def resolve_arch(model: Section, key: str, name: str, assistant: str | None, ove
         return _resolve_zimage(model, archs, name, assistant, override)
     if override is not None:
         return archs.archs[override]
+    if len(archs.trainer[key].archs) == 1:  # the key alone decides, whatever the model is called
+        return _of_its_size(model, candidates[0], name)
     return _resolve_flux(model, archs, key, name, candidates)
 
 
@@ -104,13 +106,17 @@ def _resolve_zimage(model: Section, archs: Archs, name: str, assistant: str | No
         model.found.warn(
             model.at("arch"), "without model.assistant_lora_path the trainer treats zimage:turbo as plain Z-Image, with no training adapter"
         )
+    return _of_its_size(model, archs.archs[key], name)
+
+
+def _of_its_size(model: Section, arch: Arch, name: str) -> Arch | None:
+    """The architecture, unless a local copy's transformer/config.json says otherwise."""
     config = _local_transformer_config(model, name)
-    if config is not None and any(config.get(k, v) != v for k, v in archs.archs[key].transformer_config.items()):
-        model.found.cannot_tell(
-            model.at("name_or_path"), f"{name} holds a transformer of another size than Z-Image's", fix="use the published model"
-        )
+    if config is not None and any(config.get(k, v) != v for k, v in arch.transformer_config.items()):
+        what = f"{name} holds a transformer of another size than {arch.name}'s"
+        model.found.cannot_tell(model.at("name_or_path"), what, fix="use the published model")
         return None
-    return archs.archs[key]
+    return arch
 
 
 def _resolve_flux(model: Section, archs: Archs, key: str, name: str, candidates: list[Arch]) -> Arch | None:
