@@ -36,7 +36,9 @@ _EIGHT_BIT = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Edit:
+class Edit:
+    """One change of a job: the config's key, the value before and after, what it costs the user, and the job with it."""
+
     key: str
     before: object
     after: object
@@ -55,7 +57,7 @@ def advise(job: Job, gpu: Gpu, estimate: Estimate, run: Run) -> tuple[Advice, ..
     start = run(job)
     before = _peak_bytes(start)
     found = []
-    for edit in _edits(job):
+    for edit in edits(job):
         try:
             changed = run(edit.job)
         except (CannotTell, InputError):
@@ -88,9 +90,9 @@ def _together(start: Estimate, run: Run) -> Iterator[Advice]:
         yield Advice(TOGETHER.join(keys), [first[key] for key in keys], values, saves, why, current.verdict)
 
 
-def _lowering(current: Estimate, run: Run) -> Iterator[tuple[Estimate, _Edit]]:
+def _lowering(current: Estimate, run: Run) -> Iterator[tuple[Estimate, Edit]]:
     """The edits of a job that lower its peak, with what comes of them."""
-    for edit in _edits(current.job):
+    for edit in edits(current.job):
         try:
             changed = run(edit.job)
         except (CannotTell, InputError):
@@ -103,18 +105,18 @@ def _peak_bytes(estimate: Estimate) -> int:
     return max((phase.allocated_bytes for phase in estimate.phases), default=0)
 
 
-def _edits(job: Job) -> Iterator[_Edit]:
-    """Every edit that applies, least hurtful first."""
+def edits(job: Job) -> Iterator[Edit]:
+    """Every edit that applies to a job, least hurtful first."""
     for group in (_free_edits, _batch_edits, _bucket_edits, _preview_edits, _weight_edits, _last_edits):
         yield from group(job)
 
 
-def _train(job: Job, key: str, value: object, why: str) -> _Edit:
+def _train(job: Job, key: str, value: object, why: str) -> Edit:
     before = getattr(job.train, key)
-    return _Edit(f"train.{key}", before, value, why, replace(job, train=replace(job.train, **{key: value})))  # type: ignore[arg-type]
+    return Edit(f"train.{key}", before, value, why, replace(job, train=replace(job.train, **{key: value})))  # type: ignore[arg-type]
 
 
-def _free_edits(job: Job) -> Iterator[_Edit]:
+def _free_edits(job: Job) -> Iterator[Edit]:
     """What costs time at most."""
     if not job.train.gradient_checkpointing:
         yield _train(job, "gradient_checkpointing", True, "same result; each step takes about a third longer")
@@ -126,12 +128,12 @@ def _free_edits(job: Job) -> Iterator[_Edit]:
     if any(not (each.cache_latents or each.cache_latents_to_disk) for each in job.datasets):
         datasets = tuple(replace(each, cache_latents_to_disk=True) for each in job.datasets)
         why = "images are encoded once, ahead of training; rules out augmentations"
-        yield _Edit("datasets.*.cache_latents_to_disk", False, True, why, replace(job, datasets=datasets))
+        yield Edit("datasets.*.cache_latents_to_disk", False, True, why, replace(job, datasets=datasets))
     if job.method != "inference" and job.train.optimizer.lower() not in _EIGHT_BIT:
         yield _train(job, "optimizer", "adamw8bit", "optimizer state in 8 bit; learning rates may need another look")
 
 
-def _batch_edits(job: Job) -> Iterator[_Edit]:
+def _batch_edits(job: Job) -> Iterator[Edit]:
     largest = max([job.train.batch_size, *(each.batch_size for each in job.datasets)])
     if largest > 1:
         datasets = tuple(replace(each, batch_size=1) for each in job.datasets)
@@ -140,39 +142,39 @@ def _batch_edits(job: Job) -> Iterator[_Edit]:
         yield replace(edit, before=largest, job=replace(edit.job, datasets=datasets))
 
 
-def _bucket_edits(job: Job) -> Iterator[_Edit]:
+def _bucket_edits(job: Job) -> Iterator[Edit]:
     sizes = sorted({each.resolution for each in job.datasets})
     if len(sizes) > 1:
         kept = tuple(each for each in job.datasets if each.resolution < sizes[-1])
         why = f"no training at {sizes[-1]} px: less fine detail is learned"
-        yield _Edit("datasets.*.resolution", sizes, sizes[:-1], why, replace(job, datasets=kept))
+        yield Edit("datasets.*.resolution", sizes, sizes[:-1], why, replace(job, datasets=kept))
 
 
-def _preview_edits(job: Job) -> Iterator[_Edit]:
+def _preview_edits(job: Job) -> Iterator[Edit]:
     if not job.samples or job.train.disable_sampling:
         return
     largest = max(job.samples, key=lambda each: each.width * each.height * each.frames)
     if largest.width * largest.height > SMALL_PREVIEW**2:
         samples = tuple(replace(each, width=min(each.width, SMALL_PREVIEW), height=min(each.height, SMALL_PREVIEW)) for each in job.samples)
         before, after = f"{largest.width}x{largest.height}", f"{SMALL_PREVIEW}x{SMALL_PREVIEW}"
-        yield _Edit("sample.width, sample.height", before, after, "smaller previews; training is the same", replace(job, samples=samples))
+        yield Edit("sample.width, sample.height", before, after, "smaller previews; training is the same", replace(job, samples=samples))
     yield _train(job, "disable_sampling", True, "no previews; training is the same")
 
 
-def _weight_edits(job: Job) -> Iterator[_Edit]:
+def _weight_edits(job: Job) -> Iterator[Edit]:
     """What costs speed, or some precision of the frozen weights."""
     model = job.model
     if not model.low_vram:
         why = "weights are quantised on the CPU and wait there while not needed: slower load, some slower steps"
-        yield _Edit("model.low_vram", False, True, why, replace(job, model=replace(model, low_vram=True)))
+        yield Edit("model.low_vram", False, True, why, replace(job, model=replace(model, low_vram=True)))
     if job.method == "full":
         return
     if model.weights in _UNQUANTISED:
         why = "frozen weights in 8 bit: little loss, somewhat slower steps"
-        yield _Edit("model.quantize", False, True, why, replace(job, model=replace(model, weights=_eight_bit(job))))
+        yield Edit("model.quantize", False, True, why, replace(job, model=replace(model, weights=_eight_bit(job))))
     if model.te_weights in _UNQUANTISED:
         why = "text encoder in 8 bit: hardly a loss"
-        yield _Edit("model.quantize_te", False, True, why, replace(job, model=replace(model, te_weights="qfloat8")))
+        yield Edit("model.quantize_te", False, True, why, replace(job, model=replace(model, te_weights="qfloat8")))
 
 
 def _eight_bit(job: Job) -> str:
@@ -181,7 +183,7 @@ def _eight_bit(job: Job) -> str:
     return "float8" if coerced else "qfloat8"
 
 
-def _last_edits(job: Job) -> Iterator[_Edit]:
+def _last_edits(job: Job) -> Iterator[Edit]:
     """What changes what is learned."""
     model = job.model
     if model.weights in ("qfloat8", "float8") and job.method != "full":
@@ -189,10 +191,10 @@ def _last_edits(job: Job) -> Iterator[_Edit]:
         both = model.te_weights not in _UNQUANTISED and not job.arch.startswith("zimage")
         changed_model = replace(model, weights="uint4", te_weights="uint4" if both else model.te_weights)
         why = "frozen weights in 4 bit: clearly less exact than in 8"
-        yield _Edit("model.qtype", model.weights, "uint4", why, replace(job, model=changed_model))
+        yield Edit("model.qtype", model.weights, "uint4", why, replace(job, model=changed_model))
     if job.network is not None and job.network.kind == "lora" and job.network.rank >= 2 * SMALLEST_RANK:
         half = job.network.rank // 2
         changed = replace(job, network=replace(job.network, rank=half))
-        yield _Edit("network.linear", job.network.rank, half, "a smaller adapter: it can hold less", changed)
+        yield Edit("network.linear", job.network.rank, half, "a smaller adapter: it can hold less", changed)
     if not (job.train.unload_text_encoder or job.train.cache_text_embeddings):
         yield _train(job, "unload_text_encoder", True, "captions are ignored: only the trigger word is learned")
