@@ -232,6 +232,21 @@ def test_the_longest_caption_counts(tmp_path: Path) -> None:
     assert caption_tokens(tmp_path) == 512
 
 
+def test_without_text_encoder_and_without_cache_no_caption_counts(tmp_path: Path) -> None:
+    """The trainer then trains on the empty prompt, or on the trigger word."""
+    path = image(tmp_path / "images" / "a.png")
+    none = caption_tokens(tmp_path)
+    path.with_suffix(".txt").write_text("a red fox in the snow")
+    train = {"dtype": "bf16", "noise_scheduler": "flowmatch", "unload_text_encoder": True}
+    data = [{"folder_path": str(tmp_path / "images")}, {"folder_path": "/nowhere"}]
+    blank = read(tmp_path, model=ZIMAGE, train=train, datasets=data)
+    assert [d.text_tokens for d in blank.datasets] == [none, none]
+    trigger = read(tmp_path, model=ZIMAGE, train=train, datasets=data, trigger_word="f0x thing")
+    assert [d.text_tokens for d in trigger.datasets] == [none + 2] * 2
+    cached = read(tmp_path, model=ZIMAGE, train={**train, "cache_text_embeddings": True}, datasets=data[:1])
+    assert [d.text_tokens for d in cached.datasets] == [none + 6]
+
+
 def test_each_bucket_has_its_own_longest_caption(tmp_path: Path) -> None:
     for name, size, words in [("wide", (800, 400), 30), ("tall", (400, 800), 5)]:
         image(tmp_path / "images" / f"{name}.png", *size).with_suffix(".txt").write_text("fox " * words)

@@ -82,6 +82,20 @@ def test_no_average_is_taken() -> None:
     assert solve(("1", "r", "T", "r*T"), list(JOBS), [tuple(sizes)]) == [None]
 
 
+def test_as_many_features_as_recordings_prove_nothing() -> None:
+    """Any two sizes lie on some line: the third recording is what says that it is the right one."""
+    sizes = [5 * v["T"] + 4096 for v in JOBS]
+    assert solve(("1", "T"), list(JOBS), [tuple(sizes)]) == [(4096, 5)]
+    assert solve(("1", "T"), list(JOBS[:2]), [tuple(sizes[:2])]) == [None]
+
+
+def test_a_formula_that_goes_negative_is_a_coincidence() -> None:
+    """Exact at every recording, and less than nothing for a small image."""
+    sizes = tuple(7 * v["T"] - 3500 for v in JOBS)
+    assert min(sizes) > 0
+    assert solve(("1", "T"), list(JOBS), [sizes]) == [None]
+
+
 def test_a_program_is_found_and_holds_elsewhere() -> None:
     program = extract(KEY, [part(block(v), v) for v in JOBS], FLUX)
     elsewhere = {"T": 2304, "E": 96, "X": 512, "B": 1, "r": 40}

@@ -198,3 +198,13 @@ def test_a_single_bucket_is_met_with_optimizer_state_too(arch: str) -> None:
     real = [p for p in simulate(made, order=(step, step)).phases if p.phase == "train"]
     shown = [p for p in simulate(made).phases if p.phase == "train"]
     assert max(p.allocated_bytes for p in shown) == max(p.allocated_bytes for p in real)
+
+
+def test_a_long_negative_prompt_counts_as_much_as_a_long_prompt() -> None:
+    """Z-Image runs both in one forward, the shorter padded to the longer."""
+    def preview_bytes(positive: int, negative: int) -> int:
+        preview = Sample(512, 512, cfg=4.0, text_tokens=positive, negative_tokens=negative, batch=2, guided=True)
+        made = job("zimage", samples=(preview,), train=Train(optimizer="adamw8bit", unload_text_encoder=True))
+        return max(p.allocated_bytes for p in simulate(made).phases if p.phase == "sample")
+
+    assert preview_bytes(9, 500) == preview_bytes(500, 9) > preview_bytes(9, 9)

@@ -118,7 +118,11 @@ def _fit(
     key: str, features: tuple[str, ...], values: list[dict[str, int]], columns: list[tuple[int, ...]], labels: list[str], peak: int,
     inexact: list[str], known: dict[tuple[int, ...], tuple[int, ...]],
 ) -> dict[tuple[int, ...], tuple[int, ...]]:  # fmt: skip
-    """Coefficients of each column of sizes; -1 stands for a recording without the tensor: 0 bytes there, or not counted."""
+    """Coefficients of each column of sizes; -1 stands for a recording without the tensor: 0 bytes there, or not counted.
+
+    0 bytes is tried first: no formula of the wide grid's kind touches 0 by chance, only one that is 0 there by nature does (padding
+    that was not needed, partial results of a sum that one block makes).
+    """
     fitted = dict(known)
     open_columns = sorted(set(columns) - set(known))
     usable = features[1:] if known or features[0] == "r" else features  # recorded at one rank: nothing else may claim it

@@ -28,7 +28,11 @@ NAMED_FILES = 5  # how many broken files a warning names
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One entry of `datasets`, its settings read; `section` is where it stands."""
+    """One entry of `datasets`, its settings read; `section` is where it stands.
+
+    `only_text`: what every step trains on, whatever the captions (None: the captions). That is so where the text encoder is unloaded and
+    no embeddings are cached: the trainer then has those of the empty prompt and of the trigger word (SDTrainer.train_single_accumulation).
+    """
 
     section: Section
     folder: str
@@ -41,6 +45,7 @@ class _Entry:
     caption_ending: str
     default_caption: str | None
     trigger: str | None
+    only_text: str | None
     dataset: Dataset  # the settings that are the same at every resolution
 
 
@@ -123,6 +128,7 @@ def _entry(section: Section, train: Train, trigger: str | None) -> _Entry:
         caption_ending=_caption_ending(section),
         default_caption=section.text("default_caption"),
         trigger=section.text("trigger_word", trigger),
+        only_text=(trigger or "") if train.unload_text_encoder and not dataset.cache_text_embeddings else None,
         dataset=dataset,
     )
 
@@ -194,7 +200,7 @@ def _report_scan(entry: _Entry, scanned: Scan, arch: Arch) -> None:
     if not entry.folder:
         return
     sizes = "the worst bucket of each resolution is assumed"
-    if arch.fixed_text_tokens is None:
+    if arch.fixed_text_tokens is None and entry.only_text is None:
         sizes += f", and captions of {arch.max_text_tokens} tokens"
     if scanned.state == "absent":
         found.warn(path, f"{entry.folder} is not here: {sizes}{_beside_config(found, entry.folder)}")
@@ -227,7 +233,7 @@ def _beside_config(found: Findings, folder: str) -> str:
 
 def _at_resolutions(entry: _Entry, scanned: Scan, arch: Arch) -> list[Dataset]:
     if not scanned.images:
-        text = arch.fixed_text_tokens
+        text = arch.fixed_text_tokens if entry.only_text is None else arch.text_tokens(entry.only_text)
         return [replace(entry.dataset, resolution=r, buckets=(_worst(entry, r, arch),), text_tokens=text) for r in entry.resolutions]
     tokens = _caption_tokens(entry, scanned, arch)
     longest = max(tokens.values()) if arch.fixed_text_tokens is None else arch.fixed_text_tokens
@@ -262,6 +268,8 @@ def _caption_tokens(entry: _Entry, scanned: Scan, arch: Arch) -> dict[str, int]:
     """Estimated tokens of each image's caption; empty where the architecture pads every text to one length."""
     if arch.fixed_text_tokens is not None:
         return {}
+    if entry.only_text is not None:
+        return {image.path: arch.text_tokens(entry.only_text) for image in scanned.images}
     tokens, failed = {}, []
     for image in scanned.images:
         try:
