@@ -30,6 +30,7 @@ class Arch:
     model_class: str = "base"
     template: str | None = None
     vae_tiling: str = "never"
+    embedder_linears: int = 0
     hub: tuple[str, ...] = ()
     name_contains: tuple[str, ...] = ()
     transformer_config: Mapping[str, object] = field(default_factory=dict)

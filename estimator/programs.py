@@ -100,6 +100,12 @@ class Program:
         return max(totals, default=(0, ""))
 
 
+# Tensors of one linear layer with a bias on the card, by kind of weights (from the recorded tables of residents): weight and bias;
+# quanto's 8-bit data, its scale, bias, and two scales of activations; torchao's float8 data, scale and bias; torchao's uint4: bias, data,
+# scales, zeros.
+TENSORS_OF_LINEAR = {"bf16": 2, "qfloat8": 5, "float8": 3, "uint4": 4}
+
+
 @dataclass(frozen=True)
 class Profile:
     """An architecture's programs and residents.
@@ -169,8 +175,14 @@ class Profile:
             part["imports"], peaks, part.get("workspace_at", {}),
         )  # fmt: skip
 
-    def resident(self, component: str, weights: str) -> list[int]:
-        """Bytes of each of a component's tensors when it is on the card. Raises CannotTell."""
+    def resident(self, component: str, weights: str, unquantised: int = 0) -> list[int]:
+        """Bytes of each of a component's tensors when it is on the card. Raises CannotTell.
+
+        `unquantised`: so many linear layers at the component's beginning are as in bf16, whatever the kind of weights.
+        """
+        if unquantised and weights in TENSORS_OF_LINEAR:
+            bf16, rest = self.resident(component, "bf16"), self.resident(component, weights)
+            return bf16[: unquantised * TENSORS_OF_LINEAR["bf16"]] + rest[unquantised * TENSORS_OF_LINEAR[weights] :]
         table = self.data["residents"]
         for key in (f"{component}/{weights}", component):
             if key in table:

@@ -9,9 +9,10 @@ import numpy as np
 
 from estimator import operations as op
 from estimator.allocator import EMPTY_CACHE, FREE, Allocator, OutOfMemory
+from estimator.archs import load_archs
 from estimator.job import Job
-from estimator.programs import ALLOCATE, Ints, Profile, Program
-from estimator.residents import COMPUTE, ROUNDING, WORKSPACE_BYTES, PhasePeak, State, component_of, rounded, shown
+from estimator.programs import ALLOCATE, TENSORS_OF_LINEAR, Ints, Profile, Program
+from estimator.residents import COMPUTE, ROUNDING, WORKSPACE_BYTES, PhasePeak, State, component_of, rounded, shown, unquantised_linears
 
 BACKWARD_PRODUCT = re.compile(r"\|backward \w*(?:[Mm]m|Linear)Backward")
 
@@ -23,6 +24,7 @@ class Replay:
         self.profile, self.job = profile, job
         self.state = State(Allocator(capacity_bytes, expandable_segments=job.expandable_segments))
         self.workspace_bytes = workspace_bytes
+        self.unquantised = unquantised_linears(job.model, load_archs().archs[job.arch].embedder_linears)
         self.peaks: list[PhasePeak] = []
         self._begin: op.Begin | None = None
         self._best: tuple[int, str, dict[str, int]] = (0, "", {})
@@ -42,6 +44,7 @@ class Replay:
         """An independent continuation from this point, with no peaks yet."""
         other = Replay.__new__(Replay)
         other.profile, other.job, other.workspace_bytes = self.profile, self.job, self.workspace_bytes
+        other.unquantised = self.unquantised
         other.state, other.peaks, other._begin, other._best = self.state.copy(), [], None, (0, "", {})
         other._retries = 0
         return other
@@ -88,7 +91,7 @@ class Replay:
         state = self.state
         if state.named.get(component):
             return
-        sizes = self.profile.resident(component, self._weights_of(component))
+        sizes = self.profile.resident(component, self._weights_of(component), self.unquantised if component == "transformer" else 0)
         first = state.take_keys(len(sizes))
         state.named[component] = {f"{component}:moved{n}": (first + n, rounded(size)) for n, size in enumerate(sizes)}
         state.allocator.run(list(range(first, first + len(sizes))), sizes)
@@ -126,6 +129,22 @@ class Replay:
         if peak_event is not None:
             self._peak_inside(program, part, sizes, before, keys, events, peak_event, base, taken)
         self._keep(program, part, sizes, base)
+        if self.unquantised and part.key.startswith("load.transformer") and state.named.get("transformer"):
+            self._leave_unquantised()
+
+    def _leave_unquantised(self) -> None:
+        """The transformer's first linears were loaded as if quantised: they become what they are. The transient of it is not recorded."""
+        state, weights = self.state, self.job.model.weights
+        group = state.named["transformer"]
+        quantised = sorted(group, key=_place)[: self.unquantised * TENSORS_OF_LINEAR[weights]]
+        sizes = self.profile.resident("transformer", "bf16")[: self.unquantised * TENSORS_OF_LINEAR["bf16"]]
+        gone = [group.pop(name) for name in quantised]
+        state.allocator.run([key for key, _ in gone], [FREE] * len(gone))
+        first = state.take_keys(len(sizes))
+        group |= {f"transformer:unquantised{n}": (first + n, rounded(size)) for n, size in enumerate(sizes)}
+        state.allocator.run(list(range(first, first + len(sizes))), sizes)
+        state.count("transformer", sum(map(rounded, sizes)) - sum(size for _, size in gone))
+        self._note_peak()
 
     def _lists(self, program: Program, part: op.Part, sizes: Ints, base: int) -> tuple[Ints, Ints, dict[int, tuple[str, int]]]:
         """Keys and sizes for `Allocator.run`; and of each import its key, component and bytes, taken off the card's books."""
@@ -218,6 +237,12 @@ class Replay:
             component, size = taken[key]
             ledger[component] -= size
         self._best = (allocated, program.moments[program.labels[int(seen[at]) - base]], ledger)
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Of "transformer:12.1": parameter 12, its inner tensor 1."""
+    index, _, inner = name.partition(":")[2].partition(".")
+    return int(index), int(inner or 0)
 
 
 def _freed_at_once(keys: Ints, sizes: Ints, doubled: set[int]) -> tuple[Ints, Ints]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from estimator.allocator import Allocator
 from estimator.estimate import Variant
+from estimator.job import Model
 
 UNIT_BYTES = 512  # the allocator's rounding (kMinBlockSize)
 MIB = 2**20
@@ -85,6 +86,14 @@ def rounded(size: int) -> int:
 
 def shown(component: str) -> str:
     return SHOWN.get(component, component)
+
+
+EMBEDDER = "*time_text_embed*"  # the pattern of quantize_kwargs.exclude that is modelled
+
+
+def unquantised_linears(model: Model, embedder_linears: int) -> int:
+    """How many linear layers at the transformer's beginning a config leaves unquantised."""
+    return embedder_linears if EMBEDDER in model.quantize_exclude and model.weights != "bf16" else 0
 
 
 LOADING = {"load.transformer": "transformer", "load.text": "text_encoder", "setup.network": "adapter"}

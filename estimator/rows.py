@@ -12,10 +12,11 @@ import numpy as np
 
 from estimator import operations as op
 from estimator import phases as ph
+from estimator.archs import load_archs
 from estimator.batches import steps_of
 from estimator.job import Job
 from estimator.programs import Ints, Profile, load_profile
-from estimator.residents import COMPUTE, UNIT_BYTES, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, shown
+from estimator.residents import COMPUTE, UNIT_BYTES, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, shown, unquantised_linears
 from estimator.timeline import by_variant, text_encoders_of
 
 
@@ -42,6 +43,7 @@ class _Counts:
 class _Rows:
     def __init__(self, profile: Profile, job: Job, workspace_bytes: int) -> None:
         self.profile, self.job, self.workspace_bytes = profile, job, workspace_bytes
+        self.unquantised = unquantised_linears(job.model, load_archs().archs[job.arch].embedder_linears)
         self.counts = _Counts()
         self.peaks: list[PhasePeak] = []
         self._begin = op.Begin("")
@@ -80,8 +82,12 @@ class _Rows:
         if self.counts.groups.get(component, 0):
             return
         weights = self.job.model.te_weights if component.startswith("text_encoder") else self.job.model.weights
-        self.counts.change(component, _rounded_sum(np.array(self.profile.resident(component, weights), dtype=np.int64)))
+        self.counts.change(component, self._resident_bytes(component, weights))
         self._see(0, "moving to the device")
+
+    def _resident_bytes(self, component: str, weights: str) -> int:
+        unquantised = self.unquantised if component == "transformer" else 0
+        return _rounded_sum(np.array(self.profile.resident(component, weights, unquantised), dtype=np.int64))
 
     def _part(self, part: op.Part) -> None:
         program, counts = self.profile.program(part.key), self.counts
@@ -104,6 +110,8 @@ class _Rows:
                 counts.add(component, size)
             elif not (part.accumulate and counts.groups.get(group, 0)):
                 counts.change(group, size)
+        if part.key.startswith("load.transformer") and self.unquantised and counts.groups.get("transformer"):
+            counts.change("transformer", self._resident_bytes("transformer", self.job.model.weights) - counts.groups["transformer"])
 
 
 def _rounded_sum(sizes: Ints) -> int:

@@ -46,10 +46,8 @@ def test_each_is_read_without_a_question(path: Path) -> None:
     (job,) = read_jobs(path)
     assert job.arch == ARCHS[path.stem]
     assert job.unmodelled == ()
-    said = [text for text in job.warnings if "counted as quantised like the rest" not in text]  # Flex.1: its embedder stays in bf16
-    assert len(said) == 1
-    assert len(job.warnings) - len(said) == (job.arch == "flex1")
-    assert "is not here: the worst bucket of each resolution is assumed" in said[0]
+    (said,) = job.warnings
+    assert "is not here: the worst bucket of each resolution is assumed" in said
     assert [each.resolution for each in job.datasets] == [512, 768, 1024]
 
 

@@ -13,9 +13,6 @@ from estimator.trainers.aitoolkit_arch import resolve_arch, trainer_key
 from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
 DEFAULT_QTYPE = "qfloat8"
-EXCLUDED_GIB = 0.05
-"""What leaving `*time_text_embed*` in bf16 adds at most, rounded up to hundredths: its three MLPs have 32.2 million weights (256 or 768 ->
-3072 -> 3072; diffusers' CombinedTimestepGuidanceTextProjEmbeddings), of two bytes instead of half a byte (uint4)."""
 QTYPES = (
     "qfloat8", "qfloat8_e4m3fn", "qfloat8_e5m2", "qint8", "qint4", "qint2",  # optimum-quanto
     "float8", "int8",  # torchao
@@ -130,8 +127,6 @@ def _quantize_exclude(model: Section, arch: Arch) -> tuple[str, ...]:
     unknown = [pattern for pattern in patterns if pattern not in modelled.QUANTIZE_EXCLUDES]
     if unknown:
         model.found.not_modelled(kwargs.at("exclude"), unknown, "leaves other modules unquantised")
-    elif patterns:
-        model.found.warn(kwargs.at("exclude"), f"counted as quantised like the rest: at most {EXCLUDED_GIB} GiB too little")
     return tuple(dict.fromkeys(patterns))
 
 
