@@ -104,6 +104,8 @@ class Program:
 # quanto's 8-bit data, its scale, bias, and two scales of activations; torchao's float8 data, scale and bias; torchao's uint4: bias, data,
 # scales, zeros.
 TENSORS_OF_LINEAR = {"bf16": 2, "qfloat8": 5, "float8": 3, "uint4": 4}
+# Parameters and buffers of it, as the names in the programs of loading count them: a quantised weight is one, of several tensors.
+PLACES_OF_LINEAR = {"qfloat8": 4, "float8": 2, "uint4": 4}
 
 
 @dataclass(frozen=True)

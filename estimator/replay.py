@@ -11,7 +11,7 @@ from estimator import operations as op
 from estimator.allocator import EMPTY_CACHE, FREE, Allocator, OutOfMemory
 from estimator.archs import load_archs
 from estimator.job import Job
-from estimator.programs import ALLOCATE, TENSORS_OF_LINEAR, Ints, Profile, Program
+from estimator.programs import ALLOCATE, PLACES_OF_LINEAR, TENSORS_OF_LINEAR, Ints, Profile, Program
 from estimator.residents import COMPUTE, ROUNDING, WORKSPACE_BYTES, PhasePeak, State, component_of, rounded, shown, unquantised_linears
 
 BACKWARD_PRODUCT = re.compile(r"\|backward \w*(?:[Mm]m|Linear)Backward")
@@ -136,7 +136,7 @@ class Replay:
         """The transformer's first linears were loaded as if quantised: they become what they are. The transient of it is not recorded."""
         state, weights = self.state, self.job.model.weights
         group = state.named["transformer"]
-        quantised = sorted(group, key=_place)[: self.unquantised * TENSORS_OF_LINEAR[weights]]
+        quantised = [name for name in group if _place(name) < self.unquantised * PLACES_OF_LINEAR[weights]]
         sizes = self.profile.resident("transformer", "bf16")[: self.unquantised * TENSORS_OF_LINEAR["bf16"]]
         gone = [group.pop(name) for name in quantised]
         state.allocator.run([key for key, _ in gone], [FREE] * len(gone))
@@ -239,10 +239,9 @@ class Replay:
         self._best = (allocated, program.moments[program.labels[int(seen[at]) - base]], ledger)
 
 
-def _place(name: str) -> tuple[int, int]:
-    """Of "transformer:12.1": parameter 12, its inner tensor 1."""
-    index, _, inner = name.partition(":")[2].partition(".")
-    return int(index), int(inner or 0)
+def _place(name: str) -> int:
+    """Of "transformer:12.1": parameter 12 (its inner tensor 1)."""
+    return int(name.partition(":")[2].partition(".")[0])
 
 
 def _freed_at_once(keys: Ints, sizes: Ints, doubled: set[int]) -> tuple[Ints, Ints]:

@@ -208,3 +208,19 @@ def test_a_long_negative_prompt_counts_as_much_as_a_long_prompt() -> None:
         return max(p.allocated_bytes for p in simulate(made).phases if p.phase == "sample")
 
     assert preview_bytes(9, 500) == preview_bytes(500, 9) > preview_bytes(9, 9)
+
+
+@pytest.mark.parametrize("arch", ["flux1-dev", "flux1-schnell", "flex1"])
+@pytest.mark.parametrize("weights", ["qfloat8", "float8", "uint4"])
+@pytest.mark.parametrize("low_vram", [False, True])
+def test_an_embedder_left_unquantised_weighs_as_much_wherever_it_came_from(arch: str, weights: str, low_vram: bool) -> None:
+    """Loaded onto the card and quantised there, or moved in later: the same bytes. 32.2 million weights, 22.0 without guidance (schnell)."""
+    def transformer_bytes(exclude: tuple[str, ...]) -> set[int]:
+        model = Model("model", weights=weights, te_weights="float8", low_vram=low_vram, quantize_exclude=exclude)
+        train = Train(optimizer="adamw8bit", disable_sampling=True)
+        phases = simulate(job(arch, model=model, train=train, samples=())).phases
+        return {p.components["transformer"] for p in phases if p.phase in ("prepare", "train", "save")}
+
+    ((more,), (less,)) = transformer_bytes(("*time_text_embed*",)), transformer_bytes(())
+    parameters = 22.0e6 if arch == "flux1-schnell" else 32.2e6
+    assert more - less == pytest.approx(parameters * (2 - {"uint4": 0.55}.get(weights, 1.0)), rel=0.1)
