@@ -68,7 +68,7 @@ def _run(one: dict[str, Any], job: dict[str, Any]) -> Run:
 
 def _idle(one: dict[str, Any]) -> bool:
     """Text caching of a folder that another entry has cached before: the trainer finds every embedding on the disk and moves nothing."""
-    return bool(one["phase"] == "cache_text" and not one["text_tokens"])
+    return bool(one["phase"] == "cache_text" and not one["text_tokens"] and one["outcome"] == "ok")
 
 
 def _peak(one: dict[str, Any]) -> Peak:

@@ -214,7 +214,7 @@ def test_a_long_negative_prompt_counts_as_much_as_a_long_prompt() -> None:
 @pytest.mark.parametrize("weights", ["qfloat8", "float8", "uint4"])
 @pytest.mark.parametrize("low_vram", [False, True])
 def test_an_embedder_left_unquantised_weighs_as_much_wherever_it_came_from(arch: str, weights: str, low_vram: bool) -> None:
-    """Loaded onto the card and quantised there, or moved in later: the same bytes. 32.2 million weights, 22.0 without guidance (schnell)."""
+    """Loaded onto the card and quantised there, or moved in later: the same bytes; 32.2 million weights, 22.0 without guidance."""
     def transformer_bytes(exclude: tuple[str, ...]) -> set[int]:
         model = Model("model", weights=weights, te_weights="float8", low_vram=low_vram, quantize_exclude=exclude)
         train = Train(optimizer="adamw8bit", disable_sampling=True)
