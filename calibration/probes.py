@@ -52,7 +52,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     # weights, so that the head of each batch size is seen at enough sizes to check its formulas.
     turn = 0 if weights == family.weights[-1] else 1
     for number, entry in enumerate(datasets):
-        entry.update(cache_latents_to_disk=cached or number % 2 == turn, cache_text_embeddings=cached)
+        entry.update(cache_latents_to_disk=cached or number % 2 == turn, cache_text_embeddings=cached and family.caches_text)
     model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=cached)
     if weights != "bf16":
         model.update(qtype=weights, qtype_te=weights)
@@ -67,7 +67,8 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
         "train": {
             "batch_size": 1, "steps": len(datasets) + 1, "gradient_accumulation": 1, "train_unet": True, "train_text_encoder": False,
             "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": OPTIMIZER_WITH[weights], "lr": 1e-4,
-            "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": cached,
+            "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": cached and family.caches_text,
+            "unload_text_encoder": cached and not family.caches_text,
         },
         "model": model,
         "sample": {

@@ -22,11 +22,12 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from calibration import validation_jobs, validation_jobs_qwen
+from calibration import validation_jobs, validation_jobs_flux2, validation_jobs_qwen
 from calibration.validation_jobs import CAPTIONS, CARDS_MIB, IMAGES, Job
+from estimator.archs import load_archs
 from estimator.buckets import bucket_size
 
-JOBS = (*validation_jobs.JOBS, *validation_jobs_qwen.JOBS)
+JOBS = (*validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS)
 ROWS = Path(__file__).parent / "data" / "emulated_runs.jsonl"
 RARELY = 10_000  # save_every, sample_every: at the start and the end only
 # Phases of the launcher (top level) by the names that estimates have; `setup` and `set_device_state` are not judged on their own
@@ -71,7 +72,8 @@ def process(job: Job) -> dict[str, Any]:
 def batches(job: Job, config: dict[str, Any]) -> int:
     """Batches of one epoch: every bucket of every resolution gives at least one (the trainer pads it up to the batch size)."""
     size, total = config["train"]["batch_size"], 0
-    divisor = 16 if str(config["model"].get("arch")).startswith("zimage") else 32
+    key = str(config["model"].get("arch", "flux")).split(":")[0]
+    divisor = load_archs().archs[load_archs().trainer[key].archs[0]].bucket_divisor
     for images, resolutions, _ in job.data:
         for resolution in resolutions:
             sizes = [bucket_size(width, height, resolution, divisor) for width, height, _caption in IMAGES[images]]

@@ -29,6 +29,7 @@ class Arch:
     guidance: str = "none"
     model_class: str = "base"
     template: str | None = None
+    model_kwargs: tuple[str, ...] = ()
     vae_tiling: str = "never"
     embedder_linears: int = 0
     hub: tuple[str, ...] = ()

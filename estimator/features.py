@@ -8,6 +8,7 @@ edge ((width + height) / 16, which padded convolutions add), `X` text tokens of 
 - `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block attention;
 - any of these with a number behind it is rounded up to a multiple of that: `S128` to FlashAttention's tile (dq accumulator,
   logsumexp), `S32` and `L32` to the memory-efficient kernel's (logsumexp), `X32` to Z-Image's padding;
+- `M16`: S rounded up to 16 where it is no multiple of it, else 0 (Chroma's dense mask, which the memory-efficient kernel wants padded);
 - `reduceD_V` (D a width, V a variable): partial results of one column sum over V rows of a [B, V, D] tensor, such as the
   gradient of a gate, that torch's reduction kernel keeps in global memory. 0 where it needs none. It is the number of
   blocks that share an output in torch's `setReduceConfig` (ATen/native/cuda/Reduce.cuh) for 2-byte inputs:
@@ -32,6 +33,7 @@ IntOrInts = TypeVar("IntOrInts", int, Ints)
 # Sums that names stand for. Roundings that occur: 128, FlashAttention-2's rows (flash_api.cpp: seqlen rounded to 128); 32, Z-Image's
 # padding (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
 _SUMS = {"S": {"T": 1, "X": 1}, "G": {"T": 1, "N": 1}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}}
+MASK_TILE = 16  # the mask of memory-efficient attention is padded to multiples of it (attention.cpp: pad_bias)
 
 REDUCE_BLOCK_WIDTH, REDUCE_BLOCK_HEIGHT = 32, 4  # threads of a reduction block: over outputs, over rows
 REDUCE_OUTPUTS_PER_THREAD = 4  # vectorised outputs of 2-byte inputs
@@ -83,6 +85,8 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return 1
     if name in _SUMS:
         return sum(times * variable(term, given) for term, times in _SUMS[name].items())
+    if name == "M16":
+        return round_up(variable("S", given), MASK_TILE) * (variable("S", given) % MASK_TILE != 0)
     if name.startswith("reduce"):
         width, over = _reduction(name)
         return reduce_blocks(given.get("B", 1) * width, variable(over, given))

@@ -137,6 +137,11 @@ class Sample:
     guided: bool = False
     vae_tiling: bool = False
 
+    @property
+    def memory_key(self) -> tuple[object, ...]:
+        """Equal for previews that take the same memory."""
+        return self.width, self.height, self.frames, self.batch, self.guided, self.text_tokens, self.negative_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

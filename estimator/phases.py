@@ -7,7 +7,7 @@ trainer itself on the emulated device. Operations name programs by key and compo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from estimator.archs import load_archs
 from estimator.batches import Batch, Step
@@ -15,8 +15,6 @@ from estimator.estimate import Variant
 from estimator.features import image_values
 from estimator.job import Dataset, Job, Sample
 from estimator.operations import Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
-
-TEXT_ENCODERS = ("text_encoder0", "text_encoder1")
 
 
 def _batch(count: int) -> str:
@@ -26,22 +24,24 @@ def _batch(count: int) -> str:
 class Plan:
     """The operations of a job. Previews that are alike are made once.
 
-    `legacy`: the StableDiffusion class (FLUX, Flex.1), which has a preset for text caching.
+    `encoders`: the profile's text encoders, which are moved. `legacy`: the StableDiffusion class (FLUX, Flex.1), which has a preset
+    for text caching. What other classes of the trainer do differently is in subclasses (estimator.plans chooses).
     """
 
-    def __init__(self, job: Job, text_encoders: int) -> None:
+    def __init__(self, job: Job, encoders: tuple[str, ...]) -> None:
         self.job = job
         self.arch = load_archs().archs[job.arch]
         self.legacy = self.arch.model_class == "stable_diffusion"
-        self.encoders = TEXT_ENCODERS[:text_encoders]
+        self.encoders = encoders
         train, model = job.train, job.model
         self.text_cached = train.cache_text_embeddings or any(d.cache_text_embeddings for d in job.datasets)
         self.text_away = train.unload_text_encoder or self.text_cached
         self.all_latents_cached = all(d.cache_latents or d.cache_latents_to_disk for d in job.datasets)
+        self.low = "low_vram" if model.low_vram else "plain"
         self.weights, self.te_weights = model.weights, model.te_weights
         self.rank = {"r": job.network.rank if job.network else 0}
         self.ema = "ema" if train.ema else "none"
-        self.samples = tuple({(s.width, s.height, s.frames, s.batch, s.text_tokens, s.negative_tokens): s for s in job.samples}.values())
+        self.samples = tuple({s.memory_key: s for s in job.samples}.values())
 
     @property
     def makes_previews(self) -> bool:
@@ -67,18 +67,32 @@ class Plan:
     def text_out(self) -> Iterator[Operation]:
         yield from (MoveOut(name) for name in self.encoders)
 
+    # ---- what classes of the trainer differ in
+
+    @property
+    def text_home(self) -> bool:
+        """Text encoders are on the card after loading."""
+        return True
+
+    def load_text(self) -> Operation:
+        return Part(f"load.text/{self.te_weights}")
+
+    def after_loading(self) -> Iterator[Operation]:
+        """Moves of whole components at the end of loading that no part holds."""
+        yield from ()
+
     # ---- phases
 
     def load(self) -> Iterator[Operation]:
-        low = "low_vram" if self.job.model.low_vram else "plain"
         yield Begin("load", "transformer")
-        yield Part(f"load.transformer/{self.weights}/{low}")
+        yield Part(f"load.transformer/{self.weights}/{self.low}")
         yield End()
         yield Begin("load", "text encoder")
-        yield Part(f"load.text/{self.te_weights}")
+        yield self.load_text()
         yield End()
         yield Begin("load", "the rest")
-        yield Part(f"load.rest/{self.weights}/{low}")
+        yield Part(f"load.rest/{self.weights}/{self.low}")
+        yield from self.after_loading()
         yield End()
 
     def set_up(self) -> Iterator[Operation]:
@@ -94,7 +108,7 @@ class Plan:
         yield End()
 
     def caching(self) -> Iterator[Operation]:
-        home = {"transformer": True, "text": True}
+        home = {"transformer": True, "text": self.text_home}
         told: set[str] = set()  # embeddings are kept by caption beside the images: other resolutions of a folder find them
         for dataset in self.job.datasets:
             if dataset.cache_latents or dataset.cache_latents_to_disk:
@@ -136,7 +150,7 @@ class Plan:
         yield self.encode(tokens, "item", graph=self.job.train.gradient_checkpointing)
         yield Release("item")
         yield End()
-        home["transformer"] = False
+        home.update(transformer=False, text=True)
 
     def prepare(self) -> Iterator[Operation]:
         """SDTrainer.hook_before_train_loop: everything meets on the card, the empty prompt is encoded."""
@@ -268,28 +282,3 @@ _SAMPLE_DETAIL = {"first": "baseline", "later": "with optimizer state"}
 
 def _sample_variant(sample: Sample) -> Variant:
     return Variant(sample.width, sample.height, sample.frames, sample.batch)
-
-
-def before_steps(plan: Plan) -> Iterator[Operation]:
-    """Everything up to the first training step."""
-    train = plan.job.train
-    yield from plan.load()
-    yield from plan.set_up()
-    yield from plan.caching()
-    yield from plan.prepare()
-    if not (train.skip_first_sample or train.disable_sampling) and plan.makes_previews:
-        yield from plan.sampling("first")
-    yield from plan.enter_loop()
-
-
-def steps(plan: Plan, order: Sequence[Step], started: bool = False) -> Iterator[Operation]:
-    """Training steps in an order. `started`: the optimizer has its state already."""
-    for number, step in enumerate(order):
-        yield from plan.step(step, first=number == 0 and not started)
-
-
-def after_steps(plan: Plan) -> Iterator[Operation]:
-    """A save, and previews with all that training holds."""
-    yield from plan.save()
-    if not plan.job.train.disable_sampling and plan.makes_previews:
-        yield from plan.sampling("later")

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from estimator import operations as op
-from estimator import phases as ph
+from estimator import plans
 from estimator.archs import load_archs
 from estimator.batches import steps_of
 from estimator.job import Job
 from estimator.programs import Ints, Profile, load_profile
 from estimator.residents import COMPUTE, UNIT_BYTES, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, shown, unquantised_linears
-from estimator.timeline import by_variant, text_encoders_of
+from estimator.timeline import by_variant
 
 
 @dataclass
@@ -121,12 +121,12 @@ def _rounded_sum(sizes: Ints) -> int:
 def bound(job: Job, *, workspace_bytes: int = WORKSPACE_BYTES) -> Simulation:
     """Peaks of all phases from peak rows. Raises CannotTell for a combination that was never recorded."""
     profile = load_profile(job.arch)
-    plan = ph.Plan(job, text_encoders_of(profile))
+    plan = plans.plan_of(job, profile)
     rows = _Rows(profile, job, workspace_bytes)
-    rows.run(ph.before_steps(plan))
+    rows.run(plans.before_steps(plan))
     before = len(rows.peaks)
     up = steps_of(job, plan.tokens(None))
-    rows.run(ph.steps(plan, (up[0], *up)))  # the first step has no optimizer state yet: the smallest bucket once more
+    rows.run(plans.steps(plan, (up[0], *up)))  # the first step has no optimizer state yet: the smallest bucket once more
     rows.peaks[before:] = by_variant(rows.peaks[before:])
-    rows.run(ph.after_steps(plan))
+    rows.run(plans.after_steps(plan))
     return Simulation(tuple(rows.peaks), None, 0)

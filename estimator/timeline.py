@@ -10,19 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
-from estimator import phases as ph
+from estimator import plans
 from estimator.batches import Step, steps_of
 from estimator.estimate import Variant
 from estimator.job import Job
-from estimator.programs import Profile, load_profile
+from estimator.programs import load_profile
 from estimator.replay import Replay
 from estimator.residents import WORKSPACE_BYTES, PhasePeak, Simulation
 
 MOST_SHUFFLED = 6
-
-
-def text_encoders_of(profile: Profile) -> int:
-    return sum(profile.has_resident(name) for name in ph.TEXT_ENCODERS)
 
 
 def simulate(
@@ -39,13 +35,13 @@ def simulate(
     Raises CannotTell for a combination that was never recorded.
     """
     profile = load_profile(job.arch)
-    plan = ph.Plan(job, text_encoders_of(profile))
+    plan = plans.plan_of(job, profile)
     replay = Replay(profile, job, capacity_bytes, workspace_bytes)
-    if not replay.run(ph.before_steps(plan)) or only_before_steps:
+    if not replay.run(plans.before_steps(plan)) or only_before_steps:
         return _finished(replay.peaks, replay)
     if order is not None:
-        if replay.run(ph.steps(plan, order)):
-            replay.run(ph.after_steps(plan))
+        if replay.run(plans.steps(plan, order)):
+            replay.run(plans.after_steps(plan))
         return _finished(replay.peaks, replay)
     up = steps_of(job, plan.tokens(None))
     # With room to spare both ends of what can happen; under a capacity the largest last, when small steps' blocks lie about.
@@ -54,13 +50,13 @@ def simulate(
     branches = []
     for candidate in orders:
         branch = replay.fork()
-        done = branch.run(ph.steps(plan, candidate))
+        done = branch.run(plans.steps(plan, candidate))
         branches.append((done, max(p.reserved_bytes for p in branch.peaks), branch))
     _, _, worst = min(branches, key=lambda row: (row[0], -row[1]))
     train = by_variant([p for _, _, branch in branches for p in branch.peaks])
     worst.peaks = []
     if all(done for done, _, _ in branches):
-        worst.run(ph.after_steps(plan))
+        worst.run(plans.after_steps(plan))
     return _finished([*replay.peaks, *train, *worst.peaks], worst)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from estimator.archs import load_archs
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
 from estimator.trainers import read_jobs
@@ -18,12 +19,20 @@ RECORDED_OPTIMIZERS = ("adafactor", "adamw", "adamw8bit", "prodigy")
 
 def padded_text(arch: str) -> bool:
     """FLUX and Flex.1: text always comes as 512 tokens."""
-    return arch.startswith("fl")
+    return load_archs().archs[arch].fixed_text_tokens is not None
+
+
+def guidance(arch: str) -> str:
+    """Whether guidance runs two prompts, and how: Z-Image in one forward, Qwen-Image one after the other."""
+    return load_archs().archs[arch].guidance
 
 
 def guided(arch: str) -> bool:
-    """Z-Image: guidance runs two prompts in one forward."""
-    return arch.startswith("zimage")
+    return guidance(arch) != "none"
+
+
+def batched(arch: str) -> bool:
+    return guidance(arch) == "batched"
 
 
 def weights_of(arch: str) -> tuple[str, ...]:
@@ -38,7 +47,7 @@ def dataset(*sizes: tuple[int, int], batch: int = 1, tokens: int | None = None, 
 
 def job(arch: str, **changes: object) -> Job:
     """A LoRA job on two buckets with one preview, everything quantised to float8, text encoder resident, nothing cached."""
-    guidance = guided(arch)
+    both = 2 if batched(arch) else 1
     made = Job(
         name="made",
         trainer="ai-toolkit",
@@ -49,7 +58,7 @@ def job(arch: str, **changes: object) -> Job:
         network=Network(rank=16),
         train=Train(optimizer="adamw8bit"),
         datasets=(dataset((512, 512), (768, 640), tokens=40),),
-        samples=(Sample(768, 768, cfg=4.0, text_tokens=30, negative_tokens=9, batch=2 if guidance else 1, guided=guidance),),
+        samples=(Sample(768, 768, cfg=4.0, text_tokens=30, negative_tokens=9, batch=both, guided=guided(arch)),),
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -64,7 +73,7 @@ def values(arch: str, key: str, width: int, height: int, batch: int, rank: int, 
     """Variables of a workload as the timeline gives them to the part `key`."""
     kind = key.split("/")
     size = max(batch, 2) if kind[-1] == "many" else 1
-    if kind[0] == "preview" and kind[2] == "cfg":
+    if kind[0] == "preview" and kind[2] == "cfg" and batched(arch):
         size = 2
     text = 512 if padded_text(arch) else tokens
     return {**image_values(width, height), "B": size, "r": rank, "X": text, "N": text}

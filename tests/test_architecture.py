@@ -21,7 +21,10 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "profiles": ({"profiles", "features", "programs", "archs", "tokens"}, {"values", "files"}),
     "reading": ({"buckets", "datasets", "trainers"}, {"values", "files", "profiles"}),
     "replay": ({"allocator", "allocator_state", "allocator_expandable"}, set()),
-    "model": ({"operations", "batches", "phases", "replay", "rows", "grid", "timeline", "residents"}, {"values", "profiles", "replay"}),
+    "model": (
+        {"operations", "batches", "phases", "plans", "replay", "rows", "grid", "timeline", "residents"},
+        {"values", "profiles", "replay"},
+    ),
     "engine": ({"engine", "outside"}, {"values", "profiles", "replay", "model"}),
     "advice": ({"advice"}, {"values", "engine"}),
     "screen": ({"report", "report_lists", "report_words", "jsonout"}, {"values"}),

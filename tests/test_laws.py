@@ -14,7 +14,7 @@ from estimator.gpus import GIB, find_gpu
 from estimator.job import Job, Model, Network, Sample, Train
 from estimator.residents import PhasePeak
 from estimator.rows import bound
-from tests.made_jobs import ARCHS, RECORDED_OPTIMIZERS, RECORDED_WEIGHTS, dataset, guided, job, weights_of
+from tests.made_jobs import ARCHS, RECORDED_OPTIMIZERS, RECORDED_WEIGHTS, batched, dataset, guided, job, weights_of
 
 few = settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 fewer = settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
@@ -39,7 +39,7 @@ def jobs(draw: st.DrawFn, **fixed: object) -> Job:
     guidance = guided(arch) and draw(st.booleans())
     preview = Sample(
         draw(st.integers(32, 80)) * 16, draw(st.integers(32, 80)) * 16, cfg=4.0, text_tokens=draw(st.integers(16, 256)), negative_tokens=9,
-        batch=2 if guidance else 1, guided=guidance,
+        batch=1 + (guidance and batched(arch)), guided=guidance,
     )  # fmt: skip
     model = Model("model", weights=weights, te_weights=te_weights, low_vram=draw(st.booleans()))
     return job(arch, model=model, train=train, datasets=(data,), samples=(preview,), network=Network(rank=draw(st.integers(1, 128))))

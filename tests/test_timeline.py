@@ -10,15 +10,15 @@ from random import Random
 import pytest
 
 from estimator import operations as op
-from estimator import phases as ph
+from estimator import plans
 from estimator.batches import steps_of
 from estimator.job import Job, Model, Network, Sample, Train
 from estimator.programs import load_profile
 from estimator.replay import Replay
 from estimator.residents import UNIT_BYTES
 from estimator.rows import bound
-from estimator.timeline import orders_of, simulate, text_encoders_of
-from tests.made_jobs import ARCHS, RECORDED_OPTIMIZERS, RECORDED_WEIGHTS, dataset, guided, job, weights_of
+from estimator.timeline import orders_of, simulate
+from tests.made_jobs import ARCHS, RECORDED_OPTIMIZERS, RECORDED_WEIGHTS, batched, dataset, guided, job, weights_of
 
 archs = pytest.mark.parametrize("arch", ARCHS)
 TOO_LONG = frozenset({"step", "batch", "preview", "item", "prompt"})
@@ -42,7 +42,7 @@ def combinations(arch: str) -> list[Job]:
                 gradient_checkpointing=checkpointing, ema=ema, unload_text_encoder=unload, disable_sampling=sampling == 2, batch_size=batch
             )
             guidance = bool(sampling) and guided(arch)
-            preview = Sample(512, 768, cfg=4.0, text_tokens=30, negative_tokens=9, batch=2 if guidance else 1, guided=guidance)
+            preview = Sample(512, 768, cfg=4.0, text_tokens=30, negative_tokens=9, batch=1 + (guidance and batched(arch)), guided=guidance)
             for cached in CACHING:
                 data = dataset((512, 512), (640, 448), batch=batch, tokens=25, **cached)
                 jobs.append(job(arch, model=model, train=train, samples=(preview,), datasets=(data,)))
@@ -55,10 +55,10 @@ def all_optimizers(jobs: list[Job]) -> list[Job]:
 
 
 def operations(made: Job) -> Iterator[op.Operation]:
-    plan = ph.Plan(made, text_encoders_of(load_profile(made.arch)))
-    yield from ph.before_steps(plan)
-    yield from ph.steps(plan, steps_of(made, plan.tokens(None)))
-    yield from ph.after_steps(plan)
+    plan = plans.plan_of(made, load_profile(made.arch))
+    yield from plans.before_steps(plan)
+    yield from plans.steps(plan, steps_of(made, plan.tokens(None)))
+    yield from plans.after_steps(plan)
 
 
 def sampled(arch: str, count: int) -> list[Job]:

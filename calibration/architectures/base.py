@@ -17,10 +17,12 @@ class Layout:
     """How to cut and fit a recording.
 
     `load`: part -> beginnings of the loader's status texts that belong to it. `lengths`: sequence lengths that sizes depend on.
-    `width`: of the transformer's stream. `reduced`: lengths that column sums run over. `template_tokens`: what a prompt has beside
-    its words. `padded_tokens`: what every prompt has, where prompts are padded. `guidance`: how a guided preview runs its two prompts:
-    in one forward ("batched"), one after the other ("sequential"), or there is one prompt only ("none"). `tiled_vae`: with low_vram the
-    trainer decodes previews tile by tile, so that decoding is a part of its own.
+    `masks`: sizes of a dense attention mask. `width`: of the transformer's stream. `reduced`: lengths that column sums run over.
+    `template_tokens`: what a prompt has beside its words. `padded_tokens`: what every prompt has, where prompts are padded.
+    `guidance`: how a guided preview runs its two prompts: in one forward ("batched"), one after the other ("sequential"), or there is
+    one prompt only ("none"). `tiled_vae`: with low_vram the trainer decodes previews tile by tile, so that decoding is a part of its
+    own. `text_on_host`: text encoders are quantised on the host: how they are loaded depends on low_vram, and they move to the card at
+    the end of loading. `keeps_prompts`: cached prompts of previews, which stay on the card, are a part of their own.
     """
 
     load: dict[str, tuple[str, ...]]
@@ -31,6 +33,9 @@ class Layout:
     padded_tokens: int | None = None
     guidance: str = "none"
     tiled_vae: bool = False
+    text_on_host: bool = False
+    masks: tuple[str, ...] = ()
+    keeps_prompts: bool = False
 
     def caption_tokens(self, words: int) -> int:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
@@ -43,6 +48,8 @@ class Layout:
             return ("1",)
         if kind in ("setup.network", "setup.ema", "step.update", "step.ema", "save", "sample.enter", "sample.leave"):
             return ("1", "r")
+        if kind == "preview.prompts":
+            return ("1", "X", "N")
         if kind.startswith(("text", "cache_text")):
             return ("1", "B", "B*X") if key.endswith("/many") else ("1", "X")
         if kind == "cache_latents.item":
@@ -53,7 +60,7 @@ class Layout:
         lengths = self.lengths
         if kind == "preview" and self.guidance == "sequential" and "/cfg" in key:
             lengths = (*lengths, "N", *("G" + name[1:] for name in lengths if name.startswith("S")))
-        single = (*lengths, "E", "L32", *(f"r*{length}" for length in lengths), *reductions)
+        single = (*lengths, *self.masks, "E", "L32", *(f"r*{length}" for length in lengths), *reductions)
         if not key.endswith("/many"):
             return ("1", "r", *single)
         return ("1", "B", "r", "B*r", *(f"B*{name}" for name in single), *single)
@@ -65,7 +72,8 @@ class Architecture:
 
     `negatives`: words of each preview's negative prompt (none: all empty).
     `relative`: an architecture with the same text encoder and VAE, whose recordings of them serve where an own one is lacking (text
-    encoder and transformer may be quantised differently, and not every pair was recorded).
+    encoder and transformer may be quantised differently, and not every pair was recorded). `caches_text`: the trainer can; where it
+    cannot, the text encoder is unloaded instead.
     """
 
     model: dict[str, Any]
@@ -74,6 +82,7 @@ class Architecture:
     layout: Layout
     relative: str | None = None
     weights: tuple[str, ...] = field(default=tuple(OPTIMIZER_WITH))
+    caches_text: bool = True
     negatives: tuple[int, ...] = ()
 
 

@@ -62,4 +62,19 @@ def transformers(name: str, place: str) -> dict[str, Any] | None:
 
 
 def patch() -> None:
-    """Nothing: no value read from the device decides anything here."""
+    """Chroma, Kontext and Flex.2 leave T5 on the host when they cache text: there its result is allocated, not computed."""
+    import torch
+    from transformers import T5EncoderModel
+    from transformers.modeling_outputs import BaseModelOutput
+
+    from calibration.trainer.patches import note
+
+    real = T5EncoderModel.forward
+
+    def forward(self: Any, input_ids: Any = None, *a: Any, **k: Any) -> Any:
+        if input_ids.is_cuda:
+            return real(self, input_ids, *a, **k)
+        return BaseModelOutput(last_hidden_state=torch.empty(*input_ids.shape, self.config.d_model, dtype=self.dtype))
+
+    T5EncoderModel.forward = forward
+    note("T5 on the host: its result is allocated, not computed")

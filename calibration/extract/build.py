@@ -32,9 +32,9 @@ def occurrences(run: Run, layout: Layout) -> Iterator[Occurrence]:
         width, height = (int(n) for n in folder.name.split("b")[0].split("x"))
         words[width, height, entry["batch_size"]] = words_of((folder / "image.txt").read_text())
     prompts = [(words_of(s["prompt"]), words_of(s.get("neg", ""))) for s in run.config["sample"]["samples"]]
-    yield from parts.load_parts(run, layout.load)
+    yield from parts.load_parts(run, layout)
     yield from parts.setup_parts(run)
-    yield from parts.text_parts(run)
+    yield from parts.text_parts(run, layout)
     yield from parts.caching_parts(run)
     yield from parts.cache_text_parts(run)
     yield from parts.sample_parts(run, lambda i: tuple(map(layout.caption_tokens, prompts[i])), layout)

@@ -52,18 +52,21 @@ def _without_moves(run: Run, events: list[int]) -> list[int]:
     return keep
 
 
-def load_parts(run: Run, groups: dict[str, tuple[str, ...]]) -> Iterator[Occurrence]:
-    """`groups`: part name -> the beginnings of the status texts that it covers, in the loader's order."""
+def load_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
+    """A part for each group of the layout's status texts."""
     load = next(p for p in run.root.inner if p.name == "load")
     chosen = settings(run)
-    for part, texts in groups.items():
+    for part, texts in layout.load.items():
         events: list[int] = []
         for phase in load.inner:
             status = phase.name.removeprefix("load: ")
             if status.startswith(texts):
                 events += range(phase.first, phase.last)
         low = "/low_vram" if chosen["low_vram"] else "/plain"
-        yield Occurrence(run, f"{part}/{chosen['weights']}{'' if part == 'load.text' else low}", events, {})
+        if part == "load.rest" and layout.text_on_host:
+            events = _without_moves(run, events)
+        plain = part == "load.text" and not layout.text_on_host
+        yield Occurrence(run, f"{part}/{chosen['weights']}{'' if plain else low}", events, {})
 
 
 def setup_parts(run: Run) -> Iterator[Occurrence]:
@@ -82,13 +85,19 @@ def text_key(run: Run, phase: Phase) -> str:
     return f"text/{settings(run)['weights']}/{graph}"
 
 
-def text_parts(run: Run) -> Iterator[Occurrence]:
-    """Every encode of one prompt. `X`: its tokens as the tokenizer counts them, without those of a template that the pipeline drops."""
-    for phase in run.root.walk():
-        if phase.name == "encode_prompt" and len(set(phase.info["tokens"])) == 1:
-            count = len(phase.info["tokens"])
-            events = _without_moves(run, list(range(phase.first, phase.last)))
-            yield Occurrence(run, text_key(run, phase) + _batch_key(count), events, {"X": phase.info["tokens"][0], "B": count})
+def text_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
+    """Every encode of prompts of one length. `X`: their tokens, as padded or as the tokenizer counts them.
+
+    A step encodes a batch; where each prompt is tokenized on its own, only the last one's tokens are known.
+    """
+    for top in run.root.inner:
+        batch = top.info["buckets"][0]["batch"] if top.name == "step" else 1
+        for phase in top.walk():
+            if phase.name == "encode_prompt" and len(set(phase.info["tokens"])) == 1:
+                count = max(batch, len(phase.info["tokens"]))
+                tokens = phase.info["tokens"][0] if layout.padded_tokens is None else layout.padded_tokens
+                events = _without_moves(run, list(range(phase.first, phase.last)))
+                yield Occurrence(run, text_key(run, phase) + _batch_key(count), events, {"X": tokens, "B": count})
 
 
 def _batch_key(batch: int) -> str:
@@ -160,6 +169,11 @@ def _preview_parts(
         values = {**image_values(sample["width"], sample["height"]), "r": chosen["rank"], "B": batch}
         values["X"], values["N"] = prompt(number)
         source = "encoded" if own else "cached"
+        if layout.keeps_prompts and not own:
+            kept = [e for e in events if _outlives(run, e, phase.last)]
+            events = [e for e in events if e not in kept]
+            if kept:  # the first round only: they are there after that
+                yield Occurrence(run, "preview.prompts", kept, values)
         if chosen["weights"] == "bf16":  # the adapter is merged into the weights once it is not all zero
             source += "/" + when
         yield Occurrence(run, f"preview/{chosen['weights']}/{cfg}/{source}", events, values)
@@ -188,6 +202,11 @@ def _allocation_after(run: Run, first: int, skipped: int) -> int:
     """The event of an allocation at or after `first`, so many of them left out."""
     found = (e for e in range(first, len(run.events)) if run.events[e][0] == "a")
     return [next(found) for _ in range(skipped + 1)][-1]
+def _outlives(run: Run, event: int, end: int) -> bool:
+    """An allocation that is still there at the event `end`."""
+    kind, index = run.events[event]
+    died = run.tensors[index].died if kind == "a" else -1
+    return died is None or died >= end
 
 
 def step_parts(run: Run, captions: Callable[[dict[str, Any]], int]) -> Iterator[Occurrence]:

@@ -7,8 +7,11 @@ a real file of another rank moves the resident training adapter in proportion, a
 from __future__ import annotations
 
 import json
+import math
+import os
 import struct
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +19,20 @@ ASSUMED_RANK = {"zimage-turbo": 32, "flux1-schnell": 16}
 ELEMENT_BYTES = 2  # bf16
 
 
-def write_sparse(path: Path, shapes: dict[str, tuple[int, int]]) -> None:
-    """A safetensors file of zeros that takes no disk."""
+def write_sparse(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """A safetensors file of zeros that takes no disk. Other runs may look for it meanwhile: it appears as a whole."""
     offset, header = 0, {}
-    for name, (rows, columns) in shapes.items():
-        size = ELEMENT_BYTES * rows * columns
-        header[name] = {"dtype": "BF16", "shape": [rows, columns], "data_offsets": [offset, offset + size]}
+    for name, shape in shapes.items():
+        size = ELEMENT_BYTES * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    with unfinished.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(8 + len(text) + offset)
+    unfinished.rename(path)
     print(path.name, len(shapes), "tensors", offset, "bytes")
 
 

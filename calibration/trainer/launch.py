@@ -76,6 +76,16 @@ def cached_tokens(batch: Any) -> list[int] | None:
     return [int(one.shape[-2]) for one in embeds]
 
 
+def switch_checkpointing(transformer: Any, on: bool) -> None:
+    """diffusers' models have a method for either; the trainer's own classes only the attribute that both kinds read."""
+    if on:
+        transformer.enable_gradient_checkpointing()
+    elif hasattr(transformer, "disable_gradient_checkpointing"):
+        transformer.disable_gradient_checkpointing()
+    else:
+        transformer.gradient_checkpointing = False
+
+
 def record_steps(trainer: Any) -> None:
     real = trainer.hook_train_loop
 
@@ -83,7 +93,7 @@ def record_steps(trainer: Any) -> None:
         listed = batches if isinstance(batches, list) else [batches]
         for checkpointing in (True, False) if PROBE else (None,):
             if checkpointing is not None:
-                (self.sd.unet.enable_gradient_checkpointing if checkpointing else self.sd.unet.disable_gradient_checkpointing)()
+                switch_checkpointing(self.sd.unet, checkpointing)
             info = {"step": self.step_num, "gradient_checkpointing": checkpointing, "buckets": [bucket_info(b) for b in listed]}
             result = R.wrap(real, "step", lambda *_, info=info, **__: info)(self, batches)
         return result

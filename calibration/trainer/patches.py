@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from calibration.architectures import MODULES
-from calibration.trainer import token_counts
+from calibration.trainer import adapters, token_counts
 
 NOTES: list[str] = []
 TRAINED = [False]  # an optimizer step has been made: adapters are no longer all zero
@@ -111,6 +112,7 @@ def merges() -> None:
 def downloads(weights: str) -> None:
     """hf_hub_download gives the stand-in file of the same name from `weights`, and so does diffusers for adapters of a repository.
 
+    A checkpoint of the trainer's own layout is made there when it is first asked for, in the shapes that its architecture's module says.
     A repository that names no file has one: pytorch_lora_weights.safetensors, which diffusers finds online.
     """
     import sys
@@ -119,10 +121,14 @@ def downloads(weights: str) -> None:
     from diffusers.loaders import lora_base
 
     def hf_hub_download(repo_id: Any = None, filename: Any = None, *_: Any, **__: Any) -> str:
-        path = os.path.join(weights, os.path.basename(filename))
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"no stand-in for {repo_id}/{filename} in {weights}")
-        return path
+        path = Path(weights, os.path.basename(filename))
+        if not path.exists():
+            own = (module.stand_in(path.name) for module in MODULES if hasattr(module, "stand_in"))
+            shapes = next((one for one in own if one is not None), None)
+            if shapes is None:
+                raise FileNotFoundError(f"no stand-in for {repo_id}/{filename} in {weights}")
+            adapters.write_sparse(path, shapes)
+        return str(path)
 
     def model_file(_repository: Any, *, weights_name: str, **__: Any) -> str:
         return hf_hub_download(_repository, weights_name)

@@ -178,5 +178,6 @@ def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
             found.not_modelled(model.at(key), True, "layers that are moved in and out of the card")
     if model.truth("use_flux_cfg", False):
         found.not_modelled(model.at("use_flux_cfg"), True, "previews with a second pass for the negative prompt")
-    if model.values.get("model_kwargs"):
-        found.warn(model.at("model_kwargs"), f"{arch.name} takes none: no effect")
+    kwargs = model.values.get("model_kwargs")
+    if ignored := sorted(set(kwargs if isinstance(kwargs, dict) else ()) - set(arch.model_kwargs)):
+        found.warn(model.at("model_kwargs"), f"{arch.name} does not take {', '.join(ignored)}: no effect")

@@ -1,0 +1,67 @@
+"""Chroma: FLUX's shape in the trainer's own class, T5 alone as text encoder, and a dense attention mask.
+
+The mask is [samples, heads, tokens, tokens]: made in fp32, copied to int32 and bool, and converted to the compute dtype by every attention.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calibration.architectures import flux
+from calibration.architectures.base import Architecture, Layout
+
+LOAD = {
+    "load.transformer": ("Loading transformer", "Quantizing transformer"),
+    "load.text": ("Loading T5", "Quantizing T5"),
+    "load.rest": ("Loading VAE", "Making", "Preparing", "Model Loaded"),
+}
+LAYOUT = Layout(
+    LOAD, ("T", "S", "S32"), 3072, ("T", "X", "S"), padded_tokens=flux.TEXT_TOKENS, guidance="sequential", masks=("S*S", "S*M16"),
+    keeps_prompts=True,
+)  # fmt: skip
+SAMPLES = tuple((w, h, cfg, n) for w, h, _, n in flux.SAMPLES for cfg in (1.0, 4.0))
+ARCHITECTURES = {
+    "chroma": Architecture({"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"}, flux.BUCKETS, SAMPLES, LAYOUT),
+}
+FILE = "Chroma1-Base.safetensors"
+
+
+def diffusers(_name: str, _place: str) -> dict[str, Any] | None:
+    return None
+
+
+def transformers(_name: str, _place: str) -> dict[str, Any] | None:
+    return None
+
+
+def stand_in(filename: str) -> dict[str, tuple[int, ...]] | None:
+    """Names and shapes of the tensors in the checkpoint: those of the trainer's own class."""
+    if filename != FILE:
+        return None
+    import torch
+    from extensions_built_in.diffusion_models.chroma.src import model
+
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in model.Chroma(model.chroma_params).state_dict().items()}
+
+
+def patch() -> None:
+    """The constructor would write 35 GB of fp32 on the host, and loading copy them: built untouched in bf16 instead.
+
+    The conversion to bf16 happens on the host before anything moves, so that the card sees the same.
+    """
+    import torch
+    from extensions_built_in.diffusion_models.chroma import chroma_model
+
+    from calibration.trainer.models import build
+    from calibration.trainer.patches import note
+
+    real = chroma_model.Chroma
+
+    def untouched(parameters: Any) -> Any:
+        model = build(lambda: real(parameters), torch.bfloat16, (), "Chroma")
+        model.load_state_dict = lambda *_, **__: None
+        return model
+
+    chroma_model.Chroma = untouched
+    note("Chroma: module built in bf16 with untouched memory, state dict not copied")

@@ -1,0 +1,123 @@
+"""Validation jobs of FLUX.2 klein 4B and 9B, Chroma and Flex.2 (see calibration.validation_jobs)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calibration.validation_jobs import (
+    CACHED_LATENTS,
+    CACHED_TEXT,
+    EMA,
+    GUIDED,
+    HIGH_VRAM,
+    LOW_VRAM,
+    NO_CHECKPOINTING,
+    SECOND,
+    TWO_SIZES,
+    UNCACHED,
+    UNLOADED,
+    UNQUANTISED,
+    Job,
+    batch,
+    optimizer,
+    preview,
+    quantised,
+    rank,
+    web_ui,
+)  # fmt: skip
+
+
+def klein(size: str) -> dict[str, Any]:
+    """What the web UI writes for FLUX.2 klein: quantised, low_vram."""
+    base = web_ui("zimage")
+    name = {"name_or_path": f"black-forest-labs/FLUX.2-klein-base-{size.upper()}", "arch": f"flux2_klein_{size}"}
+    return base | {"model": {**base["model"], **name, "model_kwargs": {"match_target_res": False}}}
+
+
+def of_flux(name_or_path: str, arch: str, **model_kwargs: Any) -> dict[str, Any]:
+    """What the web UI writes for a relative of FLUX.1."""
+    base = web_ui("flex1")
+    base["train"]["bypass_guidance_embedding"] = arch == "flex2"
+    return base | {"model": {**base["model"], "name_or_path": name_or_path, "arch": arch, "model_kwargs": model_kwargs}}
+
+
+CHROMA = of_flux("lodestones/Chroma1-Base", "chroma")
+
+JOBS = (
+    Job("klein4b-ui", klein("4b"), (("phone", [512, 768, 1024], {}),), cards=True),
+    Job("klein4b-ui-cached", klein("4b"), (("mixed", [512, 1024], {}),), {**CACHED_LATENTS, **CACHED_TEXT, **EMA}, TWO_SIZES, cards=True),
+    Job(
+        "klein4b-bf16-no-checkpointing", klein("4b"), (("odd", [512], {}),),
+        {**UNQUANTISED, **NO_CHECKPOINTING, **HIGH_VRAM, **rank(8), **optimizer("adamw")}, GUIDED,
+    ),
+    Job(
+        "klein4b-bf16-b2", klein("4b"), (("five", [1024], {}),),
+        {**UNQUANTISED, **batch(2), **UNLOADED, **CACHED_LATENTS, **optimizer("prodigy"), **rank(16)},
+    ),
+    Job(
+        "klein4b-float8-b4", klein("4b"), (("five", [512], {}), ("square", [512], {})),
+        {**quantised("float8"), **HIGH_VRAM, **batch(4), **rank(64), **optimizer("adafactor"), **CACHED_LATENTS},
+    ),
+    Job(
+        "klein4b-uint4-1280", klein("4b"), (("big square", [1280], {}), ("wide", [1280], {})),
+        {**quantised("uint4", "qfloat8"), **CACHED_LATENTS, **CACHED_TEXT}, cards=True,
+    ),
+    Job(
+        "klein4b-uint4-b2", klein("4b"), (("mixed", [768], {}),),
+        {**quantised("uint4"), **batch(2, 2), **rank(16), **HIGH_VRAM, **UNCACHED}, (preview(1216, 832, SECOND, guidance_scale=1),),
+    ),
+    Job(
+        "klein4b-float8-no-checkpointing", klein("4b"), (("portraits", [768], {}),),
+        {**quantised("float8", "qfloat8"), **NO_CHECKPOINTING, **HIGH_VRAM, **UNLOADED, **EMA, **rank(64)},
+    ),
+    Job("klein9b-ui", klein("9b"), (("phone", [512, 768, 1024], {}),), cards=True),
+    Job("klein9b-ui-cached", klein("9b"), (("odd", [768, 1024], {}),), {**CACHED_LATENTS, **CACHED_TEXT, **rank(64)}, TWO_SIZES),
+    Job(
+        "klein9b-bf16-b2", klein("9b"), (("five", [768], {}),),
+        {**UNQUANTISED, **HIGH_VRAM, **batch(2), **UNLOADED, **EMA, **optimizer("adafactor"), **rank(16)}, GUIDED,
+    ),
+    Job(
+        "klein9b-bf16-no-checkpointing", klein("9b"), (("small", [512], {}),),
+        {**UNQUANTISED, **NO_CHECKPOINTING, **CACHED_LATENTS, **CACHED_TEXT, **rank(8), **optimizer("prodigy")},
+    ),
+    Job(
+        "klein9b-qfloat8-256", klein("9b"), (("square", [256], {}),), {**HIGH_VRAM, **rank(4), **optimizer("adamw")},
+        (preview(256, 256, guidance_scale=1),),
+    ),
+    Job(
+        "klein9b-uint4-b4", klein("9b"), (("mixed", [512], {}),),
+        {**quantised("uint4"), **batch(4), **CACHED_LATENTS, **UNLOADED}, (preview(1344, 768, SECOND),),
+    ),
+    Job(
+        "klein9b-float8-no-checkpointing", klein("9b"), (("screens", [768], {}),),
+        {**quantised("float8"), **NO_CHECKPOINTING, **HIGH_VRAM, **rank(16)}, GUIDED,
+    ),
+    Job(
+        "klein9b-uint4-1280", klein("9b"), (("wide", [1280], {}), ("big square", [1280], {})),
+        {**quantised("uint4", "qfloat8"), **UNCACHED, **EMA}, (preview(1024, 1024),),
+    ),
+    Job("chroma-ui", CHROMA, (("phone", [512, 768, 1024], {}),), cards=True),
+    Job("chroma-ui-cached", CHROMA, (("odd", [768], {}),), {**CACHED_LATENTS, **CACHED_TEXT, **EMA, **rank(64)}, TWO_SIZES),
+    Job(
+        "chroma-bf16-no-checkpointing", CHROMA, (("small", [512], {}),),
+        {**UNQUANTISED, **NO_CHECKPOINTING, **rank(8), **optimizer("adamw")}, GUIDED,
+    ),
+    Job(
+        "chroma-bf16-b2", CHROMA, (("five", [768], {}),),
+        {**UNQUANTISED, **batch(2), **UNLOADED, **CACHED_LATENTS, **optimizer("prodigy"), **rank(16)},
+    ),
+    Job(
+        "chroma-float8-b4", CHROMA, (("mixed", [512], {}),),
+        {**quantised("float8"), **LOW_VRAM, **batch(4), **CACHED_LATENTS, **optimizer("adafactor")},
+        (preview(1344, 768, guidance_scale=1),),
+    ),
+    Job(
+        "chroma-uint4-1280", CHROMA, (("wide", [1280], {}), ("square", [1280], {})),
+        {**quantised("uint4"), **CACHED_LATENTS, **CACHED_TEXT}, (preview(1024, 1024),),
+    ),
+    Job("chroma-uint4-b2", CHROMA, (("screens", [768], {}),), {**quantised("uint4"), **batch(2, 2), **rank(16), **UNCACHED, **EMA}),
+    Job(
+        "chroma-float8-no-checkpointing", CHROMA, (("portraits", [768], {}),),
+        {**quantised("float8"), **NO_CHECKPOINTING, **UNLOADED, **rank(16)}, (preview(832, 1216, SECOND),),
+    ),
+)  # fmt: skip
