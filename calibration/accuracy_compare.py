@@ -9,9 +9,9 @@ from typing import Any
 
 from calibration.accuracy_rows import Peak, Run, read_job
 from estimator.archs import load_archs
+from estimator.batches import Batch, Step
 from estimator.errors import CannotTell
 from estimator.job import Job
-from estimator.phases import Batch, Step
 from estimator.timeline import simulate as engine
 
 ALLOCATED_BAR, RESERVED_BAR = 0.01, 0.02  # DESIGN, section 6
@@ -86,7 +86,7 @@ def in_order(run: Run, job: Job) -> Job:
     datasets = []
     for dataset in job.datasets:
         met = cached.pop(0) if cached and (dataset.cache_latents or dataset.cache_latents_to_disk) else ()
-        sizes = [(bucket.width, bucket.height) for bucket in dataset.buckets]
+        sizes = [(bucket.width, bucket.height, bucket.frames) for bucket in dataset.buckets]
         if set(met) == set(sizes):
             pairs = sorted(zip(sizes, dataset.buckets, strict=True), key=lambda pair: met.index(pair[0]))
             datasets.append(replace(dataset, buckets=tuple(bucket for _, bucket in pairs)))
@@ -97,13 +97,13 @@ def in_order(run: Run, job: Job) -> Job:
 
 def order(run: Run, job: Job) -> list[Step]:
     """The training steps as they came, each with the batches that were accumulated in it."""
-    known = {(bucket.width, bucket.height): (bucket, dataset) for dataset in job.datasets for bucket in dataset.buckets}
+    known = {(bucket.width, bucket.height, bucket.frames): (bucket, dataset) for dataset in job.datasets for bucket in dataset.buckets}
     steps = []
     for peak in run.peaks:
         if peak.phase == "train":
             batches = []
-            for width, height, size, tokens in peak.buckets:
-                bucket, dataset = known[width, height]
+            for width, height, size, tokens, frames in peak.buckets:
+                bucket, dataset = known[width, height, frames]
                 padded = dataset.text_tokens if not bucket.text_tokens else None  # every text of one length, whatever it says
                 # with unload_text_encoder the step trains on the empty prompt, whatever the caption
                 batches.append(Batch(bucket, size, padded or tokens or load_archs().archs[job.arch].text_tokens("")))

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from calibration.clips import write_clip
 from calibration.validation import ROWS, filled
 from estimator.job import Job
 
@@ -23,8 +24,8 @@ MIB, GIB = 2**20, 2**30
 class Peak:
     """A top-level phase of a run.
 
-    `buckets`: of a training step, (width, height, batch, text tokens of the longest item) of each batch.
-    `encoded`: of latent caching, the sizes of the images in the order in which the trainer found them.
+    `buckets`: of a training step, (width, height, batch, text tokens of the longest item, frames) of each batch.
+    `encoded`: of latent caching, the sizes (width, height, frames) of the images in the order in which the trainer found them.
     """
 
     phase: str
@@ -32,8 +33,8 @@ class Peak:
     allocated_bytes: int
     reserved_bytes: int
     failed: bool
-    buckets: tuple[tuple[int, int, int, int], ...] = ()
-    encoded: tuple[tuple[int, int], ...] = ()
+    buckets: tuple[tuple[int, int, int, int, int], ...] = ()
+    encoded: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Run:
 
     name: str
     config: dict[str, Any]
-    images: dict[str, list[tuple[int, int, str]]]
+    images: dict[str, list[tuple[int, int, str, int]]]
     capacity_bytes: int | None
     total_bytes: int | None
     peaks: tuple[Peak, ...]
@@ -59,7 +60,7 @@ def read_rows(path: Path = ROWS) -> tuple[Run, ...]:
 
 def _run(one: dict[str, Any], job: dict[str, Any]) -> Run:
     total = one["capacity_bytes"]
-    images = {folder: [(width, height, text) for width, height, text in listed] for folder, listed in job["images"].items()}
+    images = {folder: [(w, h, text, *(frames or [0])) for w, h, text, *frames in listed] for folder, listed in job["images"].items()}
     return Run(
         one["name"], job["config"], images, None if total is None else total - one["context_bytes"], total,
         tuple(_peak(phase) for phase in one["phases"] if not _idle(phase)), one["retries"], job["versions"],
@@ -72,16 +73,17 @@ def _idle(one: dict[str, Any]) -> bool:
 
 
 def _peak(one: dict[str, Any]) -> Peak:
-    buckets = tuple((b["width"], b["height"], b["batch"], max(b["text_tokens"] or [0])) for b in one.get("buckets", ()))
-    encoded = tuple((width, height) for width, height in one.get("encoded", ()))
+    buckets = tuple((b["width"], b["height"], b["batch"], max(b["text_tokens"] or [0]), b.get("frames", 1)) for b in one.get("buckets", ()))
+    encoded = tuple((width, height, *(more or [1])) for width, height, *more in one.get("encoded", ()))
     return Peak(one["phase"], _label(one, buckets), one["allocated_peak"], one["reserved_peak"], one["outcome"] != "ok", buckets, encoded)
 
 
-def _label(one: dict[str, Any], buckets: Iterable[tuple[int, int, int, int]]) -> str:
+def _label(one: dict[str, Any], buckets: Iterable[tuple[int, int, int, int, int]]) -> str:
     if one["phase"] == "train":
-        return f"step {one['step']}: " + ", ".join(f"{w}x{h}" + (f" b{b}" if b > 1 else "") for w, h, b, _ in buckets)
+        sizes = ("x".join(map(str, (w, h, f) if f > 1 else (w, h))) + (f" b{b}" if b > 1 else "") for w, h, b, _, f in buckets)
+        return f"step {one['step']}: " + ", ".join(sizes)
     if one["phase"] == "sample":
-        return f"step {one['step']}: " + ", ".join(f"{w}x{h}" for w, h, _ in one["samples"])
+        return f"step {one['step']}: " + ", ".join("x".join(str(n) for n in (w, h, *more)) for w, h, _, *more in one["samples"])
     return str(one.get("resolution", ""))
 
 
@@ -102,8 +104,11 @@ def write_files(run: Run, folder: Path) -> Path:
     for name, images in run.images.items():
         place = folder / "data" / name.removeprefix("DATA/").replace(" ", "_")
         place.mkdir(parents=True)
-        for index, (width, height, caption) in enumerate(images):
-            (place / f"image{index}.png").write_bytes(png_header(width, height))
+        for index, (width, height, caption, frames) in enumerate(images):
+            if frames:
+                write_clip(place / f"image{index}.avi", width, height, frames)
+            else:
+                (place / f"image{index}.png").write_bytes(png_header(width, height))
             (place / f"image{index}.txt").write_text(caption, encoding="utf-8")
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(filled(run.config, folder / "data", folder / "out"), sort_keys=False), encoding="utf-8")

@@ -22,6 +22,7 @@ from PIL import Image
 
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import OPTIMIZER_WITH
+from calibration.clips import write_clip
 
 # bitsandbytes keeps tensors of fewer than 4096 elements in fp32: with it, ranks at which no tensor of an adapter is so small
 RANKS = {"adamw8bit": (16, 24), "adamw": (8, 24), "adafactor": (8, 24), "prodigy": (8, 24)}
@@ -31,15 +32,20 @@ def words(count: int) -> str:
     return " ".join(["fox"] * count)
 
 
-def write_images(folder: Path, buckets: tuple[tuple[int, int, int, int], ...]) -> list[dict[str, Any]]:
-    """One folder with one image for each bucket; the resolution is large enough that the image's own size is the bucket."""
-    entries = []
-    for width, height, batch, caption in buckets:
+def write_images(folder: Path, buckets: tuple[tuple[int, ...], ...]) -> list[dict[str, Any]]:
+    """One folder with one image (or clip) for each bucket; the resolution is large enough that its own size is the bucket."""
+    entries: list[dict[str, Any]] = []
+    for width, height, batch, caption, *frames in buckets:
         place = folder / f"{width}x{height}b{batch}"
         place.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (width, height)).save(place / "image.png")
+        if frames and frames[0] > 1:
+            write_clip(place / "image.avi", width, height, frames[0])
+        else:
+            Image.new("RGB", (width, height)).save(place / "image.png")
         (place / "image.txt").write_text(words(caption))
         entries.append({"folder_path": str(place), "caption_ext": "txt", "resolution": 2048, "batch_size": batch})
+        if frames:
+            entries[-1]["num_frames"] = frames[0]
     return entries
 
 
@@ -56,7 +62,10 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=cached)
     if weights != "bf16":
         model.update(qtype=weights, qtype_te=weights)
-    samples = [{"prompt": words(n), "width": w, "height": h, "guidance_scale": cfg} for w, h, cfg, n in family.samples]
+    samples: list[dict[str, Any]] = []
+    for width, height, guidance, count, *frames in family.samples:
+        samples.append({"prompt": words(count), "width": width, "height": height, "guidance_scale": guidance})
+        samples[-1].update({"num_frames": frames[0]} if frames else {})
     for entry, count in zip(samples, family.negatives, strict=False):
         entry["neg"] = words(count)
     process = {

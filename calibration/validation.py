@@ -22,12 +22,13 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from calibration import validation_jobs, validation_jobs_flux2, validation_jobs_qwen
+from calibration import validation_jobs, validation_jobs_flux2, validation_jobs_qwen, validation_jobs_wan
+from calibration.clips import write_clip
 from calibration.validation_jobs import CAPTIONS, CARDS_MIB, IMAGES, Job
 from estimator.archs import load_archs
 from estimator.buckets import bucket_size
 
-JOBS = (*validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS)
+JOBS = (*validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS, *validation_jobs_wan.JOBS)
 ROWS = Path(__file__).parent / "data" / "emulated_runs.jsonl"
 RARELY = 10_000  # save_every, sample_every: at the start and the end only
 # Phases of the launcher (top level) by the names that estimates have; `setup` and `set_device_state` are not judged on their own
@@ -76,7 +77,7 @@ def batches(job: Job, config: dict[str, Any]) -> int:
     divisor = load_archs().archs[load_archs().trainer[key].archs[0]].bucket_divisor
     for images, resolutions, _ in job.data:
         for resolution in resolutions:
-            sizes = [bucket_size(width, height, resolution, divisor) for width, height, _caption in IMAGES[images]]
+            sizes = [(*bucket_size(width, height, resolution, divisor), *frames) for width, height, _caption, *frames in IMAGES[images]]
             total += sum(-(-sizes.count(one) // size) for one in set(sizes))
     return total
 
@@ -99,8 +100,11 @@ def filled(config: dict[str, Any], data: Path, out: Path) -> dict[str, Any]:
 def write_images(name: str, folder: Path) -> None:
     place = folder / name.replace(" ", "_")
     place.mkdir(parents=True, exist_ok=True)
-    for index, (width, height, caption) in enumerate(IMAGES[name]):
-        Image.new("RGB", (width, height)).save(place / f"image{index}.png")
+    for index, (width, height, caption, *frames) in enumerate(IMAGES[name]):
+        if frames:
+            write_clip(place / f"image{index}.avi", width, height, frames[0])
+        else:
+            Image.new("RGB", (width, height)).save(place / f"image{index}.png")
         (place / f"image{index}.txt").write_text(CAPTIONS[caption])
 
 
@@ -136,7 +140,7 @@ def row(name: str, result: dict[str, Any]) -> dict[str, Any]:
     A run on a card of a given capacity names the run that has its config and images.
     """
     job, capacity_mib = all_runs()[name]
-    images = {f"DATA/{images}": [[w, h, CAPTIONS[caption]] for w, h, caption in IMAGES[images]] for images, _, _ in job.data}
+    images = {f"DATA/{name}": [[w, h, CAPTIONS[caption], *frames] for w, h, caption, *frames in IMAGES[name]] for name, _, _ in job.data}
     what = {"config": whole(job), "images": images} if capacity_mib is None else {"job": job.name}
     return {
         "name": name, **what, "capacity_bytes": None if capacity_mib is None else result["total_bytes"],
@@ -168,18 +172,27 @@ def variant(one: dict[str, Any], inner: list[dict[str, Any]]) -> dict[str, Any]:
     if one["phase"] == "step":
         keys = ("width", "height", "batch")
         buckets = [{key: bucket[key] for key in keys} | {"cached": bucket["latents"] is not None} for bucket in one["buckets"]]
+        for kept, bucket in zip(buckets, one["buckets"], strict=True):
+            if bucket["frames"] > 1:
+                kept["frames"] = bucket["frames"]
         for index, bucket in enumerate(buckets):
             text = one["buckets"][index].get("text")
             bucket["text_tokens"] = text if text is not None else (tokens[index] if index < len(tokens) else None)
         return {"step": one["step"], "buckets": buckets}
     if one["phase"] == "sample":
-        return {"step": one["step"], "samples": [[s["width"], s["height"], s["cfg"]] for s in one["samples"]], "text_tokens": tokens}
+        samples = [[s["width"], s["height"], s["cfg"], *_more(s["frames"])] for s in one["samples"]]
+        return {"step": one["step"], "samples": samples, "text_tokens": tokens}
     if one["phase"] == "cache_latents":
         shapes = [frame["shape"] for frame in inner if frame["phase"] == "vae_encode"]
-        return {"resolution": one["resolution"], "encoded": [[width, height] for *_, height, width in shapes]}
+        return {"resolution": one["resolution"], "encoded": [[w, h, *(_more(*shape) if shape else [])] for _, _, *shape, h, w in shapes]}
     if one["phase"] == "cache_text":
         return {"resolution": one["resolution"], "text_tokens": tokens}
     return {"text_tokens": tokens} if tokens else {}
+
+
+def _more(frames: int) -> list[int]:
+    """The number of frames, where it is one of a clip."""
+    return [frames] if frames > 1 else []
 
 
 def collect(folder: Path, kept: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

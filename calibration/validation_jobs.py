@@ -23,8 +23,8 @@ CAPTIONS = {
 }  # fmt: skip
 CAPTIONS["very long"] = " ".join([CAPTIONS["long"], CAPTIONS["medium"] + ".", CAPTIONS["long"].replace("harbour", "railway station")])
 
-# (width, height, caption) of each image; folders are made anew for every run, since caching writes into them
-Images = tuple[tuple[int, int, str], ...]
+# (width, height, caption) of each image, and the frames of a clip; folders are made anew for every run, since caching writes into them
+Images = tuple[tuple[int, int, str, *tuple[int, ...]], ...]
 IMAGES: dict[str, Images] = {
     "square": ((1024, 1024, "medium"),),
     "big square": ((2048, 2048, "long"), (1600, 1600, "short")),

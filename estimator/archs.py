@@ -34,6 +34,8 @@ class Arch:
     embedder_linears: int = 0
     hub: tuple[str, ...] = ()
     name_contains: tuple[str, ...] = ()
+    video: bool = False
+    image_to_video: bool = False
     transformer_config: Mapping[str, object] = field(default_factory=dict)
 
     def text_tokens(self, prompt: str) -> int:

@@ -27,13 +27,13 @@ def steps_of(job: Job, text_tokens: int) -> tuple[Step, ...]:
 
     `text_tokens`: what an unknown caption counts.
     """
-    found: dict[tuple[int, int, int], Batch] = {}
+    found: dict[tuple[int, int, int, int], Batch] = {}
     for dataset in job.datasets:
         for bucket in dataset.buckets:
             tokens = bucket.text_tokens or dataset.text_tokens or text_tokens
-            key = (bucket.width, bucket.height, dataset.batch_size)
+            key = (bucket.width, bucket.height, bucket.frames, dataset.batch_size)
             if key not in found or found[key].text_tokens < tokens:
                 found[key] = Batch(bucket, dataset.batch_size, tokens)
-    ordered = sorted(found.values(), key=lambda b: (b.bucket.width * b.bucket.height * b.size, b.text_tokens, b.bucket))
+    ordered = sorted(found.values(), key=lambda b: (b.bucket.width * b.bucket.height * b.bucket.frames * b.size, b.text_tokens, b.bucket))
     count = min(job.train.gradient_accumulation, MOST_BATCHES)
     return tuple((batch,) * count for batch in ordered)

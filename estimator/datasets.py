@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from estimator.videos import VIDEO_ENDINGS, read_clip
+
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 MAX_LIST_BYTES = 256 * 2**20  # of a JSON dataset file
 MAX_CAPTION_BYTES = 64 * 2**10  # captions are cut at 512 tokens by the model anyway
@@ -23,11 +25,16 @@ _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF orientations that swap wi
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A readable image: its size in pixels as it is meant to be seen (EXIF orientation applied)."""
+    """A readable image or clip: its size in pixels as it is meant to be seen (EXIF orientation applied).
+
+    `frames`: of a clip (0: an image), `per_second`: its speed.
+    """
 
     path: str
     width: int
     height: int
+    frames: int = 0
+    per_second: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +49,15 @@ class Scan:
     skipped_folders: tuple[str, ...] = field(default=())
 
 
-def scan(folder: str) -> Scan:
-    """The images of `folder`, a folder or a JSON file of paths, relative to the current directory as in the trainer.
+def scan(folder: str, video: bool = False) -> Scan:
+    """The images (and clips, if `video`) of `folder`, a folder or a JSON file of paths, relative to the current directory as in
+    the trainer.
 
     Never raises: what cannot be read is in the result.
     """
     try:
         if os.path.isdir(folder):
-            paths, skipped = _walk(folder)
+            paths, skipped = _walk(folder, IMAGE_ENDINGS + VIDEO_ENDINGS if video else IMAGE_ENDINGS)
             return _open_all(paths, None, skipped)
         if not os.path.lexists(folder):
             return Scan("absent")
@@ -78,14 +86,14 @@ def caption_of(image: Image, scanned: Scan, ending: str, default: str | None) ->
     return default if not text.strip() and default is not None else text
 
 
-def _walk(folder: str) -> tuple[list[str], list[str]]:
+def _walk(folder: str, endings: tuple[str, ...]) -> tuple[list[str], list[str]]:
     paths: list[str] = []
     skipped: list[str] = []
     for root, folders, files in os.walk(folder, onerror=lambda error: skipped.append(str(error.filename))):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if os.path.basename(root) == "_controls_":
             continue
-        paths += [os.path.join(root, name) for name in sorted(files) if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")]
+        paths += [os.path.join(root, name) for name in sorted(files) if name.lower().endswith(endings) and not name.startswith(".")]
     return paths, skipped
 
 
@@ -110,7 +118,11 @@ def _open_all(paths: list[str], captions: Mapping[str, str] | None, skipped: lis
         warnings.simplefilter("ignore")  # Pillow warns of odd EXIF data and of very large images, both of which the trainer takes
         for path in paths:
             try:
-                images.append(Image(path, *image_size(path)))
+                if path.lower().endswith(VIDEO_ENDINGS):
+                    clip = read_clip(path)
+                    images.append(Image(path, clip.width, clip.height, clip.frames, clip.per_second))
+                else:
+                    images.append(Image(path, *image_size(path)))
             except Exception as error:
                 broken.append((path, _reason(error)))
     return Scan("found", tuple(images), tuple(broken), captions, skipped_folders=tuple(skipped))

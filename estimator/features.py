@@ -2,10 +2,12 @@
 
 Variables that a job gives: `B` samples in one forward, `T` image tokens of a sample (width * height / 256), `E` the image's
 edge ((width + height) / 16, which padded convolutions add), `X` text tokens of a sample, `N` those of the negative prompt,
-`r` the adapter's rank. Derived ones:
+`r` the adapter's rank. Of video, `T` and the text encoder's count are of the whole clip, and there are besides: `A` tokens of one
+latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has done already. Derived ones:
 
 - `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
-- `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block attention;
+- `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block
+  attention, `P` = 4 A those of one frame;
 - any of these with a number behind it is rounded up to a multiple of that: `S128` to FlashAttention's tile (dq accumulator,
   logsumexp), `S32` and `L32` to the memory-efficient kernel's (logsumexp), `X32` to Z-Image's padding;
 - `M16`: S rounded up to 16 where it is no multiple of it, else 0 (Chroma's dense mask, which the memory-efficient kernel wants padded);
@@ -32,7 +34,7 @@ IntOrInts = TypeVar("IntOrInts", int, Ints)
 
 # Sums that names stand for. Roundings that occur: 128, FlashAttention-2's rows (flash_api.cpp: seqlen rounded to 128); 32, Z-Image's
 # padding (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
-_SUMS = {"S": {"T": 1, "X": 1}, "G": {"T": 1, "N": 1}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}}
+_SUMS = {"S": {"T": 1, "X": 1}, "G": {"T": 1, "N": 1}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "P": {"A": 4}}
 MASK_TILE = 16  # the mask of memory-efficient attention is padded to multiples of it (attention.cpp: pad_bias)
 
 REDUCE_BLOCK_WIDTH, REDUCE_BLOCK_HEIGHT = 32, 4  # threads of a reduction block: over outputs, over rows
@@ -47,9 +49,18 @@ PIXELS_PER_TOKEN = 256  # 16 x 16: VAE factor 8, patch 2, of FLUX, Flex.1 and Z-
 PIXELS_PER_EDGE = 16
 
 
-def image_values(width: int, height: int) -> dict[str, int]:
-    """`T` and `E` of an image of so many pixels."""
-    return {"T": width * height // PIXELS_PER_TOKEN, "E": (width + height) // PIXELS_PER_EDGE}
+FRAMES_PER_LATENT = 4  # temporal compression of Wan's VAE (AutoencoderKLWan: scale_factor_temporal); the first frame is one of its own
+
+
+def latent_frames(frames: int) -> int:
+    """Latent frames of a clip; what is left over at its end is dropped."""
+    return 1 + (frames - 1) // FRAMES_PER_LATENT
+
+
+def image_values(width: int, height: int, frames: int = 1) -> dict[str, int]:
+    """`T`, `E`, `A` and `F` of an image or clip of so many pixels."""
+    area, count = width * height // PIXELS_PER_TOKEN, latent_frames(frames)
+    return {"T": area * count, "E": (width + height) // PIXELS_PER_EDGE, "A": area, "F": count}
 
 
 def round_up(value: IntOrInts, multiple: int) -> IntOrInts:

@@ -7,13 +7,13 @@ trainer itself on the emulated device. Operations name programs by key and compo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from estimator.archs import load_archs
 from estimator.batches import Batch, Step
 from estimator.estimate import Variant
 from estimator.features import image_values
-from estimator.job import Dataset, Job, Sample
+from estimator.job import Bucket, Dataset, Job, Sample
 from estimator.operations import Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 
 
@@ -77,6 +77,18 @@ class Plan:
     def load_text(self) -> Operation:
         return Part(f"load.text/{self.te_weights}")
 
+    def after_text(self) -> Iterator[Operation]:
+        """Moves of whole components after the text encoder is loaded."""
+        yield from ()
+
+    def cache_item(self, bucket: Bucket) -> Iterator[Operation]:
+        """One image (or clip) through the VAE."""
+        yield Part("cache_latents.item", image_values(bucket.width, bucket.height), "item")
+
+    def head(self, key: str, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        """The batch goes to the device, and through the VAE if `key` says so."""
+        yield Part(key, values, scope)
+
     def after_loading(self) -> Iterator[Operation]:
         """Moves of whole components at the end of loading that no part holds."""
         yield from ()
@@ -89,6 +101,7 @@ class Plan:
         yield End()
         yield Begin("load", "text encoder")
         yield self.load_text()
+        yield from self.after_text()
         yield End()
         yield Begin("load", "the rest")
         yield Part(f"load.rest/{self.weights}/{self.low}")
@@ -120,14 +133,14 @@ class Plan:
 
     def _cache_latents(self, dataset: Dataset, home: dict[str, bool]) -> Iterator[Operation]:
         """Preset cache_latents: VAE in, then transformer and text encoders out; one image at a time; then as before."""
-        largest = max(dataset.buckets, key=lambda b: b.width * b.height)
-        yield Begin("cache_latents", f"resolution {dataset.resolution}", Variant(largest.width, largest.height, 1, 1))
+        largest = max(dataset.buckets, key=lambda b: b.width * b.height * b.frames)
+        yield Begin("cache_latents", f"resolution {dataset.resolution}", Variant(largest.width, largest.height, largest.frames, 1))
         yield MoveIn("vae")
         yield MoveOut("transformer")
         yield from self.text_out()
         yield EmptyCache()
         for bucket in dataset.buckets:
-            yield Part("cache_latents.item", image_values(bucket.width, bucket.height), "item")
+            yield from self.cache_item(bucket)
             yield Release("item")
         yield MoveOut("vae")
         if home["transformer"]:
@@ -195,8 +208,7 @@ class Plan:
             yield MoveOut("transformer")
         if self.all_latents_cached or (self.text_cached and when == "first"):
             yield MoveOut("vae")
-        if self.text_away:
-            yield from self.text_out()
+        yield from self.text_out() if self.text_away else self.text_in()
         yield EmptyCache()
         yield MoveIn("transformer")
         yield Part(f"sample.leave/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
@@ -235,7 +247,7 @@ class Plan:
 
     def step(self, step: Step, first: bool) -> Iterator[Operation]:
         train = self.job.train
-        largest = max(step, key=lambda b: b.size * b.bucket.width * b.bucket.height)
+        largest = max(step, key=lambda b: b.size * b.bucket.width * b.bucket.height * b.bucket.frames)
         variant = Variant(largest.bucket.width, largest.bucket.height, largest.bucket.frames, largest.size)
         yield Begin("train", "first step" if first else "", variant)
         for number, batch in enumerate(step):
@@ -256,13 +268,13 @@ class Plan:
         bucket, many = batch.bucket, _batch(batch.size)
         cached = any((d.cache_latents or d.cache_latents_to_disk) and bucket in d.buckets for d in self.job.datasets)
         latents = "cached" if self.all_latents_cached or cached else "encoded"
-        values = {**image_values(bucket.width, bucket.height), **self.rank, "B": batch.size, "X": batch.text_tokens}
+        values = {**image_values(bucket.width, bucket.height, bucket.frames), **self.rank, "B": batch.size, "X": batch.text_tokens}
         # Never recorded: cached text with latents encoded in the step. Its head is taken as that of text encoded in the step, which
         # lacks the copy of the embeddings (FLUX: 4 MiB a sample).
         text = "cached" if self.text_away and latents == "cached" else "encoded"
         checkpointing = "checkpointed" if self.job.train.gradient_checkpointing else "full"
         scope = "next batch" if accumulate else "batch"
-        yield Part(f"step.head/{latents}/{text}/{many}", values, scope)
+        yield from self.head(f"step.head/{latents}/{text}/{many}", values, scope)
         if not self.text_away:
             yield self.encode(batch.text_tokens, scope, batch.size)
         if accumulate:  # the loop's variables hold the batch before until the next one is made

@@ -13,6 +13,7 @@ from estimator.job import Dataset, Job, Sample
 from estimator.operations import Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part
 from estimator.phases import Plan
 from estimator.programs import Profile
+from estimator.wan import WanPlan
 
 TEXT_ENCODERS = ("text_encoder0", "text_encoder1")
 
@@ -66,7 +67,9 @@ class ChromaPlan(KeepingPrompts):
 
 
 # By `model_class` of profiles/archs.yaml
-PLANS: Mapping[str, type[Plan]] = {"stable_diffusion": Plan, "base": Plan, "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan}
+PLANS: Mapping[str, type[Plan]] = {
+    "stable_diffusion": Plan, "base": Plan, "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan, "wan": WanPlan,
+}  # fmt: skip
 
 
 def plan_of(job: Job, profile: Profile) -> Plan:

@@ -25,7 +25,7 @@ from estimator.errors import CannotTell, Problem
 from estimator.features import feature
 from estimator.paths import profiles_dir
 
-SHARED_PARTS = ("load.text/", "text/", "cache_latents.item")
+SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "latents", "encode.", "decode", "tile.")
 SHARED_COMPONENTS = ("text_encoder", "vae")
 ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
 Ints = npt.NDArray[np.int64]

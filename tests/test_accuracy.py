@@ -100,16 +100,16 @@ def test_rows_cover_what_users_vary() -> None:
 
 def test_no_row_is_a_probe_job() -> None:
     probed = {
-        (arch, weights, rank, width, height, batch)
+        (arch, weights, rank, width, height, batch, *(frames or [1]))
         for arch, family in ARCHITECTURES.items()
         for weights in family.weights
         for rank in probes.RANKS[OPTIMIZER_WITH[weights]]
-        for width, height, batch, _ in family.buckets
+        for width, height, batch, _, *frames in family.buckets
     }
     for run in WHOLE:
         job = read_job(run)
         assert job.network is not None
-        met = {bucket[:3] for peak in run.peaks for bucket in peak.buckets}
+        met = {(*bucket[:3], bucket[4]) for peak in run.peaks for bucket in peak.buckets}
         assert not {(job.arch, job.model.weights, job.network.rank, *bucket) for bucket in met} & probed, run.name
 
 

@@ -19,10 +19,10 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "values": ({"job", "errors", "paths", "gpus", "gpu_catalogue", "estimate"}, set()),
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": ({"profiles", "features", "programs", "archs", "tokens"}, {"values", "files"}),
-    "reading": ({"buckets", "datasets", "trainers"}, {"values", "files", "profiles"}),
+    "reading": ({"buckets", "datasets", "videos", "trainers"}, {"values", "files", "profiles"}),
     "replay": ({"allocator", "allocator_state", "allocator_expandable"}, set()),
     "model": (
-        {"operations", "batches", "phases", "plans", "replay", "rows", "grid", "timeline", "residents"},
+        {"operations", "batches", "phases", "wan", "plans", "replay", "rows", "grid", "timeline", "residents"},
         {"values", "profiles", "replay"},
     ),
     "engine": ({"engine", "outside"}, {"values", "profiles", "replay", "model"}),

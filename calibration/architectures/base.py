@@ -23,6 +23,7 @@ class Layout:
     one prompt only ("none"). `tiled_vae`: with low_vram the trainer decodes previews tile by tile, so that decoding is a part of its
     own. `text_on_host`: text encoders are quantised on the host: how they are loaded depends on low_vram, and they move to the card at
     the end of loading. `keeps_prompts`: cached prompts of previews, which stay on the card, are a part of their own.
+    `video`: the VAE works in chunks of frames, which are parts of their own (calibration.extract.clips).
     """
 
     load: dict[str, tuple[str, ...]]
@@ -36,6 +37,7 @@ class Layout:
     text_on_host: bool = False
     masks: tuple[str, ...] = ()
     keeps_prompts: bool = False
+    video: bool = False
 
     def caption_tokens(self, words: int) -> int:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
@@ -46,6 +48,9 @@ class Layout:
         kind = key.split("/")[0]
         if kind.startswith("load") or kind == "step.end":
             return ("1",)
+        if self.video and (key.startswith("step.head/encoded") or kind.startswith(("encode.", "decode", "tile.", "latents"))):
+            clip = ("A", "E", "P32", *(("A*K", "K") if kind.endswith(".next") else ("T", "F")))
+            return ("1", *clip) if "/many" not in key else ("1", "B", *(f"B*{name}" for name in clip), *clip)
         if kind in ("setup.network", "setup.ema", "step.update", "step.ema", "save", "sample.enter", "sample.leave"):
             return ("1", "r")
         if kind == "preview.prompts":
@@ -69,6 +74,7 @@ class Layout:
 @dataclass(frozen=True)
 class Architecture:
     """`model`: the section of a config. `buckets`: (width, height, batch, caption words). `samples`: (width, height, guidance, words).
+    Video models have the number of frames at the end of both.
 
     `negatives`: words of each preview's negative prompt (none: all empty).
     `relative`: an architecture with the same text encoder and VAE, whose recordings of them serve where an own one is lacking (text
@@ -77,8 +83,8 @@ class Architecture:
     """
 
     model: dict[str, Any]
-    buckets: tuple[tuple[int, int, int, int], ...]
-    samples: tuple[tuple[int, int, float, int], ...]
+    buckets: tuple[tuple[int, ...], ...]
+    samples: tuple[tuple[int, int, float, int, *tuple[int, ...]], ...]
     layout: Layout
     relative: str | None = None
     weights: tuple[str, ...] = field(default=tuple(OPTIMIZER_WITH))

@@ -14,7 +14,7 @@ import numpy as np
 
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import Layout, words_of
-from calibration.extract import parts
+from calibration.extract import clips, parts
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
 from calibration.extract.rows import peak_rows
@@ -66,7 +66,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         run = read(folder)
         if run.outcome != "ok":
             raise ValueError(f"{folder}: the probe job ended with {run.outcome}")
-        for part in occurrences(run, layout):
+        for part in clips.split(run, occurrences(run, layout)) if layout.video else occurrences(run, layout):
             found[part.key].append(part)
         tables.update(residents(run))
         made["versions"] = run.versions

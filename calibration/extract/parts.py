@@ -113,8 +113,8 @@ def caching_parts(run: Run) -> Iterator[Occurrence]:
         enter = [p for p in phase.inner if p.name == "set_device_state"]
         leave = [p for p in phase.inner if p.name == "restore_device_state"]
         if len(encode) == 1 and enter and leave:
-            _, _, height, width = encode[0].info["shape"]
-            yield Occurrence(run, "cache_latents.item", list(range(enter[0].last, leave[0].first)), image_values(width, height))
+            _, _, *frames, height, width = encode[0].info["shape"]
+            yield Occurrence(run, "cache_latents.item", list(range(enter[0].last, leave[0].first)), image_values(width, height, *frames))
 
 
 def cache_text_parts(run: Run) -> Iterator[Occurrence]:
@@ -166,7 +166,7 @@ def _preview_parts(
         events = [e for e in range(begin, decode.first if layout.tiled_vae else end) if run.events[e][0] != "e"]
         cfg = "cfg" if layout.guidance != "none" and sample["cfg"] > 1 else "plain"
         batch = 2 if cfg == "cfg" and layout.guidance == "batched" else 1
-        values = {**image_values(sample["width"], sample["height"]), "r": chosen["rank"], "B": batch}
+        values = {**image_values(sample["width"], sample["height"], sample["frames"]), "r": chosen["rank"], "B": batch}
         values["X"], values["N"] = prompt(number)
         source = "encoded" if own else "cached"
         if layout.keeps_prompts and not own:
@@ -217,7 +217,7 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int]) -> Iterator[
     for step in (p for p in run.root.inner if p.name == "step"):
         (bucket,) = step.info["buckets"]
         batch, inner = bucket["batch"], {p.name: p for p in step.inner}
-        values = {**image_values(bucket["width"], bucket["height"]), "B": batch, "r": rank, "X": captions(bucket)}
+        values = {**image_values(bucket["width"], bucket["height"], bucket["frames"]), "B": batch, "r": rank, "X": captions(bucket)}
         checkpointing = "checkpointed" if step.info["gradient_checkpointing"] else "full"
         cached = "cached" if bucket["latents"] else "encoded"
         text = "encoded" if "encode_prompt" in inner else "cached"

@@ -17,6 +17,7 @@ DOMAIN = {
     "B": (1, 2, 3, 4, 8, 16), "T": (64, 256, 576, 1024, 1551, 2304, 4096, 6400, 9216, 16384), "X": (16, 77, 160, 300, 512),
     "r": (1, 4, 16, 32, 64, 128, 256),
 }  # fmt: skip
+CLIP, FRAMES = {"A", "F", "K", "T128"}, (1, 2, 3, 5, 9, 21, 31)  # variables that only video has; latent frames, T being those of one then
 
 
 def peak_rows(sequence: Sequence, coefficients: np.ndarray, features: tuple[str, ...]) -> list[tuple[tuple[int, ...], str]]:
@@ -25,10 +26,11 @@ def peak_rows(sequence: Sequence, coefficients: np.ndarray, features: tuple[str,
     if not len(totals):
         return []
     unique, first = np.unique(totals, axis=0, return_index=True)
-    grid = _grid(features)
+    used = np.flatnonzero(unique.any(axis=0))
+    grid = _grid(tuple(features[c] for c in used))
     best = np.zeros(len(unique), dtype=bool)
     for start in range(0, len(grid), 256):  # the memory of one block, not of the whole product
-        values = unique @ grid[start : start + 256].T
+        values = unique[:, used] @ grid[start : start + 256].T
         best[np.unique(values.argmax(axis=0))] = True
     keep = np.flatnonzero(best)
     return [(tuple(int(x) for x in unique[k]), sequence.labels[tensors[first[k]]]) for k in keep]
@@ -51,8 +53,12 @@ def running_totals(sequence: Sequence, coefficients: np.ndarray) -> tuple[np.nda
 
 def _grid(features: tuple[str, ...]) -> np.ndarray:
     rows = []
-    for values in product(*DOMAIN.values()):
-        given = dict(zip(DOMAIN, values, strict=True))
-        given["E"], given["N"] = 2 * int(given["T"] ** 0.5), given["X"]
+    factors = {factor for name in features for factor in name.split("*")}
+    domain = DOMAIN if factors.isdisjoint(CLIP) else {**DOMAIN, "F": FRAMES}
+    for values in product(*domain.values()):
+        given = dict(zip(domain, values, strict=True))
+        given["E"], given["N"], given["A"] = 2 * int(given["T"] ** 0.5), given["X"], given["T"]
+        given["T"] *= given.setdefault("F", 1)
+        given["K"] = max(given["F"] - 2, 1)  # the last of the chunks that are alike
         rows.append([feature(name, given) for name in features])
     return np.unique(np.array(rows, dtype=np.int64), axis=0)

@@ -201,6 +201,8 @@ def record_vae(vae: Any) -> None:
     vae.decode, vae.encode = R.wrap(vae.decode, "vae_decode", shape), R.wrap(vae.encode, "vae_encode", shape)
     if hasattr(vae, "tiled_decode"):  # each tile of a tiled decode
         vae.decoder.forward = R.wrap(vae.decoder.forward, "vae_decoder", shape)
+    if tensors.works_in_chunks(vae):
+        vae.encoder.forward = R.wrap(vae.encoder.forward, "vae_encoder", shape)
 
 
 def name_modules(sd: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 MIB = 2**20
+CLIP = "clip"  # beginning of names that go from one tensor to the next, perhaps at the same address (tensors.py)
 
 
 def context_bytes() -> int:
@@ -67,7 +68,8 @@ class Recorder:
         if self.events and self.names is not None and kind != "empty_cache":
             now = self.names()
             index = len(self.marks) - 1
-            self.named += [(index, address, name) for address, name in now.items() if self._last.get(address) != name]
+            changed = ((a, n) for a, n in now.items() if self._last.get(a) != n or n.startswith(CLIP))
+            self.named += [(index, address, name) for address, name in changed]
             self._last = now
 
     def _marked_empty_cache(self) -> None:

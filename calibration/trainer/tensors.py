@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+CHUNKED = ("_encode", "_decode")  # methods that put a result together chunk by chunk
 
 
 def storages(tensor: Any) -> Iterator[torch.Tensor]:
@@ -28,6 +31,27 @@ def apply_order(module: torch.nn.Module) -> Iterator[torch.Tensor]:
     for tensor in [*module._parameters.values(), *module._buffers.values()]:
         if tensor is not None:
             yield tensor
+
+
+def works_in_chunks(vae: Any) -> bool:
+    """Whether a VAE takes a clip in chunks of frames, with features kept from one chunk for the next (AutoencoderKLWan)."""
+    return hasattr(vae, "clear_cache")
+
+
+def clip_tensors(vae: Any) -> Iterator[tuple[str, int, Any]]:
+    """Between two chunks: the features kept, and what is there of the result (`out`, and `out_`, the newest chunk)."""
+    for kept in (getattr(vae, "_feat_map", None), getattr(vae, "_enc_feat_map", None)):
+        for index, tensor in enumerate(kept or ()):
+            if isinstance(tensor, torch.Tensor):
+                yield "clip_features", index, tensor
+    frame: Any = sys._getframe()
+    while frame is not None and not (frame.f_code.co_name in CHUNKED and "autoencoder" in frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is not None:
+        seen = frame.f_locals
+        found = [("clip", index, seen[name]) for index, name in enumerate(("out", "out_")) if name in seen]
+        seen.clear()  # the frame would keep what is in there alive
+        yield from found
 
 
 class Names:
@@ -71,6 +95,8 @@ class Names:
                 yield "ema", index, tensor
             for index, tensor in enumerate(getattr(ema, "collected_params", None) or []):
                 yield "ema_copy", index, tensor
+        if works_in_chunks(vae):
+            yield from clip_tensors(vae)
         assistant = getattr(sd, "assistant_lora", None)
         if isinstance(assistant, torch.nn.Module):
             for index, tensor in enumerate(assistant.parameters()):

@@ -16,6 +16,7 @@ from estimator.datasets import Image, Scan, caption_of, scan
 from estimator.job import Bucket, Dataset, Train
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.aitoolkit_train import MAX_BATCH
+from estimator.trainers.aitoolkit_video import FrameRule, read_frames
 from estimator.trainers.section import Findings, Section, shown, whole_number
 from estimator.tree import KeyPath
 
@@ -47,6 +48,7 @@ class _Entry:
     trigger: str | None
     only_text: str | None
     dataset: Dataset  # the settings that are the same at every resolution
+    frames: FrameRule
 
 
 def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, ...]:
@@ -62,7 +64,7 @@ def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, 
     for i, value in enumerate(raw):
         path = (*process.at("datasets"), i)
         if isinstance(value, dict):
-            entries.append(_entry(Section(found, path, value), train, trigger))
+            entries.append(_entry(Section(found, path, value), train, trigger, arch))
         else:
             found.problem(path, f"expected a map with folder_path, got {shown(value)}", fix="write - folder_path: ...")
     _check_together(found, entries)
@@ -74,13 +76,13 @@ def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, 
     datasets: list[Dataset] = []
     for entry in entries:
         if entry.folder not in scans:
-            scans[entry.folder] = scan(entry.folder)
+            scans[entry.folder] = scan(entry.folder, entry.frames.video)
             _report_scan(entry, scans[entry.folder], arch)
         datasets += _at_resolutions(entry, scans[entry.folder], arch)
     return tuple(datasets)
 
 
-def _entry(section: Section, train: Train, trigger: str | None) -> _Entry:
+def _entry(section: Section, train: Train, trigger: str | None, arch: Arch) -> _Entry:
     found = section.found
     check_keys(section, "datasets")
     folder = section.text("dataset_path") or section.text("folder_path")
@@ -130,6 +132,7 @@ def _entry(section: Section, train: Train, trigger: str | None) -> _Entry:
         trigger=section.text("trigger_word", trigger),
         only_text=(trigger or "") if train.unload_text_encoder and not dataset.cache_text_embeddings else None,
         dataset=dataset,
+        frames=read_frames(section, arch),
     )
 
 
@@ -244,15 +247,17 @@ def _at_resolutions(entry: _Entry, scanned: Scan, arch: Arch) -> list[Dataset]:
 
 
 def _worst(entry: _Entry, resolution: int, arch: Arch) -> Bucket:
-    return Bucket(*(square_bucket(resolution) if entry.square else worst_bucket(resolution, arch.bucket_divisor)))
+    if entry.frames.auto:
+        entry.section.found.not_modelled(entry.section.at("auto_frame_count"), True, "clips that are not here have a length of their own")
+    return Bucket(*(square_bucket(resolution) if entry.square else worst_bucket(resolution, arch.bucket_divisor)), entry.frames.frames)
 
 
 def _buckets(entry: _Entry, images: tuple[Image, ...], resolution: int, arch: Arch, tokens: dict[str, int]) -> tuple[Bucket, ...]:
     size = _size_rule(entry, resolution, arch)
-    buckets: dict[tuple[int, int], tuple[int, int]] = {}
+    buckets: dict[tuple[int, int, int], tuple[int, int]] = {}
     for image in images:
         width, height = max(1, int(image.width * entry.scale)), max(1, int(image.height * entry.scale))
-        key = size(width, height)
+        key = (*size(width, height), entry.frames.of(image))
         count, longest = buckets.get(key, (0, 0))
         buckets[key] = (count + entry.copies, max(longest, tokens.get(image.path, 0)))
     return tuple(Bucket(*size, count=count, text_tokens=longest) for size, (count, longest) in sorted(buckets.items()))

@@ -54,10 +54,10 @@ READ: Mapping[str, frozenset[str]] = {
     "datasets": _words(
         "folder_path dataset_path type resolution batch_size buckets square_crop scale num_repeats flip_x flip_y"
         " caption_ext caption_type default_caption trigger_word cache_latents cache_latents_to_disk cache_text_embeddings is_reg"
-        " augments augmentations poi"
+        " augments augmentations poi num_frames auto_frame_count fps trim_auto_frame_count_tail do_i2v"
     ),
-    "sample": _words("width height neg guidance_scale prompts samples sample_every"),
-    "sample.samples": _words("prompt width height neg guidance_scale"),
+    "sample": _words("width height neg guidance_scale prompts samples sample_every num_frames"),
+    "sample.samples": _words("prompt width height neg guidance_scale num_frames"),
     "save": _words("save_every"),
 }
 
@@ -99,16 +99,16 @@ NEUTRAL: Mapping[str, frozenset[str]] = {
         " shuffle_tokens caption_dropout_rate keep_tokens control_transparent_color full_size_control_images alpha_mask mask_path"
         " invert_mask mask_min_value num_controls_from_same_folder use_short_captions standardize_images shuffle_augmentations"
         " guidance_type clip_image_augmentations clip_image_shuffle_augmentations replacements loss_multiplier num_workers"
-        " prefetch_factor cache_latents_num_workers extra_values replay_transforms shrink_video_to_frames fps"
-        " trim_auto_frame_count_tail debug fast_image_size do_i2v do_audio audio_preserve_pitch audio_normalize"
+        " prefetch_factor cache_latents_num_workers extra_values replay_transforms shrink_video_to_frames"
+        " debug fast_image_size do_audio audio_preserve_pitch audio_normalize"
         " diff_output_preservation diff_output_preservation_class"
     ),
     "sample": _words(
         "sampler sample_start_step seed walk_seed sample_steps network_multiplier guidance_rescale format"
-        " adapter_conditioning_scale refiner_start_at extra_values num_frames fps do_cfg_norm"
+        " adapter_conditioning_scale refiner_start_at extra_values fps do_cfg_norm"
     ),
     "sample.samples": _words(
-        "seed sample_steps fps num_frames ctrl_img ctrl_idx ctrl_img_1 ctrl_img_2 ctrl_img_3 network_multiplier do_cfg_norm"
+        "seed sample_steps fps ctrl_img ctrl_idx ctrl_img_1 ctrl_img_2 ctrl_img_3 network_multiplier do_cfg_norm"
     ),
     "save": _words("dtype max_step_saves_to_keep save_format push_to_hub hf_repo_id hf_private"),
 }
@@ -179,8 +179,6 @@ UNMODELLED: Mapping[str, Mapping[str, Unmodelled]] = {
         "cache_clip_vision_to_disk": Unmodelled("runs an image encoder while caching"),
         "cache_tensors_to_disk": Unmodelled("keeps the pixels beside the cached latents"),
         "load_image_when_caching_latents": Unmodelled("keeps the pixels beside the cached latents"),
-        "num_frames": Unmodelled("trains on video", (1,)),
-        "auto_frame_count": Unmodelled("trains on video"),
     },
 }
 

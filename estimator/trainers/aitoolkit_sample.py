@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from estimator.archs import Arch
 from estimator.job import Sample
 from estimator.trainers.aitoolkit_keys import check_keys
+from estimator.trainers.aitoolkit_video import MAX_FRAMES, preview_frames
 from estimator.trainers.section import Findings, Section, shown
 from estimator.tree import KeyPath
 
@@ -30,13 +31,15 @@ class _Request:
     width: int
     height: int
     guidance: float
+    frames: int = 1
 
 
 def read_samples(sample: Section, arch: Arch, trigger: str | None) -> tuple[Sample, ...]:
     """One entry per preview, in order. Flags inside a prompt ("--w 1024 --cfg 4") win over the entry, the entry over the section."""
     check_keys(sample, "sample")
     base = _Request(
-        "", _negative(sample, ""), *_size(sample, DEFAULT_SIDE, DEFAULT_SIDE), sample.number("guidance_scale", DEFAULT_GUIDANCE)
+        "", _negative(sample, ""), *_size(sample, DEFAULT_SIDE, DEFAULT_SIDE), sample.number("guidance_scale", DEFAULT_GUIDANCE),
+        sample.whole("num_frames", 1, 1, MAX_FRAMES),
     )
     requests: list[_Request] = []
     prompts: list[tuple[str, KeyPath]] = []
@@ -93,6 +96,7 @@ def _entry(section: Section, base: _Request) -> _Request:
         width=width,
         height=height,
         guidance=section.number("guidance_scale", base.guidance),
+        frames=section.whole("num_frames", base.frames, 1, MAX_FRAMES),
         negative=_negative(section, base.negative),
     )
 
@@ -132,7 +136,9 @@ def _with_flags(request: _Request, path: KeyPath, found: Findings) -> _Request:
                 request = replace(request, guidance=_finite(content))
             elif name == "n":
                 request = replace(request, negative=content)
-            elif name in ("d", "seed", "s", "steps", "frames", "num_frames", "fps", "ctrl_idx"):
+            elif name in ("frames", "num_frames"):
+                request = replace(request, frames=_frames(content))
+            elif name in ("d", "seed", "s", "steps", "fps", "ctrl_idx"):
                 int(content)
             elif name in ("m", "network_multiplier", "gr", "a", "ref"):
                 float(content)
@@ -149,6 +155,13 @@ def _side(text: str) -> int:
     return value
 
 
+def _frames(text: str) -> int:
+    value = int(text)
+    if value > MAX_FRAMES:
+        raise ValueError(text)
+    return value
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if value != value or value in (float("inf"), float("-inf")):
@@ -161,6 +174,7 @@ def _sample(request: _Request, arch: Arch) -> Sample:
     return Sample(
         width=_rounded(request.width, arch.sample_divisor),
         height=_rounded(request.height, arch.sample_divisor),
+        frames=preview_frames(request.frames, arch),
         cfg=request.guidance,
         text_tokens=arch.text_tokens(request.prompt),
         negative_tokens=arch.text_tokens(request.negative) if guided else None,

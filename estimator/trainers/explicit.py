@@ -120,7 +120,7 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
     method = _one_of(run, "method", METHODS, "lora")
     if method not in modelled.METHODS:
         found.not_modelled(run.at("method"), method, "this method")
-    shape = _shape(run)
+    shape = _shape(run, arch)
     weights = _one_of(run, "weights", (*FLOATS, *QTYPES), "bf16")
     if weights not in modelled.WEIGHTS:
         found.not_modelled(run.at("weights"), weights, "the transformer in this type")
@@ -166,9 +166,9 @@ def _arch(run: Section, override: str | None) -> Arch | None:
     return archs[key]
 
 
-def _shape(run: Section) -> _Shape:
+def _shape(run: Section, arch: Arch | None) -> _Shape:
     frames = run.whole("frames", 1, 1, MAX_FRAMES)
-    if frames > modelled.MAX_FRAMES:
+    if frames > 1 and arch is not None and not arch.video:
         run.found.not_modelled(run.at("frames"), frames, "video")
     images = run.whole("control_images", 0, 0, MAX_CONTROL_IMAGES)
     if images > modelled.MAX_CONTROL_IMAGES:
@@ -253,11 +253,11 @@ def _sample(run: Section, arch: Arch) -> tuple[Sample, ...]:
     cfg = _one_of(sample, "cfg", CFG, "none")
     frames = sample.whole("frames", 1, 1, MAX_FRAMES)
     tiling = _flag(sample, "vae_tiling", False)
-    if frames > modelled.MAX_FRAMES:
+    if frames > 1 and not arch.video:
         run.found.not_modelled(sample.at("frames"), frames, "video")
     if tiling:
         run.found.not_modelled(sample.at("vae_tiling"), True, "decoding in tiles")
-    if cfg == "sequential" or (cfg == "batched" and arch.guidance != "batched"):
+    if cfg not in ("none", arch.guidance):
         run.found.not_modelled(sample.at("cfg"), cfg, f"guidance in this form on {arch.name}")
     return (
         Sample(

@@ -15,5 +15,4 @@ OPTIMIZERS = frozenset({"adamw", "adamw8bit", "adafactor", "prodigy"})  # those 
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 QUANTIZE_EXCLUDES = frozenset({"*time_text_embed*"})  # the trainer's own Flex.1 example leaves this embedder unquantised
 ATTENTION = frozenset({"sdpa"})
-MAX_FRAMES = 1
 MAX_CONTROL_IMAGES = 0

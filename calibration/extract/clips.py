@@ -1,0 +1,136 @@
+"""Parts of video: what a VAE does chunk by chunk, and previews that are cut where decoding begins.
+
+AutoencoderKLWan takes a clip in chunks of one latent frame, with features kept from each chunk for the next. The first and the
+second chunk differ from all that follow, and those are alike but for the result that grows: so a part in which a clip is encoded
+or decoded is cut before each chunk from the second on. `first`, `second`, `next` (as many as are left, `K` latent frames being
+done) and `last`, with what comes after it; a clip of two latent frames is one part, `two`; an image is one part without a suffix.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from calibration.extract.parts import MOVED, Occurrence, component, settings
+from calibration.extract.runs import Phase, Run
+from estimator.features import image_values
+
+TILE_PIXELS, TILE_STRIDE_PIXELS = 256, 192  # AutoencoderKLWan: tile_sample_min_width, tile_sample_stride_width
+
+
+def split(run: Run, found: Iterable[Occurrence]) -> Iterator[Occurrence]:
+    """Parts of a run, those cut that hold a clip's encoding or decoding."""
+    phases = run.root.walk()
+    chunks = [p for p in phases if p.name in ("vae_decoder", "vae_encoder")]
+    decodes = [p for p in phases if p.name == "vae_decode"]
+    singles = [p for p in phases if p.name == "generate_single_image"]
+    for part in found:
+        kind, many = part.key.split("/")[0], "many" if part.values.get("B", 1) > 1 else "one"
+        if kind == "preview":
+            yield from _preview(part, _inside(part, singles)[0], _inside(part, decodes)[0], chunks)
+        elif kind == "cache_latents.item":
+            yield from _coded(part, "latents", "encode", many, _inside(part, chunks))
+        elif part.key.startswith("step.head/encoded"):
+            yield from _coded(part, part.key, "encode", many, _inside(part, chunks))
+        elif kind == "load.text":  # with low_vram the transformer comes to the card here
+            moved = {e for e in part.events if component(run.tensors[run.events[e][1]].name) == "transformer" and run.events[e][0] != "e"}
+            yield replace(part, events=[e for e in part.events if e not in moved])
+        elif kind == "text" and many == "many":
+            yield _without_padding_loop(part)
+        else:
+            yield part
+
+
+def _without_padding_loop(part: Occurrence) -> Occurrence:
+    """Without what comes and goes outside the encoder: prompts are padded one by one, in tensors for each of them.
+
+    They are 16 MiB a prompt, after the encoder's own activations, which are many times that, are gone.
+    """
+    tensors, last = part.run.tensors, part.events[-1]
+    passing = {k for e in part.events if (k := part.run.events[e][1]) >= 0 and tensors[k].label == "encode_prompt"}
+    passing = {k for k in passing if tensors[k].died is not None and tensors[k].died <= last}
+    return replace(part, events=[e for e in part.events if part.run.events[e][1] not in passing])
+
+
+def _inside(part: Occurrence, phases: list[Phase]) -> list[Phase]:
+    if not part.events:
+        return []
+    return [p for p in phases if part.events[0] <= p.first <= p.last <= part.events[-1] + 1]
+
+
+def _coded(part: Occurrence, key: str, coder: str, many: str, chunks: list[Phase]) -> Iterator[Occurrence]:
+    """A part with one encode or decode, cut at its chunks."""
+    cuts = [bisect_left(part.events, chunk.first) for chunk in chunks]
+    sizes = {key: part.values.get(key, 1) for key in ("T", "E", "A", "F", "B")}
+
+    def piece(name: str, first: int, last: int, **more: int) -> Occurrence:
+        return Occurrence(part.run, name, part.events[first:last], {**sizes, **more})
+
+    if len(cuts) < 2:
+        yield piece(key, 0, len(part.events))
+    elif len(cuts) == 2:
+        yield piece(f"{key}/two", 0, len(part.events))
+    else:
+        yield piece(f"{key}/first", 0, cuts[1])
+        yield piece(f"{coder}.second/{many}", cuts[1], cuts[2])
+        for done in range(2, len(cuts) - 1):
+            yield piece(f"{coder}.next/{many}", cuts[done], cuts[done + 1], K=done)
+        yield piece(f"{key}/last", cuts[-1], len(part.events))
+
+
+def _preview(part: Occurrence, single: Phase, decode: Phase, chunks: list[Phase]) -> Iterator[Occurrence]:
+    """Prompts, denoising without moves of components, decoding."""
+    run, chosen = part.run, settings(part.run)
+    events = [e for e in part.events if component(run.tensors[run.events[e][1]].name) not in MOVED]
+    head, body = bisect_left(events, single.first), bisect_left(events, decode.first)
+    name, weights, guidance, source, *when = part.key.split("/")
+    if source == "cached" and events[:head]:  # cached prompts move to the card for the first round, and stay there
+        yield Occurrence(run, "preview.prompts", events[:head], {"X": part.values["X"], "N": part.values["N"]})
+    yield Occurrence(run, "/".join((name, weights, guidance, *when)), events[head:body], part.values)
+    sizes = {key: part.values[key] for key in ("T", "E", "A", "F")}
+    end = Occurrence(run, "decode", events[body:], sizes)
+    width, height = decode.info["shape"][-1] * 8, decode.info["shape"][-2] * 8
+    if chosen["low_vram"] and max(width, height) > TILE_PIXELS:
+        yield from _tiled(end, decode, (width, height), _inside(end, chunks))
+    else:
+        yield from _coded(end, "decode", "decode", "one", _inside(end, chunks))
+
+
+def _tiled(part: Occurrence, decode: Phase, size: tuple[int, int], chunks: list[Phase]) -> Iterator[Occurrence]:
+    """Decoding in tiles, as low_vram has it: each tile like a small clip, joined; rows of tiles; the whole; and what is made of it.
+
+    Blending writes into the tiles, through small tensors for each line of pixels: those are left out.
+    """
+    run, count = part.run, part.values["F"]
+    places = tiles(*size)
+    for number, (width, height) in enumerate(places):
+        own = chunks[number * count : (number + 1) * count]
+        area = image_values(width, height)
+        values = {"T": area["A"] * count, "E": area["E"], "A": area["A"], "F": count}
+        for done, chunk in enumerate(own):
+            name = ("first", "second")[done] if done < 2 else "next"
+            yield Occurrence(run, f"tile.{name}", list(range(chunk.first, chunk.last)), values)
+        if number + 1 < len(places):
+            yield Occurrence(run, "tile.join", list(range(own[-1].last, chunks[(number + 1) * count].first)), values)
+    width, height = size
+    made = [e for e in range(chunks[-1].last, decode.last) if run.events[e][0] == "a"]
+    for row in [min(TILE_STRIDE_PIXELS, height - y) for y in range(0, height, TILE_STRIDE_PIXELS)]:
+        event = next(e for e in made if run.tensors[run.events[e][1]].size == _pixel_bytes(width, row, count))
+        made.remove(event)
+        yield Occurrence(run, "tile.row", [event], {**image_values(width, row), "T": width * row // 256 * count, "F": count})
+    whole = {run.events[e][1] for e in made if run.tensors[run.events[e][1]].size == _pixel_bytes(width, height, count)}
+    joined = [e for e in range(chunks[-1].last, decode.last) if run.events[e][1] in whole]
+    yield Occurrence(run, "decode.joined", joined, part.values)
+    yield Occurrence(run, "decode.shown", [e for e in part.events if e >= decode.last], part.values)
+
+
+def _pixel_bytes(width: int, height: int, latent_frames: int) -> int:
+    """Of a decoded clip in bf16."""
+    return width * height * (4 * latent_frames - 3) * 3 * 2
+
+
+def tiles(width: int, height: int) -> list[tuple[int, int]]:
+    """Sizes of the tiles of a picture, row by row."""
+    starts = [(y, x) for y in range(0, height, TILE_STRIDE_PIXELS) for x in range(0, width, TILE_STRIDE_PIXELS)]
+    return [(min(TILE_PIXELS, width - x), min(TILE_PIXELS, height - y)) for y, x in starts]

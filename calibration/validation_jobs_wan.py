@@ -1,0 +1,81 @@
+"""Validation jobs of Wan: as the trainer's web UI writes them, on clips of 33 and 81 frames and on images (see validation_jobs)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calibration.validation_jobs import (
+    CACHED_LATENTS,
+    CACHED_TEXT,
+    EMA,
+    FIRST,
+    HIGH_VRAM,
+    IMAGES,
+    NO_CHECKPOINTING,
+    SECOND,
+    UI_MODELS,
+    UNLOADED,
+    UNQUANTISED,
+    Job,
+    batch,
+    optimizer,
+    preview,
+    quantised,
+    rank,
+    web_ui,
+)  # fmt: skip
+
+IMAGES["clips"] = ((832, 480, "medium", 90), (480, 832, "long", 41))
+IMAGES["short clips"] = ((640, 480, "short", 24), (640, 480, "tag", 30))
+IMAGES["clips and stills"] = ((848, 464, "medium", 50), (1024, 768, "short"))
+UI_MODELS["wan 1.3b"] = {"name_or_path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "arch": "wan21:1b", "quantize": False}
+UI_MODELS["wan 14b"] = {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21:14b", "low_vram": True}
+LOW_VRAM = {"model.low_vram": True}
+
+
+def clip(width: int, height: int, frames: int, prompt: str = FIRST, **more: Any) -> dict[str, Any]:
+    return preview(width, height, prompt, num_frames=frames, **more)
+
+
+def frames(count: int) -> dict[str, Any]:
+    """A dataset's own settings: clips of so many frames, at the 16 a second that the UI sets for Wan."""
+    return {"num_frames": count, "fps": 16}
+
+
+JOBS = (
+    Job("wan1b-ui", web_ui("wan 1.3b"), (("clips", [480], frames(33)),), {}, (clip(832, 480, 41),)),
+    Job(
+        "wan1b-images", web_ui("wan 1.3b"), (("portraits", [512, 768], {}),),
+        {**LOW_VRAM, **CACHED_LATENTS, **CACHED_TEXT, **EMA, **rank(16)}, (clip(512, 768, 1), clip(256, 256, 1, SECOND)),
+    ),
+    Job(
+        "wan1b-81-low-vram", web_ui("wan 1.3b"), (("clips", [480], frames(81)),),
+        {**quantised("qfloat8"), **LOW_VRAM, **CACHED_LATENTS, **UNLOADED, **optimizer("adamw")}, (clip(640, 368, 81), clip(480, 480, 17)),
+    ),
+    Job(
+        "wan1b-no-checkpointing", web_ui("wan 1.3b"), (("short clips", [320], frames(21)),),
+        {**UNQUANTISED, **NO_CHECKPOINTING, **batch(2), **rank(64), **optimizer("prodigy"), **CACHED_TEXT},
+        (clip(480, 320, 33), clip(512, 512, 1, guidance_scale=1)),
+    ),
+    Job(
+        "wan1b-uint4-b2", web_ui("wan 1.3b"), (("short clips", [384], frames(13)), ("five", [512], {})),
+        {**quantised("uint4"), **LOW_VRAM, **batch(2, 2), **rank(8), **optimizer("adafactor")}, (clip(576, 320, 49),),
+    ),
+    Job(
+        "wan1b-float8-stills", web_ui("wan 1.3b"), (("clips and stills", [400], {**frames(1), "auto_frame_count": True}),),
+        {**quantised("float8"), **CACHED_LATENTS, **EMA}, (clip(832, 480, 5), clip(400, 304, 9, SECOND)),
+    ),
+    Job("wan14b-ui", web_ui("wan 14b"), (("clips", [480], frames(33)),), {}, (clip(832, 480, 41),), cards=True),
+    Job(
+        "wan14b-81-cached", web_ui("wan 14b"), (("clips", [368], frames(81)),),
+        {**quantised("uint4", "uint4"), **CACHED_LATENTS, **CACHED_TEXT, **EMA, **rank(16)}, (clip(480, 272, 81),), cards=True,
+    ),
+    Job(
+        "wan14b-images", web_ui("wan 14b"), (("portraits", [512, 768], {}),),
+        {**HIGH_VRAM, **UNLOADED, **CACHED_LATENTS, **batch(2), **optimizer("adamw")}, (clip(512, 768, 1), clip(320, 256, 33, SECOND)),
+    ),
+    Job(
+        "wan14b-bf16-no-checkpointing", web_ui("wan 14b"), (("short clips", [256], frames(17)),),
+        {**UNQUANTISED, **HIGH_VRAM, **NO_CHECKPOINTING, **batch(2), **rank(8)}, (clip(320, 256, 13, guidance_scale=1),),
+    ),
+)  # fmt: skip

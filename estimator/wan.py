@@ -1,0 +1,91 @@
+"""What the trainer's Wan models do differently: clips go through the VAE in chunks of frames, previews move components with low_vram.
+
+Source: ostris/ai-toolkit 27a03a91: toolkit/models/wan21/wan21.py (load_model, AggressiveWanUnloadPipeline, generate_single_image);
+diffusers c9438378: AutoencoderKLWan (_encode, _decode, tiled_decode), WanPipeline. The parts are those of calibration/extract/clips.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from estimator.features import image_values
+from estimator.job import Bucket, Sample
+from estimator.operations import EmptyCache, MoveIn, MoveOut, Operation, Part, Release
+from estimator.phases import Plan
+
+TILE_PIXELS, TILE_STRIDE_PIXELS = 256, 192  # AutoencoderKLWan: tile_sample_min_width, tile_sample_stride_width
+
+
+def coded(key: str, coder: str, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+    """One encode ("encode") or decode ("decode") with what lies around it (`key`), chunk by chunk."""
+    latent_frames, many = values["F"], "many" if values.get("B", 1) > 1 else "one"
+    if latent_frames <= 2:
+        yield Part(key if latent_frames == 1 else f"{key}/two", values, scope)
+        return
+    yield Part(f"{key}/first", values, scope)
+    yield Part(f"{coder}.second/{many}", values, scope)
+    for done in range(2, latent_frames - 1):
+        yield Part(f"{coder}.next/{many}", {**values, "K": done}, scope)
+    yield Part(f"{key}/last", values, scope)
+
+
+def tiled(width: int, height: int, frames: int) -> Iterator[Operation]:
+    """A decode in tiles that are each decoded like a small clip, then joined in rows, then to the whole."""
+    values = image_values(width, height, frames)
+    starts = [(y, x) for y in range(0, height, TILE_STRIDE_PIXELS) for x in range(0, width, TILE_STRIDE_PIXELS)]
+    for y, x in starts:
+        tile = image_values(min(TILE_PIXELS, width - x), min(TILE_PIXELS, height - y), frames)
+        for done in range(values["F"]):
+            yield Part(f"tile.{('first', 'second')[done] if done < 2 else 'next'}", tile, "tile")
+        yield Part("tile.join", tile, "tiles")
+        yield Release("tile")
+    for y in range(0, height, TILE_STRIDE_PIXELS):
+        yield Part("tile.row", image_values(width, min(TILE_STRIDE_PIXELS, height - y), frames), "tiles")
+    yield Part("decode.joined", values, "preview")
+    yield Release("tiles")
+    yield Part("decode.shown", values, "preview")
+
+
+class WanPlan(Plan):
+    """Wan21: with low_vram the transformer is quantised on the host and comes to the card behind the text encoder."""
+
+    def after_text(self) -> Iterator[Operation]:
+        yield MoveIn("transformer")
+
+    def cache_item(self, bucket: Bucket) -> Iterator[Operation]:
+        yield from coded("latents", "encode", {**image_values(bucket.width, bucket.height, bucket.frames), "B": 1}, "item")
+
+    def head(self, key: str, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        if key.startswith("step.head/encoded"):
+            yield from coded(key, "encode", values, scope)
+        else:
+            yield Part(key, values, scope)
+
+    def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
+        low_vram = self.job.model.low_vram
+        positive, negative = self.tokens(sample.text_tokens), self.tokens(sample.negative_tokens or self.empty_prompt())
+        if self.text_away and (when == "first" or self.job.train.skip_first_sample):  # they move to the card once, and stay
+            for _ in [s for s in self.job.samples if s.memory_key == sample.memory_key]:
+                yield Part("preview.prompts", {"X": positive, "N": negative}, "job")
+        if not self.text_cached:  # by the encode, or by the pipeline's own move to the device
+            yield from self.text_in()
+        if not self.text_away:
+            yield self.encode(positive, "preview")
+            yield self.encode(negative, "preview")
+        if low_vram:
+            yield MoveIn("vae")
+            yield MoveOut("vae")
+            yield from self.text_out()
+        yield from self.denoise(sample, when, {**self.rank, "X": positive, "N": negative, "B": sample.batch})
+        yield MoveIn("vae")
+        if low_vram and max(sample.width, sample.height) > TILE_PIXELS:
+            yield from tiled(sample.width, sample.height, sample.frames)
+        else:
+            yield from coded("decode", "decode", image_values(sample.width, sample.height, sample.frames), "preview")
+        yield Release("preview")
+        yield EmptyCache()
+
+    def denoise(self, sample: Sample, when: str, values: Mapping[str, int]) -> Iterator[Operation]:
+        merged = f"/{when}" if self.weights == "bf16" else ""
+        size = image_values(sample.width, sample.height, sample.frames)
+        yield Part(f"preview/{self.weights}/{'cfg' if sample.guided else 'plain'}{merged}", {**size, **values}, "preview")
