@@ -32,12 +32,12 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
         "arch": job.arch,
         "trainer_arch": job.trainer_arch,
         "method": job.method,
-        "gpu": _gpu(estimate.gpu),
+        "gpu": gpu_document(estimate.gpu),
         "verdict": estimate.verdict,
-        "peak": None if phase is None else _phase(phase),
+        "peak": None if phase is None else phase_document(phase),
         "required_bytes": estimate.required_bytes,
-        "phases": [{**_phase(each), "components": dict(each.components)} for each in estimate.phases],
-        "advice": [_advice(each) for each in estimate.advice],
+        "phases": [{**phase_document(each), "components": dict(each.components)} for each in estimate.phases],
+        "advice": [advice_document(each) for each in estimate.advice],
         "warnings": list(estimate.warnings),
         "assumptions": list(estimate.assumptions),
         "not_modelled": [
@@ -70,7 +70,7 @@ def error_document(kind: str, exit_status: int, problems: Sequence[Problem]) -> 
 
 def gpus_document(gpus: Sequence[Gpu]) -> dict[str, Any]:
     """The catalogue of cards."""
-    return {"schema": SCHEMA, "gpus": [_gpu(gpu) for gpu in gpus]}
+    return {"schema": SCHEMA, "gpus": [gpu_document(gpu) for gpu in gpus]}
 
 
 def archs_document(archs: Sequence[tuple[str, str, bool, int]]) -> dict[str, Any]:
@@ -83,7 +83,8 @@ def archs_document(archs: Sequence[tuple[str, str, bool, int]]) -> dict[str, Any
     }
 
 
-def _gpu(gpu: Gpu) -> dict[str, Any]:
+def gpu_document(gpu: Gpu) -> dict[str, Any]:
+    """A card."""
     return {
         "name": gpu.name,
         "title": gpu.title,
@@ -102,7 +103,8 @@ def _gpu(gpu: Gpu) -> dict[str, Any]:
     }
 
 
-def _phase(phase: PhaseEstimate) -> dict[str, Any]:
+def phase_document(phase: PhaseEstimate) -> dict[str, Any]:
+    """A phase, without its ledger."""
     return {
         "phase": phase.phase,
         "variant": _variant(phase.variant),
@@ -123,7 +125,8 @@ def _variant(variant: Variant) -> dict[str, int | None]:
     return {"width": variant.width, "height": variant.height, "frames": variant.frames, "batch": variant.batch}
 
 
-def _advice(advice: Advice) -> dict[str, Any]:
+def advice_document(advice: Advice) -> dict[str, Any]:
+    """A change of the config."""
     return {
         "key": advice.key,
         "from": _plain(advice.before),

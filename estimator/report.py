@@ -257,10 +257,10 @@ def _advice(estimate: Estimate, style: Style) -> str:
 def _advice_lines(number: int, advice: Advice) -> list[str]:
     keys = advice.key.split(" + ")
     if len(keys) > 1 and isinstance(advice.before, list) and isinstance(advice.after, list):
-        each = [f"{clean(key)}: {_value(old)} -> {_value(new)}" for key, old, new in zip(keys, advice.before, advice.after, strict=True)]
+        each = [f"{clean(key)}: {value(old)} -> {value(new)}" for key, old, new in zip(keys, advice.before, advice.after, strict=True)]
         change = f"{number:>3}. together: {'; '.join(each)}"
     else:
-        change = f"{number:>3}. {clean(advice.key)}: {_value(advice.before)} -> {_value(advice.after)}"
+        change = f"{number:>3}. {clean(advice.key)}: {value(advice.before)} -> {value(advice.after)}"
     enough = {OOM: "not enough alone", SAFE: "probably enough", BORDERLINE: "borderline"}.get(advice.verdict, "")
     saving = f"saves {gib(advice.saves_bytes)} GiB{', ' + enough if enough else ''}"
     why = wrapped(clean(advice.why), "     ", "     ")
@@ -269,21 +269,22 @@ def _advice_lines(number: int, advice: Advice) -> list[str]:
     return [*wrapped(change, "", "     "), f"     {saving}", *why]
 
 
-def _value(value: object) -> str:
-    if value is None:
+def value(given: object) -> str:
+    """A value of a config as YAML writes it."""
+    if given is None:
         return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_value, value))}]"
-    return clean(value)
+    if isinstance(given, bool):
+        return str(given).lower()
+    if isinstance(given, (list, tuple)):
+        return f"[{', '.join(map(value, given))}]"
+    return clean(given)
 
 
 def _unmodelled(estimate: Estimate) -> list[str]:
     lines = []
     for each in estimate.job.unmodelled:
         line = f":{each.place.line}" if each.place.line is not None else ""
-        lines.append(f"{each.place.key} = {_value(each.value)} ({each.place.file}{line}): {each.why}")
+        lines.append(f"{each.place.key} = {value(each.value)} ({each.place.file}{line}): {each.why}")
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from estimator.configfile import read_config
+from estimator.configfile import ConfigFile, read_config
 from estimator.errors import InputError, Problem
 from estimator.job import Job, Place
 
@@ -17,7 +17,11 @@ def read_jobs(path: str | Path, overrides: Sequence[str] = (), arch_override: st
     Raises InputError with everything wrong with the input at once, or CannotTell naming an architecture or process that is not modelled.
     Settings that are not modelled are no exception: they are in each Job's `unmodelled`.
     """
-    file = read_config(path)
+    return read_jobs_of(read_config(path), overrides, arch_override)
+
+
+def read_jobs_of(file: ConfigFile, overrides: Sequence[str] = (), arch_override: str | None = None) -> tuple[Job, ...]:
+    """As `read_jobs`, of a config that is read already."""
     is_run, is_job = "run" in file.data, bool(file.data.keys() & {"job", "config"})
     if is_run and is_job:
         what = "both `run` and `job` or `config` at the top"
