@@ -31,9 +31,7 @@ Replayer = Callable[[int, bool], Simulation]
 def _replay(job: Job, capacity_bytes: int | None, workspace_bytes: int, only_before_steps: bool = False) -> Simulation:
     key = (repr(job), capacity_bytes, workspace_bytes, only_before_steps)
     if key not in _kept:
-        _kept[key] = simulate(
-            job, capacity_bytes=capacity_bytes, workspace_bytes=workspace_bytes, only_before_steps=only_before_steps
-        )
+        _kept[key] = simulate(job, capacity_bytes=capacity_bytes, workspace_bytes=workspace_bytes, only_before_steps=only_before_steps)
     return _kept[key]
 
 
@@ -187,4 +185,3 @@ def required_bytes(gpu: Gpu, free: Simulation, replay: Replayer) -> int:
         else:
             low = middle
     return high + beside
-

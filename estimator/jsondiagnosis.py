@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from estimator.crash import Diagnosis, Failure, OomText
+from estimator.crash import Diagnosis, Failure, OomText, Slowdown
 from estimator.estimate import Estimate
 from estimator.jsonout import SCHEMA, advice_document, gpu_document, phase_document
 
@@ -32,8 +32,7 @@ def diagnosis_document(found: Diagnosis, exit_status: int) -> dict[str, Any]:
         "failure": None if found.failure is None else _failure(found.failure),
         "failures": [_failure(each) for each in run.failures],
         "others_bytes": found.others_bytes,
-        "slowdown": None if slow is None else {
-            "step": slow.step, "before_seconds": round(slow.before_seconds, 3), "after_seconds": round(slow.after_seconds, 3), "line": slow.line},
+        "slowdown": None if slow is None else _slowdown(slow),
         "prediction": None if prediction is None else {
             "config": prediction.source, "gpu": gpu_document(prediction.estimate.gpu), **_estimate(prediction.estimate),
             "phase": None if prediction.phase is None else phase_document(prediction.phase)},
@@ -43,6 +42,11 @@ def diagnosis_document(found: Diagnosis, exit_status: int) -> dict[str, Any]:
         "outcome": None if outcome is None else _estimate(outcome),
         "notes": list(found.notes),
     }  # fmt: skip
+
+
+def _slowdown(slow: Slowdown) -> dict[str, Any]:
+    before, after = round(slow.before_seconds, 3), round(slow.after_seconds, 3)
+    return {"step": slow.step, "before_seconds": before, "after_seconds": after, "line": slow.line}
 
 
 def _failure(failure: Failure) -> dict[str, Any]:

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "estimator"
 
 # Layers in the direction the data flows, each with its modules and the layers that it may import besides itself (docs/design.md).
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
-    "values": ({"job", "errors", "paths", "gpus", "gpu_catalogue", "estimate"}, set()),
+    "values": ({"job", "errors", "paths", "gpus", "gpu_catalogue", "estimate", "crash"}, set()),
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": ({"profiles", "features", "programs", "archs", "tokens"}, {"values", "files"}),
     "reading": ({"buckets", "datasets", "videos", "trainers"}, {"values", "files", "profiles"}),
@@ -27,8 +27,9 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "engine": ({"engine", "outside"}, {"values", "profiles", "replay", "model"}),
     "advice": ({"advice"}, {"values", "engine"}),
-    "screen": ({"report", "report_lists", "report_words", "jsonout"}, {"values"}),
-    "commands": ({"commands"}, {"values", "files", "profiles", "reading", "replay", "model", "engine", "advice", "screen"}),
+    "log": ({"diagnosis"}, {"values", "files", "reading", "advice"}),
+    "screen": ({"report", "report_lists", "report_words", "report_diagnosis", "jsonout", "jsondiagnosis"}, {"values"}),
+    "commands": ({"commands"}, {"values", "files", "profiles", "reading", "replay", "model", "engine", "advice", "log", "screen"}),
     "command line": ({"cli", "__main__"}, {"values", "screen", "commands"}),
 }
 # A class that makes an instance of its own subclass, at call time.

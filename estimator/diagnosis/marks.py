@@ -63,7 +63,9 @@ TRACEBACK = "Traceback (most recent call last)"
 JOB_ERROR = "Error running job: "
 COMPLETED = re.compile(r"^ - (\d+) completed jobs?$")
 STOPPED = ("Job stopped", "Stop signal received")
-WINDOWS = re.compile(rb'(?:File "|\s|")[A-Za-z]:\\\\?[\w. -]+\\|\\site-packages\\|WinError|\.exe\b')
+WINDOWS_PATH = re.compile(r"(?:^|[\s\"'(])[A-Za-z]:[\\/]{1,2}\w|\\site-packages\\|WinError")
+AFTER_CONFIG = ("# Running job:", "Running  ", "Traceback", "Using SQLite", "Using EMA", "Error running job")
+"""What is printed after a config at the earliest: one that is not whole by then is not taken."""
 SMI_PROCESS = re.compile(r"^\|\s+(\d+)\s+\S+\s+\S+\s+(\d+)\s+[CGM+]+\s+(.*?)\s+(\d+)MiB \|$")
 
 _TABLE: tuple[tuple[str, str], ...] = (

@@ -6,24 +6,20 @@ that is missing, with "# Running job: NAME".
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from estimator import crash
 from estimator.crash import Failure, LoggedRun
 from estimator.diagnosis import marks, oomtext
+from estimator.diagnosis.printed import PrintedConfig
 from estimator.diagnosis.progress import StepTimes, parse_bar
-from estimator.estimate import Variant
 from estimator.job import Bucket
 
 MOST_FAILURES = 60
 """Failures kept of a job: the first half of them and the last."""
-MOST_CONFIG_LINES = 5000
 MOST_DATASETS, MOST_BUCKETS = 200, 2000
-MOST_JOBS = 1000
+MOST_JOBS, MOST_PROCESSES = 1000, 10
 MOST_FRAMES = 300
 MOST_TEXT = 300
 _WRAPPED_LINES = 12
@@ -37,7 +33,7 @@ def read_story(lines: Iterable[tuple[int, bytes]]) -> tuple[LoggedRun, ...]:
         if reader.begins_another(line):
             runs.append(reader.finish())
             del runs[:-MOST_JOBS]
-            reader = _Reader(number)
+            reader = _Reader(number, reader.carried)
         reader.feed(number, line)
     return (*runs, reader.finish())
 
@@ -45,13 +41,14 @@ def read_story(lines: Iterable[tuple[int, bytes]]) -> tuple[LoggedRun, ...]:
 class _Reader:
     """One job's story while it is read."""
 
-    def __init__(self, first_line: int = 1) -> None:
-        self.run = LoggedRun(first_line=first_line)
+    def __init__(self, first_line: int = 1, carried: tuple[dict[str, object], ...] = ()) -> None:
+        self.run = LoggedRun(first_line=first_line, processes=carried)
+        self.carried: tuple[dict[str, object], ...] = ()
         self.line = first_line
         self.at: tuple[str, str] = ("", "")
         self.failures: list[Failure] = []
         self.left_out = 0
-        self.dump: list[str] | None = None
+        self.dump: PrintedConfig | None = None
         self.frames: tuple[list[str], list[str], list[str]] | None = None
         self.oom: tuple[int, str, int] | None = None
         self.times = StepTimes()
@@ -93,17 +90,18 @@ class _Reader:
         self.line = number
         if self.oom is not None and self._continue_oom(line):
             return
-        if self.dump is not None:
-            self._continue_dump(line.decode("utf-8", "replace"))
+        if self.dump is not None and self._in_config(line):
             return
-        if b"%|" in line:
+        if b"%|" in line and not line.startswith(b"Job process"):
             self._bar(line)
             if line.endswith(b"]"):
                 return
         if self.frames is not None and self._in_traceback(line):
             return
         if line.startswith(marks.PREFIXES):
-            self._enter(marks.phase_of(line.decode("utf-8", "replace"), self.at))
+            text = line.decode("utf-8", "replace")
+            self._enter(marks.phase_of(text, self.at))
+            self._saw_path(text)
         if marks.HINTS.search(line):
             self._trouble(line.decode("utf-8", "replace"))
         elif line[:1] in b"{#BSRJ|0123456789 ":
@@ -111,8 +109,8 @@ class _Reader:
 
     def _other(self, text: str) -> None:
         """Lines that tell about the job, neither phase nor trouble."""
-        if text == "{" and len(self.run.processes) < 10:
-            self.dump = [text]
+        if text == "{" and len(self.run.processes) < MOST_PROCESSES:
+            self.dump = PrintedConfig(text)
         elif match := marks.JOB.match(text):
             self.named = True
             self.run = replace(self.run, name=match[1][:200], seen_trainer=True)
@@ -140,7 +138,8 @@ class _Reader:
         if phase == marks.SAMPLE and self.step == 0 and self.at != marks.TRAIN:
             phase = marks.BASELINE
         self.at = phase
-        self.run = replace(self.run, seen_trainer=True) if not self.run.seen_trainer else self.run
+        if not self.run.seen_trainer:
+            self.run = replace(self.run, seen_trainer=True)
 
     def _bar(self, line: bytes) -> None:
         bar = parse_bar(line)
@@ -163,26 +162,39 @@ class _Reader:
             self.recovered = True
         self.times.update(done, seconds, self.line)
 
-    # --- the config that the trainer prints -------------------------------------------------------------------------------------
+    # --- the config that the trainer prints ---------------------------------------------------------------------------------------
 
-    def _continue_dump(self, text: str) -> None:
+    def _in_config(self, line: bytes) -> bool:
+        """Whether the line belongs to a config that is being printed; the config is taken when it is whole.
+
+        After the job's name it is that of the next job, because the trainer prints configs first.
+        """
         assert self.dump is not None
-        self.dump.append(text)
-        if text == "}":
-            config: Any = None
-            with contextlib.suppress(ValueError, RecursionError):  # something else was printed into it: the diagnosis then does without
-                config = json.loads("\n".join(self.dump))
-            if isinstance(config, dict) and "type" in config:
-                self.run = replace(self.run, processes=(*self.run.processes, config), seen_trainer=True)
+        if not self.dump.takes(line.decode("utf-8", "replace")):
             self.dump = None
-        elif len(self.dump) > MOST_CONFIG_LINES or text.startswith(("# Running job:", "Traceback")):
+            return False
+        config = self.dump.config
+        if config is not None:
             self.dump = None
+            if "type" in config:
+                self._take(config)
+        return True
+
+    def _take(self, config: dict[str, object]) -> None:
+        if self.named:
+            self.carried = (*self.carried, config)[-MOST_PROCESSES:]
+            return
+        self.run = replace(self.run, processes=(*self.run.processes, config), seen_trainer=True)
+        self._saw_path(str(config.get("training_folder")))
+
+    def _saw_path(self, text: str) -> None:
+        if not self.run.windows and marks.WINDOWS_PATH.search(text):
+            self.run = replace(self.run, windows=True)
 
     # --- trouble ------------------------------------------------------------------------------------------------------------------
 
     def _trouble(self, text: str) -> None:
-        if not self.run.windows and marks.WINDOWS.search(text.encode()):
-            self.run = replace(self.run, windows=True)
+        self._saw_path(text)
         if marks.TRACEBACK in text:
             self.frames = ([], [], [])
         elif oomtext.is_warning(text):
@@ -209,8 +221,7 @@ class _Reader:
 
     def _went_on(self, in_a_row: int) -> bool:
         """The trainer counts failures in a row, and begins anew after a step that went through."""
-        last = next((f for f in reversed(self.failures) if f.what == crash.SKIPPED), None)
-        return last is not None and in_a_row == 1
+        return in_a_row == 1 and any(failure.what == crash.SKIPPED for failure in self.failures)
 
     def _continue_oom(self, line: bytes) -> bool:
         """Whether the line belongs to an out-of-memory message that a console has wrapped."""
@@ -239,8 +250,7 @@ class _Reader:
             return True  # on Windows two threads write it at once
         match = marks.FRAME.search(text)
         if match:
-            if not self.run.windows and ":\\" in match[1]:
-                self.run = replace(self.run, windows=True)
+            self._saw_path(match[1])
             if len(self.frames[0]) < MOST_FRAMES:
                 self.frames[0].append(match[2].partition("File")[0])
                 self.frames[1].append(match[1])
@@ -290,10 +300,3 @@ def _same(first: Failure, second: Failure) -> bool:
 def _short(text: str) -> str:
     words = "".join(char if char.isprintable() else "?" for char in " ".join(text[:4000].split()))
     return words if len(words) <= MOST_TEXT else words[: MOST_TEXT - 3] + "..."
-
-
-def largest_buckets(run: LoggedRun) -> Iterator[Variant]:
-    """The training sizes that the log lists, largest first."""
-    seen = {(b.width, b.height, b.frames) for dataset in run.buckets for b in dataset}
-    for width, height, frames in sorted(seen, key=lambda size: -size[0] * size[1] * size[2]):
-        yield Variant(width, height, frames)

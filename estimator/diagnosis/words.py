@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from estimator import crash
 from estimator.crash import Failure, LoggedRun, Prediction
 from estimator.diagnosis import kinds
-from estimator.diagnosis.story import largest_buckets
 from estimator.estimate import OOM, SAFE, Estimate
 from estimator.gpus import GIB, Gpu
 
@@ -82,10 +81,11 @@ def _sizes(run: LoggedRun, prediction: Prediction | None) -> list[str]:
         if failing and fitting:
             return [f"predicted not to fit: {', '.join(failing[-4:])}; to fit: {', '.join(fitting[:4])}"]
         return []
-    largest = next(largest_buckets(run), None)
-    if largest is None:
+    buckets = [bucket for dataset in run.buckets for bucket in dataset]
+    if not buckets:
         return []
-    frames = f"x{largest.frames}" if (largest.frames or 1) > 1 else ""
+    largest = max(buckets, key=lambda bucket: bucket.width * bucket.height * bucket.frames)
+    frames = f"x{largest.frames}" if largest.frames > 1 else ""
     return [f"the largest training size in the log is {largest.width}x{largest.height}{frames}"]
 
 
