@@ -62,13 +62,17 @@ def _numbers(found: Diagnosis, style: Style) -> str:
         ("free", logged.free_bytes, None),
         ("the whole card", logged.total_bytes, total),
     )
+    both = phase is not None and any(one is not None for _, one, _ in rows)
     title = "The log's numbers in GiB" + (f", and those predicted {what(phase)}" if phase is not None else "")
-    lines = wrapped(title, "", "  ")
-    lines = [style.bold(line) for line in lines]
-    lines.append(f"  {'':<{_LABEL_WIDTH}}{'log':>7}{'predicted' if phase is not None else '':>11}".rstrip())
+    if phase is not None and not both:
+        title = f"Predicted {what(phase)}, in GiB (the log has no numbers)"
+    lines = [style.bold(line) for line in wrapped(title, "", "  ")]
+    if both:
+        lines.append(f"  {'':<{_LABEL_WIDTH}}{'log':>7}{'predicted':>11}")
     for label, one, other in rows:
         if one is not None or other is not None:
-            lines.append(f"  {label:<{_LABEL_WIDTH}}{_size(one):>7}{_size(other) if phase is not None else '':>11}".rstrip())
+            figures = f"{_size(one):>7}{_size(other):>11}" if both else f"{_size(other if phase is not None else one):>7}"
+            lines.append(f"  {label:<{_LABEL_WIDTH}}{figures}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from estimator import cli, commands
-from estimator.commands import check
+from estimator.commands import check, diagnose
 from estimator.gpus import all_gpus, find_gpu
 from estimator.trainers import read_jobs
 
@@ -78,6 +78,12 @@ def test_the_documentation_has_every_option_and_no_other() -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     options = {option for action in check.parser()._actions for option in action.option_strings}
     assert options == set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text.split("## Cards")[0])) - {"-"}
+
+
+def test_the_documentation_of_diagnose_has_every_option() -> None:
+    section = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").split("## Diagnose")[1]
+    options = {option for action in diagnose.parser()._actions for option in action.option_strings}
+    assert options - {"--help", "--no-colour"} == set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", section)) - {"-"}
 
 
 STATUSES = {value for module in (cli, commands) for name, value in vars(module).items() if name.endswith("_STATUS")}

@@ -96,12 +96,11 @@ def _with_remedies(found: Diagnosis, process: dict[str, object] | None, estimate
     failure, prediction = found.failure, found.prediction
     assert failure is not None
     todo = actions(found)
-    blameless = found.because in (crash.HOST_MEMORY, crash.WRONG_DEVICE) or (
-        found.kind == crash.KIND_E and prediction is not None and prediction.estimate.verdict == SAFE
-    )
-    if blameless:
+    missed = prediction is not None and kinds.missed(failure, prediction)
+    fits = prediction is not None and prediction.estimate.verdict == SAFE and not missed
+    if found.because in (crash.HOST_MEMORY, crash.WRONG_DEVICE) or (found.kind == crash.KIND_E and fits):
         return replace(found, actions=todo)
-    if prediction is None:
+    if prediction is None or missed:
         video = any(bucket.frames > 1 for dataset in found.run.buckets for bucket in dataset)
         return replace(found, actions=todo, general=general_remedies(found.timing, process, video))
     gpu, job = prediction.estimate.gpu, prediction.estimate.job

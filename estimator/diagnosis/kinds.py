@@ -111,9 +111,22 @@ def _environment(failure: Failure, prediction: Prediction | None) -> tuple[str, 
     if failure.what == crash.DEVICE:
         return crash.WRONG_DEVICE, ("torch could not use the card at all",)
     numbers = failure.numbers
-    if numbers is None or _predicted_to_fail(prediction):
+    if numbers is None:
         return "", ()
-    return _by_numbers(numbers, prediction)
+    refused = _refused(numbers)
+    if refused:
+        return crash.REFUSED, (refused,)
+    return _by_numbers(numbers, prediction) if not _predicted_to_fail(prediction) else ("", ())
+
+
+def _refused(numbers: OomText) -> str:
+    """Why the card was not full at all; "" if it may have been."""
+    tried, free, total = numbers.tried_bytes or 0, numbers.free_bytes, numbers.total_bytes
+    if numbers.allowed_bytes is not None and total is not None and numbers.allowed_bytes < total - ROUNDING_BYTES:
+        return f"the process may take {_gib(numbers.allowed_bytes)} of {_gib(total)} GiB only: a limit was set for it"
+    if free is not None and tried and free >= tried + max(REFUSED_MARGIN_BYTES, tried // 10):
+        return f"{_gib(free)} GiB were free and {_gib(tried)} GiB were refused: a limit of the system, not of the card"
+    return ""
 
 
 def _by_numbers(numbers: OomText, prediction: Prediction | None) -> tuple[str, tuple[str, ...]]:
@@ -123,10 +136,6 @@ def _by_numbers(numbers: OomText, prediction: Prediction | None) -> tuple[str, t
     enough = min(MANY_OTHERS_BYTES, max(tried, ROUNDING_BYTES)) if prediction is not None else MANY_OTHERS_BYTES
     if total is not None and others >= enough and own + tried <= total:
         return crash.OTHERS, (f"others had {_gib(others)} of the card's {_gib(total)} GiB; without them the request had room",)
-    if numbers.allowed_bytes is not None and total is not None and numbers.allowed_bytes < total - ROUNDING_BYTES:
-        return crash.REFUSED, (f"the process may take {_gib(numbers.allowed_bytes)} of {_gib(total)} GiB only: a limit was set for it",)
-    if free is not None and tried and free >= tried + max(REFUSED_MARGIN_BYTES, tried // 10):
-        return crash.REFUSED, (f"{_gib(free)} GiB were free and {_gib(tried)} GiB were refused: a limit of the system, not of the card",)
     cached = numbers.cached_bytes or 0
     many = cached >= max(FRAGMENTS_BYTES, FRAGMENTS_SHARE * (total or 0))
     if tried and many and (cached >= tried or (cached > (free or 0) and cached + (free or 0) >= tried)):

@@ -11,7 +11,8 @@ import codecs
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 from estimator.errors import InputError, Problem
 from estimator.job import Place
@@ -20,8 +21,11 @@ CHUNK_BYTES = 2**20
 MOST_LINE_BYTES = 2**14
 """What is kept of a line; the longest that matters, an out-of-memory message with many processes, is a quarter of it."""
 _HEAD_BYTES = 2**16
-_MOST_STRANGE = 0.3
-"""A file of which a larger share of the beginning is control characters is no text."""
+MOST_CONTROLS, MOST_STRANGE = 0.02, 0.1
+"""Shares of a file's beginning: more control characters than the first, and with what is no UTF-8 more than the second, is no text."""
+_CONTROLS = bytes([*range(7), *range(14, 27), *range(28, 32), 127])
+_ZEROS = re.compile(rb"\0{64,}")
+_UTF16 = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
 _MAGIC = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "a zip archive", b"\x89PNG": "a picture", b"\xff\xd8\xff": "a picture", b"BZh": "bzip2",
           b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd", b"SQLite format 3": "a database", b"\x7fELF": "a program"}  # fmt: skip
 _ANSI = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
@@ -51,18 +55,19 @@ def open_log(path: str) -> Iterator[tuple[int, bytes]]:
     return _lines(file, head)
 
 
-def _lines(file: object, head: bytes) -> Iterator[tuple[int, bytes]]:
-    with file as stream:  # type: ignore[attr-defined]
+def _lines(file: BinaryIO, head: bytes) -> Iterator[tuple[int, bytes]]:
+    with file as stream:
         decode = _decoder(head)
         rest, number, chunk = b"", 1, head
         while chunk:
-            *whole, rest = (rest + decode(chunk)).split(b"\n")
+            *whole, rest = (rest + decode(chunk).removeprefix(codecs.BOM_UTF8)).split(b"\n")
             for line in whole:
                 yield from _parts(number, line)
                 number += 1
             if len(rest) > MOST_LINE_BYTES:
                 bars, _, rest = rest.rpartition(b"\r")
-                yield from _parts(number, bars)
+                if bars:
+                    yield from _parts(number, bars)
                 rest = rest[:MOST_LINE_BYTES]
             chunk = stream.read(CHUNK_BYTES)
         if rest:
@@ -95,21 +100,22 @@ def clean(line: bytes) -> bytes:
     return line.rstrip()
 
 
-def _decoder(head: bytes):  # type: ignore[no-untyped-def]
+def _decoder(head: bytes) -> Callable[[bytes], bytes]:
     """bytes -> UTF-8 bytes; anything but UTF-16 is taken as it is."""
-    for mark, encoding in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
-        if head.startswith(mark) or _looks_like_utf16(head, encoding):
+    for encoding in _UTF16:
+        if _is_utf16(head, encoding):
             decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
             return lambda chunk: decoder.decode(chunk).encode("utf-8", "replace")
     return lambda chunk: chunk
 
 
-def _looks_like_utf16(head: bytes, encoding: str) -> bool:
-    """UTF-16 without its mark: every other byte of Latin text is zero."""
+def _is_utf16(head: bytes, encoding: str) -> bool:
+    """By its mark, or because every other byte of Latin text is zero."""
     sample = head[:2000]
     odd, even = sample[1::2], sample[0::2]
     high, low = (odd, even) if encoding == "utf-16-le" else (even, odd)
-    return len(sample) > 20 and high.count(0) > 0.8 * len(high) and low.count(0) < 0.1 * len(low)
+    by_zeros = len(sample) > 20 and high.count(0) > 0.8 * len(high) and low.count(0) < 0.1 * len(low)
+    return head.startswith(_UTF16[encoding]) or by_zeros
 
 
 def _check(name: str) -> None:
@@ -139,12 +145,11 @@ def _check_head(head: bytes, name: str) -> None:
             "",
             "unpack it first" if "zip" in kind or kind in ("xz", "zstd", "bzip2") else "give the log",
         )
-    text = head
-    for encoding in ("utf-16-le", "utf-16-be"):
-        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _looks_like_utf16(head, encoding):
-            text = head.replace(b"\0", b"")
-    strange = sum(text.count(bytes([code])) for code in (*range(7), *range(14, 27), *range(28, 32), 127))
-    if strange > _MOST_STRANGE * len(text) or (strange and _high(text) + strange > 2 * _MOST_STRANGE * len(text)):
+    text = _ZEROS.sub(b"", head)
+    if any(_is_utf16(head, encoding) for encoding in _UTF16):
+        text = head.replace(b"\0", b"").removeprefix(codecs.BOM_UTF16_LE).removeprefix(codecs.BOM_UTF16_BE)
+    strange = len(text) - len(text.translate(None, _CONTROLS))
+    if strange > MOST_CONTROLS * len(text) and strange + _high(text) > MOST_STRANGE * len(text):
         raise _fail(name, "this is a binary file, not a log", "", "give the text that the trainer printed")
 
 

@@ -46,7 +46,7 @@ def walk_down(job: Job, failure: Failure, run: Run) -> tuple[tuple[Remedy, ...],
     remedies: list[Remedy] = []
     outcome: Estimate | None = None
     while current is not None and len(remedies) < MOST_STEPS:
-        step = next(_steps(current, failure, run, bool(remedies)), None)
+        step = next(_steps(current, failure, run, bool(remedies) or _could_do(current, failure)), None)
         if step is None:
             break
         edit, changed, saves = step
@@ -101,7 +101,7 @@ def smallest_card(job: Job, gpu: Gpu, estimate_job: Callable[[Job, Gpu, bool], E
 
 
 def _steps(current: Estimate, failure: Failure, run: Run, further: bool) -> Iterator[tuple[Edit, Estimate, int]]:
-    """The edits that lower the phase that failed; once it has been lowered, also those that lower the peak."""
+    """The edits that lower the phase that failed; once it has been lowered, or where it should fit, those that lower the peak too."""
     for edit in ordered(current.job, failure):
         changed = _tried(run, edit.job, True)
         if changed is None or not changed.phases:
@@ -109,6 +109,11 @@ def _steps(current: Estimate, failure: Failure, run: Run, further: bool) -> Iter
         saves = _need(current, failure) - _need(changed, failure)
         if saves >= advice.WORTH_BYTES or (further and _peak(current) - _peak(changed) >= advice.WORTH_BYTES):
             yield edit, changed, saves
+
+
+def _could_do(estimate: Estimate, failure: Failure) -> bool:
+    """Whether the phase that failed is predicted to fit, while another is not."""
+    return estimate.verdict != SAFE and all(phase.verdict == SAFE for phase in candidates(estimate, failure))
 
 
 def _tried(run: Run, job: Job, fast: bool) -> Estimate | None:

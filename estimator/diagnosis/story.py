@@ -83,8 +83,6 @@ class _Reader:
             slowdown=self.times.jump,
         )
 
-    # --- one line ---------------------------------------------------------------------------------------------------------------
-
     def feed(self, number: int, line: bytes) -> None:
         """The next line. Most are passed over after a look at their beginning and a few words."""
         self.line = number
@@ -161,8 +159,6 @@ class _Reader:
         if self.failures and self.failures[-1].what == crash.SKIPPED and done > self.failures[-1].step + 1:
             self.recovered = True
         self.times.update(done, seconds, self.line)
-
-    # --- the config that the trainer prints ---------------------------------------------------------------------------------------
 
     def _in_config(self, line: bytes) -> bool:
         """Whether the line belongs to a config that is being printed; the config is taken when it is whole.

@@ -18,6 +18,9 @@ _DOING = {
     ("sample", "with optimizer state"): "while making a preview", ("save", ""): "while saving",
 }  # fmt: skip
 
+_NAMES = {"load": "loading", "cache_latents": "caching latents", "cache_text": "caching text", "prepare": "preparing the training loop",
+          "sample": "the previews", "train": "training", "save": "saving"}  # fmt: skip
+
 
 def gib(count_bytes: int) -> str:
     """Bytes as GiB with two decimals."""
@@ -102,8 +105,9 @@ def _against(failure: Failure, prediction: Prediction) -> list[str]:
         lines.append(f"predicted on an empty card: {fits(estimate)}")
     else:
         phase = estimate.peak_phase
-        what = {OOM: "does not fit on this card"}.get(estimate.verdict, "is borderline on this card")
-        lines.append(f"predicted too: the config {what}" + (f" ({phase.phase.replace('_', ' ')} fails first)" if phase is not None else ""))
+        what = "does not fit on this card" if estimate.verdict == OOM else "is borderline on this card"
+        first = f"; {_NAMES[phase.phase]} is what fails first" if phase is not None else ""
+        lines.append(f"predicted too: the config {what}{first}")
     others = kinds.taken_by_others(failure.numbers) if failure.numbers is not None else 0
     if others > kinds.ROUNDING_BYTES and estimate.verdict != SAFE:
         lines.append(f"besides, others had {gib(others)} GiB of the card")
