@@ -44,9 +44,10 @@ MESSAGES: dict[str, tuple[str, OomText]] = {
         OomText(0, mib(496), gib(14.75), mib(235.06), gib(14.52), gib(14.06), mib(330.42)),
     ),
     "another process, fluxgym issue 383": (
-        "[rank1]: CUDA out of memory. Tried to allocate 80.00 MiB. GPU 1 has a total capacity of 23.64 GiB of "
+        "[rank1]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 80.00 MiB. GPU 1 has a total capacity of 23.64 GiB of "
         "which 80.25 MiB is free. Process 17653 has 19.03 GiB memory in use. Including non-PyTorch memory, this process has 4.53 GiB "
-        f"memory in use. Of the allocated memory 4.00 GiB is allocated by PyTorch, and 14.50 MiB is reserved by PyTorch but unallocated.{HINT}",
+        "memory in use. Of the allocated memory 4.00 GiB is allocated by PyTorch, and 14.50 MiB is reserved by PyTorch but unallocated."
+        f"{HINT}",
         OomText(1, mib(80), gib(23.64), mib(80.25), gib(4.53), gib(4), mib(14.5), None, ((17653, gib(19.03)),)),
     ),
     "Windows, which cannot tell, ai-toolkit issue 506": (
