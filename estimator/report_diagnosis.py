@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from estimator.crash import KIND_A, KIND_B, KIND_C, KIND_D, KIND_E, Diagnosis, OomText, Remedy
+from estimator.crash import KIND_A, KIND_B, KIND_C, KIND_D, KIND_E, SPILLED, Diagnosis, OomText, Remedy
 from estimator.estimate import OOM, SAFE, UNKNOWN
 from estimator.report import PLAIN, WIDTH, Style, clean, cut, gib, notes, value, wrapped
 from estimator.report_words import headline, what
@@ -27,14 +27,15 @@ def _answer(found: Diagnosis, style: Style) -> Iterator[str]:
     if found.failure is None:
         yield from wrapped(f"{style.bold(cut(name, 40))}: {clean(found.headline)}", "", "  ")
         return
-    kind = f"kind {found.kind} ({_KINDS[found.kind]})" if found.kind else "kind unknown"
+    kind, rest = f"KIND {found.kind}", f" ({_KINDS[found.kind]})" if found.kind else ""
     if found.kind == KIND_E and found.timing:
-        kind += f", at the time of kind {found.timing}"
-    yield style.verdict(OOM, kind.upper()[:6]) + kind[6:]
+        rest += f", at the time of kind {found.timing}"
+    yield style.verdict(OOM, kind if found.kind else "KIND UNKNOWN") + rest
     yield from wrapped(f"{cut(name, 40)}: {clean(found.headline)}", "", "  ")
     for reason in found.reasons:
         yield from wrapped(clean(reason), "  - ", "    ")
-    yield from wrapped(f"line {found.failure.line}: {cut(found.failure.text, 2 * WIDTH - 20)}", "", "  ")
+    if found.failure.what != SPILLED:  # which no line says
+        yield from wrapped(f"line {found.failure.line}: {cut(found.failure.text, 2 * WIDTH - 20)}", "", "  ")
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------------------

@@ -42,10 +42,10 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
 
 
-def add_job(parser: argparse.ArgumentParser) -> None:
+def add_job(parser: argparse.ArgumentParser, os_help: str = "where it will train (windows: also WSL2); default linux") -> None:
     """How a config is read: --set, --os, --arch."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the config; may be repeated")
-    add_os(parser, "where it will train (windows: also WSL2); default linux")
+    add_os(parser, os_help)
     parser.add_argument("--arch", metavar="KEY", help="take the model for this architecture (see `estimate archs`)")
 
 

@@ -154,12 +154,11 @@ def _should_have_fit(failure: Failure, prediction: Prediction) -> bool:
 
 def missed(failure: Failure, prediction: Prediction) -> bool:
     """Whether the process had more than was predicted for the phase: the prediction is too low, or the config is another one."""
-    numbers, phase = failure.numbers, prediction.phase
-    if numbers is None or phase is None:
+    numbers = failure.numbers
+    if numbers is None or numbers.allocated_bytes is None or prediction.phase is None:
         return False
-    if numbers.allocated_bytes is not None:
-        return numbers.allocated_bytes + (numbers.tried_bytes or 0) > MISSED * phase.allocated_bytes + ROUNDING_BYTES
-    return False
+    same = max(phase.allocated_bytes for phase in prediction.estimate.phases if phase.phase == prediction.phase.phase)
+    return numbers.allocated_bytes + (numbers.tried_bytes or 0) > MISSED * same + ROUNDING_BYTES
 
 
 def _conservative_and_early(run: LoggedRun, failure: Failure, timing: str, process: dict[str, object] | None) -> bool:

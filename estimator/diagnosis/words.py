@@ -19,7 +19,7 @@ _DOING = {
 }  # fmt: skip
 
 _NAMES = {"load": "loading", "cache_latents": "caching latents", "cache_text": "caching text", "prepare": "preparing the training loop",
-          "sample": "the previews", "train": "training", "save": "saving"}  # fmt: skip
+          "sample": "previewing", "train": "training", "save": "saving"}  # fmt: skip
 
 
 def gib(count_bytes: int) -> str:
@@ -106,7 +106,7 @@ def _against(failure: Failure, prediction: Prediction) -> list[str]:
     else:
         phase = estimate.peak_phase
         what = "does not fit on this card" if estimate.verdict == OOM else "is borderline on this card"
-        first = f"; {_NAMES[phase.phase]} is what fails first" if phase is not None else ""
+        first = f"; {_NAMES[phase.phase]} fails first" if phase is not None else ""
         lines.append(f"predicted too: the config {what}{first}")
     others = kinds.taken_by_others(failure.numbers) if failure.numbers is not None else 0
     if others > kinds.ROUNDING_BYTES and estimate.verdict != SAFE:
