@@ -59,7 +59,7 @@ def read_config(path: str | Path) -> ConfigFile:
     duplicate keys, a variable that is not set, a top level that is no map.
     """
     name = os.fspath(path)
-    text = _decode(_read_bytes(name), name)
+    text = read_text(name)
     if not name.endswith(JSON_ENDINGS + YAML_ENDINGS):
         why = f"the trainer takes {', '.join(YAML_ENDINGS + JSON_ENDINGS)}, in lower case"
         raise _fail(name, "the file's name does not say whether it is YAML or JSON", why, "rename it, for instance to config.yaml")
@@ -73,6 +73,11 @@ def read_config(path: str | Path) -> ConfigFile:
             name, f"the file holds {kind}, not keys", "", "a config begins with `job: extension` and `config:`", line=lines.get((), 1)
         )
     return ConfigFile(name, data, lines)
+
+
+def read_text(name: str) -> str:
+    """The file's text as it stands, line ends included. Raises InputError where it is no regular text file of a config's size."""
+    return _decode(_read_bytes(name), name)
 
 
 def parse(text: str, name: str, *, json: bool = False) -> tuple[object, Mapping[KeyPath, int]]:

@@ -12,10 +12,15 @@ import json
 import os
 import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from estimator.videos import VIDEO_ENDINGS, read_clip
+
+_T = TypeVar("_T")
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 MAX_LIST_BYTES = 256 * 2**20  # of a JSON dataset file
@@ -49,12 +54,39 @@ class Scan:
     skipped_folders: tuple[str, ...] = field(default=())
 
 
+_memory: ContextVar[dict[Any, Any] | None] = ContextVar("memory", default=None)
+
+
+@contextmanager
+def remembered(memory: dict[Any, Any]) -> Iterator[None]:
+    """Within: folders and captions that `memory` has are not read again, and what is read goes there. For many readings of one config."""
+    token = _memory.set(memory)
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def _once(key: object, read: Callable[[], _T]) -> _T:
+    memory = _memory.get()
+    if memory is None:
+        return read()
+    if key not in memory:
+        memory[key] = read()
+    found: _T = memory[key]
+    return found
+
+
 def scan(folder: str, video: bool = False) -> Scan:
     """The images (and clips, if `video`) of `folder`, a folder or a JSON file of paths, relative to the current directory as in
     the trainer.
 
     Never raises: what cannot be read is in the result.
     """
+    return _once((folder, video), lambda: _scan(folder, video))
+
+
+def _scan(folder: str, video: bool) -> Scan:
     try:
         if os.path.isdir(folder):
             paths, skipped = _walk(folder, IMAGE_ENDINGS + VIDEO_ENDINGS if video else IMAGE_ENDINGS)
@@ -75,7 +107,10 @@ def caption_of(image: Image, scanned: Scan, ending: str, default: str | None) ->
     """
     if scanned.captions is not None and image.path in scanned.captions:
         return scanned.captions[image.path]
-    path = os.path.splitext(image.path)[0] + ending
+    return _once((image.path, ending, default), lambda: _caption_file(os.path.splitext(image.path)[0] + ending, default))
+
+
+def _caption_file(path: str, default: str | None) -> str:
     if not os.path.isfile(path):
         return default or ""
     with open(path, "rb") as file:

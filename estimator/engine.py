@@ -57,6 +57,31 @@ def estimate_job(job: Job, gpu: Gpu, *, fast: bool = False, required: bool = Fal
     )
 
 
+def surely_unsafe(job: Job, gpu: Gpu) -> list[PhasePeak]:
+    """The phases that, by peak rows alone, already keep the job from being safe on the card; without any, only a replay can tell.
+
+    Rows are a lower bound of what the allocator needs, so no job that is named here would be safe. Raises CannotTell.
+    """
+    rows = bound(job, workspace_bytes=workspace_bytes_for(gpu.compute_capability))
+    space = room(gpu, _peak_of(rows))
+    return [p for p in rows.phases if _fast_verdict(p, space) != SAFE]
+
+
+def surely_fails(job: Job, gpu: Gpu) -> bool:
+    """Whether one replay under the card's capacity, taken rather too large than too small, runs out of memory: quick where it does.
+
+    A job of which this is true is not safe; of another only `estimate_job` can tell. Raises CannotTell.
+    """
+    workspace = workspace_bytes_for(gpu.compute_capability)
+    most = room(gpu, _peak_of(bound(job, workspace_bytes=workspace))).low_bytes
+    return _replay(job, max(most, 0), workspace).failed is not None
+
+
+def fails_alone(peak: PhasePeak, gpu: Gpu) -> bool:
+    """Whether a phase of `surely_unsafe` is one whatever the job's other phases are."""
+    return _fast_verdict(peak, room(gpu, peak.allocated_bytes)) != SAFE
+
+
 def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:
     out = []
     if gpu.compute_capability in CUDNN_ATTENTION:
@@ -64,7 +89,7 @@ def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:
             f"recorded at compute capability {RECORDED_CAPABILITY} with FlashAttention; torch picks cuDNN's attention on "
             f"{gpu.compute_capability}, whose own workspace is not known"
         )
-    if _without_flash(gpu):
+    if without_flash(gpu):
         out.append(
             f"recorded with FlashAttention, which torch does not run on compute capability {gpu.compute_capability}: "
             "another attention kernel, whose memory is not modelled, takes its place; nothing is called safe here"
@@ -74,7 +99,7 @@ def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _without_flash(gpu: Gpu) -> bool:
+def without_flash(gpu: Gpu) -> bool:
     return int(gpu.compute_capability.split(".")[0]) < FLASH_FROM
 
 
@@ -120,7 +145,7 @@ def _judge(
     unsure = {i for i, p in enumerate(free.phases) if i in failed_high or (slow and p.phase == "train")}
     verdicts = [OOM if i in failed_low else BORDERLINE if i in unsure else SAFE for i in range(len(free.phases))]
     phases = tuple(_phase(p, gpu, v, likely, i) for i, (p, v) in enumerate(zip(free.phases, verdicts, strict=True)))
-    verdict = OOM if failed_low else BORDERLINE if failed_high or slow or _without_flash(gpu) else SAFE
+    verdict = OOM if failed_low else BORDERLINE if failed_high or slow or without_flash(gpu) else SAFE
     warnings = list(job.warnings)
     if slow:
         warnings.append("it fits only because torch releases its cached blocks again and again: expect slow steps")

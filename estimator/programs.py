@@ -132,6 +132,11 @@ class Profile:
     def _programs(self) -> dict[str, Program]:
         return {}
 
+    @cached_property
+    def kept(self) -> dict[object, object]:
+        """Figures that were computed before (estimator.rows)."""
+        return {}
+
     @property
     def labels(self) -> list[str]:
         return self.data["labels"]  # type: ignore[no-any-return]

@@ -5,7 +5,7 @@ A lower bound of what a card must have: no rounding of blocks, no fragmentation,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,27 +82,25 @@ class _Rows:
         if self.counts.groups.get(component, 0):
             return
         weights = self.job.model.te_weights if component.startswith("text_encoder") else self.job.model.weights
-        self.counts.change(component, self._resident_bytes(component, weights))
+self.counts.change(component, self._resident_bytes(component, weights))
         self._see(0, "moving to the device")
 
     def _resident_bytes(self, component: str, weights: str) -> int:
         unquantised = self.unquantised if component == "transformer" else 0
-        return _rounded_sum(np.array(self.profile.resident(component, weights, unquantised), dtype=np.int64))
+        return resident_bytes(self.profile, component, weights, unquantised)
 
     def _part(self, part: op.Part) -> None:
-        program, counts = self.profile.program(part.key), self.counts
+        counts = self.counts
+        figures = figures_of(self.profile, part)
         threads = ["forward", "backward"] if part.key.startswith("step.core") else ["forward"] if part.key.startswith(COMPUTE) else []
         for thread in threads:
             if not counts.groups.get(f"workspace:{thread}"):
                 counts.groups[f"workspace:{thread}"] = self.workspace_bytes
                 counts.add("workspace", self.workspace_bytes)
-        self._see(*program.peak(part.values), component_of(None, part.key))
-        sizes = program.sizes(part.values)
-        stays, freed = program.flows
-        for group, tensors in freed.items():
-            counts.change(group, -min(_rounded_sum(sizes[tensors]), counts.groups.get(group, 0)))
-        for group, tensors in stays.items():
-            size = _rounded_sum(sizes[tensors])
+        self._see(figures.peak_bytes, figures.moment, component_of(None, part.key))
+        for group, size in figures.freed.items():
+            counts.change(group, -min(size, counts.groups.get(group, 0)))
+        for group, size in figures.stays.items():
             if not group:
                 component = component_of(None, part.key)
                 scope = counts.scopes.setdefault(part.scope, {})
@@ -112,6 +110,39 @@ class _Rows:
                 counts.change(group, size)
         if part.key.startswith("load.transformer") and self.unquantised and counts.groups.get("transformer"):
             counts.change("transformer", self._resident_bytes("transformer", self.job.model.weights) - counts.groups["transformer"])
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one run of a part does, in bytes: its highest row, and what stays or is freed by component ("": unnamed)."""
+
+    peak_bytes: int
+    moment: str
+    stays: Mapping[str, int]
+    freed: Mapping[str, int]
+
+
+def figures_of(profile: Profile, part: op.Part) -> Figures:
+    """The figures of a part for its values. Raises CannotTell if it was never recorded."""
+    key = (part.key, tuple(part.values.items()))
+    kept = profile.kept.get(key)  # planning asks for the same parts thousands of times
+    if kept is None:
+        program = profile.program(part.key)
+        sizes = program.sizes(part.values)
+        stays, freed = ({group: _rounded_sum(sizes[tensors]) for group, tensors in side.items()} for side in program.flows)
+        kept = profile.kept[key] = Figures(*program.peak(part.values), stays, freed)
+    assert isinstance(kept, Figures)
+    return kept
+
+
+def resident_bytes(profile: Profile, component: str, weights: str, unquantised: int = 0) -> int:
+    """Bytes of a component on the card, as rounded by the allocator. Raises CannotTell if it was never recorded."""
+    key = (component, weights, unquantised)
+    kept = profile.kept.get(key)
+    if kept is None:
+        kept = profile.kept[key] = _rounded_sum(np.array(profile.resident(component, weights, unquantised), dtype=np.int64))
+    assert isinstance(kept, int)
+    return kept
 
 
 def _rounded_sum(sizes: Ints) -> int:

@@ -27,9 +27,14 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "engine": ({"engine", "outside"}, {"values", "profiles", "replay", "model"}),
     "advice": ({"advice"}, {"values", "engine"}),
+    "planning": ({"planner"}, {"values", "files", "profiles", "reading", "model", "engine"}),
     "log": ({"diagnosis"}, {"values", "files", "reading", "advice"}),
     "screen": ({"report", "report_lists", "report_words", "report_diagnosis", "jsonout", "jsondiagnosis"}, {"values"}),
-    "commands": ({"commands"}, {"values", "files", "profiles", "reading", "replay", "model", "engine", "advice", "log", "screen"}),
+    "screen of plans": ({"report_plan", "jsonplan"}, {"values", "planning", "screen"}),
+    "commands": (
+        {"commands"},
+        {"values", "files", "profiles", "reading", "replay", "model", "engine", "advice", "planning", "log", "screen", "screen of plans"},
+    ),
     "command line": ({"cli", "__main__"}, {"values", "screen", "commands"}),
 }
 # A class that makes an instance of its own subclass, at call time.

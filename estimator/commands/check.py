@@ -21,6 +21,7 @@ runs; needs no GPU.
 EPILOG = """\
 `estimate CONFIG --gpu NAME` is short for `estimate check CONFIG --gpu NAME`.
 Other commands:
+  estimate plan      what to change so that it fits, or how far it can grow
   estimate diagnose  why a run crashed, from its log, and what to change first
   estimate gpus      the cards it knows
   estimate archs     the architectures it knows

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from estimator.gpus import Gpu
 
 OSES = ("linux", "windows")
 
@@ -58,3 +61,28 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     """--json and --no-color."""
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, and nothing else")
     parser.add_argument("--no-color", "--no-colour", action="store_true", help="no colour (also: NO_COLOR, or a pipe)")
+
+
+def is_several(text: str) -> bool:
+    """Whether --gpu names more than one card."""
+    return text.strip().lower() == "all" or "," in text
+
+
+def cards(text: str, os: str) -> tuple[Gpu, ...]:
+    """The cards of --gpu: one, several with commas between, or all, smallest first. Raises InputError with every unknown name."""
+    from estimator.errors import InputError, Problem
+    from estimator.gpus import all_gpus, find_gpu
+
+    if text.strip().lower() == "all":
+        return all_gpus(os)
+    found: dict[str, Gpu] = {}
+    problems: list[Problem] = []
+    for name in text.split(","):
+        try:
+            card = find_gpu(name, os)
+            found[card.name] = card
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(*problems)
+    return tuple(sorted(found.values(), key=lambda card: (card.total_bytes, card.name)))

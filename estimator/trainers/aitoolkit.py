@@ -39,8 +39,7 @@ _FREE = frozenset(
 
 def read_aitoolkit(file: ConfigFile, overrides: Sequence[str] = (), arch_override: str | None = None) -> tuple[Job, ...]:
     """The jobs of a config. Raises InputError with every problem of every process, or CannotTell naming what is not modelled."""
-    _check_structure(Findings(file))
-    file = apply_overrides(file, overrides, (*PROCESS, 0), frozenset(READ["file"]), known_children)
+    file = overridden(file, overrides)
     found = Findings(file)
     _check_structure(found)
     file = replace(file, data=_with_name(file, found))
@@ -58,6 +57,12 @@ def read_aitoolkit(file: ConfigFile, overrides: Sequence[str] = (), arch_overrid
             jobs.append(job)
     shared.stop_if_unusable()
     return tuple(jobs)
+
+
+def overridden(file: ConfigFile, overrides: Sequence[str]) -> ConfigFile:
+    """The file with `--set` overrides, whose paths start in the first process. Raises InputError, or CannotTell for other kinds of job."""
+    _check_structure(Findings(file))
+    return apply_overrides(file, overrides, (*PROCESS, 0), frozenset(READ["file"]), known_children)
 
 
 def known_children(path: KeyPath) -> frozenset[str] | None:

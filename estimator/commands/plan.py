@@ -1,0 +1,123 @@
+"""`estimate plan CONFIG --gpu NAME`: the edit of the least loss that is safe, how far a config can go, and tables of many settings."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from estimator.commands import NOT_SAFE_STATUS, SAFE_STATUS, Answer, StyleOf, options
+
+if TYPE_CHECKING:
+    from estimator.gpus import Gpu
+    from estimator.planner.subject import Subject
+
+DESCRIPTION = """\
+What to change so that a training config is safe on a GPU, at the least loss;
+or how far a config that is safe can grow. Writes nothing unless told to.
+"""
+EPILOG = """\
+aims:
+  quality     keep buckets, frames and rank; give up speed and previews first
+  speed       the fastest config that is safe
+  batch, resolution, frames
+              as much of it as is safe, for what costs time at most
+
+examples:
+  estimate plan config.yaml --gpu RTX3060
+  estimate plan config.yaml --gpu RTX4090 --aim batch --keep sample
+  estimate plan config.yaml --gpu A100-40G --write planned.yaml
+  estimate plan config.yaml --gpu 24GB,48GB,80GB
+
+exit status: 0 a safe config was found, 1 none is safe, 2 bad input or usage,
+3 cannot tell (architecture or setting not modelled), 70 a bug here
+"""
+
+
+def parser() -> options.Parser:
+    """The options of `plan`."""
+    made = options.Parser("estimate plan", DESCRIPTION, EPILOG)
+    made.add_argument("config", metavar="CONFIG", help="a training config of AI Toolkit (YAML or JSON)")
+    made.add_argument("--gpu", required=True, metavar="NAME", help="a card, a size such as 23.5GiB, several with commas between, or all")
+    made.add_argument("--aim", default="quality", metavar="AIM", help="quality (default), speed, batch, resolution or frames")
+    made.add_argument("--keep", action="append", default=[], metavar="KEY", help="do not touch this key; * and ? stand for anything")
+    made.add_argument("--write", metavar="FILE", help="write the edited config there")
+    made.add_argument("--in-place", action="store_true", help="write over the config itself")
+    options.add_job(made)
+    options.add_output(made)
+    return made
+
+
+def run(arguments: list[str], style: StyleOf) -> Answer:
+    """Plan the config for a card, or for several."""
+    given = parser().parse_args(arguments)
+    from estimator.planner.output import check_target
+    from estimator.planner.space import dimensions
+    from estimator.planner.subject import check_keep, read_subject
+
+    _check_usage(given)
+    gpus = options.cards(given.gpu, given.os)
+    target = given.write if given.write is not None else given.config if given.in_place else None
+    subject = read_subject(given.config, tuple(given.set), given.arch, ())
+    if target is not None:
+        check_target(given.config, target, given.in_place)
+    if given.keep:
+        editable = {edit.key for each in dimensions(subject, given.aim) for level in each.levels for edit in level.edits}
+        subject.keep = tuple(given.keep)
+        check_keep(subject, editable)
+    return _one(given, subject, gpus[0], target, style) if len(gpus) == 1 else _several(given, subject, gpus, style)
+
+
+def _check_usage(given: argparse.Namespace) -> None:
+    """Raises InputError for an unknown aim and for options that exclude each other."""
+    from estimator.errors import InputError, Problem
+    from estimator.planner.space import AIMS
+    from estimator.trainers.section import did_you_mean
+
+    problems = []
+    if given.aim not in AIMS:
+        problems.append(Problem(f"--aim {given.aim[:80]}: no such aim", None, "", did_you_mean(given.aim, AIMS)))
+    if given.write is not None and options.is_several(given.gpu):
+        problems.append(Problem("--write takes one card", None, "several cards have a plan each", "name the card to plan for"))
+    if given.in_place and options.is_several(given.gpu):
+        problems.append(Problem("--in-place takes one card", None, "several cards have a plan each", "name the card to plan for"))
+    if problems:
+        raise InputError(*problems)
+
+
+def _one(given: argparse.Namespace, subject: Subject, gpu: Gpu, target: str | None, style: StyleOf) -> Answer:
+    from estimator.planner.output import edited_text, unified_diff, write_text
+    from estimator.planner.plans import make_plan
+
+    plan = make_plan(subject, gpu, given.aim)
+    status, diff, written = NOT_SAFE_STATUS, "", None
+    if plan.after is not None:
+        status = SAFE_STATUS
+        before, after = edited_text(subject, plan.edits)
+        diff = unified_diff(before, after, given.config)
+        if target is not None:
+            write_text(after, target)
+            written = target
+    if given.json:
+        from estimator.jsonout import dumps
+        from estimator.jsonplan import plan_document
+
+        return Answer(dumps(plan_document(plan, diff, written)) + "\n", status)
+    from estimator.report_plan import render_plan
+
+    return Answer(render_plan(plan, diff, written, style(given.no_color)), status)
+
+
+def _several(given: argparse.Namespace, subject: Subject, gpus: Sequence[Gpu], style: StyleOf) -> Answer:
+    from estimator.planner.plans import make_plan
+
+    plans = [make_plan(subject, gpu, given.aim, look_further=False) for gpu in gpus]
+    status = SAFE_STATUS if any(plan.after is not None for plan in plans) else NOT_SAFE_STATUS
+    if given.json:
+        from estimator.jsonout import dumps
+        from estimator.jsonplan import plans_document
+
+        return Answer(dumps(plans_document(plans, status)) + "\n", status)
+    from estimator.report_plan import render_cards
+
+    return Answer(render_cards(plans, style(given.no_color)), status)

@@ -1,0 +1,54 @@
+"""A plan as a JSON document: schema 1, as `estimator.jsonout` has it for estimates (docs/cli.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from estimator.estimate import SAFE
+from estimator.jsonout import SCHEMA, estimate_document, gpu_document
+from estimator.planner.growth import Growth
+from estimator.planner.plans import Change, Plan
+
+
+def plan_document(plan: Plan, diff: str | None, written: str | None = None) -> dict[str, Any]:
+    """One config on one card. `verdict`: of what is planned; of the config as it is where nothing safe was found."""
+    return {
+        "schema": SCHEMA,
+        "config": plan.subject.job.name,
+        "arch": plan.subject.job.arch,
+        "aim": plan.aim,
+        "keep": list(plan.subject.keep),
+        "gpu": gpu_document(plan.gpu),
+        "verdict": SAFE if plan.after is not None else plan.before.verdict,
+        "edits": [{"key": edit.key, "from": plan.subject.value(edit.key), "to": edit.value} for edit in plan.edits],
+        "changes": [_change(change) for change in plan.changes],
+        "time_ratio": plan.ratio,
+        "growth": [growth_document(each) for each in plan.growth],
+        "before": estimate_document(plan.before),
+        "after": None if plan.after is None else estimate_document(plan.after),
+        "smallest_gpu": None if plan.smallest_card is None else plan.smallest_card.name,
+        "diff": diff,
+        "written": written,
+        "tried": {"by_rows": plan.by_rows, "by_replay": plan.replayed},
+    }
+
+
+def plans_document(plans: Sequence[Plan], exit_status: int) -> dict[str, Any]:
+    """One config on several cards, smallest first."""
+    verdict = SAFE if any(plan.after is not None for plan in plans) else plans[-1].before.verdict
+    return {"schema": SCHEMA, "verdict": verdict, "exit_status": exit_status, "plans": [plan_document(plan, None) for plan in plans]}
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {
+        "edits": [{"key": e.key, "from": before, "to": e.value} for e, before in zip(change.edits, change.before, strict=True)],
+        "why": change.why,
+        "time_ratio": change.ratio,
+        "step_weaker": {"verdict": change.without or None, "phases": list(change.fails)},
+    }
+
+
+def growth_document(growth: Growth) -> dict[str, Any]:
+    """`beyond` is the next value, which is not safe; null at the end of what is looked at."""
+    return {"what": growth.what, "now": growth.now, "most": growth.most, "beyond": growth.beyond}

@@ -1,0 +1,89 @@
+"""How long a step takes beside another: from counted arithmetic and bytes moved. Rough: kernels, cards and loaders differ.
+
+A training step multiplies each image's tokens with all weights: 2 operations for each weight and token, forward, backward, and once more
+forward with gradient checkpointing (the frozen weights get no gradients of their own). Each pass reads the weights once; quantised ones
+are read, written out in two bytes and read again. Operations are put into bytes by what cards do of the one while they move the other.
+"""
+
+from __future__ import annotations
+
+from estimator.errors import CannotTell
+from estimator.estimate import Estimate
+from estimator.features import image_values
+from estimator.job import Job
+from estimator.phases import Plan
+from estimator.programs import Profile, load_profile
+from estimator.timeline import text_encoders_of
+
+OPERATIONS_PER_BYTE = 150
+"""Dense bf16 operations per byte of memory traffic: A100 312 T/s and 2.0 TB/s, RTX 4090 165 T/s and 1.0 TB/s (makers' data sheets)."""
+OPERATIONS_PER_COPIED_BYTE = 6000
+"""The same beside copies from the host: 25 GB/s of PCIe 4.0 x16."""
+BF16_BYTES = 2
+PASSES, PASSES_CHECKPOINTED = 2, 3
+_UNQUANTISED = {"bf16": 2.0, "fp16": 2.0, "fp32": 4.0}
+
+
+def _traffic(weights: str) -> float:
+    """Bytes moved for each weight in a pass."""
+    if weights in _UNQUANTISED:
+        return _UNQUANTISED[weights]
+    bits = int("".join(char for char in weights if char.isdigit()) or 8)
+    return bits / 8 + 2 * BF16_BYTES
+
+
+def _weights_count(profile: Profile, component: str) -> float:
+    return sum(profile.resident(component, "bf16")) / BF16_BYTES
+
+
+def work_per_image(job: Job) -> float:
+    """Bytes' worth of work for one image of the job, the mean over its buckets; only good beside another. Raises CannotTell."""
+    profile = load_profile(job.arch)
+    plan = Plan(job, text_encoders_of(profile))
+    weights = _weights_count(profile, "transformer")
+    passes = PASSES_CHECKPOINTED if job.train.gradient_checkpointing else PASSES
+    moved = _traffic(job.model.weights)
+    if job.model.layer_offloading:
+        moved += job.model.layer_offloading_transformer_percent * BF16_BYTES * OPERATIONS_PER_COPIED_BYTE / OPERATIONS_PER_BYTE
+    text = 0 if plan.text_away else sum(_weights_count(profile, name) for name in plan.encoders)
+    total, images = 0.0, 0
+    for dataset in job.datasets:
+        for bucket in dataset.buckets:
+            count = max(bucket.count, 1)
+            caption = plan.tokens(bucket.text_tokens or dataset.text_tokens)
+            tokens = image_values(bucket.width, bucket.height)["T"] * max(1, -(-(bucket.frames - 1) // 4) + 1) + caption
+            step = passes * weights * (2 * tokens / OPERATIONS_PER_BYTE + moved / dataset.batch_size)
+            step += text * (2 * caption / OPERATIONS_PER_BYTE + _traffic(job.model.te_weights) / dataset.batch_size)
+            total, images = total + count * step, images + count
+    return total / max(images, 1)
+
+
+def time_ratio(before: Job, after: Job) -> float | None:
+    """Time for each image trained on, after beside before; None where it cannot be counted."""
+    try:
+        old, new = work_per_image(before), work_per_image(after)
+    except CannotTell:
+        return None
+    return new / old if old else None
+
+
+def pace(ratio: float | None) -> str:
+    """A ratio in words: "about 1.5 times as long for each image", "about as fast"."""
+    if ratio is None:
+        return ""
+    if abs(ratio - 1) < 0.03:
+        return "about as fast"
+    return f"each image takes about {ratio:.2g} times as long" if ratio >= 1 else f"each image takes about {ratio:.0%} of the time"
+
+
+def headroom_bytes(estimate: Estimate) -> int:
+    """What is left of the card in the likely case at the phase that fills it most; negative where the job lacks memory.
+
+    A phase that fails is counted with what it needs at the least: what is allocated, and what lies outside the allocator.
+    """
+    gpu, left = estimate.gpu, []
+    for phase in estimate.phases:
+        outside = gpu.context_bytes + gpu.desktop_bytes
+        taken = phase.allocated_bytes + outside if phase.verdict == "oom" else phase.device.likely_bytes
+        left.append(gpu.total_bytes - taken)
+    return min(left, default=gpu.total_bytes)

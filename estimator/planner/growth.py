@@ -1,0 +1,103 @@
+"""How far a config can grow on a card: the largest value that is safe, next to one that is not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from estimator.planner.buckets import FRAME_STEP, LARGEST, MOST_FRAMES, STEP, frame_edits, frames_of, grown, resolutions
+from estimator.planner.edits import Dimension, Edit, Level, merged
+from estimator.planner.search import Judge, Named, cheapest
+from estimator.planner.space import batch_edits, largest_batch
+from estimator.planner.subject import Subject
+from estimator.trainers.aitoolkit_train import MAX_BATCH
+
+FREE = ("latents", "text", "low_vram", "checkpointing")
+"""What growing may use: it costs time at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How far one setting can go with the rest as planned: `most` is safe, `beyond` is not (None: the end of what is looked at)."""
+
+    what: str
+    now: int
+    most: int
+    beyond: int | None
+
+
+
+def _candidates(subject: Subject, what: str) -> tuple[int, Sequence[int], Callable[[int], tuple[Edit, ...]]]:
+    """(the value now, larger ones, the edits for one of them)."""
+    if what == "batch":
+        now = largest_batch(subject)
+        return now, range(now + 1, MAX_BATCH + 1), lambda value: batch_edits(subject, value)
+    if what == "resolution":
+        now = resolutions(subject)[-1]
+        return now, range(now // STEP * STEP + STEP, LARGEST + 1, STEP), lambda value: grown(subject, value)
+    now = frames_of(subject)
+    longer = range(now + FRAME_STEP, MOST_FRAMES + 1, FRAME_STEP) if now > 1 else range(0)
+    return now, longer, lambda value: frame_edits(subject, value)
+
+
+def driven(judge: Judge, aim: str, space: Sequence[Dimension], levels: tuple[Named, ...]) -> tuple[tuple[Named, ...], tuple[Growth, ...]]:
+    """The aimed setting as far up as it goes, with whatever of FREE that takes."""
+    now, values, edits_for = _candidates(judge.subject, aim)
+    taken = {name for name, _ in levels}
+    free = [each for each in space if each.name in FREE and each.name not in taken]
+    base = tuple(edit for _, level in levels for edit in level.edits)
+
+    def attempt(value: int, replay: bool) -> tuple[Level, ...] | None:
+        grow = edits_for(value)
+        if not grow:
+            return None
+        if not replay:
+            every = itertools.product(*(each.levels for each in free))
+            fits = any(judge.failing(merged((*base, *grow, *(e for level in levels for e in level.edits)))) == () for levels in every)
+            return () if fits else None
+        found = cheapest(judge, free, (*base, *grow))
+        return None if found is None else found.levels
+
+    place = _last(len(values), lambda n: attempt(values[n], False) is not None)
+    place = _last(place + 1, lambda n: attempt(values[n], True) is not None, from_top=True)
+    if place < 0:
+        return levels, (Growth(aim, now, now, values[0]),) if values and edits_for(values[0]) else ()
+    helped = attempt(values[place], True) or ()
+    grow = Level(edits_for(values[place]), why=f"{aim} {values[place]} instead of {now}: as far as it goes on this card")
+    helpers = tuple((each.name, level) for each, level in zip(free, helped, strict=True) if level.edits)
+    beyond = values[place + 1] if place + 1 < len(values) else None
+    return (*levels, *helpers, (aim, grow)), (Growth(aim, now, values[place], beyond),)
+
+
+def alone(judge: Judge, what: str) -> Growth | None:
+    """How far one setting alone can go; None where it is pinned or has no meaning."""
+    now, values, edits_for = _candidates(judge.subject, what)
+    if not values or not edits_for(values[0]):
+        return None
+    place = _last(len(values), lambda n: judge.failing(edits_for(values[n])) == ())
+    place = _last(place + 1, lambda n: judge.safe(edits_for(values[n])), from_top=True)
+    beyond = values[place + 1] if place + 1 < len(values) else None
+    return Growth(what, now, values[place] if place >= 0 else now, beyond)
+
+
+def _last(count: int, good: Callable[[int], bool], from_top: bool = False) -> int:
+    """The last of 0 .. count - 1 that is good, -1 if the first is not: the one after it has been tried, and is not good.
+
+    Looks ever further away from where the limit is likely: from the first, or from the last.
+    """
+    low, high, step = -1, count, 1
+    while low + 1 < high:
+        if from_top:
+            middle = max(high - step, low + 1)
+        else:
+            middle = min(low + step, high - 1)
+        if good(middle):
+            step = step * 2 if not from_top else max((high - middle) // 2, 1)
+            low = middle
+        else:
+            step = step * 2 if from_top else max((middle - low) // 2, 1)
+            high = middle
+        if low >= 0 and high < count:
+            step = max((high - low) // 2, 1)
+    return low

@@ -1,0 +1,117 @@
+"""A plan: the edit of the least loss that makes a config safe on a card, or how far it can grow, each answer confirmed by replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from estimator.engine import without_flash
+from estimator.estimate import Estimate
+from estimator.gpus import Gpu, all_gpus
+from estimator.planner.costs import time_ratio
+from estimator.planner.edits import Edit, Level, merged
+from estimator.planner.growth import Growth, alone, driven
+from estimator.planner.search import Judge, Named, cheapest, named
+from estimator.planner.space import dimensions
+from estimator.planner.speed import fastest
+from estimator.planner.subject import Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One setting that changes: its edits with the values before, what it costs, and what becomes of the plan without it.
+
+    `ratio`: time for each image beside the config without this change (rough); None where it cannot be counted.
+    `without`: the verdict if it alone is taken back by one step; `fails`: the phases that then fail.
+    """
+
+    name: str
+    edits: tuple[Edit, ...]
+    before: tuple[object, ...]
+    why: str
+    ratio: float | None
+    without: str = ""
+    fails: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`after` is None where no reachable config is safe; `smallest_card` is then the smallest of the catalogue on which one is.
+
+    `by_rows`, `replayed`: configs that were tried.
+    """
+
+    subject: Subject
+    gpu: Gpu
+    aim: str
+    before: Estimate
+    after: Estimate | None
+    edits: tuple[Edit, ...] = ()
+    changes: tuple[Change, ...] = ()
+    ratio: float | None = None
+    growth: tuple[Growth, ...] = ()
+    smallest_card: Gpu | None = None
+    by_rows: int = 0
+    replayed: int = 0
+
+
+def make_plan(subject: Subject, gpu: Gpu, aim: str, *, look_further: bool = True) -> Plan:
+    """The plan for one card. `look_further`: also how far a safe config can grow, or the smallest card where there is no plan."""
+    judge = Judge(subject, gpu)
+    before = judge.before()
+    found = _levels(judge, aim)
+    if found is None:
+        card = smallest_card(subject, gpu, aim) if look_further else None
+        return Plan(subject, gpu, aim, before, None, smallest_card=card, by_rows=judge.by_rows, replayed=judge.replayed)
+    levels, growth = found
+    edits = merged(edit for _, level in levels for edit in level.edits)
+    if not edits and aim == "quality" and look_further:
+        growth = tuple(each for what in ("batch", "resolution", "frames") if (each := alone(judge, what)) is not None)
+    after = judge.estimate(edits)
+    changes = tuple(_change(judge, levels, n) for n in range(len(levels)))
+    ratio = time_ratio(before.job, after.job)
+    return Plan(subject, gpu, aim, before, after, edits, changes, ratio, growth, None, judge.by_rows, judge.replayed)
+
+
+def _levels(judge: Judge, aim: str) -> tuple[tuple[Named, ...], tuple[Growth, ...]] | None:
+    """The changed levels by the name of their dimension, and how far the aim was driven; None if nothing is safe."""
+    space = dimensions(judge.subject, aim)
+    if aim == "speed":
+        levels = fastest(judge, space)
+        if levels is not None:
+            return levels, ()
+    choice = cheapest(judge, space)
+    if choice is None:
+        return None
+    if aim not in ("batch", "resolution", "frames") or choice.loss.aimed:
+        return named(space, choice), ()
+    return driven(judge, aim, space, named(space, choice))
+
+
+def _change(judge: Judge, levels: tuple[Named, ...], number: int) -> Change:
+    """What one level does, with what becomes of the plan where it alone is taken back by a step."""
+    subject, (name, level) = judge.subject, levels[number]
+    rest = tuple(edit for n, (_, other) in enumerate(levels) if n != number for edit in other.edits)
+    weaker = merged((*rest, *_step_back(judge, name, level).edits))
+    with_it, without_it = subject.read(merged((*rest, *level.edits))), subject.read(merged(rest))
+    ratio = None if with_it is None or without_it is None else time_ratio(without_it, with_it)
+    before = tuple(subject.value(edit.key) for edit in level.edits)
+    verdict, fails = judge.shortfall(weaker)
+    return Change(name, level.edits, before, level.why, ratio, verdict, fails)
+
+
+def _step_back(judge: Judge, name: str, level: Level) -> Level:
+    """The next cheaper level of the same dimension; the config as it stands where there is none between."""
+    for space in dimensions(judge.subject, "quality"):
+        if space.name == name and level in space.levels:
+            return space.levels[space.levels.index(level) - 1]
+    return Level()
+
+
+def smallest_card(subject: Subject, gpu: Gpu, aim: str) -> Gpu | None:
+    """The smallest card of the catalogue, larger than `gpu`, on which some reachable config is safe."""
+    for card in all_gpus(gpu.os):
+        if card.total_bytes > gpu.total_bytes and not without_flash(card):
+            judge = Judge(subject, card)
+            if cheapest(judge, dimensions(subject, aim)) is not None:
+                return card
+    return None

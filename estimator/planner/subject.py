@@ -1,0 +1,149 @@
+"""The config that is planned for: what an edit makes of it, read by the trainer's own reader; and which keys must stay."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from estimator.archs import Arch, load_archs
+from estimator.configfile import ConfigFile, read_config
+from estimator.datasets import remembered
+from estimator.errors import CannotTell, InputError, Problem
+from estimator.job import Job, Place
+from estimator.planner.edits import Edit
+from estimator.trainers.aitoolkit import PROCESS, overridden, read_aitoolkit
+from estimator.trainers.section import nearest
+
+
+@dataclass(slots=True)
+class Subject:
+    """A config with one training process. `process`: its raw values, `--set` applied; `job`: what they mean.
+
+    `keep`: patterns of keys that no edit may touch. Dataset folders are scanned once for all edits.
+    """
+
+    file: ConfigFile
+    sets: tuple[str, ...]
+    arch_override: str | None
+    keep: tuple[str, ...]
+    process: dict[str, Any]
+    job: Job
+    _scans: dict[str, Any] = field(default_factory=dict)
+    _read: dict[tuple[str, ...], Job | None] = field(default_factory=dict)
+
+    @property
+    def arch(self) -> Arch:
+        return load_archs().archs[self.job.arch]
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A section's raw values; empty where it is missing."""
+        values = self.process.get(name)
+        return values if isinstance(values, dict) else {}
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The raw entries of `datasets`."""
+        return [entry for entry in self.process.get("datasets") or [] if isinstance(entry, dict)]
+
+    def value(self, key: str) -> object:
+        """The raw value at a key; None where it is not in the config."""
+        node: Any = self.process
+        for word in key.split("."):
+            if isinstance(node, list) and word.isdigit() and int(word) < len(node):
+                node = node[int(word)]
+            elif isinstance(node, dict):
+                node = node.get(word)
+            else:
+                return None
+        return node
+
+    def paths(self, pattern: str) -> list[str]:
+        """The keys that a path with `*` or [n] for list entries stands for."""
+        words = re.sub(r"\[(\d+|\*)\]", r".\1", pattern).split(".")
+        found = [""]
+        for word in words:
+            ways = []
+            for path in found:
+                node = self.value(path) if path else self.process
+                choices = [str(n) for n in range(len(node))] if word == "*" and isinstance(node, list) else [word]
+                ways += [f"{path}.{choice}" if path else choice for choice in choices]
+            found = ways
+        return found
+
+    def kept(self, key: str) -> bool:
+        """Whether the user has pinned the key."""
+        return any(covers(pattern, key) for pattern in self.keep)
+
+    def allowed(self, edits: Iterable[Edit]) -> tuple[Edit, ...]:
+        """Those edits that touch no pinned key."""
+        return tuple(edit for edit in edits if not self.kept(edit.key))
+
+    def read(self, edits: Sequence[Edit]) -> Job | None:
+        """The job of the edited config; None where the trainer would refuse it, or something in it is not modelled."""
+        overrides = tuple(edit.override for edit in edits)
+        if overrides not in self._read:
+            try:
+                with remembered(self._scans):
+                    (job,) = read_aitoolkit(self.file, (*self.sets, *overrides), self.arch_override)
+                self._read[overrides] = None if job.unmodelled else job
+            except (InputError, CannotTell):
+                self._read[overrides] = None
+        return self._read[overrides]
+
+
+def covers(pattern: str, key: str) -> bool:
+    """Whether a pattern names the key or what contains it: `datasets.*.resolution`, `sample` and `train.b*` are patterns."""
+    parts, words = pattern.split("."), key.split(".")
+    return len(parts) <= len(words) and all(fnmatchcase(word, part) for part, word in zip(parts, words, strict=False))
+
+
+def read_subject(path: str, sets: tuple[str, ...], arch_override: str | None, keep: tuple[str, ...]) -> Subject:
+    """The config at `path`. Raises InputError as read_jobs does, and for what cannot be planned; CannotTell with what is not modelled."""
+    file = read_config(path)
+    if "run" in file.data:
+        what = "an explicit run file cannot be planned for"
+        raise InputError(Problem(what, Place(file.name, "run"), "plan edits configs of AI Toolkit", "check it with --set for what-ifs"))
+    scans: dict[str, Any] = {}
+    with remembered(scans):
+        jobs = read_aitoolkit(file, sets, arch_override)
+    if len(jobs) > 1:
+        what = f"{len(jobs)} training processes in one config"
+        fix = "put each process into a config of its own"
+        raise InputError(Problem(what, Place(file.name, "config.process"), "plan edits one at a time", fix))
+    (job,) = jobs
+    if job.unmodelled:
+        why = "no plan can rest on it"
+        raise CannotTell(*(Problem(f"not modelled: {each.why}", each.place, why, "remove it to plan without") for each in job.unmodelled))
+    process: Any = overridden(file, sets).data
+    for part in (*PROCESS, 0):
+        process = process[part]
+    return Subject(file, sets, arch_override, keep, process, job, scans)
+
+
+def check_keep(subject: Subject, editable: Iterable[str]) -> None:
+    """Raises InputError for every pattern of --keep that names neither a key of the config nor one that could be edited."""
+    keys = sorted({*_keys(subject.process, ""), *editable})
+    problems = []
+    for pattern in subject.keep:
+        if not pattern or not any(covers(pattern, key) for key in keys):
+            near = nearest(pattern, keys)
+            fix = f"did you mean {near}?" if near else "name a key as --set does, for instance train.batch_size or datasets.*.resolution"
+            why = "neither a key of the config nor one that could be edited"
+            problems.append(Problem(f"--keep {pattern[:80]} matches nothing", None, why, fix))
+    if problems:
+        raise InputError(*problems)
+
+
+def _keys(value: object, at: str) -> Iterable[str]:
+    """The paths of everything in a raw value."""
+    pairs: Iterable[tuple[object, object]] = ()
+    if isinstance(value, dict):
+        pairs = value.items()
+    elif isinstance(value, list):
+        pairs = enumerate(value)
+    for key, inner in pairs:
+        path = f"{at}.{key}" if at else str(key)
+        yield path
+        yield from _keys(inner, path)

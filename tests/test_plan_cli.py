@@ -1,0 +1,160 @@
+"""`estimate plan` as its users meet it: answers, files, exit statuses, and what it says to bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.cli import main
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+ZIMAGE = EXAMPLES / "zimage_turbo_ui.yaml"
+
+
+def plan(*arguments: object) -> int:
+    return main(["plan", *map(str, arguments)])
+
+
+def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(ZIMAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    return path
+
+
+def test_the_answer_on_a_screen_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(ZIMAGE, "--gpu", "RTX3060") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("SAFE: ")
+    assert "-        cache_text_embeddings: false" in shown
+    assert "+        cache_text_embeddings: true" in shown
+    own = [line for line in shown.splitlines() if "zimage_turbo_ui.yaml" not in line]
+    assert max(map(len, own)) <= 80
+
+
+def test_the_written_file_is_safe_and_the_input_stays(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, out = config.read_bytes(), tmp_path / "planned.yaml"
+    assert main([str(config), "--gpu", "RTX3060"]) == 1
+    assert plan(config, "--gpu", "RTX3060", "--write", out) == 0
+    assert config.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["mine.yaml", "planned.yaml"]
+    assert main([str(out), "--gpu", "RTX3060"]) == 0
+    capsys.readouterr()
+
+
+def test_the_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(ZIMAGE, "--gpu", "RTX3060", "--json") == 0
+    found = document(capsys)
+    assert (found["schema"], found["verdict"], found["aim"]) == (1, "safe", "quality")
+    assert found["before"]["verdict"] == "oom"
+    assert found["after"]["verdict"] == "safe"
+    assert {"key": "model.qtype", "from": "qfloat8", "to": "uint4"} in found["edits"]
+    assert all(change["step_weaker"]["verdict"] != "safe" for change in found["changes"])
+    assert found["diff"].startswith("--- ")
+
+
+def test_in_place(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(config, "--gpu", "RTX3060", "--in-place") == 0
+    assert f"Written to {config}" in "".join(capsys.readouterr().out.split("\n"))
+    assert main([str(config), "--gpu", "RTX3060"]) == 0
+    assert plan(config, "--gpu", "RTX3060") == 0
+    assert "as it is" in capsys.readouterr().out
+
+
+def test_what_was_set_goes_into_the_file(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "planned.yaml"
+    assert plan(config, "--gpu", "RTX3060", "--set", "datasets.*.resolution=[512]", "--keep", "datasets.*.resolution", "--write", out) == 0
+    capsys.readouterr()
+    assert main([str(out), "--gpu", "RTX3060", "--json"]) == 0
+    phases = document(capsys)["phases"]
+    assert {phase["variant"]["width"] for phase in phases if phase["phase"] == "train"} == {512}
+
+
+def test_no_card_is_too_small_to_be_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(ZIMAGE, "--gpu", "6GiB") == 1
+    shown = capsys.readouterr().out
+    assert "NO SAFE CONFIG" in shown
+    assert "The smallest card of the catalogue on which one is: " in shown
+
+
+def test_a_card_without_flash_attention_is_never_safe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(ZIMAGE, "--gpu", "V100-32G", "--json") == 1
+    assert document(capsys)["after"] is None
+
+
+def test_several_cards_smallest_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(ZIMAGE, "--gpu", "24GiB, RTX3060,6GiB") == 0
+    shown = capsys.readouterr().out
+    rows = [line for line in shown.splitlines() if line.startswith(("6GiB", "RTX3060", "24GiB"))]
+    assert [row.split()[0] for row in rows] == ["6GiB", "RTX3060", "24GiB"]
+    assert rows[0].endswith("none")
+    assert rows[2].endswith("as it is")
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--gpu", "RTX3060", "--aim", "sped"), "did you mean 'speed'"),
+        (("--gpu", "RTX3060", "--aim", ""), "use one of: quality"),
+        (("--gpu", "RTX3060", "--keep", "train.batchsize"), "did you mean train.batch_size"),
+        (("--gpu", "RTX3060", "--keep", ""), "matches nothing"),
+        (("--gpu", "RTX3060", "--keep", "datasets.7.*"), "matches nothing"),
+        (("--gpu", "RTX3060", "--write", "no/such/folder/out.yaml"), "no such folder"),
+        (("--gpu", "RTX3060", "--write", "out.txt"), "must end in .yaml"),
+        (("--gpu", "RTX3060", "--write", "."), "a folder"),
+        (("--gpu", "RTX3060,4090x,nothing"), "not a card of the catalogue"),
+        (("--gpu", "RTX3060,"), "not a card"),
+        (("--gpu", "all", "--write", "out.yaml"), "--write takes one card"),
+        (("--gpu", "all", "--in-place"), "--in-place takes one card"),
+        (("--gpu", "RTX3060", "--set", "train.nothing=1"), "unknown key"),
+        ((), "--gpu"),
+    ],
+)
+def test_bad_usage_is_explained(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(ZIMAGE, *arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_the_input_is_never_written_over_by_accident(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = config.read_bytes()
+    other = tmp_path / "same.yaml"
+    os.link(config, other)
+    for target in (config, other, tmp_path / "." / "mine.yaml"):
+        assert plan(config, "--gpu", "RTX3060", "--write", target) == 2
+        assert "--in-place" in capsys.readouterr().err
+    assert config.read_bytes() == before
+
+
+def test_several_processes_and_run_files_are_no_subject(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = config.read_text(encoding="utf-8")
+    start, end = text.index("    - type: diffusion_trainer"), text.index("meta:")
+    config.write_text(text[:end] + text[start:end] + text[end:], encoding="utf-8")
+    assert plan(config, "--gpu", "RTX3060") == 2
+    assert "one at a time" in capsys.readouterr().err
+    run = tmp_path / "run.yaml"
+    run.write_text("run: {arch: flux1-dev}\n", encoding="utf-8")
+    assert plan(run, "--gpu", "RTX3060") == 2
+    assert "explicit run file" in capsys.readouterr().err
+
+
+def test_what_is_not_modelled_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(ZIMAGE, "--gpu", "RTX3060", "--set", "train.do_guidance_loss=true") == 3
+    assert "not modelled" in capsys.readouterr().err
+
+
+def test_keeping_everything_that_helps_leaves_no_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    pins = [word for key in ("train", "model", "datasets", "sample") for word in ("--keep", key)]
+    assert plan(ZIMAGE, "--gpu", "RTX3060", *pins) == 1
+    assert "Pinned: train, model, datasets, sample" in capsys.readouterr().out

@@ -1,0 +1,172 @@
+"""What every plan must be: safe by the rule of `check`, the least that is, nothing pinned touched, and nothing left to plan afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from estimator.engine import estimate_job, surely_fails, surely_unsafe
+from estimator.estimate import SAFE
+from estimator.gpus import find_gpu
+from estimator.planner.edits import merged
+from estimator.planner.growth import _last
+from estimator.planner.output import edited_text
+from estimator.planner.plans import Plan, make_plan
+from estimator.planner.search import IRRELEVANT, Judge, cheapest
+from estimator.planner.space import dimensions
+from estimator.planner.subject import Subject, covers, read_subject
+from estimator.rows import bound
+from estimator.trainers import read_jobs
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+NAMES = ("flux_dev_24gb", "zimage_turbo_ui", "zimage_base_ui")
+few = settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
+
+SETS = st.lists(
+    st.sampled_from(
+        [
+            "train.batch_size=2", "train.batch_size=4", "train.gradient_checkpointing=false", "train.optimizer=adamw",
+            "model.low_vram=false", "sample.width=1536", "model.quantize=false",
+            "datasets.0.resolution=1024", "datasets.0.cache_latents_to_disk=true",
+            "train.gradient_accumulation=2",
+        ]
+    ),
+    max_size=4, unique=True,
+).map(tuple)  # fmt: skip
+KEEPS = st.sampled_from([(), ("train.batch_size",), ("sample", "train.disable_sampling"), ("datasets.*.resolution",), ("model.q*",)])
+
+
+def subject_of(name: str, sets: tuple[str, ...] = (), keep: tuple[str, ...] = ()) -> Subject:
+    return read_subject(str(EXAMPLES / f"{name}.yaml"), sets, None, keep)
+
+
+def written(plan: Plan, folder: str) -> str:
+    path = str(Path(folder) / "planned.yaml")
+    _, text = edited_text(plan.subject, plan.edits)
+    Path(path).write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def check_plan(plan: Plan) -> None:
+    """The written file is safe by `check`, pinned keys are as they were, and planning it again proposes nothing."""
+    assert plan.after is not None
+    assert not [edit.key for edit in plan.edits if any(covers(pattern, edit.key) for pattern in plan.subject.keep)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = written(plan, folder)
+        (job,) = read_jobs(path)
+        assert estimate_job(job, plan.gpu).verdict == SAFE
+        again = make_plan(read_subject(path, (), None, plan.subject.keep), plan.gpu, plan.aim, look_further=False)
+    assert again.edits == ()
+
+
+@few
+@given(name=st.sampled_from(NAMES), sets=SETS, keep=KEEPS, gib=st.sampled_from([10, 12, 16, 20, 23, 31, 47]))
+def test_a_plan_is_safe_and_each_of_its_changes_is_needed(name: str, sets: tuple[str, ...], keep: tuple[str, ...], gib: int) -> None:
+    subject, gpu = subject_of(name, sets, keep), find_gpu(f"{gib}GiB")
+    plan = make_plan(subject, gpu, "quality", look_further=False)
+    if plan.after is None:
+        strongest = merged(edit for each in dimensions(subject, "quality") for edit in each.levels[-1].edits)
+        job = subject.read(strongest)
+        assert job is None or estimate_job(job, gpu).verdict != SAFE
+        return
+    check_plan(plan)
+    for change in plan.changes:
+        rest = merged(edit for other in plan.changes if other is not change for edit in other.edits)
+        job = subject.read(rest)
+        assert job is not None
+        assert estimate_job(job, gpu).verdict != SAFE, change
+
+
+@settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow])
+@given(name=st.sampled_from(NAMES), aim=st.sampled_from(["batch", "resolution", "speed"]), gib=st.sampled_from([16, 23, 31, 47]))
+def test_the_next_step_up_is_not_safe(name: str, aim: str, gib: int) -> None:
+    subject, gpu = subject_of(name, ("sample.width=768", "sample.height=768")), find_gpu(f"{gib}GiB")
+    plan = make_plan(subject, gpu, aim)
+    assume(plan.after is not None)
+    check_plan(plan)
+    for growth in plan.growth:
+        if growth.beyond is None:
+            continue
+        key = {"batch": "train.batch_size", "resolution": "datasets.0.resolution"}[growth.what]
+        value = growth.beyond if growth.what == "batch" else f"[512, {growth.beyond}]"
+        (job,) = read_jobs(subject.file.name, (*(edit.override for edit in plan.edits), f"{key}={value}"))
+        assert estimate_job(job, gpu).verdict != SAFE
+
+
+def test_faster_never_counts_as_slower() -> None:
+    plan = make_plan(subject_of("zimage_turbo_ui"), find_gpu("A100-80G"), "speed")
+    assert plan.ratio is not None
+    assert plan.ratio < 1
+    assert "train.gradient_checkpointing" in {edit.key for edit in plan.edits}
+
+
+def test_the_search_finds_what_trying_all_finds() -> None:
+    """On a space small enough to replay whole."""
+    subject, gpu = subject_of("zimage_turbo_ui", ()), find_gpu("12GiB")
+    space = [each for each in dimensions(subject, "quality") if each.name in ("text", "weights")]
+    every = [
+        (sum(level.loss.order[1] * 1000 + level.loss.order[2] for level in levels), levels)
+        for levels in itertools.product(*(each.levels for each in space))
+    ]
+    safe = []
+    for loss, levels in every:
+        job = subject.read(merged(edit for level in levels for edit in level.edits))
+        if job is not None and estimate_job(job, gpu).verdict == SAFE:
+            safe.append(loss)
+    found = cheapest(Judge(subject, gpu), space)
+    assert safe
+    assert found is not None
+    assert found.loss.learned * 1000 + found.loss.trouble == min(safe)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_search_skips_could_not_have_helped(name: str) -> None:
+    """A phase's rows are the same with every alternative that is said not to matter to it."""
+    wasteful = ("train.gradient_checkpointing=false", "train.optimizer=adamw", "train.batch_size=2", "sample.width=1536")
+    subject = subject_of(name, (*wasteful, "model.low_vram=false"))
+
+    def peaks(edits: tuple, phase: str) -> list[int]:  # type: ignore[type-arg]
+        job = subject.read(edits)
+        assert job is not None
+        return [peak.allocated_bytes for peak in bound(job).phases if peak.phase == phase]
+
+    tried = set()
+    for each in dimensions(subject, "quality"):
+        for phase, spared in IRRELEVANT.items():
+            if each.name in spared:
+                tried.add((phase, each.name))
+                before = peaks((), phase)
+                for level in each.levels[1:]:
+                    after = peaks(level.edits, phase)
+                    assert after in (before, []), (phase, each.name, level)
+    assert len(tried) > 8
+
+
+@few
+@given(name=st.sampled_from(NAMES), sets=SETS, gib=st.sampled_from([9, 12, 16, 20, 23, 31]))
+def test_what_is_rejected_early_is_not_safe(name: str, sets: tuple[str, ...], gib: int) -> None:
+    (job,) = read_jobs(EXAMPLES / f"{name}.yaml", sets)
+    gpu = find_gpu(f"{gib}GiB")
+    failing = surely_unsafe(job, gpu)
+    if failing or surely_fails(job, gpu):
+        assert estimate_job(job, gpu).verdict != SAFE
+
+
+@given(count=st.integers(0, 200), limit=st.integers(-1, 199), from_top=st.booleans())
+def test_the_last_good_one_stands_next_to_one_that_is_not(count: int, limit: int, from_top: bool) -> None:
+    assume(limit < count)
+    tried: set[int] = set()
+
+    def good(number: int) -> bool:
+        tried.add(number)
+        return number <= limit
+
+    assert _last(count, good, from_top) == limit
+    assert limit < 0 or limit in tried
+    assert limit + 1 == count or limit + 1 in tried
+    assert len(tried) <= 20
