@@ -11,9 +11,8 @@ from estimator.errors import CannotTell
 from estimator.estimate import Estimate
 from estimator.features import image_values
 from estimator.job import Job
-from estimator.phases import Plan
+from estimator.plans import plan_of
 from estimator.programs import Profile, load_profile
-from estimator.timeline import text_encoders_of
 
 OPERATIONS_PER_BYTE = 150
 """Dense bf16 operations per byte of memory traffic: A100 312 T/s and 2.0 TB/s, RTX 4090 165 T/s and 1.0 TB/s (makers' data sheets)."""
@@ -39,7 +38,7 @@ def _weights_count(profile: Profile, component: str) -> float:
 def work_per_image(job: Job) -> float:
     """Bytes' worth of work for one image of the job, the mean over its buckets; only good beside another. Raises CannotTell."""
     profile = load_profile(job.arch)
-    plan = Plan(job, text_encoders_of(profile))
+    plan = plan_of(job, profile)
     weights = _weights_count(profile, "transformer")
     passes = PASSES_CHECKPOINTED if job.train.gradient_checkpointing else PASSES
     moved = _traffic(job.model.weights)
@@ -51,7 +50,7 @@ def work_per_image(job: Job) -> float:
         for bucket in dataset.buckets:
             count = max(bucket.count, 1)
             caption = plan.tokens(bucket.text_tokens or dataset.text_tokens)
-            tokens = image_values(bucket.width, bucket.height)["T"] * max(1, -(-(bucket.frames - 1) // 4) + 1) + caption
+            tokens = image_values(bucket.width, bucket.height, bucket.frames)["T"] + caption
             step = passes * weights * (2 * tokens / OPERATIONS_PER_BYTE + moved / dataset.batch_size)
             step += text * (2 * caption / OPERATIONS_PER_BYTE + _traffic(job.model.te_weights) / dataset.batch_size)
             total, images = total + count * step, images + count
