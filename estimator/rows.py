@@ -82,7 +82,7 @@ class _Rows:
         if self.counts.groups.get(component, 0):
             return
         weights = self.job.model.te_weights if component.startswith("text_encoder") else self.job.model.weights
-self.counts.change(component, self._resident_bytes(component, weights))
+        self.counts.change(component, self._resident_bytes(component, weights))
         self._see(0, "moving to the device")
 
     def _resident_bytes(self, component: str, weights: str) -> int:
