@@ -86,6 +86,14 @@ def changed_lines(before: str, after: str) -> tuple[list[str], list[str]]:
             ["          resolution: [ 512,768 , 1024 ]  # odd spaces"], ["          resolution: [ 512,768 , 1024, 1280 ]  # odd spaces"],
         ),
         ("datasets.1.resolution", (512, 768), ["            - 1024  # large"], []),
+        (
+            "datasets.1.resolution", 640,
+            [
+                "        - resolution:", "            - 512", "            # the middle one", "            - 768   # fine",
+                "            - 1024  # large",
+            ],
+            ["        - resolution: 640"],
+        ),
         ("datasets.1.resolution", (512, 768, 1024, 1280), [], ["            - 1280"]),
         (
             "datasets.2.resolution", 768,

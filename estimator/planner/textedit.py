@@ -70,15 +70,16 @@ def _refused(file: ConfigFile, edits: Sequence[Edit], why: str) -> InputError:
 def _one(text: str, file: ConfigFile, path: KeyPath, value: object, as_json: bool) -> str:
     """The text with one edit."""
     try:
+        key: TextNode | None = None
         node = text_nodes(text.replace("\t", " ") if as_json else text)  # YAML has JSON in it, but for tabs
         for depth, word in enumerate(path):
-            child = _child(node, word)
+            key, child = _key(node, word), _child(node, word)
             if child is None:
                 splice = _insert(text, node, path[depth:], value, as_json)
                 break
             node = child
         else:
-            splice = _replace(text, node, value)
+            splice = _replace(text, node, key, value)
     except (yaml.YAMLError, LookupError, TypeError) as error:
         raise _refused(file, [Edit(key_name(path), value)], str(error).splitlines()[0][:100]) from None
     start, end, new = splice
@@ -93,6 +94,10 @@ def _child(node: TextNode, word: str | int) -> TextNode | None:
     if node.kind == "value":
         return None
     raise LookupError("an alias (*name) stands on the way")
+
+
+def _key(node: TextNode, word: str | int) -> TextNode | None:
+    return next((key for key, _ in reversed(node.keys) if key.text == str(word)), None)
 
 
 def shown(value: object) -> str:
@@ -114,11 +119,13 @@ def _like(old: str, value: object) -> str:
     return shown(value)
 
 
-def _replace(text: str, node: TextNode, value: object) -> Splice:
+def _replace(text: str, node: TextNode, key: TextNode | None, value: object) -> Splice:
     if node.kind == "list" and isinstance(value, list):
         return _relist(text, node, value)
     if node.kind in ("map", "list") and not node.flow:
-        raise LookupError("a block of several lines stands there")
+        if node.kind == "map" or key is None or node.anchored:
+            raise LookupError("a block of several lines stands there")
+        return key.end, _line_end(text, node.end), f": {shown(value)}"
     new = _like(text[node.body : node.end], value)
     return node.body, node.end, new if node.end > node.start or text[node.start - 1 : node.start] == " " else f" {new}"
 
