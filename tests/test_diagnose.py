@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ def test_another_card_than_the_one_named(document: Callable[..., dict[str, Any]]
     found = document(log("emulated-load-transformer"), "--gpu", "RTX5090")
     assert (found["kind"], found["because"]) == ("E", "wrong_device")
     assert found["prediction"]["gpu"]["total_bytes"] < 16 * GIB
+    assert "run it on the card you mean" in found["actions"][0]
+    assert found["changes"], "or on this one, with changes"
     found = document(log("emulated-load-transformer"), "--gpu", "RTX3090")
     assert found["kind"] == "A", "it would not be safe there either"
     assert any("which is not RTX3090" in note for note in found["notes"])
@@ -188,6 +191,15 @@ def test_checkpointing_first_in_training_and_the_user_gets_what_was_promised(
     config.write_text(json.dumps({"job": "extension", "config": {"name": "cat", "process": [process]}}))
     (job,) = read_jobs(config, ("train.gradient_checkpointing=true",))
     assert estimate_job(job, find_gpu("RTX4090")).verdict == SAFE
+
+
+def test_expandable_segments_where_they_are_enough(document: Callable[..., dict[str, Any]]) -> None:
+    found = document(log("emulated-cache-text-in-pieces"))
+    assert found["actions"][0].startswith("set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True")
+    job, gpu = (walked("emulated-cache-text-in-pieces")[0].job, walked("emulated-cache-text-in-pieces")[0].gpu)
+    assert estimate_job(job, gpu).verdict == OOM
+    assert estimate_job(replace(job, expandable_segments=True), gpu).verdict != OOM
+    assert not any("expandable" in action for action in document(log("train-first-steps"), "--gpu", "RTX4090")["actions"])
 
 
 def test_previews_first_where_they_failed() -> None:

@@ -31,6 +31,7 @@ EXPECTED: dict[str, tuple[str, str, str, str, str, int]] = {
     "emulated-load-text-encoder": (A, A, "", "load", TEXT, 0),
     "emulated-load-while-fusing": (A, A, "", "load", LOAD, 0),
     "emulated-cache-text": (A, A, "", "cache_text", "", 0),
+    "emulated-cache-text-in-pieces": (A, A, "", "cache_text", "", 0),
     "emulated-prepare-chained": (A, A, "", "prepare", "before the loop", 0),
     "torch-2-1": (A, A, "", "load", TEXT, 0),
     "wrapped-by-a-terminal": (A, A, "", "load", LOAD, 0),

@@ -6,6 +6,7 @@ from estimator import crash
 from estimator.crash import Diagnosis
 from estimator.gpus import GIB
 
+EXPANDABLE = "set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
 _FRESH = "not your config: start on a fresh worker"
 
 
@@ -20,9 +21,11 @@ def actions(found: Diagnosis) -> tuple[str, ...]:
         return _refused(found)
     if found.because == crash.FRAGMENTED:
         where = "no effect on Windows: there, fewer different sizes help" if found.run.windows else "Linux, torch 2.1 or later"
-        return (f"set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True in the trainer's environment ({where})",)
+        return (f"{EXPANDABLE} in the trainer's environment ({where})",)
     if found.because == crash.HOST_MEMORY:
         return _host(found)
+    if found.because == crash.WRONG_DEVICE and found.failure is not None and found.failure.what != crash.DEVICE:
+        return ("run it on the card you mean: set CUDA_VISIBLE_DEVICES, or choose the GPU in the UI; nvidia-smi lists them",)
     if found.because == crash.WRONG_DEVICE:
         return (
             "check which card the job ran on: CUDA_VISIBLE_DEVICES, the GPU chosen in the UI",

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from estimator import crash
 from estimator.crash import Diagnosis, Failure, LoggedRun, Prediction
 from estimator.diagnosis import compare, kinds, words
-from estimator.diagnosis.actions import actions
+from estimator.diagnosis.actions import EXPANDABLE, actions
 from estimator.diagnosis.general import general_remedies
 from estimator.diagnosis.remedies import smallest_card, walk_down
-from estimator.estimate import SAFE, Estimate
+from estimator.estimate import OOM, SAFE, Estimate
 from estimator.gpus import GIB, Gpu
 from estimator.job import Job
 
@@ -98,16 +98,29 @@ def _with_remedies(found: Diagnosis, process: dict[str, object] | None, estimate
     todo = actions(found)
     missed = prediction is not None and kinds.missed(failure, prediction)
     fits = prediction is not None and prediction.estimate.verdict == SAFE and not missed
-    if found.because in (crash.HOST_MEMORY, crash.WRONG_DEVICE) or (found.kind == crash.KIND_E and fits):
+    no_card = failure.what == crash.DEVICE
+    if no_card or found.because == crash.HOST_MEMORY or (found.kind == crash.KIND_E and fits):
         return replace(found, actions=todo)
     if prediction is None or missed:
         video = any(bucket.frames > 1 for dataset in found.run.buckets for bucket in dataset)
         return replace(found, actions=todo, general=general_remedies(found.timing, process, video))
     gpu, job = prediction.estimate.gpu, prediction.estimate.job
     remedies, outcome = walk_down(job, failure, lambda job, fast: estimate_job(job, gpu, fast))
+    todo = (*_in_fewer_pieces(job, gpu, estimate_job), *todo)
     if outcome is None:
         todo = (*todo, *_larger_card(job, gpu, estimate_job))
     return replace(found, actions=todo, remedies=remedies, outcome=outcome)
+
+
+def _in_fewer_pieces(job: Job, gpu: Gpu, estimate_job: EstimateJob) -> tuple[str, ...]:
+    """Expandable segments where they are enough: they cost nothing, but the allocator has them on Linux only."""
+    if job.expandable_segments or gpu.os == "windows":
+        return ()
+    tried = estimate_job(replace(job, expandable_segments=True), gpu, False)
+    if tried.verdict == OOM:
+        return ()
+    then = words.fits(tried) if tried.verdict == SAFE else "is borderline"
+    return (f"{EXPANDABLE} in the trainer's environment: the job then {then}; it costs nothing and changes no result",)
 
 
 def _larger_card(job: Job, gpu: Gpu, estimate_job: EstimateJob) -> tuple[str, ...]:

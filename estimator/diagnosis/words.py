@@ -34,8 +34,8 @@ def headline(run: LoggedRun, failure: Failure, verdict: kinds.Verdict) -> str:
         return f"memory spilled to system RAM {where}: {failure.text}"
     if verdict.because == crash.HOST_MEMORY:
         return f"out of system RAM, not of the card's memory, {where}"
-    if verdict.because == crash.WRONG_DEVICE:
-        return f"the card could not be used, or was not the one meant, {where}"
+    if failure.what == crash.DEVICE:
+        return f"the card could not be used {where}"
     return f"out of memory {where}"
 
 
