@@ -79,6 +79,11 @@ class Program:
         return tuple(k for k in range(len(self.names) - self.imports) if k not in freed)
 
     @cached_property
+    def kept(self) -> tuple[tuple[int, str | None, str], ...]:
+        """Tensors that outlive the part: number, name, and its component ("" where it is unnamed)."""
+        return tuple((k, self.names[k], (self.names[k] or "").partition(":")[0]) for k in self.exported)
+
+    @cached_property
     def flows(self) -> tuple[dict[str, Ints], dict[str, Ints]]:
         """Tensors that stay, and imports that are freed, by component ("" for unnamed ones)."""
         own = len(self.names) - self.imports

@@ -12,7 +12,18 @@ from estimator.allocator import EMPTY_CACHE, FREE, Allocator, OutOfMemory
 from estimator.archs import load_archs
 from estimator.job import Job
 from estimator.programs import ALLOCATE, PLACES_OF_LINEAR, TENSORS_OF_LINEAR, Ints, Profile, Program
-from estimator.residents import COMPUTE, ROUNDING, WORKSPACE_BYTES, PhasePeak, State, component_of, rounded, shown, unquantised_linears
+from estimator.residents import (
+    COMPUTE,
+    ROUNDING,
+    UNIT_BYTES,
+    WORKSPACE_BYTES,
+    PhasePeak,
+    State,
+    component_of,
+    rounded,
+    shown,
+    unquantised_linears,
+)
 
 BACKWARD_PRODUCT = re.compile(r"\|backward \w*(?:[Mm]m|Linear)Backward")
 
@@ -178,17 +189,20 @@ class Replay:
     def _keep(self, program: Program, part: op.Part, sizes: Ints, base: int) -> None:
         """Enter what outlives a part: by name, or into its scope."""
         state, scope = self.state, self.state.scopes.setdefault(part.scope, [])
-        for k in program.exported:
-            name, size = program.names[k], rounded(int(sizes[k]))
-            component = component_of(name, part.key)
+        blocks = (-(-sizes // UNIT_BYTES) * UNIT_BYTES).tolist()
+        unnamed, totals = component_of(None, part.key), dict[str, int]()
+        for k, name, group in program.kept:
+            size, component = blocks[k], shown(group) if group else unnamed
             if name is None:
                 scope.append((base + k, component, size))
-            elif not state.holds(name):
-                state.named.setdefault(name.partition(":")[0], {})[name] = base + k, size
+            elif name not in (named := state.named.setdefault(group, {})):
+                named[name] = base + k, size
             elif part.accumulate:
                 continue
             else:
                 scope.append((base + k, component, size))
+            totals[component] = totals.get(component, 0) + size
+        for component, size in totals.items():
             state.count(component, size)
 
     def _workspaces(self, program: Program, part: op.Part) -> None:

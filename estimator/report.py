@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Advice, Estimate, Interval, PhaseEstimate
 from estimator.gpus import GIB, Gpu
 from estimator.report_words import component, distinct, headline, moment, row_name, what
+from estimator.screen import WIDTH, Cell, Column, painted, table
 
-WIDTH = 80
-"""Columns of every report."""
 MOST_ROWS = 14
 """Longer phase tables are cut to the worst of each phase, unless details are asked for."""
 _BAR_WIDTH = 20
 _SMALL_BYTES = GIB // 200  # below 0.005 GiB a component would be shown as 0.00
 _SENTENCE = {SAFE: "fits on", BORDERLINE: "may or may not fit on", OOM: "does not fit on", UNKNOWN: "cannot be told for"}
-_COLOURS = {SAFE: "32", BORDERLINE: "33", OOM: "31", UNKNOWN: "35"}
+_COLOURS = {SAFE: "bold green", BORDERLINE: "bold yellow", OOM: "bold red", UNKNOWN: "bold magenta"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +30,15 @@ class Style:
 
     def verdict(self, verdict: str, text: str) -> str:
         """A verdict's text in its colour."""
-        return f"\033[1;{_COLOURS[verdict]}m{text}\033[0m" if self.colour else text
+        return painted(text, _COLOURS[verdict], self.colour)
+
+    def verdict_cell(self, verdict: str) -> Cell:
+        """A verdict in a table."""
+        return Cell(verdict, _COLOURS[verdict])
 
     def bold(self, text: str) -> str:
         """A heading."""
-        return f"\033[1m{text}\033[0m" if self.colour else text
+        return painted(text, "bold", self.colour)
 
 
 PLAIN = Style()
@@ -135,8 +138,11 @@ def needed_bytes(gpu: Gpu, phase: PhaseEstimate) -> int:
 
 # --- the table of phases ----------------------------------------------------------------------------------------------
 
-_WHICH_WIDTH = 31
-_HEAD = f"  {'phase, size, part':<{_WHICH_WIDTH}}{'alloc.':>6}{'reserv.':>8}{'on card':>8}{'low - high':>14} verdict"
+_WHICH_WIDTH = 30
+_PHASE_COLUMNS = (
+    Column(width=1), Column("phase, size, part", _WHICH_WIDTH), Column("alloc.", 6, right=True), Column("reserv.", 7, right=True),
+    Column("on card", 7, right=True), Column("low - high", 13, right=True), Column("verdict"),
+)  # fmt: skip
 
 
 def _phase_table(estimate: Estimate, style: Style, details: bool) -> str:
@@ -147,8 +153,8 @@ def _phase_table(estimate: Estimate, style: Style, details: bool) -> str:
         rows = _worst_of_each(rows, peak)
         left_out = f"\n  (the worst of each phase; --details shows all {len(estimate.phases)})"
     marked = {SAFE: "the highest", UNKNOWN: "the highest"}.get(estimate.verdict, "where it fails first")
-    lines = [style.bold(f"GiB at each phase's peak (> marks {marked})"), _HEAD]
-    lines.extend(_phase_row(row, ">" if row is peak else " ", style) for row in rows)
+    cells = [_phase_row(row, ">" if row is peak else "", style) for row in rows]
+    lines = [style.bold(f"GiB at each phase's peak (> marks {marked})"), *table(_PHASE_COLUMNS, cells, style.colour)]
     return "\n".join(lines) + left_out
 
 
@@ -161,12 +167,10 @@ def _worst_of_each(phases: Sequence[PhaseEstimate], peak: PhaseEstimate | None) 
     return [phase for phase in phases if worst[phase.phase] is phase]
 
 
-def _phase_row(phase: PhaseEstimate, mark: str, style: Style) -> str:
-    device = phase.device
-    numbers = f"{gib(phase.allocated_bytes):>6}{gib(phase.reserved_bytes):>8}{gib(device.likely_bytes):>8}"
-    span = f"{gib(device.low_bytes)}-{gib(device.high_bytes)}"
-    name = f"{cut(row_name(phase), _WHICH_WIDTH - 1):<{_WHICH_WIDTH}}"
-    return f"{mark} {name}{numbers}{span:>14} {style.verdict(phase.verdict, phase.verdict)}"
+def _phase_row(phase: PhaseEstimate, mark: str, style: Style) -> tuple[str | Cell, ...]:
+    numbers = map(gib, (phase.allocated_bytes, phase.reserved_bytes, phase.device.likely_bytes))
+    span = f"{gib(phase.device.low_bytes)}-{gib(phase.device.high_bytes)}"
+    return (mark, cut(row_name(phase), _WHICH_WIDTH), *numbers, span, style.verdict_cell(phase.verdict))
 
 
 # --- the ledger of a phase --------------------------------------------------------------------------------------------

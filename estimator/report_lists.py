@@ -6,8 +6,19 @@ from collections.abc import Sequence
 
 from estimator.estimate import OOM, SAFE, Estimate
 from estimator.gpus import Gpu
-from estimator.report import PLAIN, WIDTH, Style, clean, cut, gib, needed_bytes, notes, wrapped
+from estimator.report import PLAIN, Style, clean, cut, gib, needed_bytes, notes, wrapped
 from estimator.report_words import headline, what
+from estimator.screen import WIDTH, Cell, Column, table
+
+_CARD_COLUMNS = (
+    Column("card", 18), Column("has", 7, right=True), Column("on card", 7, right=True), Column("low - high", 13, right=True),
+    Column("left", 7, right=True), Column("verdict", 10), Column("peak"),
+)  # fmt: skip
+_GPU_COLUMNS = (
+    Column("name (for --gpu)", 19), Column("GiB", 8, right=True), Column("usable", 7, right=True), Column("cc", 5),
+    Column("also known as", WIDTH - 44),
+)  # fmt: skip
+_ARCH_COLUMNS = (Column("architecture", 15), Column("what it is", 45), Column("checked against"))
 
 
 def render_cards(estimates: Sequence[Estimate], style: Style = PLAIN) -> str:
@@ -25,36 +36,36 @@ def render_cards(estimates: Sequence[Estimate], style: Style = PLAIN) -> str:
         second = f"for why see one card's report, for example --gpu {clean(worst.gpu.name)}"
     name = cut(ordered[0].job.name, WIDTH - len(verdict) - 2 - len(rest))
     first = f"{style.verdict(verdict, verdict.upper())}: {name}{rest}"
-    head = f"  {'card':<19}{'has':>7}{'on card':>8}{'low - high':>14}{'left':>8}  {'verdict':<11}peak"
-    rows = [_card_row(each, style) for each in ordered]
+    rows = table(_CARD_COLUMNS, [_card_row(each, style) for each in ordered], style.colour, indent=2)
     title = style.bold("GiB on each card, smallest first (oom: what the first phase to fail needs)")
-    parts = ["\n".join([first, *wrapped(second, "", "  ")]), "\n".join([title, head, *rows])]
+    parts = ["\n".join([first, *wrapped(second, "", "  ")]), "\n".join([title, *rows])]
     shared = [note for note in ordered[0].assumptions if all(note in each.assumptions for each in ordered)]
     parts += [notes("Warnings", ordered[0].warnings, style), notes("Assumed", shared, style)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _card_row(estimate: Estimate, style: Style) -> str:
+def _card_row(estimate: Estimate, style: Style) -> tuple[str | Cell, ...]:
     gpu, phase = estimate.gpu, headline(estimate)
-    verdict = style.verdict(estimate.verdict, f"{estimate.verdict:<11}")
-    start = f"  {cut(gpu.name, 18):<19}{gib(gpu.total_bytes):>7}"
+    verdict = style.verdict_cell(estimate.verdict)
+    start = (cut(gpu.name, 18), gib(gpu.total_bytes))
     if phase is None:
-        return f"{start}{'':>30}  {verdict}".rstrip()
+        return (*start, "", "", "", verdict, "")
     device = phase.device
     used, span = device.likely_bytes, f"{gib(device.low_bytes)}-{gib(device.high_bytes)}"
     if estimate.verdict == OOM:
         used, span = needed_bytes(gpu, phase), ""
     left = gpu.total_bytes - used
     room = "-" if estimate.verdict == OOM and left > 0 else gib(left)  # fails for another reason than its sum: fragmentation
-    return f"{start}{gib(used):>8}{span:>14}{room:>8}  {verdict}{phase.phase.removeprefix('cache_')}".rstrip()
+    return (*start, gib(used), span, room, verdict, phase.phase.removeprefix("cache_"))
 
 
 def render_gpus(gpus: Sequence[Gpu], style: Style = PLAIN) -> str:
     """The catalogue."""
-    lines = [style.bold(f"{'name (for --gpu)':<20}{'GiB':>8}{'usable':>8}  {'cc':<6}also known as")]
+    rows = []
     for gpu in gpus:
         known = cut(", ".join(dict.fromkeys((gpu.title, *gpu.aliases))), WIDTH - 44)
-        lines.append(f"{gpu.name:<20}{gib(gpu.total_bytes):>8}{gib(gpu.usable_bytes):>8}  {gpu.compute_capability:<6}{known}")
+        rows.append((gpu.name, gib(gpu.total_bytes), gib(gpu.usable_bytes), gpu.compute_capability, known))
+    lines = table(_GPU_COLUMNS, rows, style.colour)
     text = (
         "GiB is what torch reports on this OS, less than the size on the box; usable is without the CUDA context (provisional) and the "
         "desktop; cc is the compute capability. Any other card by its size: --gpu 23.5GiB. All cards: --gpu all."
@@ -64,8 +75,8 @@ def render_gpus(gpus: Sequence[Gpu], style: Style = PLAIN) -> str:
 
 def render_archs(archs: Sequence[tuple[str, str, bool, int]], style: Style = PLAIN) -> str:
     """The architectures, as (key, name, modelled, checked runs): those that can be estimated, and those that are only recognised."""
-    lines = [style.bold(f"{'architecture':<16}{'what it is':<46}checked against")]
-    lines += [f"{key:<16}{cut(name, 45):<46}{f'{runs} runs' if runs else 'nothing yet'}" for key, name, modelled, runs in archs if modelled]
+    rows = [(key, cut(name, 45), f"{runs} runs" if runs else "nothing yet") for key, name, modelled, runs in archs if modelled]
+    lines = table(_ARCH_COLUMNS, rows, style.colour)
     lines += ["", *wrapped("Runs: whole runs of the trainer itself on an emulated CUDA device, none of them used to make the model of it.")]
     others = ", ".join(key for key, _, modelled, _ in archs if not modelled)
     if others:

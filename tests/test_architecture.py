@@ -29,7 +29,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "advice": ({"advice"}, {"values", "engine"}),
     "planning": ({"planner"}, {"values", "files", "profiles", "reading", "model", "engine"}),
     "log": ({"diagnosis"}, {"values", "files", "reading", "advice"}),
-    "screen": ({"report", "report_lists", "report_words", "report_diagnosis", "jsonout", "jsondiagnosis"}, {"values"}),
+    "screen": ({"screen", "report", "report_lists", "report_words", "report_diagnosis", "jsonout", "jsondiagnosis"}, {"values"}),
     "screen of plans": ({"report_plan", "jsonplan"}, {"values", "planning", "screen"}),
     "commands": (
         {"commands"},
