@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from estimator.crash import KIND_A, KIND_B, KIND_C, KIND_D, KIND_E, SPILLED, Diagnosis, OomText, Remedy
 from estimator.estimate import OOM, SAFE, UNKNOWN
-from estimator.report import PLAIN, WIDTH, Style, clean, cut, gib, notes, value, wrapped
+from estimator.report import PLAIN, Style, clean, cut, gib, notes, value, wrapped
+from estimator.screen import WIDTH
 from estimator.report_words import headline, what
 
 _KINDS = {
