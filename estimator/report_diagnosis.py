@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from estimator.crash import KIND_A, KIND_B, KIND_C, KIND_D, KIND_E, SPILLED, Diagnosis, OomText, Remedy
 from estimator.estimate import OOM, SAFE, UNKNOWN
 from estimator.report import PLAIN, Style, clean, cut, gib, notes, value, wrapped
-from estimator.screen import WIDTH
 from estimator.report_words import headline, what
+from estimator.screen import WIDTH
 
 _KINDS = {
     KIND_A: "while loading or before training", KIND_B: "in the first training steps", KIND_C: "while previewing",

@@ -10,8 +10,8 @@ from estimator.planner.edits import Edit
 from estimator.planner.growth import Growth
 from estimator.planner.plans import Change, Plan
 from estimator.report import PLAIN, Style, clean, cut, gib, notes, value, wrapped
-from estimator.screen import WIDTH
 from estimator.report_words import headline, what
+from estimator.screen import WIDTH
 
 _UNITS = {"batch": "", "resolution": " px", "frames": " frames"}
 
