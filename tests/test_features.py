@@ -11,8 +11,9 @@ JOINT = {"T": 3440, "X": 512, "B": 1, "r": 16}  # FLUX at 1280 x 688: 3952 rows 
 
 def test_tokens_and_edge_of_an_image() -> None:
     """1024 px: a latent of 128 x 128, patches of 2 x 2: 64 x 64 tokens."""
-    assert image_values(1024, 1024) == {"T": 64 * 64, "E": 64 + 64}
-    assert image_values(1280, 688) == {"T": 80 * 43, "E": 80 + 43}
+    for side, tokens, edge in (((1024, 1024), 64 * 64, 64 + 64), ((1280, 688), 80 * 43, 80 + 43)):
+        made = image_values(*side)
+        assert (made["T"], made["E"]) == (tokens, edge)
 
 
 def test_the_joint_sequence_and_its_tile() -> None:
