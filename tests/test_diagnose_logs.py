@@ -7,6 +7,7 @@ sglang 15927; black-forest-labs/flux2 23; pytorch 111363. Without a prediction: 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,15 @@ def test_sizes_are_those_that_the_log_lists() -> None:
 
 def test_frames_first_for_video() -> None:
     assert of("video-longest-clip").general[0].startswith("datasets.num_frames")
+
+
+def test_a_config_that_has_it_all_gets_no_setting_again(tmp_path: Path) -> None:
+    text = (LOGS / "train-late.txt").read_text().replace('"gradient_checkpointing": false', '"gradient_checkpointing": true')
+    text = re.sub(r'"resolution": \[[^]]*\]', '"resolution": [512]', text).replace('"low_vram": false', '"low_vram": true')
+    text = text.replace('"batch_size": 1,', '"batch_size": 1, "disable_sampling": true,')
+    (tmp_path / "log.txt").write_text(text)
+    found = diagnose(read_story(open_log(str(tmp_path / "log.txt"))), Question(), unpredicted)
+    assert found.general == ("all that helps here is set already: try a fresh worker once, then a larger card",)
 
 
 def test_steps_that_crawl() -> None:

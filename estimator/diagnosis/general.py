@@ -11,6 +11,7 @@ _IMAGE = (
     ("sample: smaller width and height, or train.disable_sampling: true", "training is the same"),
     ("model.low_vram: true, model.quantize: true", "the model's low-memory path"),
 )
+_NOTHING_LEFT = "all that helps here is set already: try a fresh worker once, then a larger card"
 _FRAMES = ("datasets.num_frames and sample.num_frames: fewer frames", "for video models before everything else")
 
 
@@ -22,7 +23,8 @@ def general_remedies(timing: str, process: dict[str, object] | None, video: bool
         lines = [low, previews]
     elif timing == crash.KIND_C:
         lines = [previews, *([_FRAMES] if video else []), low]
-    return tuple(f"{what} ({why})" for what, why in lines if not _set_already(what, process))
+    left = tuple(f"{what} ({why})" for what, why in lines if not _set_already(what, process))
+    return left or (_NOTHING_LEFT,)
 
 
 def _set_already(what: str, process: dict[str, object] | None) -> bool:
