@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from estimator import cli
 from estimator.crash import Failure
@@ -79,6 +80,21 @@ def test_sizes_that_the_log_lists_are_predicted(document: Callable[..., dict[str
     failing, fitting = sizes.split("; to fit: ")
     assert "832x1248" in failing
     assert "512x512" in fitting
+
+
+def test_the_sizes_that_failed_are_the_ones_named(tmp_path: Path, document: Callable[..., dict[str, Any]]) -> None:
+    """A run of the trainer on two resolutions without checkpointing: every second batch was skipped, those of the larger one."""
+    process = read_story(open_log(log("emulated-train-two-sizes")))[0].processes[0]
+    for number, size in enumerate([(1024, 1024), (1200, 800), (1024, 1024)]):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("a photo of p3rs0n")
+    process["datasets"][0]["folder_path"] = str(tmp_path)  # type: ignore[index]
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"job": "extension", "config": {"name": "lora-two-sizes", "process": [process]}}))
+    found = document(log("emulated-train-two-sizes"), "--config", str(config))
+    assert found["skipped_batches"] == 20
+    assert "predicted not to fit: 1200x800, 1024x1024; to fit: 624x416, 512x512" in found["reasons"]
+    assert found["outcome"]["verdict"] == SAFE
 
 
 def test_not_your_config(document: Callable[..., dict[str, Any]]) -> None:

@@ -53,6 +53,7 @@ EXPECTED: dict[str, tuple[str, str, str, str, str, int]] = {
     "two-jobs-second-fails": (B, B, "", "train", "", 1),
     "first-preview-decode": (C, C, "", "sample", BASELINE, 0),
     "later-preview": (C, C, "", "sample", LATER, 249),
+    "emulated-train-two-sizes": (D, D, "", "train", "", 39),
     "train-some-batches": (D, D, "", "train", "", 10),
     "train-late": (D, D, "", "train", "", 415),
     "video-longest-clip": (D, D, "", "train", "", 25),

@@ -83,7 +83,8 @@ def _sizes(run: LoggedRun, prediction: Prediction | None) -> list[str]:
         fitting = [name for name, verdict in train.items() if verdict == SAFE]
         if failing and fitting:
             return [f"predicted not to fit: {', '.join(failing[-4:])}; to fit: {', '.join(fitting[:4])}"]
-        return []
+        if len(train) < 2 or not failing:
+            return []
     buckets = [bucket for dataset in run.buckets for bucket in dataset]
     if not buckets:
         return []
