@@ -8,7 +8,7 @@ from estimator.crash import KIND_A, KIND_B, KIND_C, KIND_D, KIND_E, SPILLED, Dia
 from estimator.estimate import OOM, SAFE, UNKNOWN
 from estimator.report import PLAIN, Style, clean, cut, gib, notes, value, wrapped
 from estimator.report_words import headline, what
-from estimator.screen import WIDTH
+from estimator.screen import WIDTH, Column, table
 
 _KINDS = {
     KIND_A: "while loading or before training", KIND_B: "in the first training steps", KIND_C: "while previewing",
@@ -69,13 +69,17 @@ def _numbers(found: Diagnosis, style: Style) -> str:
     if phase is not None and not both:
         title = f"Predicted {what(phase)}, in GiB (the log has no numbers)"
     lines = [style.bold(line) for line in wrapped(title, "", "  ")]
-    if both:
-        lines.append(f"  {'':<{_LABEL_WIDTH}}{'log':>7}{'predicted':>11}")
-    for label, one, other in rows:
-        if one is not None or other is not None:
-            figures = f"{_size(one):>7}{_size(other):>11}" if both else f"{_size(other if phase is not None else one):>7}"
-            lines.append(f"  {label:<{_LABEL_WIDTH}}{figures}")
-    return "\n".join(lines)
+    columns = [
+        Column("", _LABEL_WIDTH),
+        Column("log" if both else "", 7, right=True),
+        *([Column("predicted", 10, right=True)] if both else []),
+    ]
+    cells = [
+        (label, _size(one), _size(other)) if both else (label, _size(other if phase is not None else one))
+        for label, one, other in rows
+        if one is not None or other is not None
+    ]
+    return "\n".join([*lines, *table(columns, cells, style.colour, indent=2)])
 
 
 def _size(count_bytes: int | None) -> str:

@@ -150,6 +150,9 @@ def _notes(run: LoggedRun, runs: Sequence[LoggedRun], config: compare.Config, ca
         notes.append(f"{words.another_card(cards.named, cards.ran_on.total_bytes)}: the prediction is for the card in the log")
     elif question.gpu is None and cards.ran_on is not None:
         notes.append(f"the card is taken to be one of {words.gib(cards.ran_on.total_bytes)} GiB, as the log says; --gpu NAME is more exact")
+    if any(not dataset.scanned for job in config.jobs for dataset in job.datasets):
+        sizes = "as the log lists them" if run.buckets else "the worst of each resolution"
+        notes.append(f"the dataset is not at hand: sizes are {sizes}, captions at their longest; --config with its folder is more exact")
     if run.windows and question.os is None:
         notes.append("it ran on Windows, by the paths in the log; --os linux if not")
     if question.config is not None and config.jobs:
