@@ -7,8 +7,10 @@ from typing import Any
 
 from estimator.estimate import SAFE
 from estimator.jsonout import SCHEMA, estimate_document, gpu_document
+from estimator.planner.costs import headroom_bytes
 from estimator.planner.growth import Growth
 from estimator.planner.plans import Change, Plan
+from estimator.planner.steps import Line, Walk
 
 
 def plan_document(plan: Plan, diff: str | None, written: str | None = None) -> dict[str, Any]:
@@ -38,6 +40,34 @@ def plans_document(plans: Sequence[Plan], exit_status: int) -> dict[str, Any]:
     """One config on several cards, smallest first."""
     verdict = SAFE if any(plan.after is not None for plan in plans) else plans[-1].before.verdict
     return {"schema": SCHEMA, "verdict": verdict, "exit_status": exit_status, "plans": [plan_document(plan, None) for plan in plans]}
+
+
+def walk_document(walk: Walk, diff: str, written: str | None) -> dict[str, Any]:
+    """The ways down and up; `headroom_bytes` of each line in the likely case, negative where memory lacks."""
+    return {
+        "schema": SCHEMA,
+        "config": walk.subject.job.name,
+        "arch": walk.subject.job.arch,
+        "gpu": gpu_document(walk.gpu),
+        "verdict": walk.end.verdict,
+        "start": {"verdict": walk.start.verdict, "headroom_bytes": headroom_bytes(walk.start)},
+        "down": [_line(line) for line in walk.down],
+        "idle": list(walk.idle),
+        "up": [_line(line) for line in walk.up],
+        "diff": diff,
+        "written": written,
+    }
+
+
+def _line(line: Line) -> dict[str, Any]:
+    return {
+        "step": line.title,
+        "edits": [{"key": e.key, "from": before, "to": e.value} for e, before in zip(line.edits, line.before, strict=True)],
+        "why": line.why,
+        "verdict": line.estimate.verdict,
+        "headroom_bytes": headroom_bytes(line.estimate),
+        "lower_bound": line.estimate.lower_bound,
+    }
 
 
 def _change(change: Change) -> dict[str, Any]:

@@ -30,7 +30,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "planning": ({"planner"}, {"values", "files", "profiles", "reading", "model", "engine"}),
     "log": ({"diagnosis"}, {"values", "files", "reading", "advice"}),
     "screen": ({"screen", "report", "report_lists", "report_words", "report_diagnosis", "jsonout", "jsondiagnosis"}, {"values"}),
-    "screen of plans": ({"report_plan", "jsonplan"}, {"values", "planning", "screen"}),
+    "screen of plans": ({"report_plan", "report_walk", "jsonplan"}, {"values", "planning", "screen"}),
     "commands": (
         {"commands"},
         {"values", "files", "profiles", "reading", "replay", "model", "engine", "advice", "planning", "log", "screen", "screen of plans"},

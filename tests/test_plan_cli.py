@@ -158,3 +158,27 @@ def test_keeping_everything_that_helps_leaves_no_plan(capsys: pytest.CaptureFixt
     pins = [word for key in ("train", "model", "datasets", "sample") for word in ("--keep", key)]
     assert plan(ZIMAGE, "--gpu", "RTX3060", *pins) == 1
     assert "Pinned: train, model, datasets, sample" in capsys.readouterr().out
+
+
+def test_steps_go_down_in_the_order_of_the_guides_and_up_from_there(capsys: pytest.CaptureFixture[str]) -> None:
+    wasteful = ("--set", "train.batch_size=2", "--set", "train.gradient_checkpointing=false")
+    assert plan(ZIMAGE, "--gpu", "RTX3060", "--steps", "--json", *wasteful) == 0
+    found = document(capsys)
+    titles = [line["step"] for line in found["down"]]
+    order = ["gradient checkpointing on", "batch 1", "drop the largest bucket"]
+    assert titles[:3] == order
+    assert {"key": "train.gradient_accumulation", "from": 1, "to": 2} in found["down"][1]["edits"]
+    rooms = [line["headroom_bytes"] for line in [found["start"], *found["down"][:-1]]]
+    assert rooms == sorted(rooms), "each step leaves more room"
+    assert found["down"][-1]["verdict"] == found["verdict"] == "safe"
+    assert [line["step"] for line in found["up"]][-1] == "checkpointing off"
+    assert "a larger bucket" in [line["step"] for line in found["up"]]
+
+
+def test_steps_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(ZIMAGE, "--gpu", "RTX4090", "--steps") == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "Up, once it runs" in shown
+    assert plan(ZIMAGE, "--gpu", "RTX4090", "--steps", "--aim", "speed") == 2
+    assert plan(ZIMAGE, "--gpu", "all", "--steps") == 2

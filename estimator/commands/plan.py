@@ -41,6 +41,7 @@ def parser() -> options.Parser:
     made.add_argument("--gpu", required=True, metavar="NAME", help="a card, a size such as 23.5GiB, several with commas between, or all")
     made.add_argument("--aim", default="quality", metavar="AIM", help="quality (default), speed, batch, resolution or frames")
     made.add_argument("--keep", action="append", default=[], metavar="KEY", help="do not touch this key; * and ? stand for anything")
+    made.add_argument("--steps", action="store_true", help="walk by hand instead: what to lower, and then to raise, in which order")
     made.add_argument("--write", metavar="FILE", help="write the edited config there")
     made.add_argument("--in-place", action="store_true", help="write over the config itself")
     options.add_job(made)
@@ -65,6 +66,8 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
         editable = {edit.key for each in dimensions(subject, given.aim) for level in each.levels for edit in level.edits}
         subject.keep = tuple(given.keep)
         check_keep(subject, editable)
+    if given.steps:
+        return _steps(given, subject, gpus[0], target, style)
     return _one(given, subject, gpus[0], target, style) if len(gpus) == 1 else _several(given, subject, gpus, style)
 
 
@@ -77,10 +80,11 @@ def _check_usage(given: argparse.Namespace) -> None:
     problems = []
     if given.aim not in AIMS:
         problems.append(Problem(f"--aim {given.aim[:80]}: no such aim", None, "", did_you_mean(given.aim, AIMS)))
-    if given.write is not None and options.is_several(given.gpu):
-        problems.append(Problem("--write takes one card", None, "several cards have a plan each", "name the card to plan for"))
-    if given.in_place and options.is_several(given.gpu):
-        problems.append(Problem("--in-place takes one card", None, "several cards have a plan each", "name the card to plan for"))
+    for name, wanted in (("--write", given.write is not None), ("--in-place", given.in_place), ("--steps", given.steps)):
+        if wanted and options.is_several(given.gpu):
+            problems.append(Problem(f"{name} takes one card", None, "several cards have a plan each", "name the card to plan for"))
+    if given.steps and given.aim != "quality":
+        problems.append(Problem("--steps has an order of its own", None, f"no use for --aim {given.aim[:80]}", "leave one of the two out"))
     if problems:
         raise InputError(*problems)
 
@@ -106,6 +110,28 @@ def _one(given: argparse.Namespace, subject: Subject, gpu: Gpu, target: str | No
     from estimator.report_plan import render_plan
 
     return Answer(render_plan(plan, diff, written, style(given.no_color)), status)
+
+
+def _steps(given: argparse.Namespace, subject: Subject, gpu: Gpu, target: str | None, style: StyleOf) -> Answer:
+    from estimator.estimate import SAFE
+    from estimator.planner.output import edited_text, unified_diff, write_text
+    from estimator.planner.steps import walk
+
+    done = walk(subject, gpu)
+    before, after = edited_text(subject, done.edits)
+    safe, written = done.end.verdict == SAFE, None
+    if target is not None and safe:
+        write_text(after, target)
+        written = target
+    diff, status = unified_diff(before, after, given.config), SAFE_STATUS if safe else NOT_SAFE_STATUS
+    if given.json:
+        from estimator.jsonout import dumps
+        from estimator.jsonplan import walk_document
+
+        return Answer(dumps(walk_document(done, diff, written)) + "\n", status)
+    from estimator.report_walk import render_walk
+
+    return Answer(render_walk(done, diff, written, style(given.no_color)), status)
 
 
 def _several(given: argparse.Namespace, subject: Subject, gpus: Sequence[Gpu], style: StyleOf) -> Answer:

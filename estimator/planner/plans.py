@@ -57,7 +57,7 @@ class Plan:
 def make_plan(subject: Subject, gpu: Gpu, aim: str, *, look_further: bool = True) -> Plan:
     """The plan for one card. `look_further`: also how far a safe config can grow, or the smallest card where there is no plan."""
     judge = Judge(subject, gpu)
-    before = judge.before()
+    before = judge.standing()
     found = _levels(judge, aim)
     if found is None:
         card = smallest_card(subject, gpu, aim) if look_further else None

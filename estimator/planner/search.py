@@ -94,11 +94,12 @@ class Judge:
             return NOT_SAFE, tuple(dict.fromkeys(p.phase for p in failing))
         return (NOT_SAFE, ()) if edits in self._failed else ("", ())
 
-    def before(self) -> Estimate:
-        """The config as it is: by peak rows where these are certain that it fails."""
-        job = self.subject.job
+    def standing(self, edits: tuple[Edit, ...] = ()) -> Estimate:
+        """The edited config: by peak rows where these are certain that it fails. The edits must be readable. Raises CannotTell."""
+        job = self.subject.read(edits)
+        assert job is not None
         rows = estimate_job(job, self.gpu, fast=True)
-        return rows if rows.verdict == OOM else self.estimate(())
+        return rows if rows.verdict == OOM else self.estimate(edits)
 
     def safe(self, edits: tuple[Edit, ...]) -> bool:
         """Safe by the rule of `check`. What fails is mostly seen from one replay that breaks off early."""

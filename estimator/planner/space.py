@@ -136,15 +136,20 @@ def _previews(subject: Subject) -> Iterator[Level]:
         return
     longest = max(max(each.width, each.height) for each in job.samples)
     for side in range((longest - 1) // PREVIEW_STEP * PREVIEW_STEP, PREVIEW_SMALLEST - 1, -PREVIEW_STEP):
-        edits = preview_edits(subject, side, longest)
+        edits = preview_edits(subject, side)
         if edits:
             points = PREVIEW_LEAST + round(PREVIEW_SCALE * (longest - side) / longest)
             yield Level(edits, Loss(trouble=points), f"previews of at most {side} px; training is the same")
     yield Level((Edit("train.disable_sampling", True),), Loss(trouble=NO_PREVIEWS), "no previews; training is the same")
 
 
-def preview_edits(subject: Subject, side: int, longest: int) -> tuple[Edit, ...]:
+def preview_edits(subject: Subject, side: int) -> tuple[Edit, ...]:
     """Previews of at most `side` px, shape kept, wherever the config gives a size: the section and its entries, not flags in prompts."""
+    return scaled_previews(subject, side, side)
+
+
+def scaled_previews(subject: Subject, side: int, above: int) -> tuple[Edit, ...]:
+    """Previews larger than `side` px shrunk to it, shape kept; with `side` above `above`, those of `above` px or more grown to it."""
     section = subject.section("sample")
     places: list[tuple[str, dict[str, object]]] = [("sample", section)]
     places += [(f"sample.samples.{n}", entry) for n, entry in enumerate(section.get("samples") or []) if isinstance(entry, dict)]
@@ -152,7 +157,7 @@ def preview_edits(subject: Subject, side: int, longest: int) -> tuple[Edit, ...]
     for path, values in places:
         sides = {key: value for key in ("width", "height") if isinstance(value := values.get(key), (int, float))}
         top = max(sides.values(), default=0)
-        if top > side:
+        if top > side or (side > above and top >= above):
             edits += [Edit(f"{path}.{key}", _shrunk(value, side / top)) for key, value in sides.items()]
     return subject.allowed(edits)
 

@@ -23,7 +23,7 @@ def fastest(judge: Judge, space: Sequence[Dimension]) -> tuple[Named, ...] | Non
 
     No changes where the config itself is safe and none is faster by more than counting can tell; None where nothing is safe.
     """
-    start, subject = judge.before(), judge.subject
+    start, subject = judge.standing(), judge.subject
     timed = _timed(subject, space)
     others = [Dimension(each.name, tuple(v for v in each.levels if not v.loss.learned)) for each in space if each.name not in TIMED]
     options = []

@@ -80,6 +80,16 @@ class Subject:
         """Those edits that touch no pinned key."""
         return tuple(edit for edit in edits if not self.kept(edit.key))
 
+    def edited(self, edits: Sequence[Edit]) -> Subject:
+        """The subject as it is with the edits made, for further ones. The edits must be readable."""
+        overrides = tuple(edit.override for edit in edits)
+        process: Any = overridden(self.file, (*self.sets, *overrides)).data
+        for part in (*PROCESS, 0):
+            process = process[part]
+        job = self.read(edits)
+        assert job is not None
+        return Subject(self.file, (*self.sets, *overrides), self.arch_override, self.keep, process, job, self._scans)
+
     def read(self, edits: Sequence[Edit]) -> Job | None:
         """The job of the edited config; None where the trainer would refuse it, or something in it is not modelled."""
         overrides = tuple(edit.override for edit in edits)
