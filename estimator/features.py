@@ -133,5 +133,5 @@ def feature(name: str, given: Mapping[str, Any]) -> Any:
     """The value of a product of variables, such as `B*T`."""
     product: Any = 1
     for factor in _factors(name):
-        product *= variable(factor, given)
+        product = product * variable(factor, given)  # arrays may broadcast
     return product

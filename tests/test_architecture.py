@@ -22,7 +22,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "reading": ({"buckets", "datasets", "videos", "trainers"}, {"values", "files", "profiles"}),
     "replay": ({"allocator", "allocator_state", "allocator_expandable"}, set()),
     "model": (
-        {"operations", "batches", "phases", "wan", "plans", "replay", "rows", "grid", "timeline", "residents"},
+        {"operations", "batches", "phases", "wan", "plans", "replay", "rows", "grid", "rows_grid", "timeline", "residents"},
         {"values", "profiles", "replay"},
     ),
     "engine": ({"engine", "outside"}, {"values", "profiles", "replay", "model"}),

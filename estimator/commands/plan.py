@@ -28,6 +28,8 @@ examples:
   estimate plan config.yaml --gpu RTX4090 --aim batch --keep sample
   estimate plan config.yaml --gpu A100-40G --write planned.yaml
   estimate plan config.yaml --gpu 24GB,48GB,80GB
+  estimate plan config.yaml --gpu RTX4090 --steps
+  estimate plan config.yaml --gpu RTX4090 --grid resolution=512,768 batch=1-8
 
 exit status: 0 a safe config was found, 1 none is safe, 2 bad input or usage,
 3 cannot tell (architecture or setting not modelled), 70 a bug here
@@ -42,6 +44,9 @@ def parser() -> options.Parser:
     made.add_argument("--aim", default="quality", metavar="AIM", help="quality (default), speed, batch, resolution or frames")
     made.add_argument("--keep", action="append", default=[], metavar="KEY", help="do not touch this key; * and ? stand for anything")
     made.add_argument("--steps", action="store_true", help="walk by hand instead: what to lower, and then to raise, in which order")
+    made.add_argument("--grid", nargs="+", metavar="AXIS=VALUES", help="a table of many settings instead: resolution=512,768 batch=1-8")
+    made.add_argument("--confirm", action="store_true", help="with --grid: replay the cells that peak rows do not rule out")
+    made.add_argument("-o", "--out", metavar="FILE", help="with --grid: write the table there (.csv, .parquet); default: to the screen")
     made.add_argument("--write", metavar="FILE", help="write the edited config there")
     made.add_argument("--in-place", action="store_true", help="write over the config itself")
     options.add_job(made)
@@ -66,6 +71,8 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
         editable = {edit.key for each in dimensions(subject, given.aim) for level in each.levels for edit in level.edits}
         subject.keep = tuple(given.keep)
         check_keep(subject, editable)
+    if given.grid is not None:
+        return _grid(given, subject, gpus[0])
     if given.steps:
         return _steps(given, subject, gpus[0], target, style)
     return _one(given, subject, gpus[0], target, style) if len(gpus) == 1 else _several(given, subject, gpus, style)
@@ -80,9 +87,16 @@ def _check_usage(given: argparse.Namespace) -> None:
     problems = []
     if given.aim not in AIMS:
         problems.append(Problem(f"--aim {given.aim[:80]}: no such aim", None, "", did_you_mean(given.aim, AIMS)))
-    for name, wanted in (("--write", given.write is not None), ("--in-place", given.in_place), ("--steps", given.steps)):
-        if wanted and options.is_several(given.gpu):
+    alone = (("--write", given.write), ("--in-place", given.in_place), ("--steps", given.steps), ("--grid", given.grid))
+    for name, wanted in alone:
+        if wanted not in (None, False) and options.is_several(given.gpu):
             problems.append(Problem(f"{name} takes one card", None, "several cards have a plan each", "name the card to plan for"))
+    if given.grid is None and (given.confirm or given.out is not None):
+        option = "--confirm" if given.confirm else "--out"
+        problems.append(Problem(f"{option} belongs to --grid", None, "", "leave it out, or add --grid"))
+    others = [name for name, wanted in (*alone[:-1], ("--json", given.json)) if wanted]
+    if given.grid is not None and others:
+        problems.append(Problem(f"--grid and {others[0]} exclude each other", None, "a grid is a table of CSV", "leave one of the two out"))
     if given.steps and given.aim != "quality":
         problems.append(Problem("--steps has an order of its own", None, f"no use for --aim {given.aim[:80]}", "leave one of the two out"))
     if problems:
@@ -132,6 +146,23 @@ def _steps(given: argparse.Namespace, subject: Subject, gpu: Gpu, target: str | 
     from estimator.report_walk import render_walk
 
     return Answer(render_walk(done, diff, written, style(given.no_color)), status)
+
+
+def _grid(given: argparse.Namespace, subject: Subject, gpu: Gpu) -> Answer:
+    from estimator.planner.axes import read_axes
+    from estimator.planner.search import Judge
+    from estimator.planner.sweep import sweep
+    from estimator.planner.tables import check_table, confirmed, csv_text, safe_or_unconfirmed, write_table
+
+    check_table(given.out)
+    made = sweep(subject, gpu, read_axes(given.grid))
+    if given.confirm:
+        made = confirmed(made, Judge(subject, gpu))
+    if given.out is None:
+        return Answer(csv_text(made), SAFE_STATUS)
+    write_table(made, given.out)
+    word = "safe" if given.confirm else "not ruled out by peak rows (safe only after a replay: --confirm, or check)"
+    return Answer(f"{made.verdict.size:,} cells in {given.out}; {safe_or_unconfirmed(made):,} are {word}\n", SAFE_STATUS)
 
 
 def _several(given: argparse.Namespace, subject: Subject, gpus: Sequence[Gpu], style: StyleOf) -> Answer:

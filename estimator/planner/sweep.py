@@ -1,0 +1,172 @@
+"""A grid of settings through the peak rows: the peak of each cell and what it means for a card, up to a million cells.
+
+Jobs that differ only in sizes go through the same operations; each axis is read value by value, its values sorted by the operations
+that they lead to, and each combination of such sorts is one run over arrays (estimator.rows_grid). The last cell of each run is checked
+against the job itself; where an operation would depend on two axes at once, its cells are estimated one by one instead.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.engine import without_flash
+from estimator.errors import CannotTell
+from estimator.features import Ints
+from estimator.gpus import Gpu
+from estimator.job import Job
+from estimator.outside import ALLOCATED_TOLERANCE, CUDNN_BYTES_PER_PIXEL, outside
+from estimator.planner.axes import Axis, edits_of
+from estimator.planner.edits import merged
+from estimator.planner.subject import Subject
+from estimator.residents import workspace_bytes_for
+from estimator.rows import bound
+from estimator.rows_grid import GridRows, Operations, PhaseGrid, operations_of
+
+UNCONFIRMED, BORDERLINE, OOM, UNKNOWN = 0, 1, 2, 3
+VERDICTS = ("unconfirmed", "borderline", "oom", "unknown", "safe")
+"""By peak rows, a lower bound: "oom" is certain, "borderline" at best that; what is "unconfirmed" only a replay can call "safe"."""
+PHASES = ("load", "prepare", "cache_latents", "cache_text", "sample", "train", "save", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Arrays with an axis of the grid each: peak of allocated bytes (-1: cannot be told), place in PHASES, place in VERDICTS."""
+
+    axes: tuple[Axis, ...]
+    peak_bytes: Ints
+    phase: npt.NDArray[np.int8]
+    verdict: npt.NDArray[np.int8]
+
+
+def sweep(subject: Subject, gpu: Gpu, axes: Sequence[Axis]) -> Sweep:
+    """Every cell. What cannot be read or is not modelled has the verdict "unknown"."""
+    shape = tuple(len(axis.values) for axis in axes)
+    made = Sweep(tuple(axes), np.full(shape, -1, np.int64), np.full(shape, len(PHASES) - 1, np.int8), np.full(shape, UNKNOWN, np.int8))
+    cells = _Cells(subject, axes)
+    for groups in cells.runs():
+        where = np.ix_(*groups)
+        phases = _one_run(cells, groups, gpu)
+        if phases is None:
+            for cell in itertools.product(*groups):
+                _store(made, tuple(np.array([n]) for n in cell), _single(cells.job(cell), gpu), gpu)
+        elif phases:
+            _store(made, where, phases, gpu)
+    return made
+
+
+class _Cells:
+    """The jobs of a grid, read when they are needed."""
+
+    def __init__(self, subject: Subject, axes: Sequence[Axis]) -> None:
+        self.subject, self.axes = subject, axes
+        self.edits = [[edits_of(subject, axis.name, value) for value in axis.values] for axis in axes]
+        self._operations: dict[tuple[int, ...], Operations | None] = {}
+
+    def job(self, cell: Sequence[int]) -> Job | None:
+        return self.subject.read(merged(edit for axis, n in zip(self.edits, cell, strict=True) for edit in axis[n]))
+
+    def operations(self, cell: tuple[int, ...]) -> Operations | None:
+        if cell not in self._operations:
+            job = self.job(cell)
+            try:
+                self._operations[cell] = None if job is None else operations_of(job)
+            except CannotTell:
+                self._operations[cell] = None
+        return self._operations[cell]
+
+    def runs(self) -> list[tuple[tuple[int, ...], ...]]:
+        """Combinations of groups of values: along each axis, the values that lead to the same operations at the first of the others."""
+        sorts = []
+        for at, axis in enumerate(self.axes):
+            groups: dict[Any, list[int]] = {}
+            for n in range(len(axis.values)):
+                cell = tuple(n if other == at else 0 for other in range(len(self.axes)))
+                operations = self.operations(cell)
+                groups.setdefault(None if operations is None else operations.words, []).append(n)
+            sorts.append([tuple(group) for group in groups.values()])
+        return list(itertools.product(*sorts))
+
+
+def _one_run(cells: _Cells, groups: tuple[tuple[int, ...], ...], gpu: Gpu) -> list[PhaseGrid] | None:
+    """The phases of a run over arrays; empty where nothing can be told; None where its cells must be taken one by one."""
+    first = tuple(group[0] for group in groups)
+    base, job = cells.operations(first), cells.job(first)
+    if base is None or job is None:
+        return None if any(len(group) > 1 for group in groups) else []
+    values: list[dict[str, Ints]] = [{name: np.asarray(v, dtype=np.int64) for name, v in each.items()} for each in base.values]
+    varied: set[tuple[int, str]] = set()
+    kept: dict[Any, Ints] = {}  # equal arrays are one object, so that a part's figures are computed once
+    for at, group in enumerate(groups):
+        along = [cells.operations((*first[:at], n, *first[at + 1 :])) for n in group]
+        if any(each is None or each.words != base.words for each in along):
+            return None
+        for k, each in enumerate(base.values):
+            for name in each:
+                numbers = tuple(other.values[k][name] for other in along if other is not None)
+                if any(number != numbers[0] for number in numbers):
+                    if (k, name) in varied:
+                        return None
+                    varied.add((k, name))
+                    shape = tuple(len(group) if axis == at else 1 for axis in range(len(groups)))
+                    values[k][name] = kept.setdefault((at, numbers), np.array(numbers, dtype=np.int64).reshape(shape))
+    for made in values:
+        for name, value in made.items():
+            if value.ndim == 0:
+                made[name] = kept.setdefault(int(value), value)
+    try:
+        phases = GridRows(job, workspace_bytes_for(gpu.compute_capability)).run(base.words, values)
+    except CannotTell:
+        return []
+    return phases if _agrees(cells, groups, phases, gpu) else None
+
+
+def _agrees(cells: _Cells, groups: tuple[tuple[int, ...], ...], phases: Sequence[PhaseGrid], gpu: Gpu) -> bool:
+    """Whether the last cell of a run is what its job's own peak rows say."""
+    job = cells.job([group[-1] for group in groups])
+    if job is None:
+        return False
+    try:
+        own = bound(job, workspace_bytes=workspace_bytes_for(gpu.compute_capability))
+    except CannotTell:
+        return False
+    return max(p.allocated_bytes for p in own.phases) == max(int(np.ravel(p.allocated_bytes)[-1]) for p in phases)
+
+
+def _single(job: Job | None, gpu: Gpu) -> list[PhaseGrid]:
+    if job is None:
+        return []
+    operations = operations_of(job)
+    values: list[Mapping[str, Ints]] = [{name: np.asarray(v, dtype=np.int64) for name, v in each.items()} for each in operations.values]
+    try:
+        return GridRows(job, workspace_bytes_for(gpu.compute_capability)).run(operations.words, values)
+    except CannotTell:
+        return []
+
+
+def _store(made: Sweep, where: Any, phases: Sequence[PhaseGrid], gpu: Gpu) -> None:
+    if not phases:
+        return
+    shape = made.peak_bytes[where].shape
+    best: Any = np.zeros((1,) * len(shape), dtype=np.int64)
+    highest: Any = np.zeros((1,) * len(shape), dtype=np.int64)
+    phase: Any = np.zeros((1,) * len(shape), dtype=np.int8)
+    for each in phases:
+        phase = np.where(each.allocated_bytes > best, np.int8(PHASES.index(each.phase)), phase)
+        best = np.maximum(best, each.allocated_bytes)
+        highest = np.maximum(highest, each.allocated_bytes + each.vae * (CUDNN_BYTES_PER_PIXEL * each.pixels * (_uses_vae(each.phase))))
+    other = outside(gpu)
+    tolerance = np.rint(ALLOCATED_TOLERANCE * best).astype(np.int64)
+    unsure = (highest > gpu.total_bytes - other.high_bytes - tolerance) | without_flash(gpu)
+    verdict = np.where(best > gpu.total_bytes - other.low_bytes + tolerance, OOM, np.where(unsure, BORDERLINE, UNCONFIRMED))
+    made.peak_bytes[where], made.phase[where] = np.broadcast_to(best, shape), np.broadcast_to(phase, shape)
+    made.verdict[where] = np.broadcast_to(verdict, shape).astype(np.int8)
+
+
+def _uses_vae(phase: str) -> bool:
+    return phase in ("cache_latents", "sample")

@@ -1,0 +1,207 @@
+"""Peak rows of many jobs at once: jobs that go through the same operations with other sizes, along the axes of a grid.
+
+The answer for each cell is that of `estimator.rows.bound`. An operation's variables depend on one axis each (the batch on the batch axis,
+tokens on the resolution), so arrays are as large as what they depend on, and only the last maximum has the whole grid's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator import operations as op
+from estimator import plans
+from estimator.archs import load_archs
+from estimator.batches import steps_of
+from estimator.features import Ints, feature
+from estimator.grid import NO_ROW, grid
+from estimator.job import Job
+from estimator.programs import Program, load_profile
+from estimator.residents import COMPUTE, UNIT_BYTES, unquantised_linears
+from estimator.rows import resident_bytes
+
+PIXELS = "pixels"
+VAE_MOMENTS = "vae"
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """What a job does, without sizes (`words`), and the sizes: for each operation that has some, its variables."""
+
+    words: tuple[Any, ...]
+    values: tuple[Mapping[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseGrid:
+    """A phase's highest allocated bytes in each cell; `vae`: where the VAE is the peak; `pixels` of the phase's size."""
+
+    phase: str
+    allocated_bytes: Ints
+    vae: Bools
+    pixels: Ints
+
+
+def operations_of(job: Job) -> Operations:
+    """The operations of a job, as `bound` runs them. Raises CannotTell for an architecture without programs."""
+    plan = plans.plan_of(job, load_profile(job.arch))
+    up = steps_of(job, plan.tokens(None))
+    words: list[Any] = []
+    values: list[Mapping[str, int]] = []
+    for each in _all(plan, (up[0], *up)):
+        if isinstance(each, op.Part):
+            words.append((each.key, each.scope, each.accumulate, tuple(each.values)))
+            values.append(each.values)
+        elif isinstance(each, op.Begin):
+            width, height = each.variant.width, each.variant.height
+            words.append((op.Begin, each.phase))
+            values.append({PIXELS: 0 if width is None or height is None else width * height})
+        else:
+            words.append(each)
+    return Operations(tuple(words), tuple(values))
+
+
+def _all(plan: Any, order: Sequence[Any]) -> Iterator[op.Operation]:
+    yield from plans.before_steps(plan)
+    yield from plans.steps(plan, order)
+    yield from plans.after_steps(plan)
+
+
+@dataclass
+class _Counts:
+    total: Ints = field(default_factory=lambda: np.zeros((), dtype=np.int64))
+    groups: dict[str, Ints] = field(default_factory=dict)
+    scopes: dict[str, Ints] = field(default_factory=dict)
+
+    def change(self, group: str, size: Ints) -> None:
+        self.groups[group] = self.groups.get(group, np.zeros((), dtype=np.int64)) + size
+        self.total = self.total + size
+
+    def held(self, group: str) -> bool:
+        return bool(np.any(self.groups.get(group, 0)))
+
+
+class GridRows:
+    """Runs the operations of `job`, one of the grid's, with arrays in place of its sizes."""
+
+    def __init__(self, job: Job, workspace_bytes: int) -> None:
+        self.profile, self.job, self.workspace_bytes = load_profile(job.arch), job, workspace_bytes
+        self.unquantised = unquantised_linears(job.model, load_archs().archs[job.arch].embedder_linears)
+        self.counts = _Counts()
+        self.phases: list[PhaseGrid] = []
+        self._figures: dict[Any, tuple[Ints, Bools, dict[str, Ints], dict[str, Ints]]] = {}
+        self._begin: tuple[str, Ints] = ("", np.zeros((), dtype=np.int64))
+        self._best: Ints = np.zeros((), dtype=np.int64)
+        self._vae: Bools = np.zeros((), dtype=np.bool_)
+
+    def run(self, words: Sequence[Any], values: Sequence[Mapping[str, Ints]]) -> list[PhaseGrid]:
+        """Raises CannotTell for a part that was never recorded."""
+        sizes = iter(values)
+        for word in words:
+            if isinstance(word, op.End):
+                phase, pixels = self._begin
+                self.phases.append(PhaseGrid(phase, self._best, self._vae, pixels))
+            elif isinstance(word, op.MoveIn):
+                self._move_in(word.component)
+            elif isinstance(word, op.MoveOut):
+                self.counts.change(word.component, -self.counts.groups.get(word.component, np.zeros((), dtype=np.int64)))
+            elif isinstance(word, op.Release):
+                self.counts.total = self.counts.total - self.counts.scopes.pop(word.scope, np.zeros((), dtype=np.int64))
+            elif isinstance(word, tuple):
+                given = next(sizes)
+                if word[0] is op.Begin:
+                    self._begin = (word[1], given[PIXELS])
+                    self._best, self._vae = self.counts.total, np.zeros((), dtype=np.bool_)
+                else:
+                    key, scope, accumulate = word[:3]
+                    self._part(key, scope, accumulate, given)
+        return self.phases
+
+    def _see(self, extra: Ints, vae: Bools) -> None:
+        total = self.counts.total + extra
+        higher = total > self._best
+        if np.any(vae) or np.any(self._vae):
+            self._vae = np.where(higher, vae, self._vae)
+        self._best = np.maximum(total, self._best)
+
+    def _move_in(self, component: str) -> None:
+        if self.counts.held(component):
+            return
+        weights = self.job.model.te_weights if component.startswith("text_encoder") else self.job.model.weights
+        self.counts.change(component, self._resident(component, weights))
+        self._see(np.zeros((), dtype=np.int64), np.zeros((), dtype=np.bool_))
+
+    def _resident(self, component: str, weights: str) -> Ints:
+        return np.array(resident_bytes(self.profile, component, weights, self.unquantised if component == "transformer" else 0))
+
+    def _part(self, key: str, scope: str, accumulate: bool, values: Mapping[str, Ints]) -> None:
+        counts = self.counts
+        peak, vae, stays, freed = self._figures_of(key, values)
+        threads = ["forward", "backward"] if key.startswith("step.core") else ["forward"] if key.startswith(COMPUTE) else []
+        for thread in threads:
+            if not counts.held(f"workspace:{thread}"):
+                counts.change(f"workspace:{thread}", np.array(self.workspace_bytes))
+        self._see(peak, vae)
+        for group, size in freed.items():
+            counts.change(group, -np.minimum(size, counts.groups.get(group, 0)))
+        for group, size in stays.items():
+            if not group:
+                counts.scopes[scope] = counts.scopes.get(scope, np.zeros((), dtype=np.int64)) + size
+                counts.total = counts.total + size
+            elif not (accumulate and counts.held(group)):
+                counts.change(group, size)
+        if key.startswith("load.transformer") and self.unquantised and counts.held("transformer"):
+            counts.change("transformer", self._resident("transformer", self.job.model.weights) - counts.groups["transformer"])
+
+    def _figures_of(self, key: str, values: Mapping[str, Ints]) -> tuple[Ints, Bools, dict[str, Ints], dict[str, Ints]]:
+        known = (key, tuple(id(value) for value in values.values()))
+        if known not in self._figures:
+            program = self.profile.program(key)
+            needed = _needed(program, values)
+            peak, row = grid(program, needed)
+            vae = np.array([p.moment.startswith(VAE_MOMENTS) for p in program.peaks] + [False])
+            stays, freed = ({group: _bytes(program, needed, tensors) for group, tensors in side.items()} for side in program.flows)
+            self._figures[known] = (peak, vae[np.where(row == NO_ROW, len(program.peaks), row)], stays, freed)
+        return self._figures[known]
+
+
+class _Asked(dict[str, int]):
+    """Variables that remember which of them were asked for."""
+
+    def __init__(self, values: Mapping[str, Ints]) -> None:
+        super().__init__({name: int(np.asarray(value).flat[0]) for name, value in values.items()})
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> int:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
+
+
+def _needed(program: Program, values: Mapping[str, Ints]) -> dict[str, Ints]:
+    """The variables that a program's sizes depend on: arrays grow only along these."""
+    asked = _Asked(values)
+    for name in program.features:
+        feature(name, asked)
+    return {name: value for name, value in values.items() if name in asked.names}
+
+
+def _bytes(program: Program, values: Mapping[str, Ints], tensors: Ints) -> Ints:
+    """The sum of the tensors' bytes, each rounded as the allocator does."""
+    rows, counts = np.unique(program.coefficients[tensors], axis=0, return_counts=True)
+    total = np.zeros((), dtype=np.int64)
+    for row, count in zip(rows, counts, strict=True):
+        size = np.zeros((), dtype=np.int64)
+        for coefficient, name in zip(row.tolist(), program.features, strict=True):
+            if coefficient:
+                size = size + coefficient * np.asarray(feature(name, values), dtype=np.int64)
+        total = total + count * (-(-np.maximum(size, 0) // UNIT_BYTES) * UNIT_BYTES)
+    return total

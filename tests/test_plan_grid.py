@@ -1,0 +1,160 @@
+"""Grids: each cell is the job's own peak rows, whatever the axes; tables; and mistakes in writing them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from estimator.cli import main
+from estimator.engine import estimate_job
+from estimator.errors import CannotTell, InputError
+from estimator.gpus import find_gpu
+from estimator.planner.axes import Axis, read_axes
+from estimator.planner.subject import Subject, read_subject
+from estimator.planner.sweep import PHASES, VERDICTS, sweep
+from estimator.trainers import read_jobs
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+ZIMAGE = EXAMPLES / "zimage_turbo_ui.yaml"
+SETS = {
+    "resolution": "datasets.*.resolution={0}", "batch": "train.batch_size={0}", "rank": "network.linear={0}",
+    "checkpointing": "train.gradient_checkpointing={0}", "train.gradient_accumulation": "train.gradient_accumulation={0}",
+    "model.qtype": "model.qtype={0}", "train.optimizer": "train.optimizer={0}",
+}  # fmt: skip
+
+
+def subject_of(name: str) -> Subject:
+    return read_subject(str(EXAMPLES / f"{name}.yaml"), (), None, ())
+
+
+@st.composite
+def axes(draw: st.DrawFn) -> tuple[Axis, ...]:
+    values = {
+        "resolution": st.lists(st.integers(16, 100).map(lambda n: 16 * n), min_size=1, max_size=4, unique=True),
+        "batch": st.lists(st.integers(1, 6), min_size=1, max_size=3, unique=True),
+        "rank": st.lists(st.integers(1, 64), min_size=1, max_size=3, unique=True),
+        "checkpointing": st.just([True, False]),
+        "train.gradient_accumulation": st.just([1, 2, 5]),
+        "model.qtype": st.just(["qfloat8", "uint4", "qint2"]),  # the last is not modelled
+        "train.optimizer": st.just(["adamw", "adafactor"]),
+    }
+    names = draw(st.lists(st.sampled_from(sorted(values)), min_size=1, max_size=3, unique=True))
+    return tuple(Axis(name, tuple(draw(values[name]))) for name in names)
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow], phases=(Phase.reuse, Phase.generate))
+@given(name=st.sampled_from(["flux_dev_24gb", "zimage_turbo_ui", "zimage_base_ui"]), chosen=axes(), gib=st.sampled_from([12, 20, 24, 40]))
+def test_each_cell_is_the_job_on_its_own(name: str, chosen: tuple[Axis, ...], gib: int) -> None:
+    gpu = find_gpu(f"{gib}GiB")
+    made = sweep(subject_of(name), gpu, chosen)
+    for cell in itertools.product(*(range(len(axis.values)) for axis in chosen)):
+        pairs = ((axis.name, axis.values[n]) for axis, n in zip(chosen, cell, strict=True))
+        sets = tuple(SETS[key].format(str(value).lower()) for key, value in pairs)
+        verdict = VERDICTS[made.verdict[cell]]
+        try:
+            (job,) = read_jobs(EXAMPLES / f"{name}.yaml", sets)
+            estimate = None if job.unmodelled else estimate_job(job, gpu, fast=True)
+        except CannotTell:
+            estimate = None
+        if estimate is None:
+            assert verdict == "unknown"
+            assert made.peak_bytes[cell] == -1
+            continue
+        peak = max(estimate.phases, key=lambda phase: phase.allocated_bytes)
+        assert (made.peak_bytes[cell], PHASES[made.phase[cell]]) == (peak.allocated_bytes, peak.phase)
+        assert verdict == {"safe": "unconfirmed"}.get(estimate.verdict, estimate.verdict)
+
+
+def test_the_table_on_the_screen_and_confirmed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    grid = ("--grid", "resolution=512,1024", "batch=1-3:2")
+    assert main(["plan", str(ZIMAGE), "--gpu", "20GiB", *grid]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["resolution"], row["batch"]) for row in rows] == [("512", "1"), ("512", "3"), ("1024", "1"), ("1024", "3")]
+    assert {row["verdict"] for row in rows} <= {"unconfirmed", "borderline", "oom"}
+    out = tmp_path / "table.csv"
+    assert main(["plan", str(ZIMAGE), "--gpu", "20GiB", *grid, "--confirm", "--out", str(out)]) == 0
+    assert "4 cells" in capsys.readouterr().out
+    replayed = list(csv.DictReader(io.StringIO(out.read_text(encoding="utf-8"))))
+    assert [row["verdict"] for row in replayed if row["verdict"] == "safe"]
+    assert "unconfirmed" not in {row["verdict"] for row in replayed}
+
+
+def test_a_million_cells() -> None:
+    axes = read_axes(["resolution=256-1840:16", "batch=1-100", "rank=1-10", "preview=512-1088:64"])
+    made = sweep(subject_of("zimage_turbo_ui"), find_gpu("24GiB"), axes)
+    assert made.peak_bytes.size == 1_000_000
+    assert made.peak_bytes.min() > 0
+    assert made.peak_bytes.max() > 2 * made.peak_bytes.min()
+
+
+def test_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    out = tmp_path / "table.parquet"
+    assert main(["plan", str(ZIMAGE), "--gpu", "20GiB", "--grid", "batch=1-3", "model.qtype=qfloat8,qint2", "--out", str(out)]) == 0
+    capsys.readouterr()
+    frame = pandas.read_parquet(out)
+    assert list(frame.columns) == ["batch", "model.qtype", "peak_allocated_bytes", "phase", "verdict"]
+    assert frame["peak_allocated_bytes"].isna().sum() == 3
+
+
+def test_without_pandas_it_says_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert main(["plan", str(ZIMAGE), "--gpu", "20GiB", "--grid", "batch=1", "--out", str(tmp_path / "table.parquet")]) == 2
+    assert "vram-preflight[tables]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["resolution"], "not of the form"),
+        (["=512"], "not of the form"),
+        (["resolution="], "an empty value"),
+        (["resolution=512,,768"], "an empty value"),
+        (["resoluton=512"], "did you mean resolution?"),
+        (["hello=512"], "use resolution, batch"),
+        (["batch=8-1"], "holds nothing"),
+        (["batch=1-8:0"], "holds nothing"),
+        (["batch=1-8:x"], "whole numbers"),
+        (["batch=-1"], "whole numbers"),
+        (["batch=1.5"], "whole numbers"),
+        (["batch=true"], "whole numbers"),
+        (["checkpointing=1"], "true or false"),
+        (["batch=1-999999999"], "more than 1,000,000 values"),
+        (["batch=1-2000", "rank=1-2000"], "4,000,000 cells"),
+        (["batch=1-2", "batch=3"], "stands twice"),
+        (["train.lr=[1]"], "list or map"),
+        (["train.lr={"], "not valid YAML"),
+    ],
+)
+def test_mistakes_in_axes(texts: list[str], message: str) -> None:
+    with pytest.raises(InputError, match="--grid") as raised:
+        read_axes(texts)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--grid", "batch=1-2", "--out", "no/such/folder/t.csv"), "no such folder"),
+        (("--grid", "batch=1-2", "--out", "table.xlsx"), "must end in .csv or .parquet"),
+        (("--grid", "batch=1-2", "--steps"), "exclude each other"),
+        (("--grid", "batch=1-2", "--json"), "exclude each other"),
+        (("--out", "table.csv"), "belongs to --grid"),
+        (("--confirm",), "belongs to --grid"),
+        (("--grid", "rank=1-64", "preview=512-640", "--confirm", "--set", "datasets.*.resolution=64"), "at most 500"),
+        (("--grid",), "--grid"),
+    ],
+)
+def test_bad_usage_of_grids(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(ZIMAGE), "--gpu", "80GiB", *arguments]) == 2
+    assert message in capsys.readouterr().err
