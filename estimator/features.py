@@ -11,6 +11,7 @@ latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K` lat
 - any of these with a number behind it is rounded up to a multiple of that: `S128` to FlashAttention's tile (dq accumulator,
   logsumexp), `S32` and `L32` to the memory-efficient kernel's (logsumexp), `X32` to Z-Image's padding;
 - `M16`: S rounded up to 16 where it is no multiple of it, else 0 (Chroma's dense mask, which the memory-efficient kernel wants padded);
+- `B>2`: 1 where a forward has more than 2 samples, else 0: what is made for the third one alone (FLUX.2 places tokens sample by sample);
 - `reduceD_V` (D a width, V a variable): partial results of one column sum over V rows of a [B, V, D] tensor, such as the
   gradient of a gate, that torch's reduction kernel keeps in global memory. 0 where it needs none. It is the number of
   blocks that share an output in torch's `setReduceConfig` (ATen/native/cuda/Reduce.cuh) for 2-byte inputs:
@@ -96,6 +97,8 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return 1
     if name in _SUMS:
         return sum(times * variable(term, given) for term, times in _SUMS[name].items())
+    if name.startswith("B>"):
+        return (given["B"] > int(name[2:])) * 1
     if name == "M16":
         return round_up(variable("S", given), MASK_TILE) * (variable("S", given) % MASK_TILE != 0)
     if name.startswith("reduce"):

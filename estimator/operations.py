@@ -57,8 +57,16 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """Clone the unnamed tensors of a scope into another."""
+
+    scope: str
+    into: str
+
+
+@dataclass(frozen=True, slots=True)
 class EmptyCache:
     """torch.cuda.empty_cache()."""
 
 
-Operation = Begin | End | Part | MoveIn | MoveOut | Release | EmptyCache
+Operation = Begin | End | Part | MoveIn | MoveOut | Release | Copy | EmptyCache

@@ -89,6 +89,10 @@ class Plan:
         """The batch goes to the device, and through the VAE if `key` says so."""
         yield Part(key, values, scope)
 
+    def encode_batch(self, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        """The prompts of a training step."""
+        yield self.encode(values["X"], scope, values["B"])
+
     def after_loading(self) -> Iterator[Operation]:
         """Moves of whole components at the end of loading that no part holds."""
         yield from ()
@@ -276,7 +280,7 @@ class Plan:
         scope = "next batch" if accumulate else "batch"
         yield from self.head(f"step.head/{latents}/{text}/{many}", values, scope)
         if not self.text_away:
-            yield self.encode(batch.text_tokens, scope, batch.size)
+            yield from self.encode_batch(values, scope)
         if accumulate:  # the loop's variables hold the batch before until the next one is made
             yield Release("batch")
         yield Part(f"step.core/{self.weights}/{checkpointing}/{many}", values, "step", accumulate=accumulate)

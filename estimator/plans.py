@@ -5,32 +5,69 @@ Here is what each class does differently from the common phases (estimator.phase
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from estimator.archs import load_archs
 from estimator.batches import Step
 from estimator.job import Dataset, Job, Sample
-from estimator.operations import Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part
+from estimator.operations import Begin, Copy, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 from estimator.programs import Profile
 from estimator.wan import WanPlan
 
+PROMPTS = ("positive", "negative")
 TEXT_ENCODERS = ("text_encoder0", "text_encoder1")
 
 
-class KeepingPrompts(Plan):
-    """Cached prompts of previews move to the card in the first round and stay there (PromptEmbeds.to changes the cached object itself)."""
+class PromptsApart(Plan):
+    """What becomes of prompts is recorded in parts of its own.
+
+    Cached ones of previews move to the card in the first round and stay there (PromptEmbeds.to changes the cached object itself);
+    those that a step encodes are copied (PromptEmbeds.detach), and the copy is what the step trains on.
+    """
+
+    def encode_batch(self, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        yield self.encode(values["X"], "embeddings", values["B"])
+        yield Part(f"step.prompts/{'one' if values['B'] == 1 else 'many'}", values, scope)
+        yield Release("embeddings")
+
+    def prepare(self) -> Iterator[Operation]:
+        """The first prompt, the empty one, is copied; each prompt of a preview is gone (to the host) before the next is encoded."""
+        copied = False
+        for operation in super().prepare():
+            if isinstance(operation, Part) and not copied:
+                copied = True
+                yield dataclasses.replace(operation, scope="embeddings")
+                yield Copy("embeddings", "job")
+                yield Release("embeddings")
+                continue
+            yield operation
+            if isinstance(operation, Part):
+                yield Release("prompt")
+
+    def sampling(self, when: str) -> Iterator[Operation]:
+        for operation in super().sampling(when):
+            if operation == Release("sampling"):
+                yield from (Release(f"{kind} {turn}") for kind in PROMPTS for turn in (0, 1))
+            yield operation
 
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
-        train = self.job.train
-        if self.text_away and (when == "first" or train.skip_first_sample):
+        if self.text_away and (when == "first" or self.job.train.skip_first_sample):
             for _ in [s for s in self.job.samples if s.memory_key == sample.memory_key]:
                 negative = self.tokens(sample.negative_tokens or self.empty_prompt())
                 yield Part("preview.prompts", {"X": self.tokens(sample.text_tokens), "N": negative}, "job")
-        yield from super()._preview(sample, when)
+        turn, kinds = self.samples.index(sample) % 2, iter(PROMPTS)
+        for operation in super()._preview(sample, when):
+            if isinstance(operation, Part) and operation.key.startswith("text/"):  # the variable holds the one before until then
+                kind = next(kinds)
+                yield dataclasses.replace(operation, scope=f"{kind} {turn}")
+                yield Release(f"{kind} {1 - turn}")
+            else:
+                yield operation
 
 
-class Flux2KleinPlan(KeepingPrompts):
+class Flux2KleinPlan(PromptsApart):
     """Flux2KleinModel: the text encoder is quantised on the host, and with low_vram it stays there until the first prompt is encoded.
 
     Source: extensions_built_in/diffusion_models/flux2/flux2_klein_model.py (load_te), flux2_model.py (end of load_model).
@@ -49,7 +86,7 @@ class Flux2KleinPlan(KeepingPrompts):
             yield MoveIn("transformer")
 
 
-class ChromaPlan(KeepingPrompts):
+class ChromaPlan(PromptsApart):
     """ChromaModel: only its stand-in for CLIP is brought back for a prompt, so that text is cached by a T5 that stays on the host.
 
     Source: extensions_built_in/diffusion_models/chroma/chroma_model.py (get_prompt_embeds); toolkit/models/base_model.py

@@ -77,6 +77,8 @@ class Replay:
             self._move_out(operation.component)
         elif isinstance(operation, op.Release):
             self._release(operation.scope)
+        elif isinstance(operation, op.Copy):
+            self._copy(operation)
         else:
             state.allocator.empty_cache()
 
@@ -119,6 +121,16 @@ class Replay:
         self.state.allocator.run([key for key, _, _ in rows], [FREE] * len(rows))
         for _, component, size in rows:
             self.state.count(component, -size)
+
+    def _copy(self, operation: op.Copy) -> None:
+        state, rows = self.state, self.state.scopes.get(operation.scope, [])
+        first = state.take_keys(len(rows))
+        copies = [(first + n, component, size) for n, (_, component, size) in enumerate(rows)]
+        state.allocator.run([key for key, _, _ in copies], [size for _, _, size in copies])
+        state.scopes.setdefault(operation.into, []).extend(copies)
+        for _, component, size in copies:
+            state.count(component, size)
+        self._note_peak()
 
     def _note_peak(self) -> None:
         allocated = self.state.allocator.allocated_bytes
@@ -206,8 +218,9 @@ class Replay:
             state.count(component, size)
 
     def _workspaces(self, program: Program, part: op.Part) -> None:
-        """cuBLAS's workspace of a thread is made once, by the first that needs it, and stays."""
-        threads = list(program.workspace_at) or (["forward"] if part.key.startswith(COMPUTE) else [])
+        """cuBLAS's workspace of a thread is made once, by the first that needs it, and stays (autograd's: `_backward_workspace`)."""
+        threads = [thread for thread in program.workspace_at if thread != "backward"]
+        threads = threads or (["forward"] if part.key.startswith(COMPUTE) else [])
         for thread in threads:
             name = f"workspace:{thread}"
             if not self.state.holds(name):
@@ -228,6 +241,7 @@ class Replay:
         key = self.state.take_keys(1)
         self.state.named.setdefault("workspace", {})[name] = key, self.workspace_bytes
         self.state.count("workspace", self.workspace_bytes)
+        at += 1  # the product's result comes first
         return np.insert(keys, at, key), np.insert(events, at, self.workspace_bytes), at
 
     def _peak_inside(

@@ -14,7 +14,8 @@ MIB = 2**20
 # torch's cuBLAS workspace, one for each thread that multiplies: 8.125 MiB below compute capability 9.0, 32 MiB from there on
 # (aten/src/ATen/cuda/CUDABlas/CublasHandlePool: getChosenWorkspaceSize; read off the real allocator on the emulated device)
 WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB
-COMPUTE = ("text", "preview", "cache_latents.item", "step.head/encoded", "step.core")  # parts that multiply matrices
+# Parts that multiply matrices. A VAE may or may not (FLUX.2's does not): caching latents, which comes first, was recorded with what it made
+COMPUTE = ("text", "preview", "step.head/encoded", "step.core")
 ROUNDING = "allocator rounding"
 SHOWN = {
     "text_encoder0": "text_encoder", "text_encoder1": "text_encoder", "ema_copy": "ema", "gradient": "gradients",

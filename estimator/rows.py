@@ -61,6 +61,11 @@ class _Rows:
                 self._move_in(operation.component)
             elif isinstance(operation, op.MoveOut):
                 self.counts.change(operation.component, -self.counts.groups.get(operation.component, 0))
+            elif isinstance(operation, op.Copy):
+                for component, size in self.counts.scopes.get(operation.scope, {}).items():
+                    held = self.counts.scopes.setdefault(operation.into, {})
+                    held[component] = held.get(component, 0) + size
+                    self.counts.add(component, size)
             elif isinstance(operation, op.Release):
                 for component, size in self.counts.scopes.pop(operation.scope, {}).items():
                     self.counts.add(component, -size)
@@ -92,7 +97,8 @@ class _Rows:
     def _part(self, part: op.Part) -> None:
         counts = self.counts
         figures = figures_of(self.profile, part)
-        threads = ["forward", "backward"] if part.key.startswith("step.core") else ["forward"] if part.key.startswith(COMPUTE) else []
+        threads = ["forward"] if part.key.startswith(COMPUTE) or self.profile.program(part.key).workspace_at else []
+        threads += ["backward"] if part.key.startswith("step.core") else []
         for thread in threads:
             if not counts.groups.get(f"workspace:{thread}"):
                 counts.groups[f"workspace:{thread}"] = self.workspace_bytes

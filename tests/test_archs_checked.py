@@ -11,7 +11,15 @@ import pytest
 from estimator.archs import load_archs
 
 RUNS = Path(__file__).parents[1] / "calibration" / "data" / "emulated_runs.jsonl"
-NAMES = {"flux1-dev": "flux", "flux1-schnell": "schnell", "flex1": "flex", "zimage": "zimage", "zimage-turbo": "turbo"}
+NAMES = {
+    "flux1-dev": "flux",
+    "flux1-schnell": "schnell",
+    "flex1": "flex",
+    "flux2-klein-4b": "klein4b",
+    "flux2-klein-9b": "klein9b",
+    "zimage": "zimage",
+    "zimage-turbo": "turbo",
+}
 
 
 @pytest.mark.parametrize("key", sorted(load_archs().modelled()))

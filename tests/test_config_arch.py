@@ -37,10 +37,24 @@ def arch_of(tmp_path: Path, override: str | None = None, **model: Any) -> str:
         ({"name_or_path": "Tongyi-MAI/Z-Image-Turbo", "arch": "zimage", "assistant_lora_path": ADAPTER}, "zimage-turbo"),
         ({"name_or_path": "ostris/Z-Image-De-Turbo", "arch": "zimage:deturbo"}, "zimage"),
         ({"name_or_path": "/data/z.safetensors", "arch": "zimage"}, "zimage"),
+        ({"name_or_path": "black-forest-labs/FLUX.2-klein-base-4B", "arch": "flux2_klein_4b"}, "flux2-klein-4b"),
+        ({"name_or_path": "/models/klein", "arch": "flux2_klein_9b"}, "flux2-klein-9b"),  # the key alone decides
     ],
 )
 def test_the_key_and_the_name_tell_the_architecture(tmp_path: Path, model: dict[str, Any], arch: str) -> None:
     assert arch_of(tmp_path, **model) == arch
+
+
+def test_keyword_arguments_that_an_architecture_reads_are_not_called_ineffective(tmp_path: Path) -> None:
+    kwargs = {"match_target_res": False, "do_random_inpainting": True}
+    read_ones = {"black-forest-labs/FLUX.2-klein-base-4B": "flux2_klein_4b", "Tongyi-MAI/Z-Image": "zimage"}
+    said = {
+        arch: next(w for w in read(tmp_path, model={"name_or_path": name, "arch": arch, "model_kwargs": kwargs}).warnings if "kwargs" in w)
+        for name, arch in read_ones.items()
+    }
+    assert "do_random_inpainting" in said["flux2_klein_4b"]
+    assert "match_target_res" not in said["flux2_klein_4b"]
+    assert "match_target_res" in said["zimage"]
 
 
 def test_a_guess_from_the_name_is_said(tmp_path: Path) -> None:
@@ -152,7 +166,7 @@ def test_schnell_with_its_adapter_is_modelled(tmp_path: Path) -> None:
 
 def test_the_shipped_table_is_sound() -> None:
     table = load_archs()
-    assert set(table.modelled()) == {"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"}
+    assert set(table.modelled()) >= {"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo", "flux2-klein-4b", "flux2-klein-9b"}
     for arch in table.archs.values():
         assert arch.nearest is None or table.archs[arch.nearest].modelled
         assert not (arch.modelled and arch.nearest)

@@ -22,6 +22,8 @@ ARCHS = {
     "flux_dev_24gb": "flux1-dev",
     "flux_schnell_24gb": "flux1-schnell",
     "flex1_24gb": "flex1",
+    "flux2_klein_4b_ui": "flux2-klein-4b",
+    "flux2_klein_9b_ui": "flux2-klein-9b",
     "zimage_base_ui": "zimage",
     "zimage_turbo_ui": "zimage-turbo",
 }

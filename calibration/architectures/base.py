@@ -22,7 +22,8 @@ class Layout:
     `guidance`: how a guided preview runs its two prompts: in one forward ("batched"), one after the other ("sequential"), or there is
     one prompt only ("none"). `tiled_vae`: with low_vram the trainer decodes previews tile by tile, so that decoding is a part of its
     own. `text_on_host`: text encoders are quantised on the host: how they are loaded depends on low_vram, and they move to the card at
-    the end of loading. `keeps_prompts`: cached prompts of previews, which stay on the card, are a part of their own.
+    the end of loading. `prompts_apart`: cached prompts of previews, which stay on the card, and what a step does with prompts that it
+    encoded are parts of their own. `sample_by_sample`: a step has tensors of each sample alone.
     `video`: the VAE works in chunks of frames, which are parts of their own (calibration.extract.clips).
     """
 
@@ -36,7 +37,8 @@ class Layout:
     tiled_vae: bool = False
     text_on_host: bool = False
     masks: tuple[str, ...] = ()
-    keeps_prompts: bool = False
+    prompts_apart: bool = False
+    sample_by_sample: bool = False
     video: bool = False
 
     def caption_tokens(self, words: int) -> int:
@@ -68,7 +70,8 @@ class Layout:
         single = (*lengths, *self.masks, "E", "L32", *(f"r*{length}" for length in lengths), *reductions)
         if not key.endswith("/many"):
             return ("1", "r", *single)
-        return ("1", "B", "r", "B*r", *(f"B*{name}" for name in single), *single)
+        later = ("B>2", "B>3", "B>2*T", "B>3*T") if self.sample_by_sample and kind == "step.core" else ()
+        return ("1", "B", "r", "B*r", *(f"B*{name}" for name in single), *single, *later)
 
 
 @dataclass(frozen=True)

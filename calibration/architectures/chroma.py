@@ -17,11 +17,11 @@ LOAD = {
 }
 LAYOUT = Layout(
     LOAD, ("T", "S", "S32"), 3072, ("T", "X", "S"), padded_tokens=flux.TEXT_TOKENS, guidance="sequential", masks=("S*S", "S*M16"),
-    keeps_prompts=True,
+    prompts_apart=True,
 )  # fmt: skip
 SAMPLES = tuple((w, h, cfg, n) for w, h, _, n in flux.SAMPLES for cfg in (1.0, 4.0))
 ARCHITECTURES = {
-    "chroma": Architecture({"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"}, flux.BUCKETS, SAMPLES, LAYOUT),
+    "chroma": Architecture({"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"}, flux.BUCKETS, SAMPLES, LAYOUT, caches_text=False),
 }
 FILE = "Chroma1-Base.safetensors"
 

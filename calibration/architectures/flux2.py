@@ -19,7 +19,10 @@ LOAD = {
     "load.text": ("Loading Qwen3", "Quantizing Qwen3"),
     "load.rest": ("Loading VAE", "Making", "Preparing", "Model Loaded"),
 }  # fmt: skip
-KLEIN = Layout(LOAD, ("T", "S", "S128"), 3072, (), padded_tokens=TEXT_TOKENS, guidance="sequential", text_on_host=True, keeps_prompts=True)
+KLEIN = Layout(
+    LOAD, ("T", "S", "S128"), 3072, (), padded_tokens=TEXT_TOKENS, guidance="sequential", text_on_host=True, prompts_apart=True,
+    sample_by_sample=True,
+)  # fmt: skip
 KLEIN_4B = Architecture(
     {"name_or_path": "black-forest-labs/FLUX.2-klein-base-4B", "arch": "flux2_klein_4b"}, zimage.BUCKETS, zimage.SAMPLES, KLEIN
 )

@@ -15,7 +15,7 @@ LOAD = {
     "load.text": ("Loading T5", "Quantizing T5"),
     "load.rest": ("Loading CLIP", "Loading VAE", "Making", "Preparing", "Model Loaded"),
 }
-LAYOUT = Layout(LOAD, ("T", "S", "S128"), 3072, ("T", "X", "S"), padded_tokens=flux.TEXT_TOKENS, keeps_prompts=True)
+LAYOUT = Layout(LOAD, ("T", "S", "S128"), 3072, ("T", "X", "S"), padded_tokens=flux.TEXT_TOKENS, prompts_apart=True)
 ARCHITECTURES = {
     "flex2": Architecture(
         {"name_or_path": "ostris/Flex.2-preview", "arch": "flex2"}, zimage.BUCKETS, flux.SAMPLES, LAYOUT, "flux1-dev", caches_text=False,

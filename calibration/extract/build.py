@@ -38,7 +38,7 @@ def occurrences(run: Run, layout: Layout) -> Iterator[Occurrence]:
     yield from parts.caching_parts(run)
     yield from parts.cache_text_parts(run)
     yield from parts.sample_parts(run, lambda i: tuple(map(layout.caption_tokens, prompts[i])), layout)
-    yield from parts.step_parts(run, lambda b: layout.caption_tokens(words[b["width"], b["height"], b["batch"]]))
+    yield from parts.step_parts(run, lambda b: layout.caption_tokens(words[b["width"], b["height"], b["batch"]]), layout)
     yield from parts.save_parts(run)
 
 

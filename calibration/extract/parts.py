@@ -169,7 +169,7 @@ def _preview_parts(
         values = {**image_values(sample["width"], sample["height"], sample["frames"]), "r": chosen["rank"], "B": batch}
         values["X"], values["N"] = prompt(number)
         source = "encoded" if own else "cached"
-        if layout.keeps_prompts and not own:
+        if layout.prompts_apart and not own:
             kept = [e for e in events if _outlives(run, e, phase.last)]
             events = [e for e in events if e not in kept]
             if kept:  # the first round only: they are there after that
@@ -209,7 +209,7 @@ def _outlives(run: Run, event: int, end: int) -> bool:
     return died is None or died >= end
 
 
-def step_parts(run: Run, captions: Callable[[dict[str, Any]], int]) -> Iterator[Occurrence]:
+def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layout) -> Iterator[Occurrence]:
     """Head (batch to the device), core (forward, loss, backward), update (clip, optimizer), EMA, and the end of a step."""
     chosen = settings(run)
     rank, weights = chosen["rank"], chosen["weights"]
@@ -225,7 +225,11 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int]) -> Iterator[
         predict, update = inner["predict_noise"], inner["optimizer_step"]
         clip = inner.get("clip_grad", update)
         if step.info["gradient_checkpointing"]:  # a probe's second pass over a batch finds it on the device already
-            yield Occurrence(run, f"step.head/{cached}/{text}{_batch_key(batch)}", _outside(step.first, predict.first, holes), values)
+            apart = holes and layout.prompts_apart
+            end = holes[0][0] if apart else predict.first
+            yield Occurrence(run, f"step.head/{cached}/{text}{_batch_key(batch)}", _outside(step.first, end, holes), values)
+            if apart:
+                yield Occurrence(run, f"step.prompts{_batch_key(batch)}", _outside(end, predict.first, holes), values)
         core = f"step.core/{weights}/{checkpointing}{_batch_key(batch)}"
         yield Occurrence(run, core, list(range(predict.first, clip.first)), values)
         when = "first" if first_step else "later"
