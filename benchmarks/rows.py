@@ -23,7 +23,8 @@ from replay import EVENTS, best_seconds, generated_step
 from estimator.allocator import Allocator
 from estimator.features import Ints
 from estimator.grid import grid
-from estimator.programs import Program, load_profile
+from estimator.program import Program
+from estimator.programs import load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = 1_000_000

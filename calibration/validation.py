@@ -22,13 +22,16 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from calibration import validation_jobs, validation_jobs_flux2, validation_jobs_qwen, validation_jobs_wan
+from calibration import validation_jobs, validation_jobs_flux2, validation_jobs_qwen, validation_jobs_settings, validation_jobs_wan
 from calibration.clips import write_clip
 from calibration.validation_jobs import CAPTIONS, CARDS_MIB, IMAGES, Job
 from estimator.archs import load_archs
 from estimator.buckets import bucket_size
 
-JOBS = (*validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS, *validation_jobs_wan.JOBS)
+JOBS = (
+    *validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS, *validation_jobs_wan.JOBS,
+    *validation_jobs_settings.JOBS,
+)  # fmt: skip
 ROWS = Path(__file__).parent / "data" / "emulated_runs.jsonl"
 RARELY = 10_000  # save_every, sample_every: at the start and the end only
 # Phases of the launcher (top level) by the names that estimates have; `setup` and `set_device_state` are not judged on their own

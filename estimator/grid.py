@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from estimator.features import Ints, feature
-from estimator.programs import Program
+from estimator.program import ALLOCATE, Program
 
 CHUNK = 16_384  # workloads at a time: some twenty arrays of this length stay in a processor's cache
 NO_ROW = -1
@@ -18,8 +18,10 @@ def grid(program: Program, values: Mapping[str, Ints]) -> tuple[Ints, Ints]:
 
     `values`: integer arrays that broadcast against each other, one for each variable (see estimator.features); the answers
     have their common shape. A part that allocates nothing gives 0 bytes and the row NO_ROW. Raises KeyError for a variable
-    that the program needs and that is not there.
+    that the program needs and that is not there, ValueError for a program without peak rows (an optimizer's).
     """
+    if not program.peaks and (program.events == ALLOCATE).any():
+        raise ValueError(f"{program.key} has no peak rows: ask Program.peak")
     shape = np.broadcast_shapes(*(np.shape(v) for v in values.values()))
     flat = {name: np.broadcast_to(np.asarray(v, dtype=np.int64), shape).reshape(-1) for name, v in values.items()}
     count = int(np.prod(shape, dtype=np.int64))

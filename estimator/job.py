@@ -102,13 +102,14 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Settings of the training loop that decide memory."""
+    """Settings of the training loop that decide memory. `weight_decay`: set, and not 0: some optimizers then need temporaries."""
 
     steps: int = 1000
     batch_size: int = 1
     gradient_accumulation: int = 1
     gradient_checkpointing: bool = True
     optimizer: str = "adamw"
+    weight_decay: bool = False
     ema: bool = False
     unload_text_encoder: bool = False
     cache_text_embeddings: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from estimator import optimizers
 from estimator.archs import load_archs
 from estimator.batches import Batch, Step
 from estimator.estimate import Variant
@@ -42,6 +43,7 @@ class Plan:
         self.rank = {"r": job.network.rank if job.network else 0}
         self.ema = "ema" if train.ema else "none"
         self.samples = tuple({s.memory_key: s for s in job.samples}.values())
+        self.optimizer = optimizers.rule_name(train.optimizer, train.weight_decay)
 
     @property
     def makes_previews(self) -> bool:
@@ -120,6 +122,8 @@ class Plan:
         yield EmptyCache()
         yield Part(f"setup.network/{self.weights}", self.rank)
         yield EmptyCache()
+        if optimizers.makes_state_at_once(self.optimizer):
+            yield Part(f"setup.optimizer/{self.optimizer}", self.rank)
         if self.job.train.ema:
             yield Part("setup.ema", self.rank)
         yield End()
@@ -255,26 +259,25 @@ class Plan:
         variant = Variant(largest.bucket.width, largest.bucket.height, largest.bucket.frames, largest.size)
         yield Begin("train", "first step" if first else "", variant)
         for number, batch in enumerate(step):
-            yield from self._forward_backward(batch, accumulate=number > 0)
+            yield from self._forward_backward(batch, number > 0, "first" if first and number == 0 else "later")
             if len(step) > 1 and self.job.model.low_vram:
                 yield EmptyCache()
-        yield Part(f"step.update/{train.optimizer}/{'first' if first else 'later'}", self.rank, "step")
+        yield Part(f"step.update/{self.optimizer}/{'first' if first else 'later'}", self.rank, "step")
         if train.ema:
             yield Part("step.ema", self.rank, "step")
         yield Part("step.end", {}, "step")
         for scope in ("step", "batch", "next batch"):  # all locals of hook_train_loop
             yield Release(scope)
         yield End()
-        if first:
-            yield EmptyCache()
+        yield from [EmptyCache()] if first else []
 
-    def _forward_backward(self, batch: Batch, accumulate: bool) -> Iterator[Operation]:
+    def _forward_backward(self, batch: Batch, accumulate: bool, when: str) -> Iterator[Operation]:
+        """`when`: "first" where the optimizer has no state yet."""
         bucket, many = batch.bucket, _batch(batch.size)
         cached = any((d.cache_latents or d.cache_latents_to_disk) and bucket in d.buckets for d in self.job.datasets)
         latents = "cached" if self.all_latents_cached or cached else "encoded"
         values = {**image_values(bucket.width, bucket.height, bucket.frames), **self.rank, "B": batch.size, "X": batch.text_tokens}
-        # Never recorded: cached text with latents encoded in the step. Its head is taken as that of text encoded in the step, which
-        # lacks the copy of the embeddings (FLUX: 4 MiB a sample).
+        # Cached text with latents encoded was not recorded: a head of encoded text lacks the copy of embeddings (FLUX: 4 MiB a sample)
         text = "cached" if self.text_away and latents == "cached" else "encoded"
         checkpointing = "checkpointed" if self.job.train.gradient_checkpointing else "full"
         scope = "next batch" if accumulate else "batch"
@@ -283,7 +286,8 @@ class Plan:
             yield from self.encode_batch(values, scope)
         if accumulate:  # the loop's variables hold the batch before until the next one is made
             yield Release("batch")
-        yield Part(f"step.core/{self.weights}/{checkpointing}/{many}", values, "step", accumulate=accumulate)
+        core = f"step.core/{self.weights}/{checkpointing}/{many}"
+        yield Part(optimizers.core_key(core, self.optimizer, when), values, "step", accumulate=accumulate)
 
     def save(self) -> Iterator[Operation]:
         yield Begin("save")

@@ -19,98 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from estimator import derived_weights, optimizers
+from estimator.derived_weights import Derivation
 from estimator.errors import CannotTell, Problem
-from estimator.features import feature
 from estimator.paths import profiles_dir
+from estimator.program import Ints, PeakRow, Program
 
 SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "latents", "encode.", "decode", "tile.")
 SHARED_COMPONENTS = ("text_encoder", "vae")
-ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
-Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class PeakRow:
-    """A running total that can be the part's highest: bytes = coefficients . features; `moment` names where in the run."""
-
-    coefficients: tuple[int, ...]
-    moment: str
-
-
-@dataclass(frozen=True)
-class Program:
-    """One part. `labels`: for each tensor the row of `moments` that says where it was made.
-
-    `workspace_at`: {thread: event} where cuBLAS's workspace of that thread is made, if it is not there yet.
-    """
-
-    key: str
-    features: tuple[str, ...]
-    coefficients: Ints
-    labels: tuple[int, ...]
-    moments: list[str]
-    names: tuple[str | None, ...]
-    events: Ints
-    imports: int
-    peaks: tuple[PeakRow, ...]
-    workspace_at: Mapping[str, int]
-
-    def sizes(self, values: Mapping[str, int]) -> Ints:
-        """Bytes of each tensor as requested, for the variables `values` (see estimator.features). Never negative."""
-        row = np.array([feature(name, values) for name in self.features], dtype=np.int64)
-        sizes: Ints = np.maximum(self.coefficients @ row, 0)
-        return sizes
-
-    @cached_property
-    def tensor_of_event(self) -> Ints:
-        """The tensor that each event allocates or frees; -1 for empty_cache."""
-        born = np.cumsum(self.events == ALLOCATE)
-        own = len(self.names) - self.imports
-        tensors = np.where(self.events == ALLOCATE, born - 1, born - self.events)
-        tensors = np.where(self.events == EMPTY_CACHE, -1, tensors)
-        return np.where(self.events <= FIRST_IMPORT, own + FIRST_IMPORT - self.events, tensors)
-
-    @cached_property
-    def exported(self) -> tuple[int, ...]:
-        """Tensors that outlive the part."""
-        freed = set(self.tensor_of_event[self.events != ALLOCATE].tolist())
-        return tuple(k for k in range(len(self.names) - self.imports) if k not in freed)
-
-    @cached_property
-    def kept(self) -> tuple[tuple[int, str | None, str], ...]:
-        """Tensors that outlive the part: number, name, and its component ("" where it is unnamed)."""
-        return tuple((k, self.names[k], (self.names[k] or "").partition(":")[0]) for k in self.exported)
-
-    @cached_property
-    def flows(self) -> tuple[dict[str, Ints], dict[str, Ints]]:
-        """Tensors that stay, and imports that are freed, by component ("" for unnamed ones)."""
-        own = len(self.names) - self.imports
-        out: tuple[dict[str, list[int]], dict[str, list[int]]] = ({}, {})
-        for side, tensors in zip(out, (self.exported, range(own, len(self.names))), strict=True):
-            for k in tensors:
-                side.setdefault((self.names[k] or "").partition(":")[0], []).append(k)
-        stays, freed = ({component: np.array(ks) for component, ks in side.items()} for side in out)
-        return stays, freed
-
-    def stay_bytes(self, component: str, values: Mapping[str, int]) -> tuple[int, ...]:
-        """Bytes of each tensor of a component that outlives the part."""
-        return tuple(self.sizes(values)[self.flows[0].get(component, np.array([], dtype=np.int64))].tolist())
-
-    def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
-        """(bytes, moment) of the highest peak row: what the part adds to what is resident, without the allocator's rounding."""
-        row = {name: feature(name, values) for name in self.features}
-        totals = [(sum(c * row[f] for c, f in zip(p.coefficients, self.features, strict=True)), p.moment) for p in self.peaks]
-        return max(totals, default=(0, ""))
+OF_TEXT = ("load.text", "text/", "cache_text")
 
 
 # Tensors of one linear layer with a bias on the card, by kind of weights (from the recorded tables of residents): weight and bias;
 # quanto's 8-bit data, its scale, bias, and two scales of activations; torchao's float8 data, scale and bias; torchao's uint4: bias, data,
 # scales, zeros.
-TENSORS_OF_LINEAR = {"bf16": 2, "qfloat8": 5, "float8": 3, "uint4": 4}
+TENSORS_OF_LINEAR = derived_weights.with_derived({"bf16": 2, "qfloat8": 5, "float8": 3, "uint4": 4})
 # Parameters and buffers of it, as the names in the programs of loading count them: a quantised weight is one, of several tensors.
-PLACES_OF_LINEAR = {"qfloat8": 4, "float8": 2, "uint4": 4}
+PLACES_OF_LINEAR = derived_weights.with_derived({"qfloat8": 4, "float8": 2, "uint4": 4})
 
 
 @dataclass(frozen=True)
@@ -157,21 +83,35 @@ class Profile:
     def program(self, key: str) -> Program:
         """The part's program. Raises CannotTell if it was never recorded."""
         if key not in self._programs:
+            if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
+                self._programs[key] = optimizers.program(key, self.adapter)
+                return self._programs[key]
+            if optimizers.FUSED in key and key.startswith("step.core/"):
+                core, update = key.split(optimizers.FUSED, 1)
+                self._programs[key] = optimizers.fused(self.program(core), update, self.adapter)
+                return self._programs[key]
+            derived = derived_weights.base_key(key)
+            if derived is not None and not self.has(key):
+                self._programs[key] = self._derived(key, *derived)
+                return self._programs[key]
             if key not in self.data["parts"]:
-                if self.relative is not None and (key.startswith(SHARED_PARTS) or self._same_update(key)):
+                if self.relative is not None and key.startswith(SHARED_PARTS):
                     return self.relative.program(key)
                 fix = "record it: see docs/adding_an_architecture.md"
                 raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
             self._programs[key] = self._read(key)
         return self._programs[key]
 
-    def _same_update(self, key: str) -> bool:
-        """An optimizer's step sees only the adapter: it is the relative's where the adapters' tensors are equal in number and size."""
-        network = "setup.network/bf16"
-        if self.relative is None or not (key.startswith("step.update/") and self.has(network) and self.relative.has(network)):
-            return False
-        own, other = (p.program(network).stay_bytes("adapter", {"r": 1}) for p in (self, self.relative))
-        return own == other
+    def _derived(self, key: str, base: str, derivation: Derivation) -> Program:
+        component = "text_encoder0" if key.startswith(OF_TEXT) else "transformer"
+        resident = self.resident(component, derivation.base)
+        return derived_weights.program(self.program(base), key, derivation, resident, component)
+
+    @cached_property
+    def adapter(self) -> tuple[int, ...]:
+        """Bytes of each of the adapter's parameters at rank 1, whatever the base weights are."""
+        key = next(key for key in self.data["parts"] if key.startswith("setup.network/"))
+        return self.program(key).stay_bytes("adapter", {"r": 1})
 
     def _read(self, key: str) -> Program:
         part = self.data["parts"][key]
@@ -199,6 +139,9 @@ class Profile:
         for key in (f"{component}/{weights}", component):
             if key in table:
                 return [size for size, count in table[key] for _ in range(count)]
+        if weights in derived_weights.DERIVED:
+            derivation = derived_weights.DERIVED[weights]
+            return derived_weights.residents(self.resident(component, derivation.base), derivation)
         if self.relative is not None and component.startswith(SHARED_COMPONENTS):
             return self.relative.resident(component, weights)
         raise CannotTell(Problem(f"{self.arch}: {component} in {weights} was never recorded", None, "", "choose another quantisation"))

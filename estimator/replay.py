@@ -11,7 +11,8 @@ from estimator import operations as op
 from estimator.allocator import EMPTY_CACHE, FREE, Allocator, OutOfMemory
 from estimator.archs import load_archs
 from estimator.job import Job
-from estimator.programs import ALLOCATE, PLACES_OF_LINEAR, TENSORS_OF_LINEAR, Ints, Profile, Program
+from estimator.program import ALLOCATE, Ints, Program
+from estimator.programs import PLACES_OF_LINEAR, TENSORS_OF_LINEAR, Profile
 from estimator.residents import (
     COMPUTE,
     ROUNDING,
@@ -234,7 +235,7 @@ class Replay:
         name = "workspace:backward"
         if not part.key.startswith("step.core") or self.state.holds(name):
             return keys, events, None
-        product = {k for k, label in enumerate(program.labels) if BACKWARD_PRODUCT.search(self.profile.labels[label])}
+        product = {k for k, label in enumerate(program.labels) if BACKWARD_PRODUCT.search(program.moments[label])}
         at = next(
             (i for i, (key, size) in enumerate(zip(keys.tolist(), events.tolist(), strict=True)) if size >= 0 and key - base in product), 0
         )

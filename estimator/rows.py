@@ -15,7 +15,8 @@ from estimator import plans
 from estimator.archs import load_archs
 from estimator.batches import steps_of
 from estimator.job import Job
-from estimator.programs import Ints, Profile, load_profile
+from estimator.program import Ints
+from estimator.programs import Profile, load_profile
 from estimator.residents import COMPUTE, UNIT_BYTES, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, shown, unquantised_linears
 from estimator.timeline import by_variant
 

@@ -6,7 +6,7 @@ tokens on the resolution), so arrays are as large as what they depend on, and on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,9 @@ from estimator.batches import steps_of
 from estimator.features import Ints, feature
 from estimator.grid import NO_ROW, grid
 from estimator.job import Job
-from estimator.programs import Program, load_profile
+from estimator.optimizers import OptimizerProgram
+from estimator.program import Program
+from estimator.programs import load_profile
 from estimator.residents import COMPUTE, UNIT_BYTES, unquantised_linears
 from estimator.rows import resident_bytes
 
@@ -162,12 +164,38 @@ class GridRows:
         known = (key, tuple(id(value) for value in values.values()))
         if known not in self._figures:
             program = self.profile.program(key)
+            if isinstance(program, OptimizerProgram):
+                self._figures[known] = _of_optimizer(program, values)
+                return self._figures[known]
             needed = _needed(program, values)
             peak, row = grid(program, needed)
             vae = np.array([p.moment.startswith(VAE_MOMENTS) for p in program.peaks] + [False])
             stays, freed = ({group: _bytes(program, needed, tensors) for group, tensors in side.items()} for side in program.flows)
             self._figures[known] = (peak, vae[np.where(row == NO_ROW, len(program.peaks), row)], stays, freed)
         return self._figures[known]
+
+
+def _of_optimizer(program: OptimizerProgram, values: Mapping[str, Ints]) -> tuple[Ints, Bools, dict[str, Ints], dict[str, Ints]]:
+    """An optimizer's tensors depend on the rank alone, rank by rank; a core that a fused one is laid into has peak rows."""
+    rank, core = np.asarray(values["r"]), program.core
+    needed = _needed(core, values) if core is not None else {}
+    peak = grid(program, needed)[0] if core is not None else _by_rank(rank, lambda r: program.peak({"r": r})[0])
+    sides = []
+    for side in program.flows:
+        out: dict[str, Ints] = {}
+        for group, tensors in side.items():
+            of_core = program.of_core[tensors]
+            own = tensors[of_core < 0]
+            out[group] = _by_rank(rank, lambda r, own=own: program.own_bytes(own, r))  # type: ignore[misc]
+            if core is not None:
+                out[group] = out[group] + _bytes(core, needed, of_core[of_core >= 0])
+        sides.append(out)
+    return peak, np.zeros((), dtype=np.bool_), sides[0], sides[1]
+
+
+def _by_rank(rank: Ints, figure: Callable[[int], int]) -> Ints:
+    ranks, places = np.unique(rank, return_inverse=True)
+    return np.array([figure(r) for r in ranks.tolist()], dtype=np.int64)[places].reshape(rank.shape)
 
 
 class _Asked(dict[str, int]):

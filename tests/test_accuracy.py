@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,12 @@ SELECTED = frozenset({
     "turbo-bf16-b2", "turbo-uint4-b4", "flux-ui-low-vram-unloaded@16376", "zimage-ui@12282", "turbo-ui@12282", "flex-example@12282",
     "klein4b-uint4-1280", "klein4b-float8-no-checkpointing", "klein9b-qfloat8-256",
 })  # fmt: skip
+# Recorded when Prodigy still read zeros on the emulated device, and so made smaller states than it does: judged before the first step
+# only, until they are run again (docs/log.md).
+ANSWERED_ZERO = {
+    "flux-bf16-b2-prodigy", "flux-accumulated-b2", "zimage-bf16-b2-1024", "schnell-uint4-b4", "flex-uint4-b2",
+    "turbo-bf16-no-checkpointing",
+}  # fmt: skip
 MIB = 2**20
 # A preset handed on second-hand for 12 GB cards, whose layer offloading (not modelled) is not shown.
 KNOWN_CONTRADICTED = {"lds-zimage-12"}
@@ -50,6 +56,8 @@ def runs(chosen: tuple[Run, ...]) -> pytest.MarkDecorator:
 @runs(WHOLE)
 def test_every_phase_is_within_the_bars(run: Run) -> None:
     rows = compare(run)
+    if run.name in ANSWERED_ZERO:
+        rows = list(takewhile(lambda row: not isinstance(row, Row) or row.phase != "train", rows))
     outside = [
         f"{row.phase} {row.label}: allocated {row.allocated_error:+.2%}, reserved {row.reserved_error:+.2%} ({row.moment})"
         if isinstance(row, Row)
@@ -90,7 +98,7 @@ def test_rows_cover_what_users_vary() -> None:
         assert {job.train.batch_size for job in of_arch} == {1, 2, 4}, arch
     assert {job.train.batch_size for job in jobs} == {1, 2, 4}
     assert {job.network.rank for job in jobs if job.network is not None} >= {8, 16, 32, 64}
-    assert {job.train.optimizer for job in jobs} >= {"adamw", "adamw8bit", "adafactor", "prodigy"}
+    assert {job.train.optimizer for job in jobs} >= {"adamw", "adamw8bit", "adafactor", "prodigy", "automagic3"}
     assert {job.model.weights for job in jobs} >= {"bf16", "qfloat8", "float8", "uint4"}
     for setting in ("ema", "unload_text_encoder", "cache_text_embeddings"):
         assert {getattr(job.train, setting) for job in jobs} == {True, False}, setting

@@ -18,7 +18,11 @@ PACKAGE = ROOT / "estimator"
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "values": ({"job", "errors", "paths", "gpus", "gpu_catalogue", "estimate", "crash"}, set()),
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
-    "profiles": ({"profiles", "features", "programs", "archs", "tokens"}, {"values", "files"}),
+    "profiles": (
+        {"profiles", "features", "program", "programs", "reductions", "optimizer_rules", "optimizers", "derived_weights", "archs",
+         "tokens"},
+        {"values", "files"},
+    ),
     "reading": ({"buckets", "datasets", "videos", "trainers"}, {"values", "files", "profiles"}),
     "replay": ({"allocator", "allocator_state", "allocator_expandable"}, set()),
     "model": (

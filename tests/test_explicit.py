@@ -136,7 +136,7 @@ def test_an_empty_run_is_refused(tmp_path: Path, run: object) -> None:
         ("run.control_images", {"control_images": 1}),
         ("run.attention", {"attention": "xformers"}),
         ("run.weights", {"weights": "fp32"}),
-        ("run.weights", {"weights": "uint3"}),
+        ("run.weights", {"weights": "int8"}),
         ("run.optimizer", {"optimizer": "lion"}),
         ("run.optimizer_state_dtype", {"optimizer_state_dtype": "bf16"}),
         ("run.lora.dtype", {"lora": {"rank": 4, "dtype": "bf16"}}),

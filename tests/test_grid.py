@@ -18,7 +18,7 @@ PARTS = [
     ("flux1-dev", "step.core/bf16/full/one"),
     ("zimage", "step.core/float8/checkpointed/many"),
     ("zimage", "preview/uint4/cfg/encoded"),
-    ("flux1-dev", "step.update/adamw/first"),
+    ("flux1-dev", "save/ema"),
 ]
 NAMES = ("B", "T", "E", "X", "N", "r")
 WORKLOADS = st.lists(

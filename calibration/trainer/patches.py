@@ -6,6 +6,7 @@ Each is listed in NOTES, which result.json repeats. Nothing else of the trainer 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,6 +110,43 @@ def merges() -> None:
     )
 
 
+def prodigies() -> None:
+    """Prodigy keeps a copy of what does not start as zero, and stops before the update while its sums are zero."""
+    from prodigyopt import Prodigy
+    from toolkit.optimizers.prodigy_8bit import Prodigy8bit
+
+    zeros, tensor = torch.nn.init.zeros_, torch.Tensor
+    real_any, real_item = tensor.any, tensor.item
+
+    def zeros_(parameter: Any) -> Any:
+        parameter.starts_as_zero = True
+        return zeros(parameter)
+
+    def any_(self: Any, *a: Any, **k: Any) -> Any:
+        out = real_any(self, *a, **k)
+        return torch.tensor(not getattr(self, "starts_as_zero", False)) if self.is_cuda else out
+
+    def item(self: Any) -> Any:
+        value = real_item(self)
+        return 1.0 if self.is_cuda and isinstance(value, float) else value
+
+    def patched(real: Any) -> Any:
+        @functools.wraps(real)
+        def step(*a: Any, **k: Any) -> Any:
+            tensor.any, tensor.item = any_, item
+            try:
+                return real(*a, **k)
+            finally:
+                tensor.any, tensor.item = real_any, real_item
+
+        return step
+
+    torch.nn.init.zeros_ = zeros_
+    for cls in (Prodigy, Prodigy8bit):
+        cls.step = patched(cls.step)
+    note("Prodigy: any() is true but for parameters that were initialised with zeros; sums read as 1")
+
+
 def downloads(weights: str) -> None:
     """hf_hub_download gives the stand-in file of the same name from `weights`, and so does diffusers for adapters of a repository.
 
@@ -148,5 +186,6 @@ def install(weights: str) -> None:
     for module in MODULES:
         module.patch()
     merges()
+    prodigies()
     host_quantisation.install()
     downloads(weights)

@@ -7,6 +7,8 @@ are read, written out in two bytes and read again. Operations are put into bytes
 
 from __future__ import annotations
 
+import re
+
 from estimator.errors import CannotTell
 from estimator.estimate import Estimate
 from estimator.features import image_values
@@ -27,7 +29,7 @@ def _traffic(weights: str) -> float:
     """Bytes moved for each weight in a pass."""
     if weights in _UNQUANTISED:
         return _UNQUANTISED[weights]
-    bits = int("".join(char for char in weights if char.isdigit()) or 8)
+    bits = int((re.findall(r"\d+", weights) or ["8"])[0])
     return bits / 8 + 2 * BF16_BYTES
 
 

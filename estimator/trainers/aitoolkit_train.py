@@ -27,6 +27,9 @@ OPTIMIZERS = (
     "adam", "adamw", "adam8bit", "adamw8bit", "ademamix8bit", "lion8bit", "adam8", "adamw8", "lion", "adagrad", "adafactor", "prodigy",
     "prodigy8bit", "dadaptation", "dadaptationadam", "dadaptationlion", "automagic", "automagic2", "automagic3", "automagicexperiment",
 )  # fmt: skip
+OUTSIDE = {
+    "lion": "lion-pytorch", "dadaptation": "dadaptation", "dadaptationadam": "dadaptation", "dadaptationlion": "dadaptation",
+}  # fmt: skip
 # Arguments of optimizers that change neither the state nor the temporary tensors of a step.
 NEUTRAL_OPTIMIZER_PARAMS = (
     "weight_decay", "betas", "beta2", "beta3", "lr", "min_lr", "max_lr", "lr_bump", "eps", "d0", "d_coef", "growth_rate", "decouple",
@@ -76,6 +79,7 @@ def read_train(train: Section) -> Train:
         gradient_accumulation=accumulation,
         gradient_checkpointing=train.truth("gradient_checkpointing", True),
         optimizer=_optimizer(train),
+        weight_decay=_decays(train),
         ema=ema is not None and ema.truth("use_ema", False),
         unload_text_encoder=train.truth("unload_text_encoder", False),
         cache_text_embeddings=train.truth("cache_text_embeddings", False),
@@ -144,7 +148,10 @@ def _optimizer(train: Section) -> str:
         fix = did_you_mean(str(written), OPTIMIZERS)
         train.found.problem(train.at("optimizer"), f"unknown optimizer {shown(written)}", "the trainer stops on it", fix)
         return "adamw"
-    if name not in modelled.OPTIMIZERS:
+    if name in OUTSIDE:
+        why = f"it needs the package {OUTSIDE[name]}, which the trainer does not install"
+        train.found.not_modelled(train.at("optimizer"), written, why)
+    elif name not in modelled.OPTIMIZERS:
         train.found.not_modelled(train.at("optimizer"), written, "its state and the temporary tensors of its step")
     params = train.section("optimizer_params")
     if params is not None:
@@ -152,6 +159,12 @@ def _optimizer(train: Section) -> str:
             if key not in NEUTRAL_OPTIMIZER_PARAMS:
                 train.found.not_modelled(params.at(key), value, "changes what the optimizer keeps or how it steps")
     return name
+
+
+def _decays(train: Section) -> bool:
+    """A weight decay is set and not 0."""
+    params = train.section("optimizer_params")
+    return params is not None and bool(params.values.get("weight_decay"))
 
 
 def read_network(process: Section) -> tuple[str, Network | None]:

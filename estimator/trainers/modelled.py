@@ -6,12 +6,15 @@ architectures.
 
 from __future__ import annotations
 
+from estimator.derived_weights import DERIVED
+from estimator.optimizer_rules import load_rules
+
 METHODS = frozenset({"lora"})
 ADAPTERS = frozenset({"lora"})
 DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
-WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4"})  # of the transformer
-TE_WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4"})  # of the text encoder
-OPTIMIZERS = frozenset({"adamw", "adamw8bit", "adafactor", "prodigy"})  # those that were recorded
+WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the transformer
+TE_WEIGHTS = WEIGHTS  # of the text encoder
+OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 QUANTIZE_EXCLUDES = frozenset({"*time_text_embed*"})  # the trainer's own Flex.1 example leaves this embedder unquantised
 ATTENTION = frozenset({"sdpa"})

@@ -1,0 +1,91 @@
+"""`python -m calibration.optimizers --trainer CHECKOUT --python CUDA_PYTHON`: the rules of all optimizers, `profiles/optimizers.json`.
+
+Each optimizer's steps are recorded on the emulated device without a model (calibration.trainer.optimizer_steps) and made a rule
+(calibration.extract.optimizers) that gives every recorded list of parameters exactly, or is refused. `--only` replaces those named
+and keeps the others. The same recordings give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from calibration.extract.optimizers import extract
+from calibration.extract.programs import Refused
+from calibration.trainer.__main__ import HERE, UNBOUNDED_MIB
+
+OUT = Path(__file__).resolve().parents[1] / "profiles" / "optimizers.json"
+NAMES = (
+    "adagrad", "adam", "adam8", "adam8bit", "adamw", "adamw8", "adamw8bit", "adafactor", "ademamix8bit", "automagic", "automagic2",
+    "automagic3", "lion8bit", "prodigy", "prodigy8bit",
+)  # fmt: skip
+FUSED = ("automagic2", "automagic3")  # their segments begin with the hooks that autograd calls for each gradient
+DECAY = "+weight_decay"
+
+
+def record(name: str, args: argparse.Namespace, out: Path) -> dict[str, Any]:
+    env = dict(os.environ)
+    env.update(
+        AITK=str(Path(args.trainer).resolve()), FAKECUDA_PYTHON=args.python, FAKECUDA_CC="8.9", FAKECUDA_TOTAL_MIB=str(UNBOUNDED_MIB),
+        TORCH_DISABLE_NATIVE_JIT="1", PYTHONDONTWRITEBYTECODE="1",
+    )  # fmt: skip
+    run = os.environ.get("EMULATED_CUDA_RUN", str(HERE.parent / "emulated_cuda" / "run.sh"))
+    subprocess.run([run, str(HERE / "optimizer_steps.py"), name, str(out)], env=env, check=True, stdout=subprocess.DEVNULL)
+    recorded: dict[str, Any] = json.loads(out.read_text())
+    return recorded
+
+
+def rules_of(name: str, recorded: dict[str, Any]) -> dict[str, Any]:
+    """The rule without and, where it is another one, with weight decay."""
+    rules = {name + (DECAY if label else ""): extract(name, runs) for label, runs in recorded.items()}
+    if rules[name + DECAY] == rules[name]:
+        del rules[name + DECAY]
+    return {key: {**rule, "fused": name in FUSED} for key, rule in rules.items()}
+
+
+def write(data: dict[str, Any], out: Path) -> None:
+    """A line for each stage and each slot's size: readable in a diff."""
+    lines = [f' "made": {json.dumps(data["made"])}']
+    for name in sorted(data["rules"]):
+        rule = data["rules"][name]
+        stages = ",\n".join(f"   {json.dumps(k)}: {json.dumps(v)}" for k, v in rule["stages"].items())
+        slots = json.dumps(rule["slots"])
+        lines.append(f' {json.dumps(name)}: {{"fused": {json.dumps(rule["fused"])},\n  "stages": {{\n{stages}}},\n  "slots": {slots}}}')
+    out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m calibration.optimizers", description=__doc__)
+    parser.add_argument("--trainer", default=os.environ.get("AITK"), help="checkout of ostris/ai-toolkit (default: $AITK)")
+    parser.add_argument("--python", default=os.environ.get("EMULATED_CUDA_PYTHON", "python3"), help="python with the CUDA build of torch")
+    parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES)
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    if not args.trainer:
+        parser.error("name the trainer's checkout: --trainer or AITK")
+    known = json.loads(args.out.read_text()) if args.out.exists() else {}
+    rules = {key: rule for key, rule in known.items() if key != "made" and key.removesuffix(DECAY) not in args.only}
+    made, failed = {"command": "python -m calibration.optimizers", "versions": {}}, 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.only:
+            recorded = record(name, args, Path(folder) / "steps.json")
+            made["versions"] = recorded["versions"]
+            try:
+                rules.update(rules_of(name, recorded["recorded"]))
+                print(name, flush=True)
+            except Refused as error:
+                failed += 1
+                print(f"refused: {error}", file=sys.stderr)
+    if not failed:
+        write({"made": made, "rules": rules}, args.out)
+    return min(failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""An optimizer's step on an adapter, as a program: its rule (optimizer_rules) gone through for the adapter's parameters.
+
+The parameters are those of the profile's `setup.network`, in order: of each adapted layer the first matrix, rank x inputs, then the
+second, outputs x rank, which is zero when training starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from estimator.optimizer_rules import ALL, CONDITIONS, GRADIENT, Event, Shape, expand, load_rules, size_of, size_of_list
+from estimator.program import ALLOCATE, EventProgram, Ints, PeakRow, Program
+
+ELEMENT_BYTES = 4  # adapters are fp32 in AI Toolkit
+UNIT_BYTES = 512  # the allocator's rounding (kMinBlockSize)
+NOMINAL_RANK = 16  # decides only where tensors that are made once (two of 1 KiB) come in the first step
+PARTS = ("step.update/", "setup.optimizer/")
+DECAY = "+weight_decay"
+FUSED = "+"  # between the key of a step's core and that of an optimizer that updates in its backward pass
+STAGE_OF = {"setup.optimizer": "created", "first": "first", "later": "later"}
+
+
+@dataclass(frozen=True)
+class OptimizerProgram(EventProgram):
+    """`places`: slot and parameter of each tensor. `widths`: bytes of each adapter parameter at rank 1.
+
+    `core`: the program that a fused optimizer's updates were laid into; `of_core`: for each tensor its number there, or -1.
+    """
+
+    slots: Mapping[str, Any] = field(default_factory=dict)
+    places: tuple[tuple[str, int], ...] = ()
+    widths: tuple[int, ...] = ()
+    core: Program | None = None
+    of_core: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    _known: dict[int, Ints] = field(default_factory=dict)
+
+    def sizes(self, values: Mapping[str, int]) -> Ints:
+        """Bytes of each tensor."""
+        own = self._own(values["r"])
+        if self.core is None:
+            return own
+        return np.where(self.of_core >= 0, np.append(self.core.sizes(values), 0)[self.of_core], own)
+
+    def _own(self, rank: int) -> Ints:
+        if rank not in self._known:
+            shapes = shapes_of(self.widths, rank)
+            table: dict[tuple[str, Shape | None], int] = {("", None): 0}
+            out = np.zeros(len(self.places), dtype=np.int64)
+            for i, (slot, k) in enumerate(self.places):
+                key = slot, shapes[k] if slot and k >= 0 else None
+                if key not in table:
+                    table[key] = _bytes(self.slots[slot], shapes, k)
+                out[i] = table[key]
+            self._known[rank] = out
+        return self._known[rank]
+
+
+    def own_bytes(self, tensors: Ints, rank: int) -> int:
+        """Bytes of some of the optimizer's own tensors, each rounded up as the allocator does."""
+        return int((-(-self._own(rank)[tensors] // UNIT_BYTES) * UNIT_BYTES).sum())
+
+
+def _bytes(slot: Mapping[str, Any], shapes: list[Shape], k: int) -> int:
+    if slot["kind"] == "each":
+        return size_of(slot["size"], shapes[k])
+    if slot["kind"] == "one":
+        return size_of_list(slot["size"], shapes)
+    return sum(size for condition, _, size in slot["size"] if any(CONDITIONS[condition](shape) for shape in shapes))
+
+
+def shapes_of(widths: Sequence[int], rank: int) -> list[Shape]:
+    """Shapes of an adapter's parameters."""
+    return [
+        (rank, width // ELEMENT_BYTES, False) if k % 2 == 0 else (width // ELEMENT_BYTES, rank, True) for k, width in enumerate(widths)
+    ]
+
+
+def known(optimizer: str) -> bool:
+    return optimizer in load_rules()
+
+
+def rule_name(optimizer: str, decays: bool) -> str:
+    """The rule that holds with or without weight decay."""
+    return optimizer + DECAY if decays and known(optimizer + DECAY) else optimizer
+
+
+def makes_state_at_once(optimizer: str) -> bool:
+    """The constructor already makes the state (adagrad)."""
+    return known(optimizer) and any(segment["events"] for segment in load_rules()[optimizer]["stages"]["created"])
+
+
+def is_fused(optimizer: str) -> bool:
+    """Each parameter is updated, and its gradient freed, in the backward pass."""
+    return known(optimizer) and bool(load_rules()[optimizer]["fused"])
+
+
+def core_key(key: str, optimizer: str, when: str) -> str:
+    """The key of a step's core, with the updates of a fused optimizer laid in. `when`: "first" or "later"."""
+    return f"{key}{FUSED}{optimizer}/{when}" if is_fused(optimizer) else key
+
+
+def _events(optimizer: str, stage: str, widths: tuple[int, ...], segments: slice = ALL) -> list[Event]:
+    rule = load_rules()[optimizer]
+    made = frozenset(s for s, slot in rule["slots"].items() if slot["kind"] == "once") if stage == "later" else frozenset()
+    return expand(rule["stages"][stage], rule["slots"], shapes_of(widths, NOMINAL_RANK), made, segments)
+
+
+def program(key: str, widths: tuple[int, ...]) -> Program:
+    """`setup.optimizer/<optimizer>` or `step.update/<optimizer>/first|later`, without what a fused optimizer does in the backward pass."""
+    kind, optimizer, *when = key.split("/")
+    stage = STAGE_OF[when[0] if when else kind]
+    segments = slice(1, None) if is_fused(optimizer) and when else ALL
+    listed = _events(optimizer, stage, widths, segments)
+    coded = _Coded()
+    for event in listed:
+        coded.take(*event)
+    return coded.program(key, load_rules()[optimizer]["slots"], widths)
+
+
+def fused(core: Program, update: str, widths: tuple[int, ...]) -> Program:
+    """A step's core with the updates that a fused optimizer makes in its backward pass: each as soon as its gradient is there.
+
+    `update`: `<optimizer>/first|later`. The position is exact but for what the gradient's own operation frees after it.
+    """
+    optimizer, when = update.split("/")
+    blocks: dict[int, list[Event]] = {}
+    number = -1
+    for event in _events(optimizer, when, widths, slice(0, 1)):
+        number = max(event[2], number)
+        blocks.setdefault(max(number, 0), []).append(event)
+    coded = _Coded()
+    own = len(core.names) - core.imports
+    for event, tensor in zip(core.events.tolist(), core.tensor_of_event.tolist(), strict=True):
+        coded.core(event, tensor, own)
+        name = core.names[tensor] if event == ALLOCATE else None
+        if name is not None and name.startswith("gradient:"):
+            k = int(name.partition(":")[2])
+            coded.gradient = tensor
+            for update_event in blocks.get(k, ()):
+                coded.take(*update_event)
+            coded.gradient = None
+    return coded.program(f"{core.key}+{update}", load_rules()[optimizer]["slots"], widths, core)
+
+
+class _Coded:
+    """Events in the form of a recorded program: tensors by order of allocation, imports last. Tensors of 0 bytes stay in."""
+
+    def __init__(self) -> None:
+        self.events: list[int] = []
+        self.tensors: list[tuple[str, int]] = []  # slot and parameter, or ("", tensor of the core)
+        self.imports: dict[tuple[str, int], int] = {}
+        self.born: dict[tuple[str, int], int] = {}
+        self.freed: set[int] = set()
+        self.gradient: int | None = None
+
+    def _allocate(self, what: tuple[str, int]) -> None:
+        self.born[what] = len(self.tensors)
+        self.tensors.append(what)
+        self.events.append(ALLOCATE)
+
+    def _free(self, what: tuple[str, int], imported: bool) -> None:
+        if imported:
+            self.events.append(-2 - self.imports.setdefault(what, len(self.imports)))
+        else:
+            self.freed.add(self.born[what])
+            self.events.append(len(self.tensors) - self.born[what])
+
+    def core(self, event: int, tensor: int, own: int) -> None:
+        """An event of the program around."""
+        if event == ALLOCATE:
+            self._allocate(("", tensor))
+        elif tensor < 0:
+            self.events.append(event)
+        else:
+            self._free(("", tensor), tensor >= own)
+
+    def take(self, kind: str, slot: str, k: int) -> None:
+        """An event of the optimizer."""
+        if kind == "a":
+            self._allocate((slot, k))
+        elif slot == GRADIENT and self.gradient is not None:
+            self._free(("", self.gradient), False)
+        else:
+            self._free((slot, k), kind == "i" or (slot, k) not in self.born)
+
+    def program(self, key: str, slots: Mapping[str, Any], widths: tuple[int, ...], core: Program | None = None) -> OptimizerProgram:
+        everything = [*self.tensors, *self.imports]
+        of_core = [n if slot == "" else -1 for slot, n in everything]
+        places = list(dict.fromkeys(slot for slot, _ in everything if slot))
+        moments = [*(core.moments if core else ()), *("optimizer: " + slot.split(" ", 2)[-1] for slot in places)]
+        first = len(core.moments) if core else 0
+        numbers = {slot: first + n for n, slot in enumerate(places)}
+        names, labels = [], []
+        for i, ((slot, k), n) in enumerate(zip(everything, of_core, strict=True)):
+            if core is not None and n >= 0:
+                names.append(core.names[n] if i not in self.freed else None)
+                labels.append(core.labels[n])
+            else:
+                names.append(_name(slot, k) if i not in self.freed else None)
+                labels.append(numbers[slot])
+        return OptimizerProgram(
+            key, core.features if core else (), np.zeros((len(everything), 0), dtype=np.int64), tuple(labels), moments, tuple(names),
+            np.array(self.events, dtype=np.int64), len(self.imports), _without_gradients(core), core.workspace_at if core else {}, slots, tuple(everything),
+            widths, core, np.array(of_core, dtype=np.int64),
+        )  # fmt: skip
+
+
+def _without_gradients(core: Program | None) -> tuple[PeakRow, ...]:
+    """The core's peak rows less the gradients that were there: a fused optimizer has freed them. A lower bound, as all peak rows are."""
+    if core is None or not core.peaks:
+        return ()
+    born = core.events == ALLOCATE
+    signs = np.where(born, 1, np.where(core.events == -1, 0, -1))
+    rows = np.vstack([core.coefficients, np.zeros((1, len(core.features)), dtype=np.int64)])[core.tensor_of_event] * signs[:, None]
+    gradient = np.array([(name or "").startswith(f"{GRADIENT}:") for name in core.names] + [False])[core.tensor_of_event] & born
+    totals, gradients = np.cumsum(rows, axis=0), np.cumsum(rows * gradient[:, None], axis=0)
+    out = []
+    for peak in core.peaks:
+        at = np.flatnonzero((totals == np.array(peak.coefficients)).all(axis=1))
+        if len(at):
+            out.append(PeakRow(tuple((totals[at[0]] - gradients[at[0]]).tolist()), peak.moment))
+    return tuple(out)
+
+
+def _name(slot: str, k: int) -> str:
+    return f"gradient:{k}" if slot == GRADIENT else f"optimizer:{slot}.{k}"

@@ -1,0 +1,101 @@
+"""One part's memory program: events in order, sizes affine in a few features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.features import feature
+
+ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PeakRow:
+    """A running total that can be the part's highest: bytes = coefficients . features; `moment` names where in the run."""
+
+    coefficients: tuple[int, ...]
+    moment: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """One part. `labels`: for each tensor the row of `moments` that says where it was made.
+
+    `workspace_at`: {thread: event} where cuBLAS's workspace of that thread is made, if it is not there yet.
+    """
+
+    key: str
+    features: tuple[str, ...]
+    coefficients: Ints
+    labels: tuple[int, ...]
+    moments: list[str]
+    names: tuple[str | None, ...]
+    events: Ints
+    imports: int
+    peaks: tuple[PeakRow, ...]
+    workspace_at: Mapping[str, int]
+
+    def sizes(self, values: Mapping[str, int]) -> Ints:
+        """Bytes of each tensor as requested, for the variables `values` (see estimator.features). Never negative."""
+        row = np.array([feature(name, values) for name in self.features], dtype=np.int64)
+        sizes: Ints = np.maximum(self.coefficients @ row, 0)
+        return sizes
+
+    @cached_property
+    def tensor_of_event(self) -> Ints:
+        """The tensor that each event allocates or frees; -1 for empty_cache."""
+        born = np.cumsum(self.events == ALLOCATE)
+        own = len(self.names) - self.imports
+        tensors = np.where(self.events == ALLOCATE, born - 1, born - self.events)
+        tensors = np.where(self.events == EMPTY_CACHE, -1, tensors)
+        return np.where(self.events <= FIRST_IMPORT, own + FIRST_IMPORT - self.events, tensors)
+
+    @cached_property
+    def exported(self) -> tuple[int, ...]:
+        """Tensors that outlive the part."""
+        freed = set(self.tensor_of_event[self.events != ALLOCATE].tolist())
+        return tuple(k for k in range(len(self.names) - self.imports) if k not in freed)
+
+    @cached_property
+    def kept(self) -> tuple[tuple[int, str | None, str], ...]:
+        """Tensors that outlive the part: number, name, and its component ("" where it is unnamed)."""
+        return tuple((k, self.names[k], (self.names[k] or "").partition(":")[0]) for k in self.exported)
+
+    @cached_property
+    def flows(self) -> tuple[dict[str, Ints], dict[str, Ints]]:
+        """Tensors that stay, and imports that are freed, by component ("" for unnamed ones)."""
+        own = len(self.names) - self.imports
+        out: tuple[dict[str, list[int]], dict[str, list[int]]] = ({}, {})
+        for side, tensors in zip(out, (self.exported, range(own, len(self.names))), strict=True):
+            for k in tensors:
+                side.setdefault((self.names[k] or "").partition(":")[0], []).append(k)
+        stays, freed = ({component: np.array(ks) for component, ks in side.items()} for side in out)
+        return stays, freed
+
+    def stay_bytes(self, component: str, values: Mapping[str, int]) -> tuple[int, ...]:
+        """Bytes of each tensor of a component that outlives the part."""
+        return tuple(self.sizes(values)[self.flows[0].get(component, np.array([], dtype=np.int64))].tolist())
+
+    def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
+        """(bytes, moment) of the highest peak row: what the part adds to what is resident, without the allocator's rounding."""
+        row = {name: feature(name, values) for name in self.features}
+        totals = [(sum(c * row[f] for c, f in zip(p.coefficients, self.features, strict=True)), p.moment) for p in self.peaks]
+        return max(totals, default=(0, ""))
+
+
+class EventProgram(Program):
+    """A program without peak rows: its peak is found by adding up its events."""
+
+    def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
+        sizes = np.append(self.sizes(values), 0)[self.tensor_of_event]
+        totals = np.cumsum(np.where(self.events == ALLOCATE, sizes, -sizes))
+        if not len(totals) or totals.max() <= 0:
+            return 0, ""
+        at = int(totals.argmax())
+        return int(totals[at]), self.moments[self.labels[int(self.tensor_of_event[at])]]
