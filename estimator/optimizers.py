@@ -59,6 +59,10 @@ class OptimizerProgram(EventProgram):
         return self._known[rank]
 
 
+    def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
+        """By its events; with a core around, by peak rows, as of other cores."""
+        return Program.peak(self, values) if self.core is not None else super().peak(values)
+
     def own_bytes(self, tensors: Ints, rank: int) -> int:
         """Bytes of some of the optimizer's own tensors, each rounded up as the allocator does."""
         return int((-(-self._own(rank)[tensors] // UNIT_BYTES) * UNIT_BYTES).sum())
@@ -204,7 +208,8 @@ class _Coded:
                 labels.append(numbers[slot])
         return OptimizerProgram(
             key, core.features if core else (), np.zeros((len(everything), 0), dtype=np.int64), tuple(labels), moments, tuple(names),
-            np.array(self.events, dtype=np.int64), len(self.imports), _without_gradients(core), core.workspace_at if core else {}, slots, tuple(everything),
+            np.array(self.events, dtype=np.int64), len(self.imports), _without_gradients(core),
+            core.workspace_at if core else {}, slots, tuple(everything),
             widths, core, np.array(of_core, dtype=np.int64),
         )  # fmt: skip
 

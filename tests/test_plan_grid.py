@@ -42,8 +42,8 @@ def axes(draw: st.DrawFn) -> tuple[Axis, ...]:
         "rank": st.lists(st.integers(1, 64), min_size=1, max_size=3, unique=True),
         "checkpointing": st.just([True, False]),
         "train.gradient_accumulation": st.just([1, 2, 5]),
-        "model.qtype": st.just(["qfloat8", "uint4", "qint2"]),  # the last is not modelled
-        "train.optimizer": st.just(["adamw", "adafactor"]),
+        "model.qtype": st.just(["qfloat8", "uint3", "qint2"]),  # the last is not modelled
+        "train.optimizer": st.just(["adamw8bit", "adafactor", "automagic3"]),
     }
     names = draw(st.lists(st.sampled_from(sorted(values)), min_size=1, max_size=3, unique=True))
     return tuple(Axis(name, tuple(draw(values[name]))) for name in names)
