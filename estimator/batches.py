@@ -9,6 +9,11 @@ from estimator.job import Bucket, Job
 MOST_BATCHES = 3  # of an accumulated step: from the second on each finds what the one before it found
 
 
+def one_or_many(count: int) -> str:
+    """How programs call a batch: one of a single sample has a structure of its own."""
+    return "one" if count == 1 else "many"
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """`size` items of one bucket; `text_tokens` of its longest caption."""

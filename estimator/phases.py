@@ -11,15 +11,11 @@ from collections.abc import Iterator, Mapping
 
 from estimator import optimizers
 from estimator.archs import load_archs
-from estimator.batches import Batch, Step
+from estimator.batches import Batch, Step, one_or_many
 from estimator.estimate import Variant
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Sample
 from estimator.operations import Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
-
-
-def _batch(count: int) -> str:
-    return "one" if count == 1 else "many"
 
 
 class Plan:
@@ -61,7 +57,7 @@ class Plan:
 
     def encode(self, tokens: int, scope: str, batch: int = 1, graph: bool = False) -> Part:
         kind = "graph" if graph else "plain"
-        return Part(f"text/{self.te_weights}/{kind}/{_batch(batch)}", {"X": tokens, "B": batch}, scope)
+        return Part(f"text/{self.te_weights}/{kind}/{one_or_many(batch)}", {"X": tokens, "B": batch}, scope)
 
     def text_in(self) -> Iterator[Operation]:
         yield from (MoveIn(name) for name in self.encoders)
@@ -273,7 +269,7 @@ class Plan:
 
     def _forward_backward(self, batch: Batch, accumulate: bool, when: str) -> Iterator[Operation]:
         """`when`: "first" where the optimizer has no state yet."""
-        bucket, many = batch.bucket, _batch(batch.size)
+        bucket, many = batch.bucket, one_or_many(batch.size)
         cached = any((d.cache_latents or d.cache_latents_to_disk) and bucket in d.buckets for d in self.job.datasets)
         latents = "cached" if self.all_latents_cached or cached else "encoded"
         values = {**image_values(bucket.width, bucket.height, bucket.frames), **self.rank, "B": batch.size, "X": batch.text_tokens}
