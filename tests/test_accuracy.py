@@ -63,9 +63,7 @@ def test_every_phase_is_within_the_bars(run: Run) -> None:
         if isinstance(row, Row)
         else f"phases {row.phases}, in the estimate {row.estimated_phases}"
         for row in rows
-        if isinstance(row, Different)
-        or abs(row.allocated_error) > ALLOCATED_BAR
-        or abs(row.reserved_error) > RESERVED_BAR
+        if isinstance(row, Different) or abs(row.allocated_error) > ALLOCATED_BAR or abs(row.reserved_error) > RESERVED_BAR
     ]
     assert not outside, "\n".join(outside)
 

@@ -202,6 +202,7 @@ def test_a_single_bucket_is_met_with_optimizer_state_too(arch: str) -> None:
 
 def test_a_long_negative_prompt_counts_as_much_as_a_long_prompt() -> None:
     """Z-Image runs both in one forward, the shorter padded to the longer."""
+
     def preview_bytes(positive: int, negative: int) -> int:
         preview = Sample(512, 512, cfg=4.0, text_tokens=positive, negative_tokens=negative, batch=2, guided=True)
         made = job("zimage", samples=(preview,), train=Train(optimizer="adamw8bit", unload_text_encoder=True))
@@ -215,6 +216,7 @@ def test_a_long_negative_prompt_counts_as_much_as_a_long_prompt() -> None:
 @pytest.mark.parametrize("low_vram", [False, True])
 def test_an_embedder_left_unquantised_weighs_as_much_wherever_it_came_from(arch: str, weights: str, low_vram: bool) -> None:
     """Loaded onto the card and quantised there, or moved in later: the same bytes; 32.2 million weights, 22.0 without guidance."""
+
     def transformer_bytes(exclude: tuple[str, ...]) -> set[int]:
         model = Model("model", weights=weights, te_weights="float8", low_vram=low_vram, quantize_exclude=exclude)
         train = Train(optimizer="adamw8bit", disable_sampling=True)

@@ -93,5 +93,3 @@ def _scattered(tokens: Any, ids: Any, height: int, width: int) -> Any:
     out = torch.zeros((height * width, tokens.shape[-1]), device=tokens.device, dtype=tokens.dtype)
     out.scatter_(0, flat.unsqueeze(1).expand(-1, tokens.shape[-1]), tokens)
     return out.reshape(1, height, width, -1).permute(0, 3, 1, 2).unsqueeze(2)
-
-

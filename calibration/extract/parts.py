@@ -202,6 +202,8 @@ def _allocation_after(run: Run, first: int, skipped: int) -> int:
     """The event of an allocation at or after `first`, so many of them left out."""
     found = (e for e in range(first, len(run.events)) if run.events[e][0] == "a")
     return [next(found) for _ in range(skipped + 1)][-1]
+
+
 def _outlives(run: Run, event: int, end: int) -> bool:
     """An allocation that is still there at the event `end`."""
     kind, index = run.events[event]
