@@ -22,6 +22,7 @@ EPILOG = """\
 `estimate CONFIG --gpu NAME` is short for `estimate check CONFIG --gpu NAME`.
 Other commands:
   estimate plan      what to change so that it fits, or how far it can grow
+  estimate plot      a picture: memory over a setting, or phase by phase
   estimate diagnose  why a run crashed, from its log, and what to change first
   estimate gpus      the cards it knows
   estimate archs     the architectures it knows

@@ -75,10 +75,15 @@ def alone(judge: Judge, what: str) -> Growth | None:
     now, values, edits_for = _candidates(judge.subject, what)
     if not values or not edits_for(values[0]):
         return None
-    place = _last(len(values), lambda n: judge.failing(edits_for(values[n])) == ())
-    place = _last(place + 1, lambda n: judge.safe(edits_for(values[n])), from_top=True)
+    place = largest_safe(judge, [edits_for(value) for value in values])
     beyond = values[place + 1] if place + 1 < len(values) else None
     return Growth(what, now, values[place] if place >= 0 else now, beyond)
+
+
+def largest_safe(judge: Judge, steps: Sequence[tuple[Edit, ...]]) -> int:
+    """The place of the last of ever larger edits that is safe, next to one that is not; -1 if the first is not."""
+    place = _last(len(steps), lambda n: judge.failing(steps[n]) == ())
+    return _last(place + 1, lambda n: judge.safe(steps[n]), from_top=True)
 
 
 def _last(count: int, good: Callable[[int], bool], from_top: bool = False) -> int:

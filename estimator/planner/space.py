@@ -179,7 +179,7 @@ def _weights(subject: Subject) -> Iterator[Level]:
     known = [None, *(q for q in QTYPES if q in modelled.WEIGHTS)]
     for transformer in known:
         for text in [None, *(q for q in QTYPES if q in modelled.TE_WEIGHTS)]:
-            edits = _quantised(subject, transformer, text)
+            edits = quantised(subject, transformer, text)
             job = subject.read(edits)
             if job is None or (job.model.weights, job.model.te_weights) in seen:
                 continue
@@ -204,7 +204,7 @@ def unquantised(subject: Subject) -> Level | None:
     return Level(tuple(edits), why="frozen weights unquantised: exact, and nothing to unpack in each pass")
 
 
-def _quantised(subject: Subject, transformer: str | None, text: str | None) -> tuple[Edit, ...]:
+def quantised(subject: Subject, transformer: str | None, text: str | None) -> tuple[Edit, ...]:
     """The edits that ask for these types; None leaves one as it is. FLUX has one key for both."""
     model, own_key = subject.section("model"), subject.arch.te_qtype_key
     edits: dict[str, object] = {}
