@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from estimator.errors import InputError, Problem
-from estimator.estimate import Estimate
+from estimator.estimate import OOM, SAFE, Estimate, PhaseEstimate
 from estimator.gpus import GIB
 from estimator.job import Place
-from estimator.plots.curves import OVERS, Curves
+from estimator.plots.curves import OVERS, Curve, Curves
 from estimator.report_words import component, row_name
 
 ENDINGS = (".png", ".svg", ".pdf")
 INSTALL = "pip install 'vram-preflight[plot]'"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
+COLOUR_OF = dict(zip(("transformer", "text_encoder", "activations", "adapter", "optimizer"), COLOURS, strict=False))
+"""The same component has the same colour in every picture."""
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D")
 SIZE_INCHES, DOTS_PER_INCH = (8.0, 5.0), 150
@@ -67,21 +69,17 @@ def draw_curves(made: Curves, target: str) -> None:
         colour = COLOURS[number % len(COLOURS)]
         x = [point.value for point in line.points]
         axes.fill_between(x, [p.low_gib for p in line.points], [p.high_gib for p in line.points], color=colour, alpha=0.15, linewidth=0)
-        axes.plot(x, [p.likely_gib for p in line.points], DASHES[number % len(DASHES)], color=colour, label=line.label)
+        axes.plot(x, [p.likely_gib for p in line.points], DASHES[number % len(DASHES)], color=colour, label=_label(line, last))
         if line.last_safe is not None:
             point = line.last_safe
             axes.plot(point.value, point.likely_gib, MARKERS[number % len(MARKERS)], color=colour, markersize=7, clip_on=False)
-            axes.annotate(
-                f"{point.value}", (point.value, point.likely_gib), xytext=(-5, 6), textcoords="offset points", ha="right",
-                fontsize=9, color=colour,
-            )  # fmt: skip
     if made.own is not None:
-        axes.plot(*made.own, "*", color="black", markersize=13, label=f"the config, replayed: {made.verdict}", zorder=5)
+        axes.plot(*made.own, "*", color="black", markersize=13, label=f"the config, replayed: {made.verdict}", zorder=5, clip_on=False)
     axes.axhspan(0, total, color="#009E73", alpha=0.06, linewidth=0)
     axes.axhline(total, color="black", linewidth=1.2)
     axes.annotate(
         f"{made.gpu.name}: {total:.2f} GiB", (0.01, total), xycoords=("axes fraction", "data"), xytext=(0, 4), textcoords="offset points",
-        fontsize=9,
+        fontsize=9, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
     )  # fmt: skip
     highest = max([total * 1.15, *(p.high_gib for line in made.lines for p in line.points), made.own[1] if made.own else 0])
     axes.set_ylim(0, min(highest, total * TOP))
@@ -91,9 +89,15 @@ def draw_curves(made: Curves, target: str) -> None:
     axes.grid(axis="y", alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    note = "Lines: peak rows and context; bands: low to high. Markers with a number: the last value that is safe by replay."
+    note = "Lines: peak rows and context; bands: low to high. Markers: the last value that is safe by replay."
     axes.annotate(note, (0, 1), xycoords="axes fraction", xytext=(0, 5), textcoords="offset points", fontsize=8, color="#444444")
     _save(figure, target)
+
+
+def _label(line: Curve, end: int) -> str:
+    if line.last_safe is None:
+        return f"{line.label}: not safe here"
+    return f"{line.label}: safe up to {line.last_safe.value}{' at least' if line.last_safe.value == end else ''}"
 
 
 def draw_timeline(estimate: Estimate, target: str) -> None:
@@ -101,7 +105,7 @@ def draw_timeline(estimate: Estimate, target: str) -> None:
     gpu = estimate.gpu
     phases = list({row_name(phase): phase for phase in estimate.phases}.values())[:MOST_PHASES]
     figure, axes = _new(f"{_short(estimate.job.name)} on {gpu.name}: {estimate.verdict}, phase by phase")
-    places = range(len(phases))
+    places, total = range(len(phases)), gpu.total_bytes / GIB
     bottom = [0.0] * len(phases)
 
     def stack(label: str, sizes: list[float], colour: str, hatch: str = "") -> None:
@@ -109,23 +113,22 @@ def draw_timeline(estimate: Estimate, target: str) -> None:
         bottom[:] = [low + size for low, size in zip(bottom, sizes, strict=True)]
 
     names = _largest({name: max(p.components.get(name, 0) for p in phases) for p in phases for name in p.components})
-    for number, name in enumerate(names):
-        stack(component(name), [p.components.get(name, 0) / GIB for p in phases], COLOURS[number])
+    spare = iter(colour for colour in COLOURS if colour not in {COLOUR_OF.get(name) for name in names})
+    for name in names:
+        stack(component(name), [p.components.get(name, 0) / GIB for p in phases], COLOUR_OF.get(name) or next(spare))
     rest = [sum(size for name, size in p.components.items() if name not in names) / GIB for p in phases]
     stack("smaller parts", rest, "#BBBBBB")
     outside = gpu.context_bytes + gpu.desktop_bytes
-    cache = [max(p.device.likely_bytes - p.allocated_bytes - outside, 0) / GIB if p.verdict != "oom" else 0.0 for p in phases]
+    slack = [min(p.device.likely_bytes, gpu.total_bytes) - p.allocated_bytes - outside for p in phases]  # cache gives way on a full card
+    cache = [max(size, 0) / GIB if p.verdict != OOM else 0.0 for p, size in zip(phases, slack, strict=True)]
     stack("torch's cache", cache, "#DDDDDD", "///")
     stack("outside torch", [outside / GIB] * len(phases), "#444444")
-    high = [p.device.high_bytes / GIB if p.verdict != "oom" else b for p, b in zip(phases, bottom, strict=True)]
+    high = [b if p.verdict == OOM else _high(p, gpu.total_bytes) for p, b in zip(phases, bottom, strict=True)]
     axes.errorbar(
         places, bottom, [[0] * len(phases), [max(h - b, 0) for h, b in zip(high, bottom, strict=True)]], fmt="none", ecolor="black",
         capsize=3, linewidth=1, label="up to high",
     )  # fmt: skip
-    total = gpu.total_bytes / GIB
-    axes.axhline(total, color="black", linewidth=1.2)
-    axes.annotate(f"{gpu.name}: {total:.2f} GiB", (1, total), xycoords=("axes fraction", "data"), xytext=(0, 4),
-                  textcoords="offset points", ha="right", fontsize=9)  # fmt: skip
+    axes.axhline(total, color="black", linewidth=1.2, label=f"the card: {total:.2f} GiB")
     axes.set_xticks(places, [row_name(phase) for phase in phases], rotation=40, ha="right", fontsize=8)
     axes.set_ylabel("GiB on the card at the phase's peak")
     axes.set_ylim(0, max(total, *bottom, *high) * 1.1)
@@ -135,8 +138,15 @@ def draw_timeline(estimate: Estimate, target: str) -> None:
     _save(figure, target)
 
 
+def _high(phase: PhaseEstimate, total_bytes: int) -> float:
+    """A safe phase takes no more than the card has: torch's cache gives way."""
+    return (min(phase.device.high_bytes, total_bytes) if phase.verdict == SAFE else phase.device.high_bytes) / GIB
+
+
 def _largest(sizes: Mapping[str, int]) -> list[str]:
-    return sorted(sizes, key=lambda name: -sizes[name])[:MOST_COMPONENTS]
+    """The largest components, those with a colour of their own first."""
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:MOST_COMPONENTS]
+    return sorted(largest, key=lambda name: list(COLOUR_OF).index(name) if name in COLOUR_OF else len(COLOUR_OF))
 
 
 def _short(name: str) -> str:
