@@ -53,7 +53,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     """The probe job `index` (0 or 1) of an architecture and a kind of base weights, as AI Toolkit reads it."""
     family = ARCHITECTURES[arch]
     cached, rank = index == 1, RANKS[OPTIMIZER_WITH[weights]][index]
-    datasets = write_images(run / "data", family.buckets)
+    datasets = write_images(run / "data", family.other_buckets.get(weights, family.buckets))
     # Uncached runs have batches with cached latents too: the step's head of both. Which are cached differs for the last kind of
     # weights, so that the head of each batch size is seen at enough sizes to check its formulas.
     turn = 0 if weights == family.weights[-1] else 1

@@ -20,7 +20,6 @@ from calibration.validation_jobs import (
     batch,
     optimizer,
     preview,
-    quantised,
     rank,
     web_ui,
 )  # fmt: skip
@@ -42,6 +41,7 @@ def frames(count: int) -> dict[str, Any]:
     return {"num_frames": count, "fps": 16}
 
 
+AT_THEIR_LENGTH = {"num_frames": 1, "fps": 16, "auto_frame_count": True}
 JOBS = (
     Job("wan1b-ui", web_ui("wan 1.3b"), (("clips", [480], frames(33)),), {}, (clip(832, 480, 41),)),
     Job(
@@ -50,32 +50,19 @@ JOBS = (
     ),
     Job(
         "wan1b-81-low-vram", web_ui("wan 1.3b"), (("clips", [480], frames(81)),),
-        {**quantised("qfloat8"), **LOW_VRAM, **CACHED_LATENTS, **UNLOADED, **optimizer("adamw")}, (clip(640, 368, 81), clip(480, 480, 17)),
+        {**LOW_VRAM, **CACHED_LATENTS, **UNLOADED}, (clip(640, 368, 81), clip(480, 480, 17)),
     ),
     Job(
-        "wan1b-no-checkpointing", web_ui("wan 1.3b"), (("short clips", [320], frames(21)),),
-        {**UNQUANTISED, **NO_CHECKPOINTING, **batch(2), **rank(64), **optimizer("prodigy"), **CACHED_TEXT},
-        (clip(480, 320, 33), clip(512, 512, 1, guidance_scale=1)),
+        "wan1b-no-checkpointing", web_ui("wan 1.3b"), (("short clips", [320], frames(21)), ("clips and stills", [256], AT_THEIR_LENGTH)),
+        {**UNQUANTISED, **NO_CHECKPOINTING, **batch(2), **rank(64), **CACHED_TEXT, **CACHED_LATENTS}, (clip(480, 320, 33),),
     ),
-    Job(
-        "wan1b-uint4-b2", web_ui("wan 1.3b"), (("short clips", [384], frames(13)), ("five", [512], {})),
-        {**quantised("uint4"), **LOW_VRAM, **batch(2, 2), **rank(8), **optimizer("adafactor")}, (clip(576, 320, 49),),
-    ),
-    Job(
-        "wan1b-float8-stills", web_ui("wan 1.3b"), (("clips and stills", [400], {**frames(1), "auto_frame_count": True}),),
-        {**quantised("float8"), **CACHED_LATENTS, **EMA}, (clip(832, 480, 5), clip(400, 304, 9, SECOND)),
-    ),
-    Job("wan14b-ui", web_ui("wan 14b"), (("clips", [480], frames(33)),), {}, (clip(832, 480, 41),), cards=True),
+    Job("wan14b-ui", web_ui("wan 14b"), (("clips", [480], frames(33)),), {}, (clip(832, 480, 41),)),
     Job(
         "wan14b-81-cached", web_ui("wan 14b"), (("clips", [368], frames(81)),),
-        {**quantised("uint4", "uint4"), **CACHED_LATENTS, **CACHED_TEXT, **EMA, **rank(16)}, (clip(480, 272, 81),), cards=True,
+        {**CACHED_LATENTS, **CACHED_TEXT, **EMA, **rank(16), **optimizer("adamw")}, (clip(480, 272, 81),),
     ),
     Job(
         "wan14b-images", web_ui("wan 14b"), (("portraits", [512, 768], {}),),
         {**HIGH_VRAM, **UNLOADED, **CACHED_LATENTS, **batch(2), **optimizer("adamw")}, (clip(512, 768, 1), clip(320, 256, 33, SECOND)),
-    ),
-    Job(
-        "wan14b-bf16-no-checkpointing", web_ui("wan 14b"), (("short clips", [256], frames(17)),),
-        {**UNQUANTISED, **HIGH_VRAM, **NO_CHECKPOINTING, **batch(2), **rank(8)}, (clip(320, 256, 13, guidance_scale=1),),
     ),
 )  # fmt: skip

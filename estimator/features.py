@@ -8,7 +8,10 @@ latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K` lat
 - `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
 - `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block
   attention, `P` = 4 A those of one frame;
-- any of these with a number behind it is rounded up to a multiple of that: `S128` to FlashAttention's tile (dq accumulator,
+- `V` = 4 T - 3 A: pixels of a whole clip, in tokens of a frame (the first latent frame is of one frame, the others of four);
+- `C1`, `C2`, `C4`, `C8`: pixels of a frame, of one half, a quarter, an eighth as wide, that a convolution pads by one on each side;
+  `D1`, `D2`, `D4`: padded on two sides only, before a convolution of stride 2;
+- any other of these with a number behind it is rounded up to a multiple of that: `S128` to FlashAttention's tile (dq accumulator,
   logsumexp), `S32` and `L32` to the memory-efficient kernel's (logsumexp), `X32` to Z-Image's padding;
 - `M16`: S rounded up to 16 where it is no multiple of it, else 0 (Chroma's dense mask, which the memory-efficient kernel wants padded);
 - `B>2`: 1 where a forward has more than 2 samples, else 0: what is made for the third one alone (FLUX.2 places tokens sample by sample);
@@ -35,7 +38,11 @@ IntOrInts = TypeVar("IntOrInts", int, Ints)
 
 # Sums that names stand for. Roundings that occur: 128, FlashAttention-2's rows (flash_api.cpp: seqlen rounded to 128); 32, Z-Image's
 # padding (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
-_SUMS = {"S": {"T": 1, "X": 1}, "G": {"T": 1, "N": 1}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "P": {"A": 4}}
+_SUMS = {
+    "S": {"T": 1, "X": 1}, "G": {"T": 1, "N": 1}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "P": {"A": 4}, "V": {"T": 4, "A": -3},
+    **{f"C{s}": {"A": (16 // s) ** 2, "E": 2 * 16 // s, "1": 4} for s in (1, 2, 4, 8)},
+    **{f"D{s}": {"A": (16 // s) ** 2, "E": 16 // s, "1": 1} for s in (1, 2, 4)},
+}  # fmt: skip
 MASK_TILE = 16  # the mask of memory-efficient attention is padded to multiples of it (attention.cpp: pad_bias)
 
 REDUCE_BLOCK_WIDTH, REDUCE_BLOCK_HEIGHT = 32, 4  # threads of a reduction block: over outputs, over rows

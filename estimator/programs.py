@@ -26,7 +26,7 @@ from estimator.errors import CannotTell, Problem
 from estimator.paths import profiles_dir
 from estimator.program import Ints, PeakRow, Program
 
-SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "latents", "encode.", "decode", "tile.")
+SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "latents", "encode.", "decode", "tile.", "step.head/", "preview.prompts")
 SHARED_COMPONENTS = ("text_encoder", "vae")
 OF_TEXT = ("load.text", "text/", "cache_text")
 
@@ -95,7 +95,7 @@ class Profile:
                 self._programs[key] = self._derived(key, *derived)
                 return self._programs[key]
             if key not in self.data["parts"]:
-                if self.relative is not None and key.startswith(SHARED_PARTS):
+                if self.relative is not None and self.relative.has(key) and key.startswith(SHARED_PARTS):
                     return self.relative.program(key)
                 fix = "record it: see docs/adding_an_architecture.md"
                 raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))

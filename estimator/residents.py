@@ -19,7 +19,7 @@ COMPUTE = ("text", "preview", "step.head/encoded", "step.core")
 ROUNDING = "allocator rounding"
 SHOWN = {
     "text_encoder0": "text_encoder", "text_encoder1": "text_encoder", "ema_copy": "ema", "gradient": "gradients",
-    "assistant": "training_adapter",
+    "assistant": "training_adapter", "clip": "activations", "clip_features": "activations",
 }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ def tiled(width: int, height: int, frames: int) -> Iterator[Operation]:
             yield Part(f"tile.{('first', 'second')[done] if done < 2 else 'next'}", tile, "tile")
         yield Part("tile.join", tile, "tiles")
         yield Release("tile")
+        yield MoveOut("clip_features")
     for y in range(0, height, TILE_STRIDE_PIXELS):
         yield Part("tile.row", image_values(width, min(TILE_STRIDE_PIXELS, height - y), frames), "tiles")
     yield Part("decode.joined", values, "preview")

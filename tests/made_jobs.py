@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from estimator.archs import load_archs
+from estimator.errors import CannotTell
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
+from estimator.programs import load_profile
 from estimator.trainers import read_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,8 +39,30 @@ def batched(arch: str) -> bool:
 
 
 def weights_of(arch: str) -> tuple[str, ...]:
-    """What the trainer can make of the transformer: it turns qfloat8 into float8 for Z-Image turbo."""
-    return tuple(w for w in RECORDED_WEIGHTS if not (arch == "zimage-turbo" and w == "qfloat8"))
+    """Kinds of base weights that were recorded, with low_vram and without. (The trainer turns qfloat8 into float8 for Z-Image turbo.)"""
+    profile = load_profile(arch)
+    return tuple(w for w in RECORDED_WEIGHTS if all(profile.has(f"load.transformer/{w}/{low}") for low in ("plain", "low_vram")))
+
+
+def te_weights_of(arch: str) -> tuple[str, ...]:
+    """Kinds of text encoder weights that were recorded, of the architecture or its relative."""
+    profile = load_profile(arch)
+    known = [key for one in (profile, profile.relative) if one is not None for key in one.data["parts"]]
+    return tuple(w for w in RECORDED_WEIGHTS if any(key.startswith(f"load.text/{w}") for key in known))
+
+
+def optimizers_of(arch: str) -> tuple[str, ...]:
+    """Optimizers whose update was recorded on this architecture's adapter or one of the same shapes."""
+    profile, found = load_profile(arch), []
+    for optimizer in RECORDED_OPTIMIZERS:
+        with suppress(CannotTell):
+            profile.program(f"step.update/{optimizer}/first")
+            found.append(optimizer)
+    return tuple(found)
+
+
+def _first_of(wanted: str, recorded: tuple[str, ...]) -> str:
+    return wanted if wanted in recorded else recorded[0]
 
 
 def dataset(*sizes: tuple[int, int], batch: int = 1, tokens: int | None = None, **cached: bool) -> Dataset:
@@ -46,7 +71,7 @@ def dataset(*sizes: tuple[int, int], batch: int = 1, tokens: int | None = None, 
 
 
 def job(arch: str, **changes: object) -> Job:
-    """A LoRA job on two buckets with one preview, everything quantised to float8, text encoder resident, nothing cached."""
+    """A LoRA job on two buckets with one preview, quantised to float8 if that was recorded, text encoder resident, nothing cached."""
     both = 2 if batched(arch) else 1
     made = Job(
         name="made",
@@ -54,9 +79,9 @@ def job(arch: str, **changes: object) -> Job:
         arch=arch,
         trainer_arch=arch,
         method="lora",
-        model=Model("model", weights="float8", te_weights="float8"),
+        model=Model("model", weights=_first_of("float8", weights_of(arch)), te_weights=_first_of("float8", te_weights_of(arch))),
         network=Network(rank=16),
-        train=Train(optimizer="adamw8bit"),
+        train=Train(optimizer=_first_of("adamw8bit", optimizers_of(arch))),
         datasets=(dataset((512, 512), (768, 640), tokens=40),),
         samples=(Sample(768, 768, cfg=4.0, text_tokens=30, negative_tokens=9, batch=both, guided=guided(arch)),),
     )
@@ -76,4 +101,4 @@ def values(arch: str, key: str, width: int, height: int, batch: int, rank: int, 
     if kind[0] == "preview" and kind[2] == "cfg" and batched(arch):
         size = 2
     text = 512 if padded_text(arch) else tokens
-    return {**image_values(width, height), "B": size, "r": rank, "X": text, "N": text}
+    return {**image_values(width, height), "B": size, "r": rank, "X": text, "N": text, "K": 2}

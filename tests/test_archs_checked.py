@@ -19,6 +19,8 @@ NAMES = {
     "flux2-klein-9b": "klein9b",
     "zimage": "zimage",
     "zimage-turbo": "turbo",
+    "wan21-1.3b": "wan1b",
+    "wan21-14b": "wan14b",
 }
 
 

@@ -26,7 +26,11 @@ ARCHS = {
     "flux2_klein_9b_ui": "flux2-klein-9b",
     "zimage_base_ui": "zimage",
     "zimage_turbo_ui": "zimage-turbo",
+    "wan21_1b_ui": "wan21-1.3b",
+    "wan21_14b_24gb": "wan21-14b",
 }
+
+RESOLUTIONS = {"wan21_1b_ui": [512], "wan21_14b_24gb": [632]}
 
 examples = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 
@@ -50,7 +54,7 @@ def test_each_is_read_without_a_question(path: Path) -> None:
     assert job.unmodelled == ()
     (said,) = job.warnings
     assert "is not here: the worst bucket of each resolution is assumed" in said
-    assert [each.resolution for each in job.datasets] == [512, 768, 1024]
+    assert [each.resolution for each in job.datasets] == RESOLUTIONS.get(path.stem, [512, 768, 1024])
 
 
 @examples

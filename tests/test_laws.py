@@ -14,7 +14,7 @@ from estimator.gpus import GIB, find_gpu
 from estimator.job import Job, Model, Network, Sample, Train
 from estimator.residents import PhasePeak
 from estimator.rows import bound
-from tests.made_jobs import ARCHS, RECORDED_OPTIMIZERS, RECORDED_WEIGHTS, batched, dataset, guided, job, weights_of
+from tests.made_jobs import ARCHS, batched, dataset, guided, job, optimizers_of, te_weights_of, weights_of
 
 few = settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 fewer = settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
@@ -29,11 +29,11 @@ def jobs(draw: st.DrawFn, **fixed: object) -> Job:
     cached = draw(st.booleans())
     train = Train(
         gradient_checkpointing=draw(st.booleans()),
-        optimizer=draw(st.sampled_from(RECORDED_OPTIMIZERS)),
+        optimizer=draw(st.sampled_from(optimizers_of(arch))),
         ema=draw(st.booleans()),
         unload_text_encoder=draw(st.booleans()),
     )
-    weights, te_weights = draw(st.sampled_from(weights_of(arch))), draw(st.sampled_from(RECORDED_WEIGHTS))
+    weights, te_weights = draw(st.sampled_from(weights_of(arch))), draw(st.sampled_from(te_weights_of(arch)))
     size = draw(st.integers(20, 80)) * 16, draw(st.integers(20, 80)) * 16
     data = dataset(size, batch=draw(st.integers(1, 4)), tokens=draw(st.integers(16, 256)), cache_latents_to_disk=cached)
     guidance = guided(arch) and draw(st.booleans())

@@ -11,6 +11,9 @@ from typing import Any
 # Kinds of base weights, and the optimizer that is recorded with each
 OPTIMIZER_WITH = {"bf16": "adamw8bit", "qfloat8": "adamw", "float8": "adafactor", "uint4": "prodigy"}
 
+# Frames that a convolution pads, at each scale of a VAE of factor 8 (estimator.features)
+PADDED = ("C1", "C2", "C4", "C8", "D1", "D2", "D4")
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -51,7 +54,7 @@ class Layout:
         if kind.startswith("load") or kind == "step.end":
             return ("1",)
         if self.video and (key.startswith("step.head/encoded") or kind.startswith(("encode.", "decode", "tile.", "latents"))):
-            clip = ("A", "E", "P32", *(("A*K", "K") if kind.endswith(".next") else ("T", "F")))
+            clip = (*PADDED, "A", "P32", *(("A*K", "K") if kind in ("encode.next", "decode.next") else ("V", "T", "F")))
             return ("1", *clip) if "/many" not in key else ("1", "B", *(f"B*{name}" for name in clip), *clip)
         if kind in ("setup.network", "setup.ema", "step.update", "step.ema", "save", "sample.enter", "sample.leave"):
             return ("1", "r")
@@ -79,6 +82,7 @@ class Architecture:
     """`model`: the section of a config. `buckets`: (width, height, batch, caption words). `samples`: (width, height, guidance, words).
     Video models have the number of frames at the end of both.
 
+    `other_buckets`: instead of `buckets` with a kind of base weights, so that what does not depend on weights is seen at more sizes.
     `negatives`: words of each preview's negative prompt (none: all empty).
     `relative`: an architecture with the same text encoder and VAE, whose recordings of them serve where an own one is lacking (text
     encoder and transformer may be quantised differently, and not every pair was recorded). `caches_text`: the trainer can; where it
@@ -91,6 +95,7 @@ class Architecture:
     layout: Layout
     relative: str | None = None
     weights: tuple[str, ...] = field(default=tuple(OPTIMIZER_WITH))
+    other_buckets: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     caches_text: bool = True
     negatives: tuple[int, ...] = ()
 

@@ -19,17 +19,26 @@ BUCKETS = (
     (512, 512, 1, 20, 1), (640, 384, 1, 20, 33), (384, 624, 1, 20, 17), (256, 320, 1, 20, 9), (624, 352, 1, 20, 21), (448, 320, 1, 20, 5),
     (256, 448, 2, 20, 13), (320, 384, 3, 20, 9), (288, 256, 4, 20, 17), (480, 640, 2, 20, 1), (336, 416, 2, 20, 5),
 )  # fmt: skip
+MORE_BUCKETS = (
+    (384, 448, 1, 20, 1), (528, 640, 1, 20, 1), (304, 272, 1, 20, 13), (272, 320, 1, 20, 9), (592, 352, 1, 20, 1), (320, 240, 1, 20, 5),
+    (304, 224, 2, 20, 21), (416, 288, 2, 20, 1), (240, 400, 3, 20, 13), (256, 208, 2, 20, 5), (368, 272, 2, 20, 1), (304, 512, 4, 20, 1),
+    (512, 304, 3, 20, 1),
+)  # fmt: skip
 SAMPLES = (
     (512, 512, 4.0, 9, 1), (640, 384, 4.0, 9, 17), (384, 448, 4.0, 9, 33), (480, 272, 4.0, 9, 9), (368, 320, 4.0, 9, 5),
     (272, 448, 4.0, 9, 21), (416, 304, 1.0, 9, 13), (512, 384, 1.0, 9, 1), (288, 352, 1.0, 9, 5),
 )  # fmt: skip
 
-SMALL = Architecture({"name_or_path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "arch": "wan21"}, BUCKETS, SAMPLES, LAYOUT)
+SMALL = Architecture(
+    {"name_or_path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "arch": "wan21"}, BUCKETS, SAMPLES, LAYOUT,
+    relative="wan21-14b", other_buckets={"qfloat8": MORE_BUCKETS},
+)  # fmt: skip
 LARGE = {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21"}
 ARCHITECTURES = {
     "wan21-1.3b": SMALL,
     "wan21-14b": replace(
-        SMALL, model=LARGE, relative="wan21-1.3b", layout=replace(LAYOUT, width=5120), weights=("bf16", "qfloat8", "uint4")
+        SMALL, model=LARGE, relative="wan21-1.3b", layout=replace(LAYOUT, width=5120), weights=("bf16", "qfloat8", "uint4"),
+        other_buckets={"bf16": MORE_BUCKETS},
     ),
 }
 

@@ -18,7 +18,7 @@ HALF = 0.5  # of a byte: sizes are whole
 # Jobs that no formula may give a negative size: (width, height), samples, text tokens, rank. Inside of them users' jobs lie.
 SIDES = ((256, 256), (512, 512), (320, 768), (1024, 1024), (1536, 640), (2048, 2048))
 WIDE_GRID = tuple(
-    {**image_values(*side), "B": batch, "X": text, "N": other, "r": rank}
+    {**image_values(*side), "B": batch, "X": text, "N": other, "r": rank, "K": 2}
     for side in SIDES for batch in (1, 2, 8) for text, other in ((9, 9), (40, 9), (512, 30)) for rank in (4, 128)
 )  # fmt: skip
 
@@ -31,7 +31,9 @@ def solve(features: tuple[str, ...], values: list[dict[str, int]], columns: list
     """
     table = np.array([[feature(name, v) for name in features] for v in values], dtype=np.float64)
     given = {name for v in values for name in v}
-    grid = np.array([[feature(name, {k: v[k] for k in v if k in given}) for name in features] for v in WIDE_GRID], dtype=np.float64)
+    frames = min(v.get("F", 1) for v in values)  # what only clips have is not asked of an image
+    wide = [{**v, "F": frames, "T": frames * v["T"]} for v in WIDE_GRID]
+    grid = np.array([[feature(name, {k: v[k] for k in v if k in given}) for name in features] for v in wide], dtype=np.float64)
     found: list[tuple[int, ...] | None] = [None] * len(columns)
     wanted = np.array(columns, dtype=np.float64).T
     for count in range(1, MOST_FEATURES + 1):

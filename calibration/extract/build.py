@@ -72,6 +72,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         made["versions"] = run.versions
         made["probes"].append({"name": folder.name, **parts.settings(run), "optimizer": run.config["train"]["optimizer"]})
     programs: dict[str, Program] = {}
+    found = {key: recorded for key, recorded in found.items() if not (layout.video and clips.too_few(recorded))}
     report, refused = [], []
     for key in sorted(found):
         try:

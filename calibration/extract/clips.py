@@ -36,7 +36,7 @@ def split(run: Run, found: Iterable[Occurrence]) -> Iterator[Occurrence]:
         elif kind == "load.text":  # with low_vram the transformer comes to the card here
             moved = {e for e in part.events if component(run.tensors[run.events[e][1]].name) == "transformer" and run.events[e][0] != "e"}
             yield replace(part, events=[e for e in part.events if e not in moved])
-        elif kind == "text" and many == "many":
+        elif kind == "text":
             yield _without_padding_loop(part)
         else:
             yield part
@@ -51,6 +51,12 @@ def _without_padding_loop(part: Occurrence) -> Occurrence:
     passing = {k for e in part.events if (k := part.run.events[e][1]) >= 0 and tensors[k].label == "encode_prompt"}
     passing = {k for k in passing if tensors[k].died is not None and tensors[k].died <= last}
     return replace(part, events=[e for e in part.events if part.run.events[e][1] not in passing])
+
+
+def too_few(recorded: list[Occurrence]) -> bool:
+    """A part of one picture size only: nothing tells what its sizes depend on. It is left out, and what needs it cannot be told."""
+    sizes = {(one.values["A"], one.values["E"]) for one in recorded if "A" in one.values}
+    return len(sizes) == 1
 
 
 def _inside(part: Occurrence, phases: list[Phase]) -> list[Phase]:
@@ -83,6 +89,7 @@ def _preview(part: Occurrence, single: Phase, decode: Phase, chunks: list[Phase]
     """Prompts, denoising without moves of components, decoding."""
     run, chosen = part.run, settings(part.run)
     events = [e for e in part.events if component(run.tensors[run.events[e][1]].name) not in MOVED]
+    events = _without_vae_moves(part, events)
     head, body = bisect_left(events, single.first), bisect_left(events, decode.first)
     name, weights, guidance, source, *when = part.key.split("/")
     if source == "cached" and events[:head]:  # cached prompts move to the card for the first round, and stay there
@@ -95,6 +102,24 @@ def _preview(part: Occurrence, single: Phase, decode: Phase, chunks: list[Phase]
         yield from _tiled(end, decode, (width, height), _inside(end, chunks))
     else:
         yield from _coded(end, "decode", "decode", "one", _inside(end, chunks))
+
+
+def _without_vae_moves(part: Occurrence, events: list[int]) -> list[int]:
+    """Without the VAE's move to the card between denoising and decoding, found by its sizes in their order.
+
+    It goes and comes back between two marks (AggressiveWanUnloadPipeline), perhaps to the same addresses: no mark sees that it moved.
+    """
+    run = part.run
+    sizes = [size for _, size in sorted({(_place(t.name), t.size) for t in run.tensors if component(t.name) == "vae"})]
+    made = [run.events[e][1] for e in part.events if run.events[e][0] == "a"]
+    where = [run.tensors[k].size for k in made]
+    start = next((i for i in range(len(made) - len(sizes) + 1) if where[i : i + len(sizes)] == sizes), None)
+    moved = set() if start is None else set(made[start : start + len(sizes)])
+    return [e for e in events if run.events[e][1] not in moved]
+
+
+def _place(name: str | None) -> tuple[int, ...]:
+    return tuple(int(n) for n in (name or ":0").split(":")[1].split("."))
 
 
 def _tiled(part: Occurrence, decode: Phase, size: tuple[int, int], chunks: list[Phase]) -> Iterator[Occurrence]:
@@ -111,18 +136,24 @@ def _tiled(part: Occurrence, decode: Phase, size: tuple[int, int], chunks: list[
         for done, chunk in enumerate(own):
             name = ("first", "second")[done] if done < 2 else "next"
             yield Occurrence(run, f"tile.{name}", list(range(chunk.first, chunk.last)), values)
-        if number + 1 < len(places):
-            yield Occurrence(run, "tile.join", list(range(own[-1].last, chunks[(number + 1) * count].first)), values)
+        after = range(own[-1].last, chunks[(number + 1) * count].first if number + 1 < len(places) else decode.last)
+        whole = next(e for e in after if _allocates(run, e, _pixel_bytes(width, height, count)))
+        yield Occurrence(run, "tile.join", [whole], values)
     width, height = size
     made = [e for e in range(chunks[-1].last, decode.last) if run.events[e][0] == "a"]
     for row in [min(TILE_STRIDE_PIXELS, height - y) for y in range(0, height, TILE_STRIDE_PIXELS)]:
-        event = next(e for e in made if run.tensors[run.events[e][1]].size == _pixel_bytes(width, row, count))
+        event = next(e for e in made if _allocates(run, e, _pixel_bytes(width, row, count)))
         made.remove(event)
         yield Occurrence(run, "tile.row", [event], {**image_values(width, row), "T": width * row // 256 * count, "F": count})
-    whole = {run.events[e][1] for e in made if run.tensors[run.events[e][1]].size == _pixel_bytes(width, height, count)}
-    joined = [e for e in range(chunks[-1].last, decode.last) if run.events[e][1] in whole]
+    large = {run.events[e][1] for e in made if _allocates(run, e, _pixel_bytes(width, height, count))}
+    joined = [e for e in range(chunks[-1].last, decode.last) if run.events[e][1] in large]
     yield Occurrence(run, "decode.joined", joined, part.values)
     yield Occurrence(run, "decode.shown", [e for e in part.events if e >= decode.last], part.values)
+
+
+def _allocates(run: Run, event: int, size_bytes: int) -> bool:
+    kind, index = run.events[event]
+    return kind == "a" and run.tensors[index].size == size_bytes
 
 
 def _pixel_bytes(width: int, height: int, latent_frames: int) -> int:

@@ -25,6 +25,9 @@ PEAK_SLACK_BYTES = 8 * 2**20
 SMALL_SHARE, SMALL_BYTES = 0.003, 2 * 2**20
 
 
+BLOCK = 256  # a scale of 4 bytes for each 256 elements of 4 bytes: a 256th of the tensor
+
+
 class Refused(Exception):
     """A part whose recordings do not give an exact program; says which event and why."""
 
@@ -81,12 +84,15 @@ def extract(key: str, parts: list[Occurrence], layout: Layout) -> Program:
 def _of_the_adapter(
     features: tuple[str, ...], rank: int, columns: list[tuple[int, ...]], parts: list[Occurrence]
 ) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """Recorded at one rank only: what is as large as a tensor of that run's adapter is proportional to the rank (copies, EMA)."""
+    """Recorded at one rank only: what is as large as a tensor of that run's adapter is proportional to the rank (copies, EMA, gradients).
+
+    So are the 8-bit states of a tensor, a quarter of it, and their scales, one for each 256 (bitsandbytes' blocks).
+    """
     adapter = {t.size for part in parts for t in part.run.tensors if (t.name or "").startswith("adapter:")}
     out = {}
     for column in set(columns):
         sizes = {size for size in column if size >= 0}
-        if len(sizes) == 1 and sizes <= adapter:
+        if len(sizes) == 1 and max(sizes) % rank == 0 and any(max(sizes) * part in adapter for part in (1, 4, BLOCK)):
             out[column] = tuple(next(iter(sizes)) // rank if f == "r" else 0 for f in features)
     return out
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 MIB = 2**20
-CLIP = "clip"  # beginning of names that go from one tensor to the next, perhaps at the same address (tensors.py)
+MOVING = ("clip", "vae")  # beginnings of names that go from one tensor to the next, perhaps at the same address (tensors.py)
 
 
 def context_bytes() -> int:
@@ -68,7 +68,7 @@ class Recorder:
         if self.events and self.names is not None and kind != "empty_cache":
             now = self.names()
             index = len(self.marks) - 1
-            changed = ((a, n) for a, n in now.items() if self._last.get(a) != n or n.startswith(CLIP))
+            changed = ((a, n) for a, n in now.items() if self._last.get(a) != n or n.startswith(MOVING))
             self.named += [(index, address, name) for address, name in changed]
             self._last = now
 

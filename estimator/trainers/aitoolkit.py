@@ -151,10 +151,10 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
         if (
             found.unusable
         ):  # the rest is read too, so that its problems come along; which architecture it is for makes no difference to them
-            _read_rest(process, settings, next(iter(load_archs().archs.values())))
+            _read_rest(process, settings, next(iter(load_archs().archs.values())), low_vram=False)
         return None
     arch, trainer_arch, model = resolved
-    datasets, samples = _read_rest(process, settings, arch)
+    datasets, samples = _read_rest(process, settings, arch, model.low_vram)
     return Job(
         name=process.text("name", job_name) or job_name,
         trainer="ai-toolkit",
@@ -173,12 +173,12 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
     )
 
 
-def _read_rest(process: Section, settings: Train, arch: Arch) -> tuple[tuple[Dataset, ...], tuple[Sample, ...]]:
+def _read_rest(process: Section, settings: Train, arch: Arch, low_vram: bool) -> tuple[tuple[Dataset, ...], tuple[Sample, ...]]:
     """The datasets and the previews."""
     save, sample = process.section("save"), process.section("sample")
     if save is not None:
         check_keys(save, "save")
-    samples = () if sample is None else read_samples(sample, arch, process.text("trigger_word"))
+    samples = () if sample is None else read_samples(sample, arch, process.text("trigger_word"), low_vram)
     return read_datasets(process, settings, arch), samples
 
 

@@ -34,7 +34,7 @@ class _Request:
     frames: int = 1
 
 
-def read_samples(sample: Section, arch: Arch, trigger: str | None) -> tuple[Sample, ...]:
+def read_samples(sample: Section, arch: Arch, trigger: str | None, low_vram: bool = False) -> tuple[Sample, ...]:
     """One entry per preview, in order. Flags inside a prompt ("--w 1024 --cfg 4") win over the entry, the entry over the section."""
     check_keys(sample, "sample")
     base = _Request(
@@ -53,7 +53,8 @@ def read_samples(sample: Section, arch: Arch, trigger: str | None) -> tuple[Samp
             sample.found.problem(where, f"expected text, got {shown(prompt)}", "the trainer stops on it", "put it in quotes")
     # Entries without a prompt are left out, but the settings are taken by position, as the trainer does.
     pairs = zip(prompts, requests, strict=False)
-    return tuple(_sample(_with_flags(replace(r, prompt=_trigger(p, trigger)), path, sample.found), arch) for (p, path), r in pairs)
+    whole = (_with_flags(replace(request, prompt=_trigger(text, trigger)), path, sample.found) for (text, path), request in pairs)
+    return tuple(_sample(request, arch, low_vram) for request in whole)
 
 
 def read_every(section: Section | None, key: str, default: int) -> int:
@@ -169,12 +170,12 @@ def _finite(text: str) -> float:
     return value
 
 
-def _sample(request: _Request, arch: Arch) -> Sample:
+def _sample(request: _Request, arch: Arch, low_vram: bool) -> Sample:
     guided = arch.guidance != "none" and request.guidance > 1
     return Sample(
         width=_rounded(request.width, arch.sample_divisor),
         height=_rounded(request.height, arch.sample_divisor),
-        frames=preview_frames(request.frames, arch),
+        frames=preview_frames(request.frames, arch, low_vram),
         cfg=request.guidance,
         text_tokens=arch.text_tokens(request.prompt),
         negative_tokens=arch.text_tokens(request.negative) if guided else None,

@@ -1,7 +1,8 @@
 """How many frames a dataset's clips and the previews have, as AI Toolkit counts them.
 
 Source: ostris/ai-toolkit 27a03a91: toolkit/data_transfer_object/data_loader.py (FileItemDTO: images of a video dataset are one frame),
-toolkit/dataloader_mixins.py (get_auto_frame_count); diffusers c9438378: WanPipeline.__call__ (rounding of previews).
+toolkit/dataloader_mixins.py (get_auto_frame_count), toolkit/models/wan21/wan21.py (AggressiveWanUnloadPipeline);
+diffusers c9438378: WanPipeline.__call__ (rounding of previews).
 """
 
 from __future__ import annotations
@@ -55,9 +56,11 @@ def read_frames(section: Section, arch: Arch) -> FrameRule:
     return FrameRule(True, frames, auto, per_second, section.truth("trim_auto_frame_count_tail", True))
 
 
-def preview_frames(asked: int, arch: Arch) -> int:
-    """Frames of a preview as the pipeline makes it."""
+def preview_frames(asked: int, arch: Arch, low_vram: bool) -> int:
+    """Frames of a preview as the pipeline makes it: diffusers' rounds up to whole latent frames, the trainer's own for low_vram down."""
     if not arch.video:
         return 1
+    if low_vram:
+        return 1 + (max(asked, 1) - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT
     whole = asked if asked % FRAMES_PER_LATENT == 1 else asked // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
     return max(whole, 1)

@@ -1,0 +1,127 @@
+"""Wan: configs of a video model, and its timeline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_writer import read
+from PIL import Image as Pillow
+
+from calibration.clips import write_clip
+from estimator.batches import steps_of
+from estimator.job import Bucket, Job
+from estimator.operations import MoveIn, MoveOut, Part
+from estimator.plans import before_steps, plan_of
+from estimator.programs import load_profile
+from estimator.replay import Replay
+from estimator.residents import PhasePeak
+from estimator.rows import bound
+from estimator.wan import tiled
+from tests.made_jobs import job
+
+WAN = {"name_or_path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "arch": "wan21"}
+WANS = ("wan21-1.3b", "wan21-14b")
+
+
+def buckets(folder: Path, **settings: Any) -> tuple[Bucket, ...]:
+    return read(folder, model=WAN, datasets=[{"folder_path": str(folder / "data"), "resolution": 512, **settings}]).datasets[0].buckets
+
+
+def test_images_and_clips_fall_into_buckets_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name, frames in (("a", 50), ("b", 90), ("c", 50)):
+        write_clip(tmp_path / "data" / f"{name}.avi", 640, 480, frames)
+    Pillow.new("RGB", (640, 480)).save(tmp_path / "data" / "d.png")
+    assert {(b.frames, b.count) for b in buckets(tmp_path, num_frames=41)} == {(41, 3), (1, 1)}
+    assert {(b.frames, b.count) for b in buckets(tmp_path, auto_frame_count=True, fps=16)} == {(49, 2), (89, 1), (1, 1)}
+    assert {(b.frames, b.count) for b in buckets(tmp_path)} == {(1, 1)}
+
+
+def test_clips_that_are_not_here(tmp_path: Path) -> None:
+    job = read(tmp_path, model=WAN, datasets=[{"folder_path": "/nowhere", "resolution": 480, "num_frames": 81}])
+    assert job.unmodelled == ()
+    assert [b.frames for b in job.datasets[0].buckets] == [81]
+    unknown = read(tmp_path, model=WAN, datasets=[{"folder_path": "/nowhere", "auto_frame_count": True}])
+    assert [one.place.key.split(".")[-1] for one in unknown.unmodelled] == ["auto_frame_count"]
+
+
+def test_frames_of_previews(tmp_path: Path) -> None:
+    samples = [{"prompt": "a"}, {"prompt": "b", "num_frames": 41}, {"prompt": "c --frames 80"}]
+    job = read(tmp_path, model=WAN, sample={"num_frames": 17, "samples": samples})
+    assert [one.frames for one in job.samples] == [17, 41, 81]
+    tight = read(tmp_path, model={**WAN, "low_vram": True}, sample={"num_frames": 17, "samples": samples})
+    assert [one.frames for one in tight.samples] == [17, 41, 77]
+
+
+@pytest.mark.parametrize(("name", "arch"), [("Wan-AI/Wan2.1-T2V-14B-Diffusers", "wan21-14b"), ("/models/wan-1.3B-mine", "wan21-1.3b")])
+def test_sizes_of_wan_are_told_apart(tmp_path: Path, name: str, arch: str) -> None:
+    assert read(tmp_path, model={**WAN, "name_or_path": name}).arch == arch
+
+
+# ---------------------------------------------------------------- the timeline
+
+
+def clip_job(arch: str, frames: int, low_vram: bool = False, size: tuple[int, int] = (480, 320), **train: bool) -> Job:
+    made = job(arch)
+    data = replace(made.datasets[0], buckets=(Bucket(*size, frames=frames, count=1),))
+    preview = replace(made.samples[0], width=size[0], height=size[1], frames=frames)
+    return replace(
+        made, model=replace(made.model, low_vram=low_vram), datasets=(data,), samples=(preview,), train=replace(made.train, **train)
+    )
+
+
+def highest(made: Job, phase: str) -> PhasePeak:
+    return max((p for p in bound(made).phases if p.phase == phase), key=lambda p: p.allocated_bytes)
+
+
+@pytest.mark.parametrize("arch", WANS)
+@pytest.mark.parametrize("low_vram", [False, True])
+def test_more_frames_never_need_less(arch: str, low_vram: bool) -> None:
+    for phase in ("train", "sample"):
+        needs = [highest(clip_job(arch, frames, low_vram), phase).allocated_bytes for frames in (1, 9, 17, 33, 81)]
+        assert needs == sorted(needs)
+
+
+@pytest.mark.parametrize("arch", WANS)
+def test_with_low_vram_a_preview_is_denoised_without_text_encoder_and_vae(arch: str) -> None:
+    """AggressiveWanUnloadPipeline: the VAE is back for decoding, the text encoder is not."""
+    made, there = clip_job(arch, 81, True, (832, 480)), {"transformer", "text_encoder0"}
+    seen: dict[str, set[str]] = {}
+    for operation in before_steps(plan_of(made, load_profile(arch))):
+        if isinstance(operation, MoveIn):
+            there.add(operation.component)
+        elif isinstance(operation, MoveOut):
+            there.discard(operation.component)
+        elif isinstance(operation, Part):
+            seen.setdefault(operation.key.split("/")[0], set(there))
+    assert seen["preview"] == {"transformer"}
+    assert seen["tile.first"] == {"transformer", "vae"}
+
+
+@pytest.mark.parametrize("arch", WANS)
+@pytest.mark.parametrize("low_vram", [False, True])
+@pytest.mark.parametrize("frames", [1, 9, 33])
+def test_a_preview_leaves_nothing_behind(arch: str, low_vram: bool, frames: int) -> None:
+    made = clip_job(arch, frames, low_vram, (400, 304))
+    twice = replace(made, samples=(made.samples[0], replace(made.samples[0], width=416)))
+    replay = Replay(load_profile(arch), twice, None)
+    assert replay.run(before_steps(plan_of(twice, load_profile(arch))))
+    assert "activations" not in {name for name, size in replay.state.bytes_of.items() if size > 2**24}
+    assert not replay.state.named.get("clip_features")
+
+
+def test_a_tiled_decode_covers_the_picture() -> None:
+    rows = [operation.values for operation in tiled(832, 480, 9) if isinstance(operation, Part) and operation.key == "tile.row"]
+    assert sum(values["A"] for values in rows) == 832 * 480 // 256
+    firsts = [o for o in tiled(832, 480, 9) if isinstance(o, Part) and o.key == "tile.first"]
+    assert len(firsts) == 5 * 3  # a tile every 192 pixels
+    assert max(o.values["A"] for o in firsts) == 256  # of 256 x 256 pixels at most
+
+
+def test_clips_and_images_are_steps_of_their_own() -> None:
+    made = clip_job("wan21-1.3b", 33)
+    mixed = replace(made.datasets[0], buckets=(*made.datasets[0].buckets, Bucket(480, 320, count=1)))
+    assert [step[0].bucket.frames for step in steps_of(replace(made, datasets=(mixed,)), 512)] == [1, 33]
