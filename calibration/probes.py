@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 
 from calibration.architectures import ARCHITECTURES
-from calibration.architectures.base import OPTIMIZER_WITH
+from calibration.architectures.base import OPTIMIZER_WITH, OPTIMIZER_WITH_OTHERS, Texts, kind_of
 from calibration.clips import write_clip
 
 # bitsandbytes keeps tensors of fewer than 4096 elements in fp32: with it, ranks at which no tensor of an adapter is so small
@@ -49,11 +49,37 @@ def write_images(folder: Path, buckets: tuple[tuple[int, ...], ...]) -> list[dic
     return entries
 
 
+def write_edits(folder: Path, texts: Texts) -> list[dict[str, Any]]:
+    """One folder with one small image for each text, and one for each of its control images."""
+    entries = []
+    for number, (caption, controls) in enumerate(texts):
+        places = [folder / f"edit{number}" / part for part in ("target", *(f"control{k}" for k in range(len(controls))))]
+        for place, size in zip(places, ((512, 512), *controls), strict=True):
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", size).save(place / "image.png")
+        (places[0] / "image.txt").write_text(words(caption))
+        paths = [str(place) for place in places[1:]]
+        entry = {"folder_path": str(places[0]), "control_path": paths if len(paths) > 1 else paths[0]}
+        entries.append(entry | {"caption_ext": "txt", "resolution": 512, "batch_size": 1})
+    return entries
+
+
+def edited_samples(entries: list[dict[str, Any]], texts: Texts) -> list[dict[str, Any]]:
+    """A small preview of each text and its control images."""
+    out = []
+    for entry, (caption, _) in zip(entries, texts, strict=True):
+        paths = entry["control_path"] if isinstance(entry["control_path"], list) else [entry["control_path"]]
+        images = {f"ctrl_img_{k}": str(Path(path) / "image.png") for k, path in enumerate(paths, 1)}
+        out.append({"prompt": words(caption + 3), "width": 256, "height": 256, "guidance_scale": 1.0, **images})
+    return out
+
+
 def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     """The probe job `index` (0 or 1) of an architecture and a kind of base weights, as AI Toolkit reads it."""
-    family = ARCHITECTURES[arch]
-    cached, rank = index == 1, RANKS[OPTIMIZER_WITH[weights]][index]
-    datasets = write_images(run / "data", family.other_buckets.get(weights, family.buckets))
+    family, optimizer = ARCHITECTURES[arch], OPTIMIZER_WITH.get(weights, OPTIMIZER_WITH_OTHERS)
+    cached, rank = index == 1, RANKS[optimizer][index]
+    buckets = family.other_buckets.get(weights, family.buckets)
+    datasets = write_edits(run / "data", family.texts) if family.texts else write_images(run / "data", buckets)
     # Uncached runs have batches with cached latents too: the step's head of both. Which are cached differs for the last kind of
     # weights, so that the head of each batch size is seen at enough sizes to check its formulas.
     turn = 0 if weights == family.weights[-1] else 1
@@ -61,21 +87,23 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
         entry.update(cache_latents_to_disk=cached or number % 2 == turn, cache_text_embeddings=cached and family.caches_text)
     model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=cached)
     if weights != "bf16":
-        model.update(qtype=weights, qtype_te=weights)
+        model.update(qtype=weights, qtype_te=weights if weights in OPTIMIZER_WITH else "qfloat8")
     samples: list[dict[str, Any]] = []
     for width, height, guidance, count, *frames in family.samples:
         samples.append({"prompt": words(count), "width": width, "height": height, "guidance_scale": guidance})
         samples[-1].update({"num_frames": frames[0]} if frames else {})
     for entry, count in zip(samples, family.negatives, strict=False):
         entry["neg"] = words(count)
+    if family.texts:
+        samples = edited_samples(datasets, family.texts)
     process = {
         "type": "sd_trainer", "training_folder": str(run / "out"), "device": "cuda:0",
         "network": {"type": "lora", "linear": rank, "linear_alpha": rank},
         "save": {"dtype": "float16", "save_every": 10000, "max_step_saves_to_keep": 1},
         "datasets": datasets,
         "train": {
-            "batch_size": 1, "steps": len(datasets) + 1, "gradient_accumulation": 1, "train_unet": True, "train_text_encoder": False,
-            "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": OPTIMIZER_WITH[weights], "lr": 1e-4,
+            "batch_size": 1, "steps": 1 if family.texts else len(datasets) + 1, "gradient_accumulation": 1, "train_unet": True,
+            "train_text_encoder": False, "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": optimizer, "lr": 1e-4,
             "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": cached and family.caches_text,
             "unload_text_encoder": cached and not family.caches_text,
         },
@@ -89,8 +117,9 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
 
 def folders(arch: str, folder: Path) -> dict[Path, tuple[str, int]]:
     """The run folders of an architecture's probe jobs, with base weights and index of each; in the order in which they are extracted."""
-    jobs = [(weights, index) for weights in sorted(ARCHITECTURES[arch].weights) for index in (0, 1)]
-    return {(folder / f"{arch}-{weights}-{index}").resolve(): (weights, index) for weights, index in jobs}
+    family = ARCHITECTURES[arch]
+    jobs = [(weights, index) for weights in sorted(family.weights) for index in ((1,) if family.texts else (0, 1))]
+    return {(folder / f"{arch}-{kind_of(weights)}-{index}").resolve(): (weights, index) for weights, index in jobs}
 
 
 def write(arch: str, folder: Path) -> list[tuple[Path, Path]]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from calibration.validation_jobs import (
     CACHED_LATENTS,
-    CACHED_TEXT,
     EMA,
     FIRST,
     HIGH_VRAM,
@@ -31,7 +30,7 @@ WEIGHTED = {"train.timestep_type": "weighted"}  # the UI's, for Qwen
 
 
 def example() -> dict[str, Any]:
-    """config/examples/train_lora_qwen_image_24gb.yaml, but for its accuracy recovery adapter (plain qfloat8 instead)."""
+    """The trainer's config/examples/train_lora_qwen_image_24gb.yaml, but for its accuracy recovery adapter: plain qfloat8 instead."""
     return {
         "type": "sd_trainer", "device": "cuda:0",
         "network": {"type": "lora", "linear": 16, "linear_alpha": 16},
@@ -78,6 +77,6 @@ JOBS = (
     ),
     Job(
         "qwen-bf16-no-checkpointing", example(), (("small", [512], {}),),
-        {**UNQUANTISED, **NO_CHECKPOINTING, **CACHED_TEXT, **rank(24)}, (preview(640, 1536),),
+        {**quantised("qfloat8"), **UNQUANTISED, **NO_CHECKPOINTING, **rank(24)}, (preview(640, 1536),),
     ),
 )  # fmt: skip

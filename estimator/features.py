@@ -20,6 +20,9 @@ latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K` lat
   blocks that share an output in torch's `setReduceConfig` (ATen/native/cuda/Reduce.cuh) for 2-byte inputs:
   128-thread blocks of 32 x 4, 4 outputs a thread, at least 16 values a thread.
 
+- `splitsH_V` (H attention heads, V a length): the parts in which memory-efficient attention's backward goes through the keys, each with
+  scratch memory of its own for gk and gv: at most one for 64 keys, and as many as 200 for all heads of all samples together.
+
 A feature is a product, written `B*T`; `1` is the constant. Every function takes plain integers and returns one, or takes
 integer arrays and returns an array (estimator.grid).
 """
@@ -52,6 +55,10 @@ REDUCE_MIN_VALUES, REDUCE_MAX_VALUES = 16, 256  # values a thread adds up before
 # threads, compute capability 8.9); a larger card has more, which matters from 4096 rows on.
 REDUCE_RESIDENT_BLOCKS = 128 * 1536 // (REDUCE_BLOCK_WIDTH * REDUCE_BLOCK_HEIGHT)
 
+
+# Parts of the keys in memory-efficient attention's backward (ATen/native/transformers/cuda/attention_backward.cu, num_splits_key; block of
+# keys: kernel_backward.h, kBlockSizeJ of the kernel for 16-bit inputs and heads of 65 to 128)
+SPLIT_KEYS, SPLITS_OF_ALL_HEADS = 64, 200
 
 PIXELS_PER_TOKEN = 256  # 16 x 16: VAE factor 8, patch 2, of FLUX, Flex.1 and Z-Image
 PIXELS_PER_EDGE = 16
@@ -92,6 +99,11 @@ def reduce_blocks(outputs: IntOrInts, rows: IntOrInts) -> IntOrInts:
     return blocks * (blocks > 1) * (values >= REDUCE_MAX_VALUES)
 
 
+def key_splits(heads: IntOrInts, keys: IntOrInts) -> IntOrInts:
+    """Parts of the keys for so many heads of all samples together; 1 at least."""
+    return _larger(_smaller(-(-keys // SPLIT_KEYS), SPLITS_OF_ALL_HEADS // heads), heads // heads)
+
+
 @overload
 def variable(name: str, given: Mapping[str, int]) -> int: ...
 @overload
@@ -108,8 +120,11 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return (given["B"] > int(name[2:])) * 1
     if name == "M16":
         return round_up(variable("S", given), MASK_TILE) * (variable("S", given) % MASK_TILE != 0)
+    if name.startswith("splits"):
+        heads, over = _of(name, "splits")
+        return key_splits(given.get("B", 1) * heads, variable(over, given))
     if name.startswith("reduce"):
-        width, over = _reduction(name)
+        width, over = _of(name, "reduce")
         return reduce_blocks(given.get("B", 1) * width, variable(over, given))
     base, multiple = _rounded(name)
     return round_up(variable(base, given), multiple)
@@ -125,9 +140,10 @@ def _rounded(name: str) -> tuple[str, int]:
 
 
 @cache
-def _reduction(name: str) -> tuple[int, str]:
-    width, over = name.removeprefix("reduce").split("_")
-    return int(width), over
+def _of(name: str, kind: str) -> tuple[int, str]:
+    """The number and the variable that a kernel's feature is of: reduce3072_T -> 3072, T."""
+    number, over = name.removeprefix(kind).split("_")
+    return int(number), over
 
 
 @cache

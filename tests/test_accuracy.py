@@ -21,7 +21,7 @@ from calibration.accuracy_published import evaluate as evaluate_published
 from calibration.accuracy_rows import Run, read_job, read_rows
 from calibration.accuracy_tables import quantile
 from calibration.architectures import ARCHITECTURES
-from calibration.architectures.base import OPTIMIZER_WITH
+from calibration.architectures.base import OPTIMIZER_WITH, OPTIMIZER_WITH_OTHERS, kind_of
 from calibration.validation import ROWS
 
 RUNS = read_rows()
@@ -33,7 +33,7 @@ SELECTED = frozenset({
     "flux-float8-no-checkpointing", "flux-uint4-b4", "flux-accumulated-b2", "schnell-bf16-b2", "schnell-low-vram", "flex-b4",
     "flex-uint4-b2", "zimage-no-checkpointing-r8", "zimage-bf16-b2-1024", "zimage-uint4-1280", "turbo-float8-no-checkpointing",
     "turbo-bf16-b2", "turbo-uint4-b4", "flux-ui-low-vram-unloaded@16376", "zimage-ui@12282", "turbo-ui@12282", "flex-example@12282",
-    "klein4b-uint4-1280", "klein4b-float8-no-checkpointing", "klein9b-qfloat8-256",
+    "klein4b-uint4-1280", "klein4b-float8-no-checkpointing", "klein9b-qfloat8-256", "qwen-no-checkpointing-r8",
 })  # fmt: skip
 # Recorded when Prodigy still read zeros on the emulated device, and so made smaller states than it does: judged before the first step
 # only, until they are run again (docs/log.md).
@@ -42,6 +42,8 @@ ANSWERED_ZERO = {
     "turbo-bf16-no-checkpointing",
 }  # fmt: skip
 MIB = 2**20
+# Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
+FEW_ROWS = frozenset({"qwen-image"})
 # A preset handed on second-hand for 12 GB cards, whose layer offloading (not modelled) is not shown.
 KNOWN_CONTRADICTED = {"lds-zimage-12"}
 
@@ -88,9 +90,10 @@ def test_no_published_row_is_contradicted() -> None:
 def test_rows_cover_what_users_vary() -> None:
     jobs = [read_job(run) for run in WHOLE]
     assert len(jobs) >= 36
-    assert {job.arch for job in jobs} >= {"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"}
+    assert {job.arch for job in jobs} >= {"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo", *FEW_ROWS}
     assert {job.arch for job in jobs} >= {"flux2-klein-4b", "flux2-klein-9b"}
-    for arch in {job.arch for job in jobs if not job.arch.startswith("wan")}:  # of Wan only one kind of weights was recorded for each size
+    # of Wan only one kind of weights was recorded for each size
+    for arch in {job.arch for job in jobs if not job.arch.startswith("wan")} - FEW_ROWS:
         of_arch = [job for job in jobs if job.arch == arch]
         assert {job.train.gradient_checkpointing for job in of_arch} == {True, False}, arch
         # the trainer makes float8 of qfloat8 for Z-Image Turbo's transformer
@@ -110,10 +113,10 @@ def test_rows_cover_what_users_vary() -> None:
 
 def test_no_row_is_a_probe_job() -> None:
     probed = {
-        (arch, weights, rank, width, height, batch, *(frames or [1]))
+        (arch, kind_of(weights), rank, width, height, batch, *(frames or [1]))
         for arch, family in ARCHITECTURES.items()
         for weights in family.weights
-        for rank in probes.RANKS[OPTIMIZER_WITH[weights]]
+        for rank in probes.RANKS[OPTIMIZER_WITH.get(weights, OPTIMIZER_WITH_OTHERS)]
         for width, height, batch, _, *frames in family.buckets
     }
     for run in WHOLE:

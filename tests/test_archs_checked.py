@@ -21,6 +21,7 @@ NAMES = {
     "zimage-turbo": "turbo",
     "wan21-1.3b": "wan1b",
     "wan21-14b": "wan14b",
+    "qwen-image": "qwen",
 }
 
 

@@ -13,7 +13,7 @@ from config_writer import ADAPTER, TURBO, ZIMAGE, no_answer, process, read, refu
 from estimator.archs import ArchTableError, load_archs, read_archs
 from estimator.errors import CannotTell, InputError
 from estimator.paths import profiles_dir
-from estimator.trainers import read_jobs
+from estimator.trainers import modelled, read_jobs
 
 
 def arch_of(tmp_path: Path, override: str | None = None, **model: Any) -> str:
@@ -120,7 +120,8 @@ def test_every_other_architecture_of_the_trainer_cannot_be_told_and_is_named(tmp
 
 
 @pytest.mark.parametrize(
-    ("key", "relative"), [("flux_kontext", "flux1-dev"), ("flex2", "flex1"), ("zimage_l2p", "zimage"), ("qwen_image:2512", None)]
+    ("key", "relative"),
+    [("flux_kontext", "flux1-dev"), ("flex2", "flex1"), ("zimage_l2p", "zimage"), ("qwen_image_edit_plus:2511", "qwen-image")],
 )
 def test_relatives(tmp_path: Path, key: str, relative: str | None) -> None:
     (problem,) = no_answer(tmp_path, model={"name_or_path": "x", "arch": key})
@@ -150,6 +151,24 @@ def test_an_override_must_fit(tmp_path: Path) -> None:
         read(tmp_path, model=ZIMAGE, arch="zimage-turbo")
 
 
+@pytest.mark.parametrize(("written", "name"), [("qwen_image", "Qwen/Qwen-Image"), ("qwen_image:2512", "me/my-own-copy")])
+def test_a_key_of_one_architecture_decides_whatever_the_model_is_called(tmp_path: Path, written: str, name: str) -> None:
+    job = read(tmp_path, model={"name_or_path": name, "arch": written})
+    assert (job.arch, job.trainer_arch) == ("qwen-image", written)
+
+
+def test_a_recovery_adapter_is_modelled_where_it_was_recorded_and_its_rank_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes the weights another kind. None was recorded yet."""
+    model = {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image", "quantize": True, "qtype": "uint3|owner/repository/file.safetensors"}
+    assert unmodelled_keys(read(tmp_path, model=model)) == {"model.qtype"}
+    monkeypatch.setattr(modelled, "RECOVERED", {"qwen-image": "uint3"})
+    job = read(tmp_path, model=model)
+    assert (job.model.weights, job.model.te_weights) == ("uint3+recovery", "qfloat8")
+    assert unmodelled_keys(job) == set()
+    assert any("recovery adapter is assumed to have rank 16" in text for text in job.warnings)
+    assert unmodelled_keys(read(tmp_path, model=model | {"qtype": "uint4|owner/repository/other.safetensors"})) == {"model.qtype"}
+
+
 def test_schnell_with_its_adapter_is_modelled(tmp_path: Path) -> None:
     model = {
         "name_or_path": "black-forest-labs/FLUX.1-schnell",
@@ -166,7 +185,8 @@ def test_schnell_with_its_adapter_is_modelled(tmp_path: Path) -> None:
 
 def test_the_shipped_table_is_sound() -> None:
     table = load_archs()
-    assert set(table.modelled()) >= {"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo", "flux2-klein-4b", "flux2-klein-9b"}
+    flux2 = {"flux2-klein-4b", "flux2-klein-9b"}
+    assert set(table.modelled()) >= {"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo", "qwen-image"} | flux2
     for arch in table.archs.values():
         assert arch.nearest is None or table.archs[arch.nearest].modelled
         assert not (arch.modelled and arch.nearest)

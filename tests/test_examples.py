@@ -28,6 +28,7 @@ ARCHS = {
     "zimage_turbo_ui": "zimage-turbo",
     "wan21_1b_ui": "wan21-1.3b",
     "wan21_14b_24gb": "wan21-14b",
+    "qwen_image_ui": "qwen-image",
 }
 
 RESOLUTIONS = {"wan21_1b_ui": [512], "wan21_14b_24gb": [632]}

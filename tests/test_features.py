@@ -72,6 +72,15 @@ def test_any_length_can_be_rounded_up_to_a_multiple() -> None:
     assert [variable(name, given) for name in ("S64", "G", "G32", "G64", "L", "L32")] == [3968, 3461, 3488, 3520, 13760, 13760]
 
 
+@pytest.mark.parametrize(
+    ("batch", "keys", "parts"),
+    [(1, 1041, 8), (2, 1069, 4), (3, 1140, 2), (4, 1566, 2), (5, 1566, 1), (9, 1566, 1), (16, 1566, 1), (1, 256, 4), (1, 257, 5)],
+)
+def test_parts_of_the_keys_of_24_heads(batch: int, keys: int, parts: int) -> None:
+    """As recorded of Qwen-Image's first four; 200 parts for all heads, 64 keys or more to each, one at least."""
+    assert feature("splits24_S", {"T": keys - 20, "X": 20, "B": batch}) == parts
+
+
 @pytest.mark.parametrize("name", ["Q", "B*Q", "Q64", "64", ""])
 def test_an_unknown_variable_is_an_error(name: str) -> None:
     with pytest.raises(KeyError):

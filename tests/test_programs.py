@@ -11,7 +11,7 @@ from estimator.errors import CannotTell
 from estimator.features import feature
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Program
 from estimator.programs import load_profile
-from tests.made_jobs import ARCHS, values, weights_of
+from tests.made_jobs import ARCHS, guidance, values, weights_of
 
 archs = pytest.mark.parametrize("arch", ARCHS)
 LONGEST_TO_SHORTEST = 3  # edges of an image
@@ -19,6 +19,8 @@ LONGEST_TO_SHORTEST = 3  # edges of an image
 # at most 168 bytes of a step of 16 GiB; and in the short parts around a step, whose peaks lie far below those of the step itself:
 # 1.7 MB of batches on their way to the card (Z-Image, batch above 8).
 GAP_SHARE, SHORT_GAP_BYTES = 1e-7, 2 * 2**20
+# Rows are chosen on a grid with as many tokens for either prompt; where they round up to tiles differently a row is missing.
+TWO_FORWARDS_GAP_SHARE = 1e-3
 SHORT = ("step.head/cached",)
 
 
@@ -91,7 +93,9 @@ def test_peak_rows_are_the_highest_running_total(arch: str, workload: tuple[int,
     for program in programs(arch):
         given = values(arch, program.key, *workload)
         total, (rows, moment) = highest_total(program, given), program.peak(given)
-        allowed = SHORT_GAP_BYTES if program.key.startswith(SHORT) else GAP_SHARE * total
+        two_forwards = program.key.startswith("preview") and guidance(arch) == "sequential"
+        share = TWO_FORWARDS_GAP_SHARE if two_forwards else GAP_SHARE
+        allowed = SHORT_GAP_BYTES if program.key.startswith(SHORT) else share * total
         assert 0 <= total - rows <= allowed, f"{program.key} at {given}: rows {rows}, events {total}"
         assert bool(moment) == bool(program.peaks)
 
@@ -130,8 +134,8 @@ def test_what_was_never_recorded_is_named() -> None:
         load_profile("flux1-dev").program("step.core/nf4/checkpointed/one")
     with pytest.raises(CannotTell, match="transformer in nf4"):
         load_profile("flux1-dev").resident("transformer", "nf4")
-    with pytest.raises(CannotTell, match="qwen-image"):
-        load_profile("qwen-image")
+    with pytest.raises(CannotTell, match="hunyuan-video"):
+        load_profile("hunyuan-video")
 
 
 @archs

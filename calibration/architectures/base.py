@@ -10,6 +10,15 @@ from typing import Any
 
 # Kinds of base weights, and the optimizer that is recorded with each
 OPTIMIZER_WITH = {"bf16": "adamw8bit", "qfloat8": "adamw", "float8": "adafactor", "uint4": "prodigy"}
+OPTIMIZER_WITH_OTHERS = "adamw8bit"
+
+Texts = tuple[tuple[int, tuple[tuple[int, int], ...]], ...]  # (caption words, sizes of control images) of each
+
+
+def kind_of(qtype: str) -> str:
+    """The kind of base weights that a qtype stands for, as parts and run folders are named; behind a bar stands a recovery adapter."""
+    base, _, adapter = qtype.partition("|")
+    return f"{base}+recovery" if adapter else base
 
 # Frames that a convolution pads, at each scale of a VAE of factor 8 (estimator.features)
 PADDED = ("C1", "C2", "C4", "C8", "D1", "D2", "D4")
@@ -27,7 +36,8 @@ class Layout:
     own. `text_on_host`: text encoders are quantised on the host: how they are loaded depends on low_vram, and they move to the card at
     the end of loading. `prompts_apart`: cached prompts of previews, which stay on the card, and what a step does with prompts that it
     encoded are parts of their own. `sample_by_sample`: a step has tensors of each sample alone.
-    `video`: the VAE works in chunks of frames, which are parts of their own (calibration.extract.clips).
+    `video`: the VAE works in chunks of frames, which are parts of their own (calibration.extract.clips). `scratch`: features of kernels'
+    scratch memory, besides those of column sums.
     """
 
     load: dict[str, tuple[str, ...]]
@@ -37,6 +47,7 @@ class Layout:
     template_tokens: int = 0
     padded_tokens: int | None = None
     guidance: str = "none"
+    scratch: tuple[str, ...] = ()
     tiled_vae: bool = False
     text_on_host: bool = False
     masks: tuple[str, ...] = ()
@@ -61,12 +72,12 @@ class Layout:
         if kind == "preview.prompts":
             return ("1", "X", "N")
         if kind.startswith(("text", "cache_text")):
-            return ("1", "B", "B*X") if key.endswith("/many") else ("1", "X")
+            return ("1", "B", "B*X") if key.endswith("/many") else ("1", "X", "I") if key.endswith("images") else ("1", "X")
         if kind == "cache_latents.item":
             return ("1", "T", "E", "L32")
         if kind == "decode":
             return ("1", "T", "E", "L32")
-        reductions = tuple(f"reduce{self.width}_{length}" for length in self.reduced)
+        reductions = (*self.scratch, *(f"reduce{self.width}_{length}" for length in self.reduced))
         lengths = self.lengths
         if kind == "preview" and self.guidance == "sequential" and "/cfg" in key:
             lengths = (*lengths, "N", *("G" + name[1:] for name in lengths if name.startswith("S")))
@@ -86,7 +97,8 @@ class Architecture:
     `negatives`: words of each preview's negative prompt (none: all empty).
     `relative`: an architecture with the same text encoder and VAE, whose recordings of them serve where an own one is lacking (text
     encoder and transformer may be quantised differently, and not every pair was recorded). `caches_text`: the trainer can; where it
-    cannot, the text encoder is unloaded instead.
+    cannot, the text encoder is unloaded instead. `weights`: qtypes, as a config has them. `texts`: (caption words, sizes of control
+    images) of each text, where only the text encoder is recorded and all else is the relative's.
     """
 
     model: dict[str, Any]
@@ -98,6 +110,7 @@ class Architecture:
     other_buckets: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     caches_text: bool = True
     negatives: tuple[int, ...] = ()
+    texts: Texts = ()
 
 
 def words_of(text: Any) -> int:

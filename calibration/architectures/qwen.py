@@ -10,20 +10,32 @@ from calibration.architectures.base import Architecture, Layout
 # Templates of the pipelines (diffusers: pipeline_qwenimage.py, prompt_template_encode) up to the prompt: beginning -> tokens, which the
 # pipeline drops again behind the text encoder (prompt_template_encode_start_idx); and what follows the prompt and stays.
 DROPPED_TOKENS = 34
-TEMPLATES = {"<|im_start|>system\nDescribe the image by detailing": DROPPED_TOKENS}
+EDIT_DROPPED_TOKENS = 64
+TEMPLATES = {
+    "<|im_start|>system\nDescribe the image by detailing": DROPPED_TOKENS,
+    "<|im_start|>system\nDescribe the key features of the input image": EDIT_DROPPED_TOKENS,
+}
 PROMPT_BEGINS, TEMPLATE_END, END_TOKENS = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", 5
 LOAD = {
     "load.transformer": ("Loading Qwen", "Loading transformer", "Quantizing Transformer", "- quantizing", "Moving"),
     "load.text": ("Text Encoder", "Quantizing Text"),
     "load.rest": ("Loading VAE", "Making", "Preparing", "Model Loaded"),
 }
-LAYOUT = Layout(LOAD, ("T", "X", "S", "S32", "S128"), 3072, ("T", "X"), END_TOKENS, guidance="sequential", tiled_vae=True)
+# Training steps have a mask over the text and so memory-efficient attention; previews have none
+LAYOUT = Layout(
+    LOAD, ("T", "X", "S", "S32", "S64", "S128"), 3072, ("T", "X"), END_TOKENS, guidance="sequential", tiled_vae=True,
+    scratch=("splits24_S",),
+)
 BUCKETS = tuple((*bucket[:3], words) for bucket, words in zip(flux.BUCKETS, (12, 60, 150, 30, 100, 40, 90, 15, 25), strict=True))
 SAMPLES = tuple((w, h, cfg, n) for (w, h, _, _), n in zip(flux.SAMPLES, (9, 70, 140, 33), strict=True) for cfg in (1.0, 4.0))
 NEGATIVES = (0, 21, 0, 3, 0, 170, 0, 60)  # words, of each preview
+RECOVERED = "uint3|ostris/accuracy_recovery_adapters/qwen_image_torchao_uint3.safetensors"  # as the trainer's 24 GB example has it
 
 ARCHITECTURES = {
-    "qwen-image": Architecture({"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image"}, BUCKETS, SAMPLES, LAYOUT, negatives=NEGATIVES),
+    "qwen-image": Architecture(
+        {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image"}, BUCKETS, SAMPLES, LAYOUT, negatives=NEGATIVES,
+        weights=("bf16", "qfloat8", "float8", RECOVERED, "uint4"),
+    ),
 }  # fmt: skip
 
 
@@ -59,9 +71,14 @@ def transformers(name: str, place: str) -> dict[str, Any] | None:
 
 
 def patch() -> None:
+    from diffusers import QwenImagePipeline
+
+    patch_pipeline(QwenImagePipeline)
+
+
+def patch_pipeline(pipeline: Any) -> None:
     """Which tokens are valid is read from the device in two places; the tokenizer's own mask stands in."""
     import torch
-    from diffusers import QwenImagePipeline
 
     from calibration.trainer import token_counts
     from calibration.trainer.patches import cuda_truth, note
@@ -72,13 +89,13 @@ def patch() -> None:
         selected = hidden_states[rows.to(hidden_states.device), columns.to(hidden_states.device)]
         return torch.split(selected, host.sum(1).tolist(), dim=0)
 
-    encode = QwenImagePipeline.encode_prompt
+    encode = pipeline.encode_prompt
 
     def encode_prompt(self: Any, *a: Any, **k: Any) -> Any:
         given = k.get("prompt_embeds") is not None  # a preview's: one prompt, not padded
         with cuda_truth(all_is=lambda: given or bool(token_counts.LAST_MASK[0].all())):
             return encode(self, *a, **k)
 
-    QwenImagePipeline._extract_masked_hidden = valid_rows
-    QwenImagePipeline.encode_prompt = encode_prompt
-    note("QwenImagePipeline: valid tokens, and whether a mask is all true, by the tokenizer's host mask")
+    pipeline._extract_masked_hidden = valid_rows
+    pipeline.encode_prompt = encode_prompt
+    note(f"{pipeline.__name__}: valid tokens, and whether a mask is all true, by the tokenizer's host mask")

@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,12 @@ STAMP = (1980, 1, 1, 0, 0, 0)  # of the archive's members: the same bytes whenev
 RESIDENT = ("transformer", "vae", "text_encoder0", "text_encoder1")
 
 
-def occurrences(run: Run, layout: Layout) -> Iterator[Occurrence]:
-    """All parts of a run."""
+def occurrences(run: Run, layout: Layout, only_text: bool = False) -> Iterator[Occurrence]:
+    """All parts of a run, or those of the text encoder."""
+    if only_text:
+        yield from parts.load_parts(run, replace(layout, load={"load.text": layout.load["load.text"]}))
+        yield from parts.text_parts(run, layout)
+        return
     words = {}
     for entry in run.config["datasets"]:
         folder = run.path / "data" / Path(entry["folder_path"]).name
@@ -44,7 +49,7 @@ def occurrences(run: Run, layout: Layout) -> Iterator[Occurrence]:
 
 def residents(run: Run) -> dict[str, list[int]]:
     """Component (and kind of weights) -> bytes of its tensors in the order in which `.to()` moves them."""
-    weights = parts.settings(run)["weights"]
+    chosen = parts.settings(run)
     latest: dict[str, dict[tuple[int, int], int]] = defaultdict(dict)
     for tensor in run.tensors:
         for name in tensor.names[:1]:
@@ -52,7 +57,8 @@ def residents(run: Run) -> dict[str, list[int]]:
             if component in RESIDENT:
                 index, _, inner = place.partition(".")
                 latest[component][int(index), int(inner or 0)] = tensor.size
-    keyed = {c if c == "vae" else f"{c}/{weights}": table for c, table in latest.items()}
+    kind = {"transformer": chosen["weights"], "text_encoder0": chosen["text"], "text_encoder1": chosen["text"]}
+    keyed = {c if c == "vae" else f"{c}/{kind[c]}": table for c, table in latest.items()}
     return {key: [table[place] for place in sorted(table)] for key, table in keyed.items()}
 
 
@@ -66,7 +72,8 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         run = read(folder)
         if run.outcome != "ok":
             raise ValueError(f"{folder}: the probe job ended with {run.outcome}")
-        for part in clips.split(run, occurrences(run, layout)) if layout.video else occurrences(run, layout):
+        found_here = occurrences(run, layout, bool(ARCHITECTURES[arch].texts))
+        for part in clips.split(run, found_here) if layout.video else found_here:
             found[part.key].append(part)
         tables.update(residents(run))
         made["versions"] = run.versions

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from calibration.architectures.base import Layout
+from calibration.architectures.base import Layout, kind_of
 from calibration.extract.runs import Phase, Run
 from estimator.features import image_values
 
@@ -34,8 +34,9 @@ def component(name: str | None) -> str:
 
 def settings(run: Run) -> dict[str, Any]:
     model = run.config["model"]
-    weights = model.get("qtype", "qfloat8") if model.get("quantize") else "bf16"
-    return {"weights": weights, "low_vram": bool(model.get("low_vram")), "rank": int(run.config["network"]["linear"])}
+    weights, text = (model.get(key, "qfloat8") if model.get("quantize") else "bf16" for key in ("qtype", "qtype_te"))
+    rank = int(run.config["network"]["linear"])
+    return {"weights": kind_of(weights), "text": text, "low_vram": bool(model.get("low_vram")), "rank": rank}
 
 
 def _outside(first: int, last: int, holes: list[tuple[int, int]]) -> list[int]:
@@ -65,8 +66,9 @@ def load_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
         low = "/low_vram" if chosen["low_vram"] else "/plain"
         if part == "load.rest" and layout.text_on_host:
             events = _without_moves(run, events)
+        weights = chosen["text" if part == "load.text" else "weights"]
         plain = part == "load.text" and not layout.text_on_host
-        yield Occurrence(run, f"{part}/{chosen['weights']}{'' if plain else low}", events, {})
+        yield Occurrence(run, f"{part}/{weights}{'' if plain else low}", events, {})
 
 
 def setup_parts(run: Run) -> Iterator[Occurrence]:
@@ -82,11 +84,11 @@ def setup_parts(run: Run) -> Iterator[Occurrence]:
 
 def text_key(run: Run, phase: Phase) -> str:
     graph = "graph" if phase.info.get("autograd") else "plain"
-    return f"text/{settings(run)['weights']}/{graph}"
+    return f"text/{settings(run)['text']}/{graph}"
 
 
 def text_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
-    """Every encode of prompts of one length. `X`: their tokens, as padded or as the tokenizer counts them.
+    """Every encode of prompts of one length. `X`: their tokens, as padded or as the tokenizer counts them; `I`: those that are images'.
 
     A step encodes a batch; where each prompt is tokenized on its own, only the last one's tokens are known.
     """
@@ -97,7 +99,9 @@ def text_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
                 count = max(batch, len(phase.info["tokens"]))
                 tokens = phase.info["tokens"][0] if layout.padded_tokens is None else layout.padded_tokens
                 events = _without_moves(run, list(range(phase.first, phase.last)))
-                yield Occurrence(run, text_key(run, phase) + _batch_key(count), events, {"X": tokens, "B": count})
+                images = phase.info.get("images", [])
+                key = text_key(run, phase) + _batch_key(count) + (f"/{len(images)} images" if images else "")
+                yield Occurrence(run, key, events, {"X": tokens, "I": sum(images), "B": count})
 
 
 def _batch_key(batch: int) -> str:
@@ -124,7 +128,7 @@ def cache_text_parts(run: Run) -> Iterator[Occurrence]:
         if phase.name == "cache_text" and len(encodes) == 1:
             inside = encodes[0]
             events = [e for e in range(inside.last, phase.last) if run.events[e][0] != "e"]
-            yield Occurrence(run, f"cache_text.after/{settings(run)['weights']}", events, {"X": inside.info["tokens"][0], "B": 1})
+            yield Occurrence(run, f"cache_text.after/{settings(run)['text']}", events, {"X": inside.info["tokens"][0], "B": 1})
 
 
 def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]], layout: Layout) -> Iterator[Occurrence]:

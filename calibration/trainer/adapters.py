@@ -1,7 +1,8 @@
-"""Stand-in adapter files, all zero and sparse: the training adapters that AI Toolkit downloads for FLUX.1-schnell and Z-Image Turbo.
+"""Stand-in adapter files, all zero and sparse: the training adapters that AI Toolkit downloads for FLUX.1-schnell and Z-Image Turbo, and
+the accuracy recovery adapter of Qwen-Image.
 
 `CUDA_PYTHON -m calibration.trainer.adapters FOLDER`. The rank of each is assumed (the files themselves are not at hand):
-a real file of another rank moves the resident training adapter in proportion, and nothing else.
+a real file of another rank moves the resident adapter in proportion, and nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ASSUMED_RANK = {"zimage-turbo": 32, "flux1-schnell": 16}
+ASSUMED_RANK = {"zimage-turbo": 32, "flux1-schnell": 16, "qwen-image": 16}
 ELEMENT_BYTES = 2  # bf16
 
 
@@ -60,6 +61,8 @@ def main(folder: Path) -> None:
     blocks = ("transformer_blocks", "single_transformer_blocks")
     schnell = lora_shapes(diffusers.FluxTransformer2DModel, blocks, ASSUMED_RANK["flux1-schnell"], "transformer.")
     write_sparse(folder / "pytorch_lora_weights.safetensors", schnell)
+    qwen = lora_shapes(diffusers.QwenImageTransformer2DModel, ("transformer_blocks",), ASSUMED_RANK["qwen-image"], "transformer.")
+    write_sparse(folder / "qwen_image_torchao_uint3.safetensors", qwen)
 
 
 if __name__ == "__main__":

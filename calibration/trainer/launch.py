@@ -181,7 +181,8 @@ def record_model(process: Any) -> None:
             R.close(frame, "oom" if recorder.is_oom(error) else "error")
             raise
         frame["tokens"] = list(token_counts.LAST_COUNTS)
-        R.mark("info", tokens=list(token_counts.LAST_COUNTS))
+        frame["images"] = list(token_counts.LAST_IMAGES)
+        R.mark("info", tokens=frame["tokens"], images=frame["images"])
         R.close(frame)
         return out
 

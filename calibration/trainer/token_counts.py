@@ -12,6 +12,7 @@ from calibration.architectures import qwen
 
 LAST_MASK: list[Any] = [None]  # host copy of the newest attention mask, for shapes that depend on it
 LAST_COUNTS: list[int] = []  # valid tokens of each text of the newest call, without what the pipeline drops of its template
+LAST_IMAGES: list[int] = []  # text tokens that each image of the newest call became
 
 
 def count_tokens(text: str) -> int:

@@ -13,6 +13,7 @@ from estimator.trainers.aitoolkit_arch import resolve_arch, trainer_key
 from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
 DEFAULT_QTYPE = "qfloat8"
+RECOVERY = "+recovery"  # behind the kind of weights, in keys of parts
 QTYPES = (
     "qfloat8", "qfloat8_e4m3fn", "qfloat8_e5m2", "qint8", "qint4", "qint2",  # optimum-quanto
     "float8", "int8",  # torchao
@@ -82,7 +83,14 @@ def _weights(model: Section, arch: Arch, dtype: str, assistant: str | None) -> t
         )
     if assistant is not None and arch.key == "zimage-turbo":
         qtype = _float8_for_offloading(qtype)  # ZImageModel.load_model does the same replacement after merging the adapter
+    if quantize and _names_recovery(model):
+        qtype = f"{qtype}{RECOVERY}"
     return (qtype if quantize else dtype), (te_qtype if quantize_te else dtype)
+
+
+def _names_recovery(model: Section) -> bool:
+    """The qtype has an accuracy recovery adapter behind a bar: "uint3|owner/repository/file.safetensors"."""
+    return "|" in str(model.values.get("qtype", ""))
 
 
 def _float8_for_offloading(qtype: str) -> str:
@@ -159,7 +167,8 @@ def _check_combinations(model: Section, arch: Arch, assistant: str | None) -> No
 
 def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
     found = model.found
-    if result.weights != result.dtype and result.weights not in modelled.WEIGHTS:
+    recovered = result.weights == f"{modelled.RECOVERED.get(arch.key)}{RECOVERY}"
+    if result.weights != result.dtype and result.weights.removesuffix(RECOVERY) not in modelled.WEIGHTS and not recovered:
         found.not_modelled(model.at("qtype"), result.weights, "the transformer in this quantisation")
     if result.te_weights != result.dtype and result.te_weights not in modelled.TE_WEIGHTS:
         found.not_modelled(model.at(arch.te_qtype_key), result.te_weights, "the text encoder in this quantisation")
@@ -168,7 +177,9 @@ def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
     qtype = model.values.get("qtype")
     if model.values.get("accuracy_recovery_adapter") is not None:
         found.not_modelled(model.at("accuracy_recovery_adapter"), model.values["accuracy_recovery_adapter"], "an accuracy recovery adapter")
-    elif isinstance(qtype, str) and "|" in qtype:
+    elif recovered:
+        found.warn(model.at("qtype"), f"the accuracy recovery adapter is assumed to have rank {modelled.RECOVERY_RANK}")
+    elif _names_recovery(model):
         found.not_modelled(model.at("qtype"), qtype, "an accuracy recovery adapter")
     if result.layer_offloading:
         key = "layer_offloading" if "layer_offloading" in model.values else "auto_memory"
