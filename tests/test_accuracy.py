@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -35,12 +35,6 @@ SELECTED = frozenset({
     "turbo-bf16-b2", "turbo-uint4-b4", "flux-ui-low-vram-unloaded@16376", "zimage-ui@12282", "turbo-ui@12282", "flex-example@12282",
     "klein4b-uint4-1280", "klein4b-float8-no-checkpointing", "klein9b-qfloat8-256", "qwen-no-checkpointing-r8",
 })  # fmt: skip
-# Recorded when Prodigy still read zeros on the emulated device, and so made smaller states than it does: judged before the first step
-# only, until they are run again (docs/log.md).
-ANSWERED_ZERO = {
-    "flux-bf16-b2-prodigy", "flux-accumulated-b2", "zimage-bf16-b2-1024", "schnell-uint4-b4", "flex-uint4-b2",
-    "turbo-bf16-no-checkpointing",
-}  # fmt: skip
 MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
 FEW_ROWS = frozenset({"qwen-image"})
@@ -60,8 +54,6 @@ def runs(chosen: tuple[Run, ...]) -> pytest.MarkDecorator:
 @runs(WHOLE)
 def test_every_phase_is_within_the_bars(run: Run) -> None:
     rows = compare(run)
-    if run.name in ANSWERED_ZERO:
-        rows = list(takewhile(lambda row: not isinstance(row, Row) or row.phase != "train", rows))
     outside = [
         f"{row.phase} {row.label}: allocated {row.allocated_error:+.2%}, reserved {row.reserved_error:+.2%} ({row.moment})"
         if isinstance(row, Row)
