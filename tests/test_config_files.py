@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,10 @@ plain = st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(a
 trees = st.recursive(plain, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=15)
 
 
-ascii_plain = st.none() | st.booleans() | st.integers() | st.text(st.characters(min_codepoint=32, max_codepoint=126))
+# 1e4 without a dot is a number to the trainer's loader, and text to PyYAML
+FLOAT_WITHOUT_DOT = re.compile(r"[-+.\d_]+[eE][-+]?\d+")
+ascii_text = st.text(st.characters(min_codepoint=32, max_codepoint=126)).filter(lambda text: not FLOAT_WITHOUT_DOT.fullmatch(text))
+ascii_plain = st.none() | st.booleans() | st.integers() | ascii_text
 ascii_keys = st.text("abcxyz_", min_size=1)
 ascii_trees = st.recursive(
     ascii_plain, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ascii_keys, inner, max_size=4), max_leaves=15
