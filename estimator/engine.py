@@ -6,13 +6,15 @@ between, or survival only by releasing cached blocks again and again (slow).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate, Interval, PhaseEstimate
 from estimator.gpus import Gpu
+from estimator.intervals import residual_for
 from estimator.job import Job
-from estimator.outside import RESERVED_TOLERANCE, extra_at_peak, outside, room
+from estimator.outside import extra_at_peak, outside, room
 from estimator.residents import PhasePeak, Simulation, workspace_bytes_for
+from estimator.residual import Residual, interval
 from estimator.rows import bound
 from estimator.timeline import simulate
 
@@ -44,14 +46,15 @@ def estimate_job(job: Job, gpu: Gpu, *, fast: bool = False, required: bool = Fal
     if job.unmodelled:
         return Estimate(job, gpu, UNKNOWN, (), -1, warnings=job.warnings)
     workspace = workspace_bytes_for(gpu.compute_capability)
-    assumptions = _assumptions(job, gpu)
+    residual = residual_for(gpu, job)
+    assumptions = (*_assumptions(job, gpu), *residual.reasons)
     if fast:
-        return _judge_fast(job, gpu, bound(job, workspace_bytes=workspace), assumptions)
+        return _judge_fast(job, gpu, residual, bound(job, workspace_bytes=workspace), assumptions)
     free = _replay(job, None, workspace)
-    estimate = _judge(job, gpu, free, lambda capacity, early: _replay(job, capacity, workspace, early), assumptions)
+    estimate = _judge(job, gpu, residual, free, lambda capacity, early: _replay(job, capacity, workspace, early), assumptions)
     if not required:
         return estimate
-    needed = required_bytes(gpu, free, lambda capacity, early: _replay(job, capacity, workspace, early))
+    needed = required_bytes(gpu, residual, free, lambda capacity, early: _replay(job, capacity, workspace, early))
     return Estimate(
         job, gpu, estimate.verdict, estimate.phases, estimate.peak, needed, estimate.retries, (), estimate.warnings, estimate.assumptions
     )
@@ -62,9 +65,9 @@ def surely_unsafe(job: Job, gpu: Gpu) -> list[PhasePeak]:
 
     Rows are a lower bound of what the allocator needs, so no job that is named here would be safe. Raises CannotTell.
     """
-    rows = bound(job, workspace_bytes=workspace_bytes_for(gpu.compute_capability))
-    space = room(gpu, _peak_of(rows))
-    return [p for p in rows.phases if _fast_verdict(p, space) != SAFE]
+    rows, residual = bound(job, workspace_bytes=workspace_bytes_for(gpu.compute_capability)), residual_for(gpu, job)
+    space = room(gpu, residual, rows.phases)
+    return [p for p in rows.phases if _fast_verdict(p, space, residual) != SAFE]
 
 
 def surely_fails(job: Job, gpu: Gpu) -> bool:
@@ -73,13 +76,14 @@ def surely_fails(job: Job, gpu: Gpu) -> bool:
     A job of which this is true is not safe; of another only `estimate_job` can tell. Raises CannotTell.
     """
     workspace = workspace_bytes_for(gpu.compute_capability)
-    most = room(gpu, _peak_of(bound(job, workspace_bytes=workspace))).low_bytes
+    most = room(gpu, residual_for(gpu, job), bound(job, workspace_bytes=workspace).phases).low_bytes
     return _replay(job, max(most, 0), workspace).failed is not None
 
 
 def fails_alone(peak: PhasePeak, gpu: Gpu) -> bool:
     """Whether a phase of `surely_unsafe` is one whatever the job's other phases are."""
-    return _fast_verdict(peak, room(gpu, peak.allocated_bytes)) != SAFE
+    residual = residual_for(gpu)
+    return _fast_verdict(peak, room(gpu, residual, (peak,)), residual) != SAFE
 
 
 def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:
@@ -103,48 +107,42 @@ def without_flash(gpu: Gpu) -> bool:
     return int(gpu.compute_capability.split(".")[0]) < FLASH_FROM
 
 
-def _peak_of(simulation: Simulation) -> int:
-    return max(p.allocated_bytes for p in simulation.phases)
-
-
-def _survives(free: Simulation, capacity: int, replay: Replayer, high: bool) -> Simulation | None:
+def _survives(free: Simulation, capacity: int, replay: Replayer, extras: Sequence[int]) -> Simulation | None:
     """The simulation under a capacity if blocks must be released or a phase fails; None if nothing of the kind happens.
 
     It goes no further than it must: phases that fit beside all that was cached fit all the better once that was released.
     """
-    tight = [p.reserved_bytes + (extra_at_peak(p).high_bytes if high else 0) > capacity for p in free.phases]
+    tight = [p.reserved_bytes + extra > capacity for p, extra in zip(free.phases, extras, strict=True)]
     if not any(tight):
         return None
     first_step = next((i for i, p in enumerate(free.phases) if p.phase == "train"), len(tight))
     return replay(max(capacity, 0), not any(tight[first_step:]))
 
 
-def _fails(simulation: Simulation | None, free: Simulation, capacity: int, high: bool) -> set[int]:
+def _fails(simulation: Simulation | None, free: Simulation, capacity: int, extras: Sequence[int]) -> set[int]:
     """Indices of phases that fail under the capacity: the replay's, and those where the workspace finds no room."""
-    failed = set()
-    for index, peak in enumerate(free.phases):
-        extra = extra_at_peak(peak).high_bytes if high else extra_at_peak(peak).low_bytes
-        if peak.allocated_bytes + extra > capacity:
-            failed.add(index)
+    beside = zip(free.phases, extras, strict=True)
+    failed = {index for index, (peak, extra) in enumerate(beside) if peak.allocated_bytes + extra > capacity}
     if simulation is not None and simulation.failed is not None:
         failed.add(simulation.failed)
     return failed
 
 
 def _judge(
-    job: Job, gpu: Gpu, free: Simulation, replay: Replayer, assumptions: tuple[str, ...]
+    job: Job, gpu: Gpu, residual: Residual, free: Simulation, replay: Replayer, assumptions: tuple[str, ...]
 ) -> Estimate:  # fmt: skip
-    space = room(gpu, _peak_of(free))
-    tight = _survives(free, space.low_bytes, replay, high=True)
-    failed_high = _fails(tight, free, space.low_bytes, high=True)
+    space, workspaces = room(gpu, residual, free.phases), [extra_at_peak(p, residual) for p in free.phases]
+    none, low, high = [0] * len(workspaces), [each.low_bytes for each in workspaces], [each.high_bytes for each in workspaces]
+    tight = _survives(free, space.low_bytes, replay, high)
+    failed_high = _fails(tight, free, space.low_bytes, high)
     failed_low: set[int] = set()
     if failed_high:
-        failed_low = _fails(_survives(free, space.high_bytes, replay, high=False), free, space.high_bytes, high=False)
-    likely = _survives(free, space.likely_bytes, replay, high=False)
+        failed_low = _fails(_survives(free, space.high_bytes, replay, none), free, space.high_bytes, low)
+    likely = _survives(free, space.likely_bytes, replay, none)
     slow = tight is not None and not failed_high and _keeps_releasing(tight)
     unsure = {i for i, p in enumerate(free.phases) if i in failed_high or (slow and p.phase == "train")}
     verdicts = [OOM if i in failed_low else BORDERLINE if i in unsure else SAFE for i in range(len(free.phases))]
-    phases = tuple(_phase(p, gpu, v, likely, i) for i, (p, v) in enumerate(zip(free.phases, verdicts, strict=True)))
+    phases = tuple(_phase(p, gpu, residual, v, likely, i) for i, (p, v) in enumerate(zip(free.phases, verdicts, strict=True)))
     verdict = OOM if failed_low else BORDERLINE if failed_high or slow or without_flash(gpu) else SAFE
     warnings = list(job.warnings)
     if slow:
@@ -161,47 +159,43 @@ def _keeps_releasing(simulation: Simulation) -> bool:
     return len(train) > 0 and all(p.retries > 0 for p in train) and sum(p.retries for p in train) > len(train)
 
 
-def _phase(peak: PhasePeak, gpu: Gpu, verdict: str, likely: Simulation | None, index: int) -> PhaseEstimate:
+def _phase(peak: PhasePeak, gpu: Gpu, residual: Residual, verdict: str, likely: Simulation | None, index: int) -> PhaseEstimate:
     """Device figures: reserved, under this card's capacity where it had to be replayed, with what lies outside."""
     reserved = peak.reserved_bytes
     if likely is not None and index < len(likely.phases) and not likely.phases[index].failed:
         reserved = min(reserved, likely.phases[index].reserved_bytes)
-    other, extra = outside(gpu), extra_at_peak(peak)
+    other, extra = outside(gpu), extra_at_peak(peak, residual)
     slack = max(reserved - peak.allocated_bytes, 0)  # cached blocks take workspaces up
-    # Where it survives, torch's cache gives way before the card is full.
-    figures = (
-        reserved + other.low_bytes,
-        reserved + max(extra.likely_bytes - slack, 0) + other.likely_bytes,
-        round(reserved * (1 + RESERVED_TOLERANCE)) + extra.high_bytes + other.high_bytes,
-    )
-    device = Interval(*(min(size, gpu.total_bytes) if verdict == SAFE else size for size in figures))
+    beside = Interval(other.low_bytes, other.likely_bytes + max(extra.likely_bytes - slack, 0), other.high_bytes + extra.high_bytes)
+    device = interval(reserved, residual.spread("reserved", peak.phase), beside)
+    if verdict == SAFE:  # where it survives, torch's cache gives way before the card is full
+        device = Interval(*(min(size, gpu.total_bytes) for size in (device.low_bytes, device.likely_bytes, device.high_bytes)))
     return PhaseEstimate(
         peak.phase, peak.variant, peak.allocated_bytes, peak.reserved_bytes, device, verdict, peak.moment, peak.components, peak.detail
     )
 
 
-def _judge_fast(job: Job, gpu: Gpu, rows: Simulation, assumptions: tuple[str, ...]) -> Estimate:
+def _judge_fast(job: Job, gpu: Gpu, residual: Residual, rows: Simulation, assumptions: tuple[str, ...]) -> Estimate:
     """Certain only where it fails: allocated alone is more than the card has."""
-    space = room(gpu, _peak_of(rows))
-    verdicts = [_fast_verdict(p, space) for p in rows.phases]
-    phases = tuple(_phase(p, gpu, v, None, i) for i, (p, v) in enumerate(zip(rows.phases, verdicts, strict=True)))
+    space = room(gpu, residual, rows.phases)
+    verdicts = [_fast_verdict(p, space, residual) for p in rows.phases]
+    phases = tuple(_phase(p, gpu, residual, v, None, i) for i, (p, v) in enumerate(zip(rows.phases, verdicts, strict=True)))
     verdict = next((v for v in (OOM, BORDERLINE) if v in verdicts), SAFE)
     peak = max(range(len(phases)), key=lambda i: phases[i].allocated_bytes)
     return Estimate(job, gpu, verdict, phases, peak, None, 0, (), job.warnings, assumptions, lower_bound=True)
 
 
-def _fast_verdict(peak: PhasePeak, space: Interval) -> str:
+def _fast_verdict(peak: PhasePeak, space: Interval, residual: Residual) -> str:
     if peak.allocated_bytes > space.high_bytes:
         return OOM
-    return BORDERLINE if peak.allocated_bytes + extra_at_peak(peak).high_bytes > space.low_bytes else SAFE
+    return BORDERLINE if peak.allocated_bytes + extra_at_peak(peak, residual).high_bytes > space.low_bytes else SAFE
 
 
-def required_bytes(gpu: Gpu, free: Simulation, replay: Replayer) -> int:
+def required_bytes(gpu: Gpu, residual: Residual, free: Simulation, replay: Replayer) -> int:
     """The smallest total capacity at which every phase survives with everything at its high end, to REQUIRED_STEP_BYTES."""
-    peak = _peak_of(free)
-    beside = gpu.total_bytes - room(gpu, peak).low_bytes
-    low = max(p.allocated_bytes + extra_at_peak(p).high_bytes for p in free.phases)
-    high = max(p.reserved_bytes + extra_at_peak(p).high_bytes for p in free.phases)
+    beside = gpu.total_bytes - room(gpu, residual, free.phases).low_bytes
+    low = max(p.allocated_bytes + extra_at_peak(p, residual).high_bytes for p in free.phases)
+    high = max(p.reserved_bytes + extra_at_peak(p, residual).high_bytes for p in free.phases)
     while high - low > REQUIRED_STEP_BYTES:
         middle = (low + high) // 2
         tried = replay(middle, False)

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 
 from estimator.gpus import Gpu
 from estimator.job import Job
+from estimator.residual import Interval
+
+__all__ = [
+    "BORDERLINE", "OOM", "SAFE", "UNKNOWN", "Advice", "Estimate", "Interval", "PhaseEstimate", "Variant", "worst_verdict",
+]  # fmt: skip
 
 SAFE, BORDERLINE, OOM, UNKNOWN = "safe", "borderline", "oom", "unknown"
 PROVISIONAL = (
@@ -28,15 +33,6 @@ class Variant:
     height: int | None = None
     frames: int | None = None
     batch: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Low, likely and high bytes of the same quantity."""
-
-    low_bytes: int
-    likely_bytes: int
-    high_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

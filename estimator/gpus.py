@@ -15,6 +15,7 @@ from typing import Any
 
 from estimator.errors import InputError, Problem
 from estimator.gpu_catalogue import OSES, canonical, catalogue
+from estimator.residual import Residual
 
 MIB, GIB = 2**20, 2**30
 __all__ = ["GIB", "MIB", "OSES", "Gpu", "all_gpus", "find_gpu"]
@@ -27,6 +28,7 @@ class Gpu:
     `context_*_bytes`: CUDA context, kernels and library handles of the process.
     `desktop_*_bytes`: other processes' share (0 on a headless machine). `os`: "linux" | "windows".
     `source`: where `total_bytes` was read. `notes`: what the user should know about these numbers.
+    `residual`: how far this card is from the replay, if it was calibrated; None: the shipped profile holds.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Gpu:
     source: str = ""
     title: str = ""
     notes: tuple[str, ...] = ()
+    residual: Residual | None = None
 
     @property
     def usable_bytes(self) -> int:

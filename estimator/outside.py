@@ -1,40 +1,35 @@
-"""What the allocator's replay does not see, as named terms with a source each. Provisional until cards are calibrated.
+"""What lies beside the replay's figures on a card, as intervals: context and desktop, cuDNN's workspace, and the room that is left.
 
-- *context* and *desktop*: of the card (`profiles/gpus.yaml`).
+- *context* and *desktop*: of the card (`profiles/gpus.yaml`, or its calibration).
 - *cuDNN workspace*: of the VAE's convolutions, allocated by torch while it encodes or decodes.
-- *tolerance*: how far the replay may be from the real allocator.
+- *residual*: how far a card may be from the replay (`intervals`).
 """
 
 from __future__ import annotations
 
-from estimator.estimate import Interval
+from collections.abc import Iterable
+
 from estimator.gpus import Gpu
 from estimator.residents import PhasePeak
+from estimator.residual import NOTHING, Interval, Residual, interval
 
-# FluxPipeline's decoder at 1024 x 1024, batch 1, bf16: a real H100 peaked 2470.9 MiB over the model (diffusers-torchao's
-# table), the emulated device 1573.0 MiB without workspaces and 2471.0 MiB with its `layout` estimate. For larger batches the
-# real card took less than the estimate: so the estimate is the upper end, none the lower, and at batch 1 the likely figure.
-CUDNN_BYTES_PER_PIXEL = round((2471.0 - 1573.0) * 2**20 / 1024**2)
-# The bars of docs/accuracy.md: allocated within 1 %, reserved within 2 % of the emulated device on jobs not used for extraction.
-ALLOCATED_TOLERANCE, RESERVED_TOLERANCE = 0.01, 0.02
 VAE_MOMENTS = ("vae",)
 
 
-def cudnn_workspace(peak: PhasePeak) -> Interval:
+def cudnn_workspace(peak: PhasePeak, residual: Residual) -> Interval:
     """Bytes that cuDNN may add in a phase in which the VAE runs on images of the phase's size."""
     uses_vae = peak.phase in ("cache_latents", "sample") and peak.variant.width is not None and peak.variant.height is not None
     if not uses_vae:
-        return Interval(0, 0, 0)
+        return NOTHING
     assert peak.variant.width is not None
     assert peak.variant.height is not None
-    pixels = peak.variant.width * peak.variant.height
-    full = CUDNN_BYTES_PER_PIXEL * pixels
-    return Interval(0, full, full)
+    pixels, each = peak.variant.width * peak.variant.height, residual.cudnn_bytes_per_pixel
+    return Interval(pixels * each.low_bytes, pixels * each.likely_bytes, pixels * each.high_bytes)
 
 
-def extra_at_peak(peak: PhasePeak) -> Interval:
+def extra_at_peak(peak: PhasePeak, residual: Residual) -> Interval:
     """The workspace as far as it raises the phase's peak: fully where the VAE is the peak, not at all otherwise."""
-    return cudnn_workspace(peak) if peak.moment.startswith(VAE_MOMENTS) else Interval(0, 0, 0)
+    return cudnn_workspace(peak, residual) if peak.moment.startswith(VAE_MOMENTS) else NOTHING
 
 
 def outside(gpu: Gpu) -> Interval:
@@ -46,13 +41,23 @@ def outside(gpu: Gpu) -> Interval:
     )
 
 
-def room(gpu: Gpu, peak_allocated_bytes: int) -> Interval:
-    """Capacity for the allocator: low where everything else is at its high end, high where it is at its low end.
+def allocated_on_card(peak: PhasePeak, residual: Residual) -> Interval:
+    """What the phase allocates on a real card, without cuDNN's workspace."""
+    return interval(peak.allocated_bytes, residual.spread("allocated", peak.phase))
 
-    The tolerance on what is allocated is taken off the low end, and added to the high one.
+
+def room(gpu: Gpu, residual: Residual, peaks: Iterable[PhasePeak]) -> Interval:
+    """Capacity for the replayed job: low where everything else is at its high end, high where it is at its low end.
+
+    What a card may allocate more than the replay says is taken off the capacity instead: the largest difference of any phase, at each end.
     """
     other = outside(gpu)
-    tolerance = round(ALLOCATED_TOLERANCE * peak_allocated_bytes)
+    allocated = [(each.allocated_bytes, allocated_on_card(each, residual)) for each in peaks]
+    more = max((size.high_bytes - replayed for replayed, size in allocated), default=0)
+    likely = max(allocated, key=lambda each: each[0], default=(0, NOTHING))
+    less = max((replayed - size.low_bytes for replayed, size in allocated), default=0)
     return Interval(
-        gpu.total_bytes - other.high_bytes - tolerance, gpu.total_bytes - other.likely_bytes, gpu.total_bytes - other.low_bytes + tolerance
+        gpu.total_bytes - other.high_bytes - more,
+        gpu.total_bytes - other.likely_bytes - (likely[1].likely_bytes - likely[0]),
+        gpu.total_bytes - other.low_bytes + less,
     )

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "estimator"
 
 # Layers in the direction the data flows, each with its modules and the layers that it may import besides itself (docs/design.md).
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
-    "values": ({"job", "errors", "paths", "gpus", "gpu_catalogue", "estimate", "crash"}, set()),
+    "values": ({"job", "errors", "paths", "gpus", "gpu_catalogue", "estimate", "residual", "crash"}, set()),
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": (
         {"profiles", "features", "program", "programs", "reductions", "optimizer_rules", "optimizers", "derived_weights", "archs",
@@ -29,7 +29,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"operations", "batches", "phases", "wan", "plans", "replay", "rows", "grid", "rows_grid", "timeline", "residents"},
         {"values", "profiles", "replay"},
     ),
-    "engine": ({"engine", "outside"}, {"values", "profiles", "replay", "model"}),
+    "engine": ({"engine", "outside", "intervals"}, {"values", "profiles", "replay", "model"}),
     "advice": ({"advice"}, {"values", "engine"}),
     "planning": ({"planner"}, {"values", "files", "profiles", "reading", "model", "engine"}),
     "log": ({"diagnosis"}, {"values", "files", "reading", "advice"}),

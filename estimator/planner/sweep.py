@@ -19,12 +19,14 @@ from estimator.engine import without_flash
 from estimator.errors import CannotTell
 from estimator.features import Ints
 from estimator.gpus import Gpu
+from estimator.intervals import residual_for
 from estimator.job import Job
-from estimator.outside import ALLOCATED_TOLERANCE, CUDNN_BYTES_PER_PIXEL, outside
+from estimator.outside import outside
 from estimator.planner.axes import Axis, edits_of
 from estimator.planner.edits import merged
 from estimator.planner.subject import Subject
 from estimator.residents import workspace_bytes_for
+from estimator.residual import Residual, ends
 from estimator.rows import bound
 from estimator.rows_grid import GridRows, Operations, PhaseGrid, operations_of
 
@@ -54,9 +56,10 @@ def sweep(subject: Subject, gpu: Gpu, axes: Sequence[Axis]) -> Sweep:
         phases = _one_run(cells, groups, gpu)
         if phases is None:
             for cell in itertools.product(*groups):
-                _store(made, tuple(np.array([n]) for n in cell), _single(cells.job(cell), gpu), gpu)
+                job = cells.job(cell)
+                _store(made, tuple(np.array([n]) for n in cell), _single(job, gpu), gpu, residual_for(gpu, job))
         elif phases:
-            _store(made, where, phases, gpu)
+            _store(made, where, phases, gpu, residual_for(gpu, cells.job(tuple(group[0] for group in groups))))
     return made
 
 
@@ -149,21 +152,24 @@ def _single(job: Job | None, gpu: Gpu) -> list[PhaseGrid]:
         return []
 
 
-def _store(made: Sweep, where: Any, phases: Sequence[PhaseGrid], gpu: Gpu) -> None:
+def _store(made: Sweep, where: Any, phases: Sequence[PhaseGrid], gpu: Gpu, residual: Residual) -> None:
     if not phases:
         return
     shape = made.peak_bytes[where].shape
     best: Any = np.zeros((1,) * len(shape), dtype=np.int64)
-    highest: Any = np.zeros((1,) * len(shape), dtype=np.int64)
+    highest, more, less = best, best, best
     phase: Any = np.zeros((1,) * len(shape), dtype=np.int8)
     for each in phases:
         phase = np.where(each.allocated_bytes > best, np.int8(PHASES.index(each.phase)), phase)
         best = np.maximum(best, each.allocated_bytes)
-        highest = np.maximum(highest, each.allocated_bytes + each.vae * (CUDNN_BYTES_PER_PIXEL * each.pixels * (_uses_vae(each.phase))))
+        workspace = residual.cudnn_bytes_per_pixel.high_bytes * each.pixels * _uses_vae(each.phase)
+        highest = np.maximum(highest, each.allocated_bytes + each.vae * workspace)
+        low, _, high = ends(each.allocated_bytes, residual.spread("allocated", each.phase))
+        more = np.maximum(more, np.rint(high).astype(np.int64) - each.allocated_bytes)
+        less = np.maximum(less, each.allocated_bytes - np.rint(np.maximum(low, 0)).astype(np.int64))
     other = outside(gpu)
-    tolerance = np.rint(ALLOCATED_TOLERANCE * best).astype(np.int64)
-    unsure = (highest > gpu.total_bytes - other.high_bytes - tolerance) | without_flash(gpu)
-    verdict = np.where(best > gpu.total_bytes - other.low_bytes + tolerance, OOM, np.where(unsure, BORDERLINE, UNCONFIRMED))
+    unsure = (highest > gpu.total_bytes - other.high_bytes - more) | without_flash(gpu)
+    verdict = np.where(best > gpu.total_bytes - other.low_bytes + less, OOM, np.where(unsure, BORDERLINE, UNCONFIRMED))
     made.peak_bytes[where], made.phase[where] = np.broadcast_to(best, shape), np.broadcast_to(phase, shape)
     made.verdict[where] = np.broadcast_to(verdict, shape).astype(np.int8)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from estimator.estimate import Estimate
 from estimator.gpus import GIB, Gpu
-from estimator.outside import ALLOCATED_TOLERANCE, extra_at_peak, outside
+from estimator.intervals import residual_for
+from estimator.outside import extra_at_peak, room
 from estimator.planner.axes import edits_of
 from estimator.planner.edits import Edit, merged
 from estimator.planner.growth import largest_safe
@@ -101,11 +102,11 @@ def _point(judge: Judge, value: int, edits: tuple[Edit, ...]) -> Point | None:
     job = judge.subject.read(edits)
     assert job is not None
     rows = bound(job, workspace_bytes=workspace_bytes_for(judge.gpu.compute_capability))
-    other, peak = outside(judge.gpu), max(p.allocated_bytes for p in rows.phases)
-    high = max(p.allocated_bytes + extra_at_peak(p).high_bytes for p in rows.phases)
-    tolerance = round(ALLOCATED_TOLERANCE * peak)
-    sizes = (peak - tolerance + other.low_bytes, peak + other.likely_bytes, high + tolerance + other.high_bytes)
-    return Point(value, *(size / GIB for size in sizes))
+    residual = residual_for(judge.gpu, job)
+    space, peak = room(judge.gpu, residual, rows.phases), max(p.allocated_bytes for p in rows.phases)
+    high = max(p.allocated_bytes + extra_at_peak(p, residual).high_bytes for p in rows.phases)
+    low, likely, beside = (judge.gpu.total_bytes - left for left in (space.high_bytes, space.likely_bytes, space.low_bytes))
+    return Point(value, *(size / GIB for size in (peak + low, peak + likely, high + beside)))
 
 
 def _own(subject: Subject, over: str) -> int | None:

@@ -1,0 +1,100 @@
+"""Which residual holds for a job on a card: the fitted one of profiles/residuals.json, or the card's own, wider where nothing was checked.
+
+The profile is made by `python -m calibration.fit` and says on which rows and sources it rests, and what they cover: an architecture,
+a card generation or a setting that is not among it adds a share of its own, and a reason that the report and the JSON document show.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from estimator.gpus import Gpu
+from estimator.job import Job
+from estimator.paths import profiles_dir
+from estimator.residual import Interval, Residual, Spread
+
+SCHEMA = 1
+GENERATIONS = {
+    "6": "Pascal", "7.0": "Volta", "7.5": "Turing", "8.0": "Ampere (A100)", "8.6": "Ampere", "8.7": "Ampere", "8.9": "Ada", "9": "Hopper",
+    "10": "Blackwell", "12": "Blackwell",
+}  # fmt: skip
+"""Compute capability, or its major number -> the generation's name (NVIDIA, CUDA GPUs)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """profiles/residuals.json. `checked`: kind -> the values that were; `unchecked`: kind -> the share that one that was not adds."""
+
+    residual: Residual
+    checked: Mapping[str, frozenset[str]]
+    unchecked: Mapping[str, float]
+
+
+@cache
+def profile() -> Profile:
+    """The shipped profile. Raises KeyError or ValueError if it is not as it must be: a bug of this package."""
+    raw = json.loads((profiles_dir() / "residuals.json").read_text(encoding="utf-8"))
+    if raw["schema"] != SCHEMA:
+        raise ValueError(f"residuals.json: schema {raw['schema']}, this version reads {SCHEMA}")
+    checked = {kind: frozenset(values) for kind, values in raw["checked"].items()}
+    return Profile(residual_of(raw), checked, dict(raw["unchecked"]))
+
+
+def residual_of(raw: Mapping[str, Any]) -> Residual:
+    """A residual as the profile, or a card's overlay, writes it: spreads, cudnn_bytes_per_pixel (low, likely, high), source."""
+    spreads = {figure: {phase: Spread(**one) for phase, one in phases.items()} for figure, phases in raw["spreads"].items()}
+    return Residual(spreads["allocated"], spreads["reserved"], Interval(*raw["cudnn_bytes_per_pixel"]), raw["source"])
+
+
+def generation(compute_capability: str) -> str:
+    """The name of a card's generation; its compute capability where that has none."""
+    major = compute_capability.split(".")[0]
+    return GENERATIONS.get(compute_capability) or GENERATIONS.get(major) or f"compute capability {compute_capability}"
+
+
+def settings(job: Job) -> dict[str, str]:
+    """What was checked or was not, kind -> value: the keys of the profile's `checked`."""
+    return {
+        "arch": job.arch,
+        "weights": job.model.weights,
+        "optimizer": job.train.optimizer,
+        "trainer": job.trainer,
+    }
+
+
+WORDS = {
+    "arch": "the architecture {} was never held against a whole run",
+    "weights": "base weights in {} were never held against a whole run",
+    "optimizer": "the optimizer {} was never held against a whole run",
+    "trainer": "no run of this kind of trainer ({}) was ever compared",
+    "generation": "no peak of a card of this generation ({}) is known",
+}
+
+
+def residual_for(gpu: Gpu, job: Job | None = None) -> Residual:
+    """The residual of a card, and of a job on it: wider, with the reasons, by what was never checked. Without a job the narrowest.
+
+    A calibrated card's own residual (`gpu.residual`) stands for the shipped one and for its generation; what it holds is not widened by it.
+    """
+    shipped = profile()
+    own = gpu.residual
+    found = settings(job) if job is not None else {}
+    if own is None:
+        found["generation"] = generation(gpu.compute_capability)
+    missing = [kind for kind, value in found.items() if value not in shipped.checked[kind]]
+    reasons = tuple(f"{WORDS[kind].format(found[kind])}: the interval is wider" for kind in missing)
+    return _widened(own or shipped.residual, [shipped.unchecked[kind] for kind in missing], reasons)
+
+
+def _widened(residual: Residual, shares: Iterable[float], reasons: tuple[str, ...]) -> Residual:
+    more = sum(share * share for share in shares) ** 0.5
+    if not more:
+        return residual
+    allocated, reserved = (
+        {phase: spread.widened(1.0, more) for phase, spread in spreads.items()} for spreads in (residual.allocated, residual.reserved)
+    )
+    return replace(residual, allocated=allocated, reserved=reserved, reasons=(*residual.reasons, *reasons))
