@@ -13,7 +13,7 @@ from estimator.gpus import Gpu
 from estimator.intervals import residual_for
 from estimator.job import Job
 from estimator.outside import extra_at_peak, outside, room
-from estimator.residents import PhasePeak, Simulation, workspace_bytes_for
+from estimator.residents import PhasePeak, Simulation, workspace_of
 from estimator.residual import Residual, interval
 from estimator.rows import bound
 from estimator.timeline import simulate
@@ -45,7 +45,7 @@ def estimate_job(job: Job, gpu: Gpu, *, fast: bool = False, required: bool = Fal
     """
     if job.unmodelled:
         return Estimate(job, gpu, UNKNOWN, (), -1, warnings=job.warnings)
-    workspace = workspace_bytes_for(gpu.compute_capability)
+    workspace = workspace_of(gpu)
     residual = residual_for(gpu, job)
     assumptions = (*_assumptions(job, gpu), *residual.reasons)
     if fast:
@@ -65,7 +65,7 @@ def surely_unsafe(job: Job, gpu: Gpu) -> list[PhasePeak]:
 
     Rows are a lower bound of what the allocator needs, so no job that is named here would be safe. Raises CannotTell.
     """
-    rows, residual = bound(job, workspace_bytes=workspace_bytes_for(gpu.compute_capability)), residual_for(gpu, job)
+    rows, residual = bound(job, workspace_bytes=workspace_of(gpu)), residual_for(gpu, job)
     space = room(gpu, residual, rows.phases)
     return [p for p in rows.phases if _fast_verdict(p, space, residual) != SAFE]
 
@@ -75,7 +75,7 @@ def surely_fails(job: Job, gpu: Gpu) -> bool:
 
     A job of which this is true is not safe; of another only `estimate_job` can tell. Raises CannotTell.
     """
-    workspace = workspace_bytes_for(gpu.compute_capability)
+    workspace = workspace_of(gpu)
     most = room(gpu, residual_for(gpu, job), bound(job, workspace_bytes=workspace).phases).low_bytes
     return _replay(job, max(most, 0), workspace).failed is not None
 

@@ -18,7 +18,22 @@ from estimator.gpu_catalogue import OSES, canonical, catalogue
 from estimator.residual import Residual
 
 MIB, GIB = 2**20, 2**30
-__all__ = ["GIB", "MIB", "OSES", "Gpu", "all_gpus", "find_gpu"]
+__all__ = ["GIB", "MIB", "OSES", "Calibration", "Gpu", "all_gpus", "find_gpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The overlay that a card's figures come from (estimator.overlay): its file, when and with what it was made, and from how many cells.
+
+    `emulated`: no measurement of a real card.
+    """
+
+    path: str
+    date: str
+    driver: str
+    torch: str
+    emulated: bool
+    cells: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +44,7 @@ class Gpu:
     `desktop_*_bytes`: other processes' share (0 on a headless machine). `os`: "linux" | "windows".
     `source`: where `total_bytes` was read. `notes`: what the user should know about these numbers.
     `residual`: how far this card is from the replay, if it was calibrated; None: the shipped profile holds.
+    `workspace_bytes`: torch's cuBLAS workspace of one thread as measured (None: by compute capability). `calibration`: the overlay in use.
     """
 
     name: str
@@ -46,6 +62,8 @@ class Gpu:
     title: str = ""
     notes: tuple[str, ...] = ()
     residual: Residual | None = None
+    workspace_bytes: int | None = None
+    calibration: Calibration | None = None
 
     @property
     def usable_bytes(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from estimator.errors import Problem
 from estimator.estimate import Advice, Estimate, Interval, PhaseEstimate, Variant, worst_verdict
-from estimator.gpus import Gpu
+from estimator.gpus import Calibration, Gpu
 from estimator.report_words import headline
 
 SCHEMA = 1
@@ -100,7 +100,17 @@ def gpu_document(gpu: Gpu) -> dict[str, Any]:
         "compute_capability": gpu.compute_capability,
         "aliases": list(gpu.aliases),
         "source": gpu.source,
+        "overlay": _overlay(gpu.calibration),
     }
+
+
+def _overlay(used: Calibration | None) -> dict[str, Any] | None:
+    """The calibration overlay that the card's figures come from."""
+    if used is None:
+        return None
+    return {
+        "path": used.path, "date": used.date, "driver": used.driver, "torch": used.torch, "emulated": used.emulated, "cells": used.cells,
+    }  # fmt: skip
 
 
 def phase_document(phase: PhaseEstimate) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Advice, Estimate, Interval, PhaseEstimate
 from estimator.gpus import GIB, Gpu
-from estimator.report_words import component, distinct, headline, moment, row_name, what
+from estimator.report_words import calibrated, component, distinct, headline, moment, row_name, what
 from estimator.screen import WIDTH, Cell, Column, painted, table
 
 MOST_ROWS = 14
@@ -89,6 +89,8 @@ def _answer(estimate: Estimate, style: Style) -> str:
     lines = [f"{style.verdict(estimate.verdict, word)}: {cut(estimate.job.name, WIDTH - len(word) - 2 - len(rest))}{rest}"]
     if phase is not None:
         lines.extend(wrapped(_peak_line(estimate, phase), "", "  "))
+    if gpu.calibration is not None:
+        lines.extend(wrapped(clean(calibrated(gpu.calibration)), "", "  "))
     if estimate.lower_bound:
         lines.append("Without the allocator's replay (--fast): a lower bound; safe is not certain.")
     lines.extend(_another_fails(estimate, phase))

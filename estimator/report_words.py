@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 
 from estimator.estimate import SAFE, Estimate, PhaseEstimate, Variant
+from estimator.gpus import Calibration
 
 _DOING = {
     "load": "loading",
@@ -109,3 +111,9 @@ def distinct(phases: Sequence[PhaseEstimate], keep: PhaseEstimate | None) -> lis
         if other is None or phase is keep or (other is not keep and phase.device.likely_bytes > other.device.likely_bytes):
             rows[name] = phase
     return list(rows.values())
+
+
+def calibrated(used: Calibration) -> str:
+    """That a card's figures are an overlay's."""
+    emulated = "; made on the emulated device, no measurement" if used.emulated else ""
+    return f"The card as calibrated on {used.date[:10]} (overlay {os.path.basename(used.path)}{emulated})."

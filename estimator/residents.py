@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from estimator.allocator import Allocator
 from estimator.estimate import Variant
+from estimator.gpus import Gpu
 from estimator.job import Model
 
 UNIT_BYTES = 512  # the allocator's rounding (kMinBlockSize)
@@ -110,3 +111,8 @@ def component_of(name: str | None, key: str) -> str:
 def workspace_bytes_for(compute_capability: str) -> int:
     """torch's cuBLAS workspace of one thread on a card."""
     return WORKSPACE_BYTES_90 if int(compute_capability.split(".")[0]) in (9, 10) else WORKSPACE_BYTES
+
+
+def workspace_of(gpu: Gpu) -> int:
+    """The same of a card: as calibrated, else by compute capability."""
+    return workspace_bytes_for(gpu.compute_capability) if gpu.workspace_bytes is None else gpu.workspace_bytes

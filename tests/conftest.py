@@ -16,6 +16,9 @@ from hypothesis import settings
 settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))  # CI: the same examples each time
 settings.load_profile("project")
 
+# No calibration overlay of whoever runs the tests.
+os.environ["XDG_CONFIG_HOME"] = "/nonexistent/config"
+
 ROOT = Path(__file__).resolve().parent.parent
 RUN_EMULATED = ROOT / "calibration" / "emulated_cuda" / "run.sh"
 

@@ -16,7 +16,9 @@ PACKAGE = ROOT / "estimator"
 
 # Layers in the direction the data flows, each with its modules and the layers that it may import besides itself (docs/design.md).
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
-    "values": ({"job", "errors", "paths", "gpus", "gpu_catalogue", "estimate", "residual", "crash"}, set()),
+    "values": (
+        {"job", "errors", "paths", "gpus", "gpu_catalogue", "overlay", "overlay_file", "overlays", "estimate", "residual", "crash"}, set(),
+    ),
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": (
         {"profiles", "features", "program", "programs", "reductions", "optimizer_rules", "optimizers", "derived_weights", "archs",

@@ -44,6 +44,7 @@ def parser() -> options.Parser:
     made.add_argument("config", metavar="CONFIG", help="a training config of AI Toolkit (YAML or JSON), or an explicit run file")
     made.add_argument("--gpu", required=True, metavar="NAME", help="a card (see `estimate gpus`), a size such as 23.5GiB, or all")
     options.add_job(made)
+    options.add_overlay(made)
     made.add_argument("--fast", action="store_true", help="peak rows only, without the allocator's replay: a lower bound")
     made.add_argument("--required", action="store_true", help="also find the smallest capacity at which the job is safe")
     made.add_argument("--details", action="store_true", help="all phases, with the ledger of each")
@@ -56,10 +57,9 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     """Estimate every job of the config; the status is that of the worst."""
     given = parser().parse_args(arguments)
     from estimator.estimate import worst_verdict
-    from estimator.gpus import all_gpus, find_gpu
 
     every_card = given.gpu.strip().lower() == "all"
-    gpus = all_gpus(given.os) if every_card else (find_gpu(given.gpu, given.os),)
+    gpus = options.cards(given) if every_card else (options.one_card(given),)
     from estimator.trainers import read_jobs
 
     jobs = read_jobs(given.config, tuple(given.set), given.arch)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING
 
 from estimator.commands import CANNOT_TELL_STATUS, NOT_SAFE_STATUS, SAFE_STATUS, Answer, StyleOf, options
 
 if TYPE_CHECKING:
     from estimator.crash import Diagnosis
+    from estimator.gpus import Gpu
 
 DESCRIPTION = """\
 Why did this run crash, and what to change first? Reads the trainer's log. The
@@ -29,6 +31,7 @@ def parser() -> options.Parser:
     made.add_argument("--config", metavar="CONFIG", help="the config that ran; default: as the log shows it")
     made.add_argument("--gpu", metavar="NAME", help="the card it ran on (see `estimate gpus`); default: as the log's messages say")
     options.add_job(made, "where it ran (windows: also WSL2); default: as the paths in the log say")
+    options.add_overlay(made)
     made.set_defaults(os=None)
     made.add_argument("--record", metavar="FILE", help="append what was seen as a measurement row; for logs of real cards")
     options.add_output(made)
@@ -45,7 +48,7 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
 
     runs = read_story(open_log(given.log))
     question = Question(given.config, given.gpu, tuple(given.set), given.arch, given.os)
-    found = diagnose(runs, question, lambda job, gpu, fast: estimate_job(job, gpu, fast=fast))
+    found = diagnose(runs, question, lambda job, gpu, fast: estimate_job(job, _calibrated(gpu, given), fast=fast))
     if given.record is not None:
         found = _recorded(found, given.record, given.gpu)
     status = _status(found)
@@ -57,6 +60,13 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     from estimator.report_diagnosis import render_diagnosis
 
     return Answer(render_diagnosis(found, style(given.no_color)), status)
+
+
+def _calibrated(gpu: Gpu, given: argparse.Namespace) -> Gpu:
+    """The card as its overlay has it; one that is known by its capacity alone has none."""
+    from estimator.overlays import with_overlay
+
+    return gpu if given.no_overlay else with_overlay(gpu, given.overlay)
 
 
 def _status(found: Diagnosis) -> int:

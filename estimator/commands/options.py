@@ -52,6 +52,13 @@ def add_job(parser: argparse.ArgumentParser, os_help: str = "where it will train
     parser.add_argument("--arch", metavar="KEY", help="take the model for this architecture (see `estimate archs`)")
 
 
+def add_overlay(parser: argparse.ArgumentParser) -> None:
+    """--overlay and --no-overlay: of a card as `estimate calibrate` measured it."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--overlay", metavar="FILE", help="the card as this calibration overlay has it; default: your own")
+    either.add_argument("--no-overlay", action="store_true", help="the card as the catalogue has it, even where it was calibrated")
+
+
 def add_os(parser: argparse.ArgumentParser, help: str) -> None:
     """--os."""
     parser.add_argument("--os", choices=OSES, default="linux", help=help)
@@ -68,21 +75,38 @@ def is_several(text: str) -> bool:
     return text.strip().lower() == "all" or "," in text
 
 
-def cards(text: str, os: str) -> tuple[Gpu, ...]:
-    """The cards of --gpu: one, several with commas between, or all, smallest first. Raises InputError with every unknown name."""
+def cards(given: argparse.Namespace) -> tuple[Gpu, ...]:
+    """The cards of --gpu as calibrated: one, several with commas between, or all, smallest first.
+
+    Raises InputError with every unknown name, for an overlay that cannot be used, and for --overlay with several cards.
+    """
     from estimator.errors import InputError, Problem
     from estimator.gpus import all_gpus, find_gpu
+    from estimator.overlays import with_overlay
 
-    if text.strip().lower() == "all":
-        return all_gpus(os)
+    if given.overlay is not None and is_several(given.gpu):
+        raise InputError(Problem("--overlay takes one card", None, "an overlay is of one", "name the card that it was made on"))
     found: dict[str, Gpu] = {}
     problems: list[Problem] = []
-    for name in text.split(","):
-        try:
-            card = find_gpu(name, os)
-            found[card.name] = card
-        except InputError as error:
-            problems += error.problems
+    if given.gpu.strip().lower() == "all":
+        found = {card.name: card for card in all_gpus(given.os)}
+    else:
+        for name in given.gpu.split(","):
+            try:
+                card = find_gpu(name, given.os)
+                found[card.name] = card
+            except InputError as error:
+                problems += error.problems
     if problems:
         raise InputError(*problems)
-    return tuple(sorted(found.values(), key=lambda card: (card.total_bytes, card.name)))
+    every = found.values() if given.no_overlay else [with_overlay(card, given.overlay) for card in found.values()]
+    return tuple(sorted(every, key=lambda card: (card.total_bytes, card.name)))
+
+
+def one_card(given: argparse.Namespace) -> Gpu:
+    """The card of --gpu as calibrated, where only one makes sense: a comma or "all" is no card's name. Raises InputError."""
+    from estimator.gpus import find_gpu
+    from estimator.overlays import with_overlay
+
+    card = find_gpu(given.gpu, given.os)
+    return card if given.no_overlay else with_overlay(card, given.overlay)

@@ -50,6 +50,7 @@ def parser() -> options.Parser:
     made.add_argument("--write", metavar="FILE", help="write the edited config there")
     made.add_argument("--in-place", action="store_true", help="write over the config itself")
     options.add_job(made)
+    options.add_overlay(made)
     options.add_output(made)
     return made
 
@@ -62,7 +63,7 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     from estimator.planner.subject import check_keep, read_subject
 
     _check_usage(given)
-    gpus = options.cards(given.gpu, given.os)
+    gpus = options.cards(given)
     target = given.write if given.write is not None else given.config if given.in_place else None
     subject = read_subject(given.config, tuple(given.set), given.arch, ())
     if target is not None:

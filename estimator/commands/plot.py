@@ -29,6 +29,7 @@ def parser() -> options.Parser:
     overs = ("resolution", "batch", "frames", "rank", "preview")
     made.add_argument("--over", choices=overs, help="what curves run over; default resolution")
     options.add_job(made)
+    options.add_overlay(made)
     return made
 
 
@@ -36,13 +37,12 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     """Draw one picture."""
     given = parser().parse_args(arguments)
     from estimator.errors import InputError, Problem
-    from estimator.gpus import find_gpu
     from estimator.planner.subject import read_subject
     from estimator.plots.draw import check_picture, draw_curves, draw_timeline
 
     if given.kind == "timeline" and given.over is not None:
         raise InputError(Problem("--over belongs to curves", None, "a timeline has phases", "leave it out, or --kind timeline"))
-    gpu = find_gpu(given.gpu, given.os)
+    gpu = options.one_card(given)
     check_picture(given.out)
     subject = read_subject(given.config, tuple(given.set), given.arch, ())
     if given.kind == "timeline":

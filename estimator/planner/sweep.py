@@ -25,7 +25,7 @@ from estimator.outside import outside
 from estimator.planner.axes import Axis, edits_of
 from estimator.planner.edits import merged
 from estimator.planner.subject import Subject
-from estimator.residents import workspace_bytes_for
+from estimator.residents import workspace_of
 from estimator.residual import Residual, ends
 from estimator.rows import bound
 from estimator.rows_grid import GridRows, Operations, PhaseGrid, operations_of
@@ -123,7 +123,7 @@ def _one_run(cells: _Cells, groups: tuple[tuple[int, ...], ...], gpu: Gpu) -> li
             if value.ndim == 0:
                 made[name] = kept.setdefault(int(value), value)
     try:
-        phases = GridRows(job, workspace_bytes_for(gpu.compute_capability)).run(base.words, values)
+        phases = GridRows(job, workspace_of(gpu)).run(base.words, values)
     except CannotTell:
         return []
     return phases if _agrees(cells, groups, phases, gpu) else None
@@ -135,7 +135,7 @@ def _agrees(cells: _Cells, groups: tuple[tuple[int, ...], ...], phases: Sequence
     if job is None:
         return False
     try:
-        own = bound(job, workspace_bytes=workspace_bytes_for(gpu.compute_capability))
+        own = bound(job, workspace_bytes=workspace_of(gpu))
     except CannotTell:
         return False
     return max(p.allocated_bytes for p in own.phases) == max(int(np.ravel(p.allocated_bytes)[-1]) for p in phases)
@@ -147,7 +147,7 @@ def _single(job: Job | None, gpu: Gpu) -> list[PhaseGrid]:
     operations = operations_of(job)
     values: list[Mapping[str, Ints]] = [{name: np.asarray(v, dtype=np.int64) for name, v in each.items()} for each in operations.values]
     try:
-        return GridRows(job, workspace_bytes_for(gpu.compute_capability)).run(operations.words, values)
+        return GridRows(job, workspace_of(gpu)).run(operations.words, values)
     except CannotTell:
         return []
 

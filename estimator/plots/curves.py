@@ -15,7 +15,7 @@ from estimator.planner.growth import largest_safe
 from estimator.planner.search import Judge
 from estimator.planner.space import largest_batch, quantised, unquantised
 from estimator.planner.subject import Subject
-from estimator.residents import workspace_bytes_for
+from estimator.residents import workspace_of
 from estimator.rows import bound
 
 OVERS = {
@@ -101,7 +101,7 @@ def _point(judge: Judge, value: int, edits: tuple[Edit, ...]) -> Point | None:
         return None
     job = judge.subject.read(edits)
     assert job is not None
-    rows = bound(job, workspace_bytes=workspace_bytes_for(judge.gpu.compute_capability))
+    rows = bound(job, workspace_bytes=workspace_of(judge.gpu))
     residual = residual_for(judge.gpu, job)
     space, peak = room(judge.gpu, residual, rows.phases), max(p.allocated_bytes for p in rows.phases)
     high = max(p.allocated_bytes + extra_at_peak(p, residual).high_bytes for p in rows.phases)
