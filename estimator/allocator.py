@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from estimator.allocator_state import (
     LARGE_SEGMENT_UNITS,
@@ -28,6 +29,12 @@ from estimator.allocator_state import (
     UNIT_BYTES,
     AllocatorState,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Row = Sequence[int] | npt.NDArray[np.int64]
 
 FREE = -1
 """In the sizes of `Allocator.run`: free the key."""
@@ -94,28 +101,32 @@ class Allocator(AllocatorState):
         """torch.cuda.empty_cache(): give back every segment without a live block (expandable: every page)."""
         self._release()
 
-    def run(self, keys: Sequence[int], sizes: Sequence[int]) -> int | None:  # noqa: PLR0915 - see the last paragraph
+    def run(self, keys: Row, sizes: Row) -> int | None:  # noqa: PLR0915 - see the last paragraph
         """Replay events: per event malloc(key, size) for a size >= 0, free(key) for FREE, empty_cache() for EMPTY_CACHE.
 
         Returns the index of the event that set the highest peak of allocated, or None if this run stayed at or below the peak
         known before; `peak_event` keeps the last index returned that was not None, since `reset_peaks`.
         Raises OutOfMemory with `.event`, and ValueError for a live key's malloc, an unknown key's free, or an unknown size; the
-        events before have then been replayed. Lists of plain ints are fastest.
+        events before have then been replayed. Arrays are made lists of plain ints.
 
         This is the replay's hot loop: all in one function, on local names, with the merging of free neighbours written out.
         """
         if len(keys) != len(sizes):
             raise ValueError(f"{len(keys)} keys for {len(sizes)} sizes")
+        if not isinstance(keys, (list, tuple)):
+            keys = keys.tolist()  # type: ignore[union-attr]
+        if not isinstance(sizes, (list, tuple)):
+            sizes = sizes.tolist()  # type: ignore[union-attr]
         live, free_at, free_end, segments = self._live, self._free_at, self._free_end, self._segments
         small, large, choose, obtain = self._small, self._large, self._choose, self._obtain
         split_large, small_max, shift, mask, unit = self._SPLIT_LARGE_UNITS, SMALL_REQUEST_UNITS, SHIFT, MASK, UNIT_BYTES
-        round_up = unit - 1
+        round_up, null = unit - 1, self._null
         allocated, peak, peak_event = self._allocated, self._peak_allocated, None
         index = 0
         try:
             for index, key, size in zip(range(len(sizes)), keys, sizes, strict=True):
                 if size > 0:
-                    if key in live:
+                    if key in live or key in null:
                         raise ValueError(f"event {index}: malloc for key {key}, which is live")
                     units = (size + round_up) // unit
                     pool = small if units <= small_max else large

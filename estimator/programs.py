@@ -135,16 +135,21 @@ class Profile:
         if unquantised and weights in TENSORS_OF_LINEAR:
             bf16, rest = self.resident(component, "bf16"), self.resident(component, weights)
             return bf16[: unquantised * TENSORS_OF_LINEAR["bf16"]] + rest[unquantised * TENSORS_OF_LINEAR[weights] :]
+        for profile in (self, self.relative if component.startswith(SHARED_COMPONENTS) else None):
+            sizes = None if profile is None else profile._own_resident(component, weights)
+            if sizes is not None:
+                return sizes
+        raise CannotTell(Problem(f"{self.arch}: {component} in {weights} was never recorded", None, "", "choose another quantisation"))
+
+    def _own_resident(self, component: str, weights: str) -> list[int] | None:
+        """`resident` from this profile's own recordings, or derived from them; None without. (Two may be each other's relative.)"""
         table = self.data["residents"]
         for key in (f"{component}/{weights}", component):
             if key in table:
                 return [size for size, count in table[key] for _ in range(count)]
-        if weights in derived_weights.DERIVED:
-            derivation = derived_weights.DERIVED[weights]
-            return derived_weights.residents(self.resident(component, derivation.base), derivation)
-        if self.relative is not None and component.startswith(SHARED_COMPONENTS):
-            return self.relative.resident(component, weights)
-        raise CannotTell(Problem(f"{self.arch}: {component} in {weights} was never recorded", None, "", "choose another quantisation"))
+        derivation = derived_weights.DERIVED.get(weights)
+        base = self._own_resident(component, derivation.base) if derivation else None
+        return None if base is None or derivation is None else derived_weights.residents(base, derivation)
 
     def has_resident(self, component: str) -> bool:
         return any(key.split("/")[0] == component for key in self.data["residents"])

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from estimator import operations as op
-from estimator.allocator import EMPTY_CACHE, FREE, Allocator, OutOfMemory
+from estimator.allocator import EMPTY_CACHE, FREE, OutOfMemory
+from estimator.allocator_compiled import replaying_allocator
 from estimator.archs import load_archs
 from estimator.job import Job
 from estimator.program import ALLOCATE, Ints, Program
@@ -34,7 +35,7 @@ class Replay:
 
     def __init__(self, profile: Profile, job: Job, capacity_bytes: int | None, workspace_bytes: int = WORKSPACE_BYTES) -> None:
         self.profile, self.job = profile, job
-        self.state = State(Allocator(capacity_bytes, expandable_segments=job.expandable_segments))
+        self.state = State(replaying_allocator(capacity_bytes, job.expandable_segments))
         self.workspace_bytes = workspace_bytes
         self.unquantised = unquantised_linears(job.model, load_archs().archs[job.arch].embedder_linears)
         self.peaks: list[PhasePeak] = []
@@ -147,7 +148,7 @@ class Replay:
         before, base = dict(state.bytes_of), state.take_keys(len(program.names))
         keys, events, taken = self._lists(program, part, sizes, base)
         keys, events, workspace_at = self._backward_workspace(program, part, keys, events, base)
-        peak_event = state.allocator.run(keys.tolist(), events.tolist())
+        peak_event = state.allocator.run(keys, events)
         if workspace_at is not None and peak_event is not None and peak_event >= workspace_at:
             before["workspace"] = before.get("workspace", 0) + self.workspace_bytes
         if peak_event is not None:

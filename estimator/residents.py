@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from estimator.allocator import Allocator
+from estimator.allocator_compiled import CompiledAllocator
 from estimator.estimate import Variant
 from estimator.gpus import Gpu
 from estimator.job import Model
@@ -59,7 +60,7 @@ Held = tuple[int, int]
 class State:
     """What is on the card. `named`: component -> name -> tensor; `scopes`: unnamed ones, by what they are released with."""
 
-    allocator: Allocator
+    allocator: Allocator | CompiledAllocator
     named: dict[str, dict[str, Held]] = field(default_factory=dict)
     scopes: dict[str, list[tuple[int, str, int]]] = field(default_factory=dict)
     bytes_of: dict[str, int] = field(default_factory=dict)

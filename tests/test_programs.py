@@ -144,3 +144,9 @@ def test_quantised_weights_are_smaller(arch: str) -> None:
     sizes = {kind: sum(load_profile(arch).resident("transformer", kind)) for kind in kinds}
     assert all(sizes[kind] == pytest.approx(sizes["bf16"] / 2, rel=0.01) for kind in sizes if kind.endswith("float8"))
     assert "uint4" not in sizes or sizes["uint4"] < 0.35 * sizes["bf16"]
+
+
+def test_what_neither_of_two_relatives_recorded_is_said_not_to_be() -> None:
+    """Wan's two sizes are each other's relatives."""
+    with pytest.raises(CannotTell, match="never recorded"):
+        load_profile("wan21-1.3b").resident("text_encoder0", "no such kind")

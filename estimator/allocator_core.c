@@ -1,0 +1,331 @@
+/* The allocator's replay, compiled: the same as Allocator.run of allocator.py, which says what it does and why, and stays the reference
+ * (tests/test_allocator_compiled.py holds the two together). For default settings: no expandable segments, no placed segments.
+ *
+ * Blocks are chained to their neighbours within a segment, as in torch; each pool is an array of its free blocks sorted by (size, address).
+ * Sizes and addresses are in units. No Python here: the library is loaded with ctypes and serves every version of it. */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+typedef int64_t i64;
+
+enum { FREE = -1, EMPTY_CACHE = -2 };                                                          /* in sizes: as in allocator.py */
+enum { DONE, OUT_OF_MEMORY, KEY_IS_LIVE, KEY_HOLDS_NOTHING, UNKNOWN_SIZE, NO_HOST_MEMORY };    /* results: as in allocator_compiled.py */
+enum { NONE = -1, VACANT = -2 };                                                               /* in place of a block's number */
+
+/* Read and set by allocator_compiled.Counters: the same fields in the same order. */
+typedef struct {
+    i64 unit_bytes, small_request, small_segment, min_large, large_segment, round_large; /* constants of allocator_state.py */
+    i64 capacity;                                                                        /* negative: unbounded */
+    i64 next_address, allocated, peak_allocated, reserved, peak_reserved, retries;
+    i64 event, peak_event, requested; /* of the last run: where it stopped, where its peak was (or -1), the request that failed */
+} Counters;
+
+typedef struct { i64 size, address; int32_t before, after, is_free; } Block;
+typedef struct { i64 size, address; int32_t block; } Ranked;
+typedef struct { Ranked *rows; i64 count, room; } Pool;
+typedef struct { i64 key; int32_t block; } Held; /* block: its number; NONE: the null pointer; VACANT: no key here */
+
+typedef struct {
+    Counters counters;
+    Block *blocks;
+    i64 blocks_count, blocks_room;
+    int32_t unused; /* chain of unused blocks, through `after` */
+    Pool small, large;
+    Held *held; /* open addressing, linear probing; held_room is a power of two, at most half full */
+    i64 held_count, held_room;
+} Core;
+
+/* ---- keys */
+
+static i64 slot_of(const Core *core, i64 key) {
+    i64 mask = core->held_room - 1;
+    i64 at = (i64)(((uint64_t)key * 0x9E3779B97F4A7C15u) >> 20) & mask;
+    while (core->held[at].block != VACANT && core->held[at].key != key) at = (at + 1) & mask;
+    return at;
+}
+
+static int make_room_for_key(Core *core) {
+    if (2 * (core->held_count + 1) <= core->held_room) return 1;
+    Held *old = core->held;
+    i64 old_room = core->held_room, room = old_room ? 2 * old_room : 1024;
+    Held *held = malloc(room * sizeof *held);
+    if (!held) return 0;
+    for (i64 i = 0; i < room; i++) held[i].block = VACANT;
+    core->held = held;
+    core->held_room = room;
+    for (i64 i = 0; i < old_room; i++)
+        if (old[i].block != VACANT) held[slot_of(core, old[i].key)] = old[i];
+    free(old);
+    return 1;
+}
+
+static void forget_key(Core *core, i64 at) {
+    i64 mask = core->held_room - 1, hole = at;
+    core->held_count--;
+    for (i64 i = (at + 1) & mask; core->held[i].block != VACANT; i = (i + 1) & mask) { /* close the gap: no tombstones */
+        i64 home = (i64)(((uint64_t)core->held[i].key * 0x9E3779B97F4A7C15u) >> 20) & mask;
+        if (((i - home) & mask) >= ((i - hole) & mask)) {
+            core->held[hole] = core->held[i];
+            hole = i;
+        }
+    }
+    core->held[hole].block = VACANT;
+}
+
+/* ---- blocks and pools */
+
+static int32_t new_block(Core *core) {
+    if (core->unused != NONE) {
+        int32_t block = core->unused;
+        core->unused = core->blocks[block].after;
+        return block;
+    }
+    if (core->blocks_count == core->blocks_room) {
+        i64 room = core->blocks_room ? 2 * core->blocks_room : 1024;
+        Block *blocks = realloc(core->blocks, room * sizeof *blocks);
+        if (!blocks) return NONE;
+        core->blocks = blocks;
+        core->blocks_room = room;
+    }
+    return (int32_t)core->blocks_count++;
+}
+
+static void drop_block(Core *core, int32_t block) {
+    core->blocks[block].after = core->unused;
+    core->unused = block;
+}
+
+static i64 lower_bound(const Pool *pool, i64 size, i64 address) {
+    i64 low = 0, high = pool->count;
+    while (low < high) {
+        i64 middle = (low + high) / 2;
+        const Ranked *row = &pool->rows[middle];
+        if (row->size < size || (row->size == size && row->address < address)) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+static int enter(Core *core, Pool *pool, int32_t block) {
+    if (pool->count == pool->room) {
+        i64 room = pool->room ? 2 * pool->room : 256;
+        Ranked *rows = realloc(pool->rows, room * sizeof *rows);
+        if (!rows) return 0;
+        pool->rows = rows;
+        pool->room = room;
+    }
+    Block *b = &core->blocks[block];
+    i64 at = lower_bound(pool, b->size, b->address);
+    memmove(&pool->rows[at + 1], &pool->rows[at], (pool->count - at) * sizeof *pool->rows);
+    pool->rows[at] = (Ranked){b->size, b->address, block};
+    pool->count++;
+    b->is_free = 1;
+    return 1;
+}
+
+static void remove_at(Pool *pool, i64 at) {
+    pool->count--;
+    memmove(&pool->rows[at], &pool->rows[at + 1], (pool->count - at) * sizeof *pool->rows);
+}
+
+static void leave(Pool *pool, const Block *b) { remove_at(pool, lower_bound(pool, b->size, b->address)); }
+
+static Pool *pool_of(Core *core, i64 units) { return units <= core->counters.small_request ? &core->small : &core->large; }
+
+/* ---- segments */
+
+static void release_pool(Core *core, Pool *pool) {
+    i64 kept = 0;
+    for (i64 i = 0; i < pool->count; i++) {
+        Block *b = &core->blocks[pool->rows[i].block];
+        if (b->before == NONE && b->after == NONE) {
+            core->counters.reserved -= b->size;
+            drop_block(core, pool->rows[i].block);
+        } else {
+            pool->rows[kept++] = pool->rows[i];
+        }
+    }
+    pool->count = kept;
+}
+
+static void release(Core *core) {
+    release_pool(core, &core->large);
+    release_pool(core, &core->small);
+}
+
+/* A new segment as one free block outside its pool; NONE: cudaMalloc fails; VACANT: no host memory. */
+static int32_t grow(Core *core, i64 units) {
+    Counters *c = &core->counters;
+    i64 size = units <= c->small_request ? c->small_segment
+             : units < c->min_large      ? c->large_segment
+                                         : (units + c->round_large - 1) / c->round_large * c->round_large;
+    if (c->capacity >= 0 && c->reserved + size > c->capacity) return NONE;
+    int32_t block = new_block(core);
+    if (block == NONE) return VACANT;
+    core->blocks[block] = (Block){size, c->next_address, NONE, NONE, 0};
+    c->next_address += size;
+    c->reserved += size;
+    if (c->reserved > c->peak_reserved) c->peak_reserved = c->reserved;
+    return block;
+}
+
+/* ---- events */
+
+static int allocate(Core *core, i64 key, i64 units, i64 event) {
+    Counters *c = &core->counters;
+    Pool *pool = pool_of(core, units);
+    i64 at = lower_bound(pool, units, 0);
+    int32_t block;
+    if (at < pool->count) {
+        block = pool->rows[at].block;
+        remove_at(pool, at);
+    } else {
+        block = grow(core, units);
+        if (block == NONE) {
+            release(core);
+            c->retries++;
+            block = grow(core, units);
+        }
+        if (block == NONE) {
+            c->requested = units;
+            return OUT_OF_MEMORY;
+        }
+        if (block == VACANT) return NO_HOST_MEMORY;
+    }
+    i64 rest = core->blocks[block].size - units;
+    if (rest >= (pool == &core->small ? 1 : c->small_request + 1)) {
+        int32_t remainder = new_block(core);
+        if (remainder == NONE) return NO_HOST_MEMORY;
+        Block *b = &core->blocks[block];
+        core->blocks[remainder] = (Block){rest, b->address + units, block, b->after, 1};
+        if (b->after != NONE) core->blocks[b->after].before = remainder;
+        b->after = remainder;
+        b->size = units;
+        if (!enter(core, pool, remainder)) return NO_HOST_MEMORY;
+    }
+    core->blocks[block].is_free = 0;
+    c->allocated += core->blocks[block].size;
+    if (c->allocated > c->peak_allocated) {
+        c->peak_allocated = c->allocated;
+        c->peak_event = event;
+    }
+    core->held[slot_of(core, key)] = (Held){key, block};
+    core->held_count++;
+    return DONE;
+}
+
+static int give_back(Core *core, int32_t block) {
+    Block *b = &core->blocks[block];
+    Pool *pool = pool_of(core, b->size);
+    core->counters.allocated -= b->size;
+    if (b->after != NONE && core->blocks[b->after].is_free) {
+        int32_t gone = b->after;
+        leave(pool, &core->blocks[gone]);
+        b->size += core->blocks[gone].size;
+        b->after = core->blocks[gone].after;
+        if (b->after != NONE) core->blocks[b->after].before = block;
+        drop_block(core, gone);
+    }
+    if (b->before != NONE && core->blocks[b->before].is_free) {
+        int32_t first = b->before;
+        leave(pool, &core->blocks[first]);
+        core->blocks[first].size += b->size;
+        core->blocks[first].after = b->after;
+        if (b->after != NONE) core->blocks[b->after].before = first;
+        drop_block(core, block);
+        block = first;
+    }
+    return enter(core, pool, block) ? DONE : NO_HOST_MEMORY;
+}
+
+static int one(Core *core, i64 key, i64 size, i64 event) {
+    if (size == EMPTY_CACHE) {
+        release(core);
+        return DONE;
+    }
+    if (size < FREE) return UNKNOWN_SIZE;
+    if (!make_room_for_key(core)) return NO_HOST_MEMORY;
+    i64 at = slot_of(core, key);
+    int32_t block = core->held[at].block;
+    if (size == FREE) {
+        if (block == VACANT) return KEY_HOLDS_NOTHING;
+        forget_key(core, at);
+        return block == NONE ? DONE : give_back(core, block);
+    }
+    if (block != VACANT) return KEY_IS_LIVE;
+    if (size > 0) return allocate(core, key, (size + core->counters.unit_bytes - 1) / core->counters.unit_bytes, event);
+    core->held[at] = (Held){key, NONE};
+    core->held_count++;
+    return DONE;
+}
+
+/* ---- what allocator_compiled.py calls */
+
+EXPORT void core_delete(Core *core) {
+    if (!core) return;
+    free(core->blocks);
+    free(core->small.rows);
+    free(core->large.rows);
+    free(core->held);
+    free(core);
+}
+
+EXPORT Core *core_new(const Counters *counters) {
+    Core *core = calloc(1, sizeof *core);
+    if (!core) return NULL;
+    core->counters = *counters;
+    core->unused = NONE;
+    return core;
+}
+
+static void *duplicate(const void *from, size_t bytes, int *failed) {
+    if (!bytes) return NULL;
+    void *to = malloc(bytes);
+    if (to) memcpy(to, from, bytes);
+    else *failed = 1;
+    return to;
+}
+
+EXPORT Core *core_copy(const Core *core) {
+    Core *twin = malloc(sizeof *twin);
+    int failed = 0;
+    if (!twin) return NULL;
+    *twin = *core;
+    twin->blocks = duplicate(core->blocks, core->blocks_room * sizeof *core->blocks, &failed);
+    twin->small.rows = duplicate(core->small.rows, core->small.room * sizeof *core->small.rows, &failed);
+    twin->large.rows = duplicate(core->large.rows, core->large.room * sizeof *core->large.rows, &failed);
+    twin->held = duplicate(core->held, core->held_room * sizeof *core->held, &failed);
+    if (!failed) return twin;
+    core_delete(twin);
+    return NULL;
+}
+
+EXPORT Counters *core_counters(Core *core) { return &core->counters; }
+
+/* Events until one fails: the result says how, counters.event which. */
+EXPORT int core_run(Core *core, const i64 *keys, const i64 *sizes, i64 count) {
+    core->counters.peak_event = -1;
+    for (i64 i = 0; i < count; i++) {
+        int result = one(core, keys[i], sizes[i], i);
+        if (result != DONE) {
+            core->counters.event = i;
+            return result;
+        }
+    }
+    return DONE;
+}
+
+/* Address of a live key's block in units; -1: the null pointer; -2: the key holds nothing. */
+EXPORT i64 core_address(const Core *core, i64 key) {
+    if (!core->held_room) return VACANT;
+    int32_t block = core->held[slot_of(core, key)].block;
+    return block >= 0 ? core->blocks[block].address : block;
+}
