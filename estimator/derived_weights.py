@@ -11,11 +11,11 @@ Source: toolkit/util/uintx_quant.py and optimum-quanto 0.2.4 (QBytesTensor.dequa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program
+from estimator.program import ALLOCATE, EMPTY_CACHE, Ints, PeakRow, Program
 
 SHARDS = (4, 2, 1)  # bits
 UINT4_BITS = 4
@@ -23,6 +23,8 @@ GROUP = 64  # weights that share a scale and a zero point
 # In uint4: half a byte a weight; for each group a scale of two bytes and a zero point of one; cast to two bytes as a weight is rebuilt.
 PACKED_TO_SCALE, PACKED_TO_ZERO = GROUP // 4, GROUP // 2
 CODES_TO_WEIGHT, CODES_TO_ZERO = 2, GROUP // 2
+
+NOTHING: Ints = np.array([], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -76,48 +78,39 @@ def packed_places(sizes: Sequence[int]) -> set[int]:
 
 def program(base: Program, key: str, derivation: Derivation, resident: Sequence[int], component: str) -> Program:
     """The base's program rewritten. `resident`: of the base's `component` (transformer or text_encoder0) that the part loads or uses."""
-    rows, own = base.coefficients, len(base.names) - base.imports
-    scaled: set[int] = set()
-    dropped: set[int] = set()
-    extra: dict[int, int] = {}
     if derivation.bits is not None:
         packed = packed_places(resident)
-        scaled = {k for k, name in enumerate(base.names) if _place(name, component) in packed}
-        if shards(derivation.bits) > 1:
-            extra = dict.fromkeys(_unpacked(base), shards(derivation.bits) - 1)
-    elif not derivation.casts:
-        dropped = _casts(base, {CODES_TO_WEIGHT * size for size in resident})
-    coefficients = rows.copy() if scaled else rows
-    for k in scaled:
-        coefficients[k] = rows[k] * (derivation.bits or 0) // UINT4_BITS
-    return _edited(base, key, coefficients, dropped, extra, own)
+        scaled = [k for k, name in enumerate(base.names) if name is not None and _place(name, component) in packed]
+        coefficients = base.coefficients
+        if scaled:
+            coefficients = coefficients.copy()
+            coefficients[scaled] = coefficients[scaled] * derivation.bits // UINT4_BITS
+        return _edited(base, key, coefficients, set(), _unpacked(base), shards(derivation.bits) - 1)
+    dropped = set() if derivation.casts else _casts(base, {CODES_TO_WEIGHT * size for size in resident})
+    return _edited(base, key, base.coefficients, dropped, NOTHING, 0)
 
 
-def _place(name: str | None, component: str) -> int | None:
+def _place(name: str, component: str) -> int | None:
     """A resident's number: `transformer:12` is the twelfth tensor, `transformer:12.1` a part of a wrapper (none in uintN)."""
-    if name is None or not name.startswith(component + ":"):
+    if not name.startswith(component + ":"):
         return None
     number = name.partition(":")[2]
     return int(number) if number.isdigit() else None
 
 
-def _constant(base: Program, k: int) -> int:
-    """Bytes of a tensor that depends on nothing; 0 for others."""
-    row = base.coefficients[k]
-    at = base.features.index("1") if "1" in base.features else -1
-    return int(row[at]) if at >= 0 and np.count_nonzero(row) == (row[at] != 0) else 0
+def _constants(base: Program) -> Ints:
+    """Bytes of each tensor that depends on nothing; 0 for others."""
+    if "1" not in base.features:
+        return np.zeros(len(base.coefficients), dtype=np.int64)
+    constant = base.coefficients[:, base.features.index("1")]
+    return np.where(np.count_nonzero(base.coefficients, axis=1) == (constant != 0), constant, 0)
 
 
-def _births(base: Program) -> list[int]:
-    return [int(k) for event, k in zip(base.events.tolist(), base.tensor_of_event.tolist(), strict=True) if event == ALLOCATE]
-
-
-def _unpacked(base: Program) -> list[int]:
-    """Codes of one byte a weight, as they are unpacked: the weight and the cast zero points follow."""
-    born = _births(base)
-    sizes = [_constant(base, k) for k in born]
-    found = zip(born, sizes, sizes[1:], sizes[2:], strict=False)
-    return [k for k, codes, weight, zero in found if codes and weight == CODES_TO_WEIGHT * codes and codes == CODES_TO_ZERO * zero]
+def _unpacked(base: Program) -> Ints:
+    """Codes of one byte a weight, as they are unpacked: the weight and the cast zero points follow. (Tensors are in order of birth.)"""
+    sizes = _constants(base)[: len(base.names) - base.imports]
+    codes, weight, zero = sizes[:-2], sizes[1:-1], sizes[2:]
+    return np.flatnonzero((codes > 0) & (weight == CODES_TO_WEIGHT * codes) & (codes == CODES_TO_ZERO * zero))
 
 
 def _casts(base: Program, weights: set[int]) -> set[int]:
@@ -125,17 +118,17 @@ def _casts(base: Program, weights: set[int]) -> set[int]:
 
     `weights`: bytes of rebuilt weights.
     """
-    events, tensors = base.events.tolist(), base.tensor_of_event.tolist()
+    events, tensors, constants = base.events.tolist(), base.tensor_of_event.tolist(), _constants(base).tolist()
     out = set()
     for at in range(len(events) - 2):
         if events[at] == ALLOCATE and events[at + 1] == ALLOCATE and events[at + 2] > 0 and tensors[at + 2] == tensors[at]:
-            size = _constant(base, tensors[at])
-            if size in weights and size == _constant(base, tensors[at + 1]) and base.names[tensors[at]] is None:
+            size = constants[tensors[at]]
+            if size in weights and size == constants[tensors[at + 1]] and base.names[tensors[at]] is None:
                 out.add(tensors[at])
     return out
 
 
-def _highest(base: Program, coefficients: np.ndarray) -> tuple[PeakRow, ...]:
+def _highest(base: Program, coefficients: Ints) -> tuple[PeakRow, ...]:
     """Peak rows of a part of loading, whose sizes are constants. Elsewhere the base's hold: further shards of codes lie below the weight
     that follows them, and without its cast qint8 needs at most one weight less."""
     events = base.events
@@ -145,35 +138,27 @@ def _highest(base: Program, coefficients: np.ndarray) -> tuple[PeakRow, ...]:
     return (PeakRow(tuple(totals[at].tolist()), base.moments[base.labels[int(base.tensor_of_event[at])]]),)
 
 
-def _edited(
-    base: Program, key: str, coefficients: np.ndarray, dropped: set[int], extra: dict[int, int], own: int
-) -> Program:  # fmt: skip
-    """Events and tensors anew: without `dropped` ones, with so many further tensors as large as each of `extra`, freed together."""
-    events: list[int] = []
-    order: list[int] = []
-    born: dict[int, int] = {}
-    names: list[str | None] = []
-    for event, k in zip(base.events.tolist(), base.tensor_of_event.tolist(), strict=True):
-        if k in dropped:
-            continue
-        if event == EMPTY_CACHE or k >= own:
-            events.append(event)
-        elif event != ALLOCATE:
-            events.append(len(order) - born[k])
-        else:
-            born[k] = len(order)
-            order.append(k)
-            names.append(base.names[k])
-            events.append(ALLOCATE)
-            for _ in range(extra.get(k, 0)):
-                order.append(k)
-                names.append(None)
-                events.append(ALLOCATE)
-            events += [n + 1 for n in range(extra.get(k, 0) - 1, -1, -1)]
+def _edited(base: Program, key: str, coefficients: Ints, dropped: set[int], doubled: Ints, extra: int) -> Program:
+    """Events and tensors anew: without `dropped` ones, with `extra` tensors as large as each of `doubled`, made after it and freed together."""
     peaks = base.peaks if coefficients is base.coefficients else _highest(base, coefficients)
-    imported = list(range(own, len(base.names)))
-    order += imported
-    return Program(
-        key, base.features, coefficients[order], tuple(base.labels[k] for k in order), base.moments,
-        (*names, *(base.names[k] for k in imported)), np.array(events, dtype=np.int64), base.imports, peaks, base.workspace_at,
-    )  # fmt: skip
+    if not dropped and not (len(doubled) and extra):
+        return replace(base, key=key, coefficients=coefficients, peaks=peaks)
+    own, tensors = len(base.names) - base.imports, base.tensor_of_event
+    births = base.events == ALLOCATE
+    times = np.where(births & np.isin(tensors, doubled), 1 + 2 * extra, 1)
+    times[np.isin(tensors, list(dropped))] = 0
+    at = np.repeat(np.arange(len(times)), times)  # the old event that each new one comes of, and which of its own it is
+    nth = np.arange(len(at)) - np.repeat(np.cumsum(times) - times, times)
+    events = np.where(nth == 0, base.events[at], np.where(nth <= extra, ALLOCATE, 2 * extra + 1 - nth))
+    made = events == ALLOCATE
+    number = np.zeros(own, dtype=np.int64)  # of each old tensor, among the new ones
+    first = made & (nth == 0)
+    number[tensors[at[first]]] = (np.cumsum(made) - 1)[first]
+    freed = (nth == 0) & (events > ALLOCATE)
+    events[freed] = np.cumsum(made)[freed] - number[tensors[at[freed]]]
+    imported = np.arange(own, len(base.names))
+    order = np.append(tensors[at[made]], imported)
+    names = np.array(base.names, dtype=object)[order]
+    names[: len(order) - len(imported)][nth[made] > 0] = None
+    labels = tuple(np.array(base.labels)[order].tolist())
+    return replace(base, key=key, coefficients=coefficients[order], labels=labels, names=tuple(names.tolist()), events=events, peaks=peaks)
