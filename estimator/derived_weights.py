@@ -139,7 +139,7 @@ def _highest(base: Program, coefficients: Ints) -> tuple[PeakRow, ...]:
 
 
 def _edited(base: Program, key: str, coefficients: Ints, dropped: set[int], doubled: Ints, extra: int) -> Program:
-    """Events and tensors anew: without `dropped` ones, with `extra` tensors as large as each of `doubled`, made after it and freed together."""
+    """Events and tensors anew: without `dropped`; `extra` further tensors follow each of `doubled`, as large, freed together."""
     peaks = base.peaks if coefficients is base.coefficients else _highest(base, coefficients)
     if not dropped and not (len(doubled) and extra):
         return replace(base, key=key, coefficients=coefficients, peaks=peaks)

@@ -134,7 +134,8 @@ RATIOS = st.lists(st.floats(0.5, 2.0), min_size=3, max_size=3).map(sorted).map(l
 SIZES = st.lists(st.integers(0, 2**30), min_size=3, max_size=3).map(sorted).map(lambda three: Range(*three))
 SHARES, BYTES = st.floats(0, 0.5), st.integers(0, 2**30)
 SPREADS = st.builds(Spread, SHARES, SHARES, BYTES, BYTES, st.floats(-0.2, 0.2), st.integers(-(2**30), 2**30))
-PHASES = st.tuples(SPREADS, st.dictionaries(st.sampled_from(("train", "sample", "load")), SPREADS)).map(lambda two: {"any": two[0], **two[1]})
+OF_PHASES = st.dictionaries(st.sampled_from(("train", "sample", "load")), SPREADS)
+PHASES = st.tuples(SPREADS, OF_PHASES).map(lambda two: {"any": two[0], **two[1]})
 PIXELS = st.lists(st.integers(0, 5000), min_size=3, max_size=3).map(sorted).map(lambda three: Interval(*three))
 RESIDUALS = st.none() | st.builds(Residual, PHASES, PHASES, PIXELS, TEXTS)
 OVERLAYS = st.builds(
