@@ -17,7 +17,6 @@ from estimator.commands import (
     CANNOT_TELL_STATUS,
     COMMANDS,
     INTERNAL_STATUS,
-    LATER_COMMANDS,
     SAFE_STATUS,
     command,
 )
@@ -102,11 +101,6 @@ def _fail(kind: str, status: int, problems: Sequence[Problem], as_json: bool) ->
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments and arguments[0] in LATER_COMMANDS:
-        from estimator.errors import InputError, Problem
-
-        fix = f"this version has {', '.join(COMMANDS)}; a config file of that name: estimate check {arguments[0]}"
-        raise InputError(Problem(f"{arguments[0]}: not in this version", fix=fix))
     if not arguments:
         from estimator.commands.check import parser
 

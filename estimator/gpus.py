@@ -18,7 +18,7 @@ from estimator.gpu_catalogue import OSES, canonical, catalogue
 from estimator.residual import Residual
 
 MIB, GIB = 2**20, 2**30
-__all__ = ["GIB", "MIB", "OSES", "Calibration", "Gpu", "all_gpus", "find_gpu"]
+__all__ = ["GIB", "MIB", "OSES", "SAME_CARD", "Calibration", "Gpu", "all_gpus", "find_gpu", "named"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,17 @@ def find_gpu(text: str, os: str = "linux") -> Gpu:
         choices = " or ".join(f"{card.name} ({card.total_bytes / GIB:.2f} GiB)" for card in cards)
         raise _error(f"--gpu {text}: there is more than one card of this name", f"write --gpu {choices}")
     raise _unknown(text)
+
+
+SAME_CARD = 0.06
+"""Capacities of one card differ by less: what the driver keeps depends on driver, system and error correction (catalogue: up to 5 %)."""
+
+
+def named(device: str, total_bytes: int, os: str = "linux") -> Gpu | None:
+    """The card that the driver calls `device`, of this capacity; None where the catalogue has none. Of several sizes the nearest."""
+    cards = [_card(name, os) for name in _index().get(canonical(device), ())]
+    near = [card for card in cards if abs(card.total_bytes - total_bytes) <= SAME_CARD * card.total_bytes]
+    return min(near, key=lambda card: abs(card.total_bytes - total_bytes), default=None)
 
 
 def all_gpus(os: str = "linux") -> tuple[Gpu, ...]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, fields, replace
 from typing import Any, NoReturn
 
 from estimator.errors import InputError, Problem
-from estimator.gpus import GIB, OSES, Gpu
+from estimator.gpus import GIB, OSES, SAME_CARD, Gpu
 from estimator.job import Place
 from estimator.overlay import Overlay, Range
 from estimator.residual import ANY_PHASE, FIGURES, Interval, Residual, Spread
@@ -27,8 +27,6 @@ MOST_BYTES = 256 * 2**10
 MOST_TEXT = 300
 MADE = ("date", "command", "version", "driver", "torch", "cuda", "python", "allocator_backend", "allocator_settings")
 """Texts that say what made the overlay; further ones are kept."""
-SAME_CARD = 0.06
-"""Capacities of one card differ by less: what the driver keeps depends on driver, system and error correction (catalogue: up to 5 %)."""
 MOST_CONTEXT_BYTES = 8 * GIB
 MOST_RATIO = 100.0
 MOST_SHARE = 1.0

@@ -18,3 +18,13 @@ def profiles_dir() -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"no profiles in {' or '.join(map(str, candidates))}: the installation is incomplete, reinstall vram-preflight")
+
+
+def installed_version() -> str:
+    """The version of this package as installed; "source" for a checkout that is not."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("vram-preflight")
+    except PackageNotFoundError:
+        return "source"

@@ -26,6 +26,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"values", "files"},
     ),
     "reading": ({"buckets", "datasets", "videos", "trainers"}, {"values", "files", "profiles"}),
+    "driver": ({"nvml"}, set()),
     "replay": ({"allocator", "allocator_state", "allocator_expandable", "allocator_compiled"}, set()),
     "model": (
         {"operations", "batches", "phases", "wan", "plans", "replay", "rows", "grid", "rows_grid", "timeline", "residents"},

@@ -14,7 +14,6 @@ from types import ModuleType
 import pytest
 
 from estimator import cli, trainers
-from estimator.commands import LATER_COMMANDS
 from estimator.errors import CannotTell, InputError, Problem
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate
 from estimator.gpus import Gpu, all_gpus
@@ -206,12 +205,6 @@ def test_bad_usage(stage: Stage, arguments: list[str], words: str, capsys: pytes
     message = complaint(capsys)
     assert words in message
     assert "fix: " in message
-
-
-@pytest.mark.parametrize("command", LATER_COMMANDS)
-def test_commands_to_come_say_so(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(command, "config.yaml", "--gpu", "4090") == 2
-    assert "not in this version" in complaint(capsys)
 
 
 def test_nothing_at_all_shows_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,6 +64,10 @@ size_t device_peak_bytes(void);
 uintptr_t device_base(void);    /* an address in device space that is never handed out */
 int is_device_address(const void *p);
 
+/* ---- nvml.c */
+
+void tell_used(size_t bytes); /* what this process has now, for others that share its card (FAKECUDA_SHARED) */
+
 /* ---- runtime.c */
 
 cudaError_t set_last_error(cudaError_t e); /* returns e; what cudaGetLastError of this thread will say */

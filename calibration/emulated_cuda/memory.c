@@ -54,6 +54,7 @@ static int charge(size_t bytes) { /* 0: does not fit beside the context */
   if (dev->context_bytes + mem.used_bytes + bytes > dev->total_bytes) return 0;
   mem.used_bytes += bytes;
   if (mem.used_bytes > mem.peak_bytes) mem.peak_bytes = mem.used_bytes;
+  tell_used(mem.used_bytes);
   return 1;
 }
 
@@ -105,6 +106,7 @@ static cudaError_t device_free(void *p) {
       if (device()->trace > 1)
         fprintf(stderr, "fakecuda: free %zu MiB, used %zu MiB\n", mem.blocks[i].bytes / MIB, mem.used_bytes / MIB);
       mem.blocks[i] = mem.blocks[--mem.num_blocks];
+      tell_used(mem.used_bytes);
       e = cudaSuccess;
       break;
     }
@@ -164,6 +166,7 @@ EXPORT CUresult cuMemRelease(CUmemGenericAllocationHandle handle) { /* torch unm
   physical_t *physical = (physical_t *)(uintptr_t)handle;
   pthread_mutex_lock(&lock);
   mem.used_bytes -= physical->bytes;
+  tell_used(mem.used_bytes);
   pthread_mutex_unlock(&lock);
   free(physical);
   return CUDA_SUCCESS;

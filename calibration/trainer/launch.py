@@ -1,8 +1,9 @@
-"""Run the trainer's own run.py on a config, on the emulated device, recording phases and allocator events.
+"""Run the trainer's own run.py on a config, on the device that torch finds, recording phases and allocator events.
 
 Runs inside the CUDA environment (`python -m calibration.trainer` starts it there). Arguments: CONFIG OUT_DIR.
 Environment: AITK (the trainer's checkout), TRAINER_WEIGHTS (stand-in adapter files), TRAINER_EVENTS=1 (record events),
-TRAINER_PROBE=1 (a probe job: each step is made twice, with gradient checkpointing on and off), TRAINER_STOP=load (stop there).
+TRAINER_PROBE=1 (a probe job: each step is made twice, with gradient checkpointing on and off), TRAINER_STOP=load (stop there),
+TRAINER_MODELS=real (the weights that the config names, nothing patched: a run on a real card; without it weights are untouched memory).
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from collections.abc import Callable
 from typing import Any
 
 CONFIG, OUT = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
-os.environ.update(DISABLE_TELEMETRY="YES", HF_HUB_OFFLINE="1", NO_ALBUMENTATIONS_UPDATE="1", TOKENIZERS_PARALLELISM="false")
+REAL_MODELS = os.environ.get("TRAINER_MODELS") == "real"
+os.environ.update(DISABLE_TELEMETRY="YES", NO_ALBUMENTATIONS_UPDATE="1", TOKENIZERS_PARALLELISM="false")
+if not REAL_MODELS:
+    os.environ["HF_HUB_OFFLINE"] = "1"
 AITK = os.path.abspath(os.environ["AITK"])
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[:1] = [PROJECT, AITK]  # not this folder: its module names are not for the trainer
@@ -34,9 +38,10 @@ import torch  # noqa: E402
 
 from calibration.trainer import labels, models, patches, recorder, tensors, token_counts, trace  # noqa: E402
 
-torch.set_num_threads(2)
-models.install()
-patches.values()
+if not REAL_MODELS:
+    torch.set_num_threads(2)
+    models.install()
+    patches.values()
 PROBE = os.environ.get("TRAINER_PROBE") == "1"
 R = recorder.Recorder(events=os.environ.get("TRAINER_EVENTS") == "1")
 LABELS = labels.Labels() if R.events else None
@@ -109,7 +114,8 @@ def record_trainer() -> None:
     from toolkit.util.get_model import get_all_models
 
     get_all_models()
-    patches.install(os.environ["TRAINER_WEIGHTS"])
+    if not REAL_MODELS:
+        patches.install(os.environ["TRAINER_WEIGHTS"])
     record_steps(SDTrainer)
 
     def sample_info(self: Any, step: Any = None, *_: Any, **__: Any) -> dict[str, Any]:
@@ -234,7 +240,8 @@ def record_optimizer(process: Any) -> None:
 
 
 def versions() -> dict[str, str]:
-    out = {name: importlib.metadata.version(name) for name in VERSIONED}
+    installed = {each.metadata["Name"].lower(): each.version for each in importlib.metadata.distributions() if each.metadata["Name"]}
+    out = {name: installed.get(name, "not installed") for name in VERSIONED}
     out["ai-toolkit"] = runpy.run_path(os.path.join(AITK, "version.py"))["VERSION"]
     return out
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from estimator.report import Style
 
-COMMANDS = ("check", "plan", "plot", "diagnose", "gpus", "archs")
-LATER_COMMANDS = ("calibrate",)
+COMMANDS = ("check", "plan", "plot", "diagnose", "calibrate", "gpus", "archs")
 
 SAFE_STATUS, NOT_SAFE_STATUS, BAD_INPUT_STATUS, CANNOT_TELL_STATUS = 0, 1, 2, 3
 INTERNAL_STATUS = 70

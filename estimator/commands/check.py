@@ -24,6 +24,7 @@ Other commands:
   estimate plan      what to change so that it fits, or how far it can grow
   estimate plot      a picture: memory over a setting, or phase by phase
   estimate diagnose  why a run crashed, from its log, and what to change first
+  estimate calibrate measure this machine's card
   estimate gpus      the cards it knows
   estimate archs     the architectures it knows
 
