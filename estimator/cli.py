@@ -109,6 +109,7 @@ def _run(arguments: list[str]) -> int:
     name = arguments.pop(0) if arguments[0] in COMMANDS else "check"
     answer = command(name)(arguments, _style)
     print(answer.text, end="")
+    print(answer.aside, end="", file=sys.stderr)
     return answer.status
 
 

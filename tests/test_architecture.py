@@ -38,12 +38,13 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "log": ({"diagnosis"}, {"values", "files", "reading", "advice"}),
     "screen": ({"screen", "report", "report_lists", "report_words", "report_diagnosis", "jsonout", "jsondiagnosis"}, {"values"}),
     "screen of plans": ({"report_plan", "report_walk", "jsonplan"}, {"values", "planning", "screen"}),
+    "watching": ({"watching"}, {"values", "driver", "log", "screen"}),
     "pictures": ({"plots"}, {"values", "model", "engine", "planning", "screen"}),
     "commands": (
         {"commands"},
         {
             "values", "files", "profiles", "reading", "replay", "model", "engine", "advice", "planning", "log", "screen", "screen of plans",
-            "pictures",
+            "pictures", "driver", "watching",
         },
     ),
     "command line": ({"cli", "__main__"}, {"values", "screen", "commands"}),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from estimator.report import Style
 
-COMMANDS = ("check", "plan", "plot", "diagnose", "calibrate", "gpus", "archs")
+COMMANDS = ("check", "plan", "plot", "diagnose", "calibrate", "watch", "gpus", "archs")
 
 SAFE_STATUS, NOT_SAFE_STATUS, BAD_INPUT_STATUS, CANNOT_TELL_STATUS = 0, 1, 2, 3
 INTERNAL_STATUS = 70
@@ -22,10 +22,11 @@ INTERNAL_STATUS = 70
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes to stdout as it stands, and the exit status."""
+    """What goes to stdout as it stands, the exit status, and what goes to stderr because stdout is someone else's."""
 
     text: str
     status: int
+    aside: str = ""
 
 
 StyleOf = Callable[[bool], "Style"]

@@ -25,6 +25,7 @@ Other commands:
   estimate plot      a picture: memory over a setting, or phase by phase
   estimate diagnose  why a run crashed, from its log, and what to change first
   estimate calibrate measure this machine's card
+  estimate watch     run a training command and compare what it takes
   estimate gpus      the cards it knows
   estimate archs     the architectures it knows
 

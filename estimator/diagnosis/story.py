@@ -28,17 +28,17 @@ _WRAPPED_LINES = 12
 
 def read_story(lines: Iterable[tuple[int, bytes]]) -> tuple[LoggedRun, ...]:
     """The jobs of a log, in order. At least one, also of a log that is none."""
-    reader, runs = _Reader(), []
+    reader, runs = Reader(), []
     for number, line in lines:
         if reader.begins_another(line):
             runs.append(reader.finish())
             del runs[:-MOST_JOBS]
-            reader = _Reader(number, reader.carried)
+            reader = Reader(number, reader.carried)
         reader.feed(number, line)
     return (*runs, reader.finish())
 
 
-class _Reader:
+class Reader:
     """One job's story while it is read."""
 
     def __init__(self, first_line: int = 1, carried: tuple[dict[str, object], ...] = ()) -> None:
