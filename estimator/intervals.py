@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from estimator.drift import DRIFT_SHARE, drift_of
 from estimator.gpus import Gpu
 from estimator.job import Job
 from estimator.paths import profiles_dir
@@ -85,9 +86,13 @@ def residual_for(gpu: Gpu, job: Job | None = None) -> Residual:
     found = settings(job) if job is not None else {}
     if own is None:
         found["generation"] = generation(gpu.compute_capability)
-    missing = [kind for kind, value in found.items() if value not in shipped.checked[kind]]
-    reasons = tuple(f"{WORDS[kind].format(found[kind])}: the interval is wider" for kind in missing)
-    return _widened(own or shipped.residual, [shipped.unchecked[kind] for kind in missing], reasons)
+    missing = [kind for kind, value in found.items() if value not in shipped.checked[kind] and shipped.unchecked[kind]]
+    reasons = [f"{WORDS[kind].format(found[kind])}: the interval is wider" for kind in missing]
+    shares = [shipped.unchecked[kind] for kind in missing]
+    if job is not None and (drift := drift_of(job)) is not None:
+        reasons.append(drift)
+        shares.append(DRIFT_SHARE)
+    return _widened(own or shipped.residual, shares, tuple(reasons))
 
 
 def _widened(residual: Residual, shares: Iterable[float], reasons: tuple[str, ...]) -> Residual:

@@ -153,7 +153,7 @@ class Job:
     `unmodelled` makes the verdict unknown; `warnings` are shown and change nothing.
     `expandable_segments`: PYTORCH_CUDA_ALLOC_CONF turns them on; False in the trainer's default.
     `resident`: explicit run files only: the components that stay on the card besides the adapter ("transformer", "text_encoder", "vae");
-    None: the trainer's own timeline decides.
+    None: the trainer's own timeline decides. `trainer_version`: where the config or the user names one.
     """
 
     name: str
@@ -176,3 +176,4 @@ class Job:
     attention: str = "sdpa"
     control_images: int = 0
     optimizer_state_dtype: str | None = None
+    trainer_version: str | None = None

@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"operations", "batches", "phases", "wan", "plans", "replay", "rows", "grid", "rows_grid", "timeline", "residents"},
         {"values", "profiles", "replay"},
     ),
-    "engine": ({"engine", "outside", "intervals"}, {"values", "profiles", "replay", "model"}),
+    "engine": ({"engine", "outside", "intervals", "drift"}, {"values", "profiles", "replay", "model"}),
     "advice": ({"advice"}, {"values", "engine"}),
     "planning": ({"planner"}, {"values", "files", "profiles", "reading", "model", "engine"}),
     "log": ({"diagnosis"}, {"values", "files", "reading", "advice"}),

@@ -47,6 +47,7 @@ def parser() -> options.Parser:
     made.add_argument("--gpu", required=True, metavar="NAME", help="a card (see `estimate gpus`), a size such as 23.5GiB, or all")
     options.add_job(made)
     options.add_overlay(made)
+    made.add_argument("--trainer-version", metavar="V", help="of the trainer that will run it, where another than was recorded")
     made.add_argument("--fast", action="store_true", help="peak rows only, without the allocator's replay: a lower bound")
     made.add_argument("--required", action="store_true", help="also find the smallest capacity at which the job is safe")
     made.add_argument("--details", action="store_true", help="all phases, with the ledger of each")
@@ -65,6 +66,12 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     from estimator.trainers import read_jobs
 
     jobs = read_jobs(given.config, tuple(given.set), given.arch)
+    if given.trainer_version is not None:
+        from dataclasses import replace
+
+        from estimator.drift import checked_version
+
+        jobs = tuple(replace(job, trainer_version=checked_version(given.trainer_version)) for job in jobs)
     results = [_estimates(job, gpus, given) for job in jobs]
     status = status_of(worst_verdict(_best(each) if every_card else each[0].verdict for each in results))
     if given.json:

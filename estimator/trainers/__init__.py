@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from estimator.configfile import ConfigFile, read_config
 from estimator.errors import InputError, Problem
 from estimator.job import Job, Place
+
+MOST_VERSION = 40
+"""Characters of a version that are kept."""
 
 
 def read_jobs(path: str | Path, overrides: Sequence[str] = (), arch_override: str | None = None) -> tuple[Job, ...]:
@@ -18,6 +22,16 @@ def read_jobs(path: str | Path, overrides: Sequence[str] = (), arch_override: st
     Settings that are not modelled are no exception: they are in each Job's `unmodelled`.
     """
     return read_jobs_of(read_config(path), overrides, arch_override)
+
+
+def named_version(data: Mapping[str, object]) -> str | None:
+    """The trainer's version where a job file names it: meta.software, as the trainer writes it into what it saves (toolkit/metadata.py)."""
+    meta = data.get("meta")
+    software = meta.get("software") if isinstance(meta, dict) else None
+    if not isinstance(software, dict) or software.get("name") != "ai-toolkit":
+        return None
+    version = software.get("version")
+    return version[:MOST_VERSION] if isinstance(version, str) and version else None
 
 
 def read_jobs_of(file: ConfigFile, overrides: Sequence[str] = (), arch_override: str | None = None) -> tuple[Job, ...]:
@@ -33,7 +47,8 @@ def read_jobs_of(file: ConfigFile, overrides: Sequence[str] = (), arch_override:
     from estimator.trainers.aitoolkit import looks_like_a_process, read_aitoolkit
 
     if is_job:
-        return read_aitoolkit(file, overrides, arch_override)
+        jobs, version = read_aitoolkit(file, overrides, arch_override), named_version(file.data)
+        return jobs if version is None else tuple(replace(job, trainer_version=version) for job in jobs)
     seen = ", ".join(sorted(file.data)[:8])[:200] or "no keys at all"
     fix = "AI Toolkit's begins with `job: extension` and `config:`, an explicit run file with `run:`"
     if looks_like_a_process(file.data):
