@@ -105,7 +105,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
             "batch_size": 1, "steps": 1 if family.texts else len(datasets) + 1, "gradient_accumulation": 1, "train_unet": True,
             "train_text_encoder": False, "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": optimizer, "lr": 1e-4,
             "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": cached and family.caches_text,
-            "unload_text_encoder": cached and not family.caches_text,
+            "unload_text_encoder": cached and not family.caches_text, "skip_first_sample": bool(family.own) and weights != "bf16",
         },
         "model": model,
         "sample": {
@@ -134,7 +134,8 @@ def write(arch: str, folder: Path) -> list[tuple[Path, Path]]:
 
 def record(job: tuple[Path, Path], options: list[str]) -> tuple[str, int]:
     path, run = job
-    command = [sys.executable, "-m", "calibration.trainer", str(path), str(run), "--events", "--probe", *options]
+    only_text = ["--stop-after", "prepare"] if (run / "data" / "edit0").exists() else []
+    command = [sys.executable, "-m", "calibration.trainer", str(path), str(run), "--events", "--probe", *only_text, *options]
     done = subprocess.run(command, capture_output=True, text=True)
     print(run.name, done.stdout.strip()[-200:] or done.stderr.strip()[-300:], flush=True)
     return run.name, done.returncode

@@ -2,8 +2,9 @@
 
 Variables that a job gives: `B` samples in one forward, `T` image tokens of a sample (width * height / 256), `E` the image's
 edge ((width + height) / 16, which padded convolutions add), `X` text tokens of a sample, `N` those of the negative prompt,
-`r` the adapter's rank. Of video, `T` and the text encoder's count are of the whole clip, and there are besides: `A` tokens of one
-latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has done already. Derived ones:
+`I` those of `X` that are cells of control images (a text encoder with a vision tower), `r` the adapter's rank. Of video, `T` and
+the text encoder's count are of the whole clip, and there are besides: `A` tokens of one latent frame (of an image: T), `F` latent
+frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has done already. Derived ones:
 
 - `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
 - `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block
@@ -20,6 +21,9 @@ latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K` lat
   blocks that share an output in torch's `setReduceConfig` (ATen/native/cuda/Reduce.cuh) for 2-byte inputs:
   128-thread blocks of 32 x 4, 4 outputs a thread, at least 16 values a thread.
 
+- `Y` = X + 64: text tokens with those of Qwen-Image-Edit's template, which the pipeline drops behind the text encoder;
+- `flashH_V` (H attention heads, V a length): the parts in which FlashAttention's forward goes through the keys where heads and rows alone
+  would leave multiprocessors idle, each with a result of its own in fp32 until they are joined; 0 where it does not;
 - `splitsH_V` (H attention heads, V a length): the parts in which memory-efficient attention's backward goes through the keys, each with
   scratch memory of its own for gk and gv: at most one for 64 keys, and as many as 200 for all heads of all samples together.
 
@@ -42,7 +46,7 @@ IntOrInts = TypeVar("IntOrInts", int, Ints)
 # Sums that names stand for. Roundings that occur: 128, FlashAttention-2's rows (flash_api.cpp: seqlen rounded to 128); 32, Z-Image's
 # padding (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
 _SUMS = {
-    "S": {"T": 1, "X": 1}, "G": {"T": 1, "N": 1}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "P": {"A": 4}, "V": {"T": 4, "A": -3},
+    "S": {"T": 1, "X": 1}, "Y": {"X": 1, "1": 64}, "G": {"T": 1, "N": 1}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "P": {"A": 4}, "V": {"T": 4, "A": -3},
     **{f"C{s}": {"A": (16 // s) ** 2, "E": 2 * 16 // s, "1": 4} for s in (1, 2, 4, 8)},
     **{f"D{s}": {"A": (16 // s) ** 2, "E": 16 // s, "1": 1} for s in (1, 2, 4)},
 }  # fmt: skip
@@ -59,6 +63,11 @@ REDUCE_RESIDENT_BLOCKS = 128 * 1536 // (REDUCE_BLOCK_WIDTH * REDUCE_BLOCK_HEIGHT
 # Parts of the keys in memory-efficient attention's backward (ATen/native/transformers/cuda/attention_backward.cu, num_splits_key; block of
 # keys: kernel_backward.h, kBlockSizeJ of the kernel for 16-bit inputs and heads of 65 to 128)
 SPLIT_KEYS, SPLITS_OF_ALL_HEADS = 64, 200
+
+# FlashAttention's forward for heads of 65 to 128 (ATen/native/transformers/cuda/flash_attn/flash_api.cpp: set_params_splitkv,
+# num_splits_heuristic): blocks of rows and of keys, the share of two blocks a multiprocessor from which it does not split, and how near
+# to the best use of them a smaller number of parts must come. Multiprocessors: those of the recording device.
+FLASH_ROWS, FLASH_KEYS, FLASH_PLACES, FLASH_FULL, FLASH_NEAR, FLASH_MOST = 64, 128, 2 * 128, 0.8, 0.85, 128
 
 PIXELS_PER_TOKEN = 256  # 16 x 16: VAE factor 8, patch 2, of FLUX, Flex.1 and Z-Image
 PIXELS_PER_EDGE = 16
@@ -104,6 +113,20 @@ def key_splits(heads: IntOrInts, keys: IntOrInts) -> IntOrInts:
     return _larger(_smaller(-(-keys // SPLIT_KEYS), SPLITS_OF_ALL_HEADS // heads), heads // heads)
 
 
+def flash_splits(heads: int, length: int) -> int:
+    """Parts of the keys in FlashAttention's forward over `length` rows and keys; 0 where there is one only."""
+    work, blocks = heads * -(-length // FLASH_ROWS), -(-length // FLASH_KEYS)
+    if work >= FLASH_FULL * FLASH_PLACES:
+        return 0
+    possible = [n for n in range(1, min(FLASH_MOST, FLASH_PLACES, blocks) + 1) if n == 1 or -(-blocks // n) != -(-blocks // (n - 1))]
+    used = {n: (work * n / FLASH_PLACES) / -(-work * n // FLASH_PLACES) for n in possible}
+    best = next(n for n in possible if used[n] >= FLASH_NEAR * max(used.values()))
+    return best if best > 1 else 0
+
+
+_flash_splits_of_all = np.vectorize(flash_splits, otypes=[np.int64])
+
+
 @overload
 def variable(name: str, given: Mapping[str, int]) -> int: ...
 @overload
@@ -120,6 +143,10 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return (given["B"] > int(name[2:])) * 1
     if name == "M16":
         return round_up(variable("S", given), MASK_TILE) * (variable("S", given) % MASK_TILE != 0)
+    if name.startswith("flash"):
+        heads, over = _of(name, "flash")
+        length = given.get("B", 1) * heads, variable(over, given)
+        return flash_splits(*length) if all(isinstance(one, int) for one in length) else _flash_splits_of_all(*length)
     if name.startswith("splits"):
         heads, over = _of(name, "splits")
         return key_splits(given.get("B", 1) * heads, variable(over, given))

@@ -37,7 +37,7 @@ class Layout:
     the end of loading. `prompts_apart`: cached prompts of previews, which stay on the card, and what a step does with prompts that it
     encoded are parts of their own. `sample_by_sample`: a step has tensors of each sample alone.
     `video`: the VAE works in chunks of frames, which are parts of their own (calibration.extract.clips). `scratch`: features of kernels'
-    scratch memory, besides those of column sums.
+    scratch memory, besides those of column sums. `flash`: of the text encoder's attention over a text with control images.
     """
 
     load: dict[str, tuple[str, ...]]
@@ -48,6 +48,7 @@ class Layout:
     padded_tokens: int | None = None
     guidance: str = "none"
     scratch: tuple[str, ...] = ()
+    flash: tuple[str, ...] = ()
     tiled_vae: bool = False
     text_on_host: bool = False
     masks: tuple[str, ...] = ()
@@ -72,7 +73,9 @@ class Layout:
         if kind == "preview.prompts":
             return ("1", "X", "N")
         if kind.startswith(("text", "cache_text")):
-            return ("1", "B", "B*X") if key.endswith("/many") else ("1", "X", "I") if key.endswith("images") else ("1", "X")
+            if key.endswith("images"):
+                return ("1", "X", "I", *(f"{name}*Y" for name in self.flash))
+            return ("1", "B", "B*X") if key.endswith("/many") else ("1", "X")
         if kind == "cache_latents.item":
             return ("1", "T", "E", "L32")
         if kind == "decode":
@@ -98,7 +101,8 @@ class Architecture:
     `relative`: an architecture with the same text encoder and VAE, whose recordings of them serve where an own one is lacking (text
     encoder and transformer may be quantised differently, and not every pair was recorded). `caches_text`: the trainer can; where it
     cannot, the text encoder is unloaded instead. `weights`: qtypes, as a config has them. `texts`: (caption words, sizes of control
-    images) of each text, where only the text encoder is recorded and all else is the relative's.
+    images) of each text, where only the text encoder is recorded. `own`: beginnings of the parts that are recorded; all else is the
+    relative's, to the last weight (none: all parts are its own).
     """
 
     model: dict[str, Any]
@@ -111,6 +115,7 @@ class Architecture:
     caches_text: bool = True
     negatives: tuple[int, ...] = ()
     texts: Texts = ()
+    own: tuple[str, ...] = ()
 
 
 def words_of(text: Any) -> int:

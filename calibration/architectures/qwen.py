@@ -24,7 +24,7 @@ LOAD = {
 # Training steps have a mask over the text and so memory-efficient attention; previews have none
 LAYOUT = Layout(
     LOAD, ("T", "X", "S", "S32", "S64", "S128"), 3072, ("T", "X"), END_TOKENS, guidance="sequential", tiled_vae=True,
-    scratch=("splits24_S",),
+    scratch=("splits24_S",), flash=("flash28_Y",),
 )
 BUCKETS = tuple((*bucket[:3], words) for bucket, words in zip(flux.BUCKETS, (12, 60, 150, 30, 100, 40, 90, 15, 25), strict=True))
 SAMPLES = tuple((w, h, cfg, n) for (w, h, _, _), n in zip(flux.SAMPLES, (9, 70, 140, 33), strict=True) for cfg in (1.0, 4.0))
@@ -48,7 +48,10 @@ def template_tokens(text: str) -> tuple[int, int, str]:
 
 
 def diffusers(name: str, place: str) -> dict[str, Any] | None:
-    return {} if name in ("QwenImageTransformer2DModel", "AutoencoderKLQwenImage") else None  # the defaults are the published ones
+    """The defaults are the published ones, but for Qwen-Image-Edit-2511's transformer."""
+    if name == "QwenImageTransformer2DModel":
+        return {"zero_cond_t": True} if "2511" in place else {}
+    return {} if name == "AutoencoderKLQwenImage" else None
 
 
 def transformers(name: str, place: str) -> dict[str, Any] | None:

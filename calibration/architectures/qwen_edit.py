@@ -12,8 +12,8 @@ from typing import Any
 from calibration.architectures import qwen
 from calibration.architectures.base import Architecture
 
-CELL_PIXELS, PATCH_PIXELS = 28, 14  # Qwen2.5-VL: a side is rounded to whole cells of 2 x 2 patches, each cell is a text token
-IMAGE_TOKEN, PATCH_VALUES = 151655, 1176
+IMAGE_TOKEN = 151655
+LEAST_PIXELS, MOST_PIXELS = 3136, 12_845_056  # of the published preprocessor_config.json
 
 SQUARE, WIDE, TALL, PHONE = (1024, 1024), (1280, 720), (640, 960), (1200, 1600)
 # (caption words, control images) of each text that the encoder is recorded with: one to three images, each at several lengths and shapes
@@ -22,25 +22,32 @@ TEXTS = (
     (25, (SQUARE, SQUARE)), (90, (WIDE, TALL)), (140, (PHONE, WIDE)), (7, (TALL, PHONE)),
     (40, (SQUARE, SQUARE, SQUARE)), (110, (WIDE, TALL, PHONE)), (15, (PHONE, PHONE, SQUARE)), (160, (TALL, TALL, WIDE)),
 )  # fmt: skip
+# 2511's transformer modulates token by token (zero_cond_t): what it trains on is Qwen-Image's class without control images, since a
+# control image is tokens like the others. What it shares with 2509 (text encoder, VAE, adapter) is not recorded again.
 ARCHITECTURES = {
     "qwen-image-edit-2509": Architecture(
         {"name_or_path": "Qwen/Qwen-Image-Edit-2509", "arch": "qwen_image_edit_plus"}, (), (), qwen.LAYOUT, relative="qwen-image",
-        texts=TEXTS,
+        texts=TEXTS, own=("load.text", "text"),
+    ),
+    "qwen-image-edit-2511": Architecture(
+        {"name_or_path": "Qwen/Qwen-Image-Edit-2511", "arch": "qwen_image"}, qwen.BUCKETS, qwen.SAMPLES, qwen.LAYOUT,
+        relative="qwen-image-edit-2509", weights=("bf16", "qfloat8", "uint4"), negatives=qwen.NEGATIVES, own=("step.core", "preview"),
     ),
 }
 
 
 class Processor:
-    """Stand-in for Qwen2VLProcessor: a placeholder in the text becomes as many tokens as the image has cells."""
+    """Stand-in for Qwen2VLProcessor: the real image processor, and a placeholder in the text becomes as many tokens as the image has cells."""
 
     image_token = "<|image_pad|>"
 
     def __init__(self, path: Any) -> None:
-        from transformers import Qwen2Tokenizer
+        from transformers import Qwen2Tokenizer, Qwen2VLImageProcessor
 
         from calibration.trainer.token_counts import Tokenizer
 
         self.tokenizer = Tokenizer(Qwen2Tokenizer, path)
+        self.image_processor = Qwen2VLImageProcessor(size={"shortest_edge": LEAST_PIXELS, "longest_edge": MOST_PIXELS})
 
     def __call__(self, text: Any = None, images: Any = None, **_: Any) -> Any:
         import torch
@@ -52,12 +59,11 @@ class Processor:
         token_counts.LAST_IMAGES[:] = []
         if images is None:
             return encoded
-        listed = images if isinstance(images, (list, tuple)) else list(images)
-        if len(listed) != sum(one.count(self.image_token) for one in texts):
+        seen = self.image_processor(images=images, return_tensors="pt")
+        cells = [height * width // 4 for _, height, width in seen["image_grid_thw"].tolist()]
+        if len(cells) != sum(one.count(self.image_token) for one in texts):
             raise IndexError("as in the real one: another number of images than of placeholders")
-        grids = [tuple(max(1, round(side / CELL_PIXELS)) * 2 for side in image.shape[-2:]) for image in listed]
-        cells = [height * width // 4 for height, width in grids]
-        more = sum(cells) // len(texts) - len(listed) // len(texts)
+        more = (sum(cells) - len(cells)) // len(texts)
         length = encoded["input_ids"].shape[1] + more
         ids = torch.ones(len(texts), length, dtype=torch.long)
         ids[:, qwen.EDIT_DROPPED_TOKENS : qwen.EDIT_DROPPED_TOKENS + sum(cells) // len(texts)] = IMAGE_TOKEN
@@ -65,9 +71,7 @@ class Processor:
         token_counts.LAST_MASK[0] = mask.clone()
         token_counts.LAST_COUNTS[:] = [count + more for count in token_counts.LAST_COUNTS]
         token_counts.LAST_IMAGES[:] = cells
-        patches = torch.zeros(4 * sum(cells), PATCH_VALUES)
-        grid = torch.tensor([(1, height, width) for height, width in grids])
-        return _encoding({"input_ids": ids, "attention_mask": mask, "pixel_values": patches, "image_grid_thw": grid})
+        return _encoding({"input_ids": ids, "attention_mask": mask, **seen})
 
 
 def _encoding(data: dict[str, Any]) -> Any:

@@ -26,7 +26,7 @@ RESIDENT = ("transformer", "vae", "text_encoder0", "text_encoder1")
 
 
 def occurrences(run: Run, layout: Layout, only_text: bool = False) -> Iterator[Occurrence]:
-    """All parts of a run, or those of the text encoder."""
+    """All parts of a run, or those of the text encoder (of a probe job with control images)."""
     if only_text:
         yield from parts.load_parts(run, replace(layout, load={"load.text": layout.load["load.text"]}))
         yield from parts.text_parts(run, layout)
@@ -64,7 +64,8 @@ def residents(run: Run) -> dict[str, list[int]]:
 
 def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
     """Extract everything and write the profile. Returns a line of report for each part. Raises Refused."""
-    layout = ARCHITECTURES[arch].layout
+    family = ARCHITECTURES[arch]
+    layout = family.layout
     found: dict[str, list[Occurrence]] = defaultdict(list)
     tables: dict[str, list[int]] = {}
     made: dict[str, Any] = {"command": command, "probes": []}
@@ -72,10 +73,11 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         run = read(folder)
         if run.outcome != "ok":
             raise ValueError(f"{folder}: the probe job ended with {run.outcome}")
-        found_here = occurrences(run, layout, bool(ARCHITECTURES[arch].texts))
+        found_here = occurrences(run, layout, bool(family.texts))
         for part in clips.split(run, found_here) if layout.video else found_here:
-            found[part.key].append(part)
-        tables.update(residents(run))
+            if not family.own or part.key.startswith(tuple(f"{kind}/" for kind in family.own)):
+                found[part.key].append(part)
+        tables.update({key: table for key, table in residents(run).items() if not family.own or _owned(key, family.own)})
         made["versions"] = run.versions
         made["probes"].append({"name": folder.name, **parts.settings(run), "optimizer": run.config["train"]["optimizer"]})
     programs: dict[str, Program] = {}
@@ -91,14 +93,19 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         report.append(f"{key}: {len(p.sequence.events)} events, {p.recordings} recordings, {quality}")
     if refused:
         raise Refused("\n".join(refused))
-    write((arch, ARCHITECTURES[arch].relative), programs, tables, made, out)
+    write((arch, family.relative, bool(family.own)), programs, tables, made, out)
     return report
 
 
+def _owned(key: str, own: tuple[str, ...]) -> bool:
+    """Whether a table of residents belongs to parts that are recorded for the architecture itself: the text encoder's to `text`."""
+    return key.startswith("text_encoder") and "text" in own
+
+
 def write(
-    arch: tuple[str, str | None], programs: dict[str, Program], tables: dict[str, list[int]], made: dict[str, Any], out: Path
+    arch: tuple[str, str | None, bool], programs: dict[str, Program], tables: dict[str, list[int]], made: dict[str, Any], out: Path
 ) -> None:
-    """`arch`: its name, and its relative (see Architecture)."""
+    """`arch`: its name, its relative, and whether all that was not recorded is the relative's (see Architecture)."""
     out.mkdir(parents=True, exist_ok=True)
     used = {f for p in programs.values() for f, column in zip(p.features, _matrix(p).T, strict=True) if column.any()}
     features = tuple(sorted(used, key=lambda name: (name != "1", name)))
@@ -126,7 +133,7 @@ def write(
             described[key]["workspace_at"] = {program.sequence.workspace_thread: program.sequence.workspace_at}
     arrays["coefficients"] = np.array(list(pool), dtype=np.int64)
     profile = {
-        "arch": arch[0], "relative": arch[1], "made": made, "features": list(features), "parts": described,
+        "arch": arch[0], "relative": arch[1], **({"shares": "all"} if arch[2] else {}), "made": made, "features": list(features), "parts": described,
         "residents": {key: _runs_of(sizes) for key, sizes in sorted(tables.items())}, "labels": list(labels), "names": list(names),
     }  # fmt: skip
     (out / "profile.json").write_text(_readable(profile))

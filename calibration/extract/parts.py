@@ -95,7 +95,7 @@ def text_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
     for top in run.root.inner:
         batch = top.info["buckets"][0]["batch"] if top.name == "step" else 1
         for phase in top.walk():
-            if phase.name == "encode_prompt" and len(set(phase.info["tokens"])) == 1:
+            if phase.name == "encode_prompt" and len(set(phase.info.get("tokens", ()))) == 1:  # none where the trainer refuses to encode
                 count = max(batch, len(phase.info["tokens"]))
                 tokens = phase.info["tokens"][0] if layout.padded_tokens is None else layout.padded_tokens
                 events = _without_moves(run, list(range(phase.first, phase.last)))

@@ -15,6 +15,7 @@ from calibration.architectures.base import Layout
 from calibration.extract.affine import solve
 from calibration.extract.align import Misaligned, Sequence, canonical, overlay
 from calibration.extract.parts import Occurrence
+from calibration.extract.windows import joined
 from estimator.features import feature
 
 ENOUGH = 0.5  # of the recordings fit a reference: a longer search for a better one does not pay
@@ -51,7 +52,7 @@ class Program:
 
 def extract(key: str, parts: list[Occurrence], layout: Layout) -> Program:
     """The program of a part. Raises Refused."""
-    sequences = [canonical(part) for part in parts]
+    sequences = [joined(canonical(part)) for part in parts]
     reference, matches = _reference(sequences)
     features = layout.features(key)
     rows = [

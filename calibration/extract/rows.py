@@ -17,6 +17,7 @@ DOMAIN = {
     "B": (1, 2, 3, 4, 8, 16), "T": (64, 256, 576, 1024, 1551, 2304, 4096, 6400, 9216, 16384), "X": (16, 77, 160, 300, 512),
     "r": (1, 4, 16, 32, 64, 128, 256),
 }  # fmt: skip
+IMAGE_CELLS = (180, 400, 600, 1400)  # of the control images of a text, which are tokens beside its own
 CLIP, FRAMES = {"A", "F", "K", "T128"}, (1, 2, 3, 5, 9, 21, 31)  # variables that only video has; latent frames, T being those of one then
 
 
@@ -55,10 +56,12 @@ def _grid(features: tuple[str, ...]) -> np.ndarray:
     rows = []
     factors = {factor for name in features for factor in name.split("*")}
     domain = DOMAIN if factors.isdisjoint(CLIP) else {**DOMAIN, "F": FRAMES}
+    domain = {**domain, "I": IMAGE_CELLS} if "I" in factors else domain
     for values in product(*domain.values()):
         given = dict(zip(domain, values, strict=True))
         given["E"], given["N"], given["A"] = 2 * int(given["T"] ** 0.5), given["X"], given["T"]
         given["T"] *= given.setdefault("F", 1)
+        given["X"] += given.get("I", 0)
         given["K"] = max(given["F"] - 2, 1)  # the last of the chunks that are alike
         rows.append([feature(name, given) for name in features])
     return np.unique(np.array(rows, dtype=np.int64), axis=0)

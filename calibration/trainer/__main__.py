@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--cudnn-workspace", default="0", help="0 or layout")
     parser.add_argument("--events", action="store_true", help="record every allocator event")
     parser.add_argument("--probe", action="store_true", help="each step twice: gradient checkpointing on, then off")
-    parser.add_argument("--stop-after", default="", choices=["", "load"], help="stop after this phase")
+    parser.add_argument("--stop-after", default="", choices=["", "load", "prepare"], help="stop after this phase")
     parser.add_argument("--timeout", type=float, default=1500)
     args = parser.parse_args()
     if not args.trainer:

@@ -2,7 +2,7 @@
 
 Runs inside the CUDA environment (`python -m calibration.trainer` starts it there). Arguments: CONFIG OUT_DIR.
 Environment: AITK (the trainer's checkout), TRAINER_WEIGHTS (stand-in adapter files), TRAINER_EVENTS=1 (record events),
-TRAINER_PROBE=1 (a probe job: each step is made twice, with gradient checkpointing on and off), TRAINER_STOP=load (stop there),
+TRAINER_PROBE=1 (a probe job: each step is made twice, with gradient checkpointing on and off), TRAINER_STOP=load or =prepare (stop there),
 TRAINER_MODELS=real (the weights that the config names, nothing patched: a run on a real card; without it weights are untouched memory).
 """
 
@@ -126,6 +126,8 @@ def record_trainer() -> None:
     patch(Base, "sample", "sample", sample_info)
     patch(Base, "save", "save")
     patch(SDTrainer, "hook_before_train_loop", "prepare")
+    if os.environ.get("TRAINER_STOP") == "prepare":
+        stop_after(SDTrainer, "hook_before_train_loop")
     patch(SDTrainer, "prepare_accelerator", "prepare_accelerator")
     patch(SDTrainer, "cache_sample_prompts", "cache_sample_prompts")
     patch(Base, "setup_ema", "setup_ema")
@@ -149,6 +151,16 @@ def record_trainer() -> None:
         return real_before(self)
 
     SDTrainer.before_dataset_load = before_dataset
+
+
+def stop_after(cls: Any, attribute: str) -> None:
+    function = getattr(cls, attribute)
+
+    def stopping(self: Any, *a: Any, **k: Any) -> None:
+        function(self, *a, **k)
+        sys.exit(0)
+
+    setattr(cls, attribute, stopping)
 
 
 def record_model(process: Any) -> None:
