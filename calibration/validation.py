@@ -22,7 +22,14 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from calibration import validation_jobs, validation_jobs_flux2, validation_jobs_qwen, validation_jobs_settings, validation_jobs_wan
+from calibration import (
+    validation_jobs,
+    validation_jobs_edit,
+    validation_jobs_flux2,
+    validation_jobs_qwen,
+    validation_jobs_settings,
+    validation_jobs_wan,
+)  # fmt: skip
 from calibration.clips import write_clip
 from calibration.validation_jobs import CAPTIONS, CARDS_MIB, IMAGES, Job
 from estimator.archs import load_archs
@@ -30,9 +37,10 @@ from estimator.buckets import bucket_size
 
 JOBS = (
     *validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS, *validation_jobs_wan.JOBS,
-    *validation_jobs_settings.JOBS,
+    *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS,
 )  # fmt: skip
 ROWS = Path(__file__).parent / "data" / "emulated_runs.jsonl"
+DATA = "DATA/"  # in place of the folder that holds a job's images
 RARELY = 10_000  # save_every, sample_every: at the start and the end only
 # Phases of the launcher (top level) by the names that estimates have; `setup` and `set_device_state` are not judged on their own
 PHASES = {"load": "load", "setup": "setup", "cache_latents": "cache_latents", "cache_text": "cache_text", "prepare": "prepare",
@@ -60,7 +68,7 @@ def process(job: Job) -> dict[str, Any]:
             put(entry, path.removeprefix("datasets."), value)
         else:
             put(config, path, value)
-    config["datasets"] = [{"folder_path": f"DATA/{images}", "resolution": sizes, **entry, **own} for images, sizes, own in job.data]
+    config["datasets"] = [{"folder_path": DATA + images, "resolution": sizes, **entry, **own} for images, sizes, own in job.data]
     sample = config["sample"]
     sample.pop("prompts", None)
     if any(one.keys() != {"prompt"} for one in job.samples) or job.base["type"] == "diffusion_trainer":
@@ -92,12 +100,33 @@ def whole(job: Job) -> dict[str, Any]:
 
 def filled(config: dict[str, Any], data: Path, out: Path) -> dict[str, Any]:
     """The config with real folders in place of the placeholders."""
-    config = copy.deepcopy(config)
+
+    def put_folders(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: put_folders(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [put_folders(one) for one in value]
+        is_folder = isinstance(value, str) and value.startswith(DATA)
+        return str(data / value.removeprefix(DATA).replace(" ", "_")) if is_folder else value
+
+    config = put_folders(config)
     for one in config["config"]["process"]:
         one["training_folder"] = str(out)
-        for entry in one["datasets"]:
-            entry["folder_path"] = str(data / entry["folder_path"].removeprefix("DATA/").replace(" ", "_"))
     return config
+
+
+def folders(job: Job) -> list[str]:
+    """Names of all folders of images that the job reads, its control images' too."""
+    found: dict[str, None] = {}
+
+    def look(value: Any) -> None:
+        if isinstance(value, str) and value.startswith(DATA):
+            found[value.removeprefix(DATA).split("/")[0]] = None
+        for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            look(one)
+
+    look(process(job))
+    return list(found)
 
 
 def write_images(name: str, folder: Path) -> None:
@@ -123,7 +152,7 @@ def run(name: str, folder: Path, options: list[str]) -> None:
     place = (folder / name).resolve()
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    for images, _, _ in job.data:
+    for images in folders(job):
         write_images(images, place / "data")
     (place / "config.yaml").write_text(yaml.safe_dump(filled(whole(job), place / "data", place / "out"), sort_keys=False))
     capacity = [] if capacity_mib is None else ["--capacity-mib", str(capacity_mib)]
@@ -143,7 +172,7 @@ def row(name: str, result: dict[str, Any]) -> dict[str, Any]:
     A run on a card of a given capacity names the run that has its config and images.
     """
     job, capacity_mib = all_runs()[name]
-    images = {f"DATA/{name}": [[w, h, CAPTIONS[caption], *frames] for w, h, caption, *frames in IMAGES[name]] for name, _, _ in job.data}
+    images = {DATA + name: [[w, h, CAPTIONS[caption], *frames] for w, h, caption, *frames in IMAGES[name]] for name in folders(job)}
     what = {"config": whole(job), "images": images} if capacity_mib is None else {"job": job.name}
     return {
         "name": name, **what, "capacity_bytes": None if capacity_mib is None else result["total_bytes"],

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from estimator.controls import BLANK, Size, cells
 from estimator.paths import profiles_dir
-from estimator.tokens import MAX_TEXT_TOKENS, TEMPLATES
+from estimator.tokens import IMAGE_TEMPLATES, MAX_TEXT_TOKENS, TEMPLATES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +37,18 @@ class Arch:
     name_contains: tuple[str, ...] = ()
     video: bool = False
     image_to_video: bool = False
+    control_images: bool = False
     transformer_config: Mapping[str, object] = field(default_factory=dict)
 
-    def text_tokens(self, prompt: str) -> int:
-        """Estimated text tokens that the transformer gets for a prompt or caption. ValueError where no template is known."""
+    def text_tokens(self, prompt: str, pictures: Sequence[Size] = (BLANK,)) -> int:
+        """Estimated text tokens that the transformer gets for a prompt or caption. ValueError where no template is known.
+
+        `pictures`: the control images that are encoded with it, where they are (a text without one has a blank one).
+        """
         if self.fixed_text_tokens is not None:
             return self.fixed_text_tokens
+        if self.template in IMAGE_TEMPLATES:
+            return IMAGE_TEMPLATES[self.template](prompt, [cells(one) for one in pictures])
         if self.template is None:
             raise ValueError(f"{self.key}: neither fixed_text_tokens nor a template in archs.yaml")
         return TEMPLATES[self.template](prompt)

@@ -32,11 +32,11 @@ def steps_of(job: Job, text_tokens: int) -> tuple[Step, ...]:
 
     `text_tokens`: what an unknown caption counts.
     """
-    found: dict[tuple[int, int, int, int], Batch] = {}
+    found: dict[tuple[object, ...], Batch] = {}
     for dataset in job.datasets:
         for bucket in dataset.buckets:
             tokens = bucket.text_tokens or dataset.text_tokens or text_tokens
-            key = (bucket.width, bucket.height, bucket.frames, dataset.batch_size)
+            key = (bucket.width, bucket.height, bucket.frames, dataset.batch_size, bucket.controls)
             if key not in found or found[key].text_tokens < tokens:
                 found[key] = Batch(bucket, dataset.batch_size, tokens)
     ordered = sorted(found.values(), key=lambda b: (b.bucket.width * b.bucket.height * b.bucket.frames * b.size, b.text_tokens, b.bucket))

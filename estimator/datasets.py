@@ -178,6 +178,28 @@ def image_size(path: str) -> tuple[int, int]:
     return (height, width) if sideways else (width, height)
 
 
+def pair_of(image: Image, folder: str) -> tuple[int, int] | None:
+    """Size of the file in `folder` that has the image's name, with whichever ending comes first; None if there is none that can be read."""
+    return _once((image.path, folder, "pair"), lambda: _pair_of(image, folder))
+
+
+def _pair_of(image: Image, folder: str) -> tuple[int, int] | None:
+    stem = os.path.splitext(os.path.basename(image.path))[0]
+    paths = (os.path.join(folder, stem + ending) for ending in IMAGE_ENDINGS)
+    path = next((one for one in paths if os.path.exists(one)), None)
+    return None if path is None else size_of(path)
+
+
+def size_of(path: str) -> tuple[int, int] | None:
+    """Width and height of a picture; None if it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return image_size(path)
+    except Exception:  # whatever Pillow raises on a broken file
+        return None
+
+
 def _reason(error: Exception) -> str:
     text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
     return " ".join(text.split())[:120] or type(error).__name__

@@ -46,7 +46,8 @@ IntOrInts = TypeVar("IntOrInts", int, Ints)
 # Sums that names stand for. Roundings that occur: 128, FlashAttention-2's rows (flash_api.cpp: seqlen rounded to 128); 32, Z-Image's
 # padding (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
 _SUMS = {
-    "S": {"T": 1, "X": 1}, "Y": {"X": 1, "1": 64}, "G": {"T": 1, "N": 1}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "P": {"A": 4}, "V": {"T": 4, "A": -3},
+    "S": {"T": 1, "X": 1}, "Y": {"X": 1, "1": 64}, "G": {"T": 1, "N": 1},
+    "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "P": {"A": 4}, "V": {"T": 4, "A": -3},
     **{f"C{s}": {"A": (16 // s) ** 2, "E": 2 * 16 // s, "1": 4} for s in (1, 2, 4, 8)},
     **{f"D{s}": {"A": (16 // s) ** 2, "E": 16 // s, "1": 1} for s in (1, 2, 4)},
 }  # fmt: skip

@@ -36,6 +36,7 @@ class Model:
     the transformer's / text encoder's linear weights are after loading, all aliases and coercions applied.
     `dtype`: the compute dtype (train.dtype). `assistant_lora`: a training adapter is merged at load (FLUX schnell, Z-Image turbo).
     `quantize_exclude`: name patterns (fnmatch) of transformer modules that stay unquantised, besides those the trainer itself leaves out.
+    `match_target_res`: control images are scaled to the area of the image that is trained, instead of a megapixel.
     """
 
     name_or_path: str
@@ -48,6 +49,7 @@ class Model:
     layer_offloading_transformer_percent: float = 1.0
     layer_offloading_text_encoder_percent: float = 1.0
     quantize_exclude: tuple[str, ...] = ()
+    match_target_res: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Bucket:
     """A training size in pixels; `count` is how many items of the dataset fall into it (0: not scanned, assumed).
 
     `text_tokens`: tokens of the longest caption among its items, as estimated (0: unknown, or the same for every text).
+    `controls`: sizes of the control images of the item that has most of them, as they lie on the disk.
     """
 
     width: int
@@ -78,6 +81,7 @@ class Bucket:
     frames: int = 1
     count: int = 0
     text_tokens: int = 0
+    controls: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,8 @@ class Sample:
     `cfg` is the guidance scale; `batch` is what one forward of the transformer gets: 2 where guidance runs the negative prompt
     along with the positive one; `guided`: it runs, in the same forward or in one of its own.
     `text_tokens` / `negative_tokens`: as estimated from the prompts (None: unknown).
+    `controls`: sizes of the control images that the transformer gets, `seen`: of those that the prompts are encoded with (the trainer
+    shows the text encoder a picture given as ctrl_img twice).
     """
 
     width: int
@@ -137,11 +143,14 @@ class Sample:
     batch: int = 1
     guided: bool = False
     vae_tiling: bool = False
+    controls: tuple[tuple[int, int], ...] = ()
+    seen: tuple[tuple[int, int], ...] = ()
 
     @property
     def memory_key(self) -> tuple[object, ...]:
         """Equal for previews that take the same memory."""
-        return self.width, self.height, self.frames, self.batch, self.guided, self.text_tokens, self.negative_tokens
+        text = self.text_tokens, self.negative_tokens, self.controls, self.seen
+        return self.width, self.height, self.frames, self.batch, self.guided, *text
 
 
 @dataclass(frozen=True, slots=True)

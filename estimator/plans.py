@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from estimator.archs import load_archs
 from estimator.batches import Step
+from estimator.edit import QwenEditPlan
 from estimator.job import Dataset, Job, Sample
 from estimator.operations import Begin, Copy, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
@@ -105,7 +106,7 @@ class ChromaPlan(PromptsApart):
 
 # By `model_class` of profiles/archs.yaml
 PLANS: Mapping[str, type[Plan]] = {
-    "stable_diffusion": Plan, "base": Plan, "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan, "wan": WanPlan,
+    "stable_diffusion": Plan, "base": Plan, "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan, "wan": WanPlan, "qwen_edit": QwenEditPlan,
 }  # fmt: skip
 
 

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from estimator import derived_weights, optimizers
+from estimator.controls import RAW, RAW_BYTES_PER_PIXEL
 from estimator.derived_weights import Derivation
 from estimator.errors import CannotTell, Problem
 from estimator.paths import profiles_dir
-from estimator.program import Ints, PeakRow, Program
+from estimator.program import ALLOCATE, Ints, PeakRow, Program
 
 SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "latents", "encode.", "decode", "tile.", "step.head/", "preview.prompts")
 SHARED_COMPONENTS = ("text_encoder", "vae")
@@ -37,6 +38,12 @@ OF_TEXT = ("load.text", "text/", "cache_text")
 TENSORS_OF_LINEAR = derived_weights.with_derived({"bf16": 2, "qfloat8": 5, "float8": 3, "uint4": 4})
 # Parameters and buffers of it, as the names in the programs of loading count them: a quantised weight is one, of several tensors.
 PLACES_OF_LINEAR = derived_weights.with_derived({"qfloat8": 4, "float8": 2, "uint4": 4})
+
+
+_PICTURE, _BYTES = "a control image as it was read", (RAW_BYTES_PER_PIXEL,)
+RAW_PICTURE = Program(
+    RAW, ("R",), np.array([_BYTES]), (0,), [_PICTURE], (None,), np.array([ALLOCATE]), 0, (PeakRow(_BYTES, _PICTURE),), {}
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,16 @@ class Profile:
         return self.data["labels"]  # type: ignore[no-any-return]
 
     def has(self, key: str) -> bool:
-        return key in self.data["parts"]
+        return key in self.data["parts"] or (self.shares_all and self.relative is not None and self.relative.has(key))
+
+    def has_own(self, beginning: str) -> bool:
+        """Whether any part that begins so was recorded for this very architecture."""
+        return any(key.startswith(beginning) for key in self.data["parts"])
+
+    @property
+    def shares_all(self) -> bool:
+        """Whether all that was not recorded for it is the relative's, to the last weight (Qwen-Image-Edit: Qwen-Image's)."""
+        return self.data.get("shares") == "all"
 
     @cached_property
     def relative(self) -> Profile | None:
@@ -82,6 +98,8 @@ class Profile:
 
     def program(self, key: str) -> Program:
         """The part's program. Raises CannotTell if it was never recorded."""
+        if key == RAW:
+            return RAW_PICTURE
         if key not in self._programs:
             if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
                 self._programs[key] = optimizers.program(key, self.adapter)
@@ -95,7 +113,7 @@ class Profile:
                 self._programs[key] = self._derived(key, *derived)
                 return self._programs[key]
             if key not in self.data["parts"]:
-                if self.relative is not None and self.relative.has(key) and key.startswith(SHARED_PARTS):
+                if self.relative is not None and (self.shares_all or (self.relative.has(key) and key.startswith(SHARED_PARTS))):
                     return self.relative.program(key)
                 fix = "record it: see docs/adding_an_architecture.md"
                 raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
@@ -110,6 +128,8 @@ class Profile:
     @cached_property
     def adapter(self) -> tuple[int, ...]:
         """Bytes of each of the adapter's parameters at rank 1, whatever the base weights are."""
+        if self.shares_all and self.relative is not None:
+            return self.relative.adapter
         key = next(key for key in self.data["parts"] if key.startswith("setup.network/"))
         return self.program(key).stay_bytes("adapter", {"r": 1})
 
@@ -135,7 +155,10 @@ class Profile:
         if unquantised and weights in TENSORS_OF_LINEAR:
             bf16, rest = self.resident(component, "bf16"), self.resident(component, weights)
             return bf16[: unquantised * TENSORS_OF_LINEAR["bf16"]] + rest[unquantised * TENSORS_OF_LINEAR[weights] :]
-        for profile in (self, self.relative if component.startswith(SHARED_COMPONENTS) else None):
+        # a component of which any kind was recorded is another one than the relative's (a vision tower more)
+        if self.shares_all and self.relative is not None and not any(key.startswith(component) for key in self.data["residents"]):
+            return self.relative.resident(component, weights)
+        for profile in (self, self.relative if component.startswith(SHARED_COMPONENTS) and not self.shares_all else None):
             sizes = None if profile is None else profile._own_resident(component, weights)
             if sizes is not None:
                 return sizes
@@ -152,7 +175,8 @@ class Profile:
         return None if base is None or derivation is None else derived_weights.residents(base, derivation)
 
     def has_resident(self, component: str) -> bool:
-        return any(key.split("/")[0] == component for key in self.data["residents"])
+        own = any(key.split("/")[0] == component for key in self.data["residents"])
+        return own or (self.shares_all and self.relative is not None and self.relative.has_resident(component))
 
 
 @cache

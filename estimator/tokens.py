@@ -10,6 +10,7 @@ Written so that the recordings, whose tokenizer stand-in (calibration/trainer/to
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 MAX_TEXT_TOKENS = 512  # max_sequence_length of both pipelines: FLUX pads to it, Z-Image cuts at it (diffusers c9438378)
 
@@ -53,4 +54,15 @@ def qwen_image_tokens(prompt: str) -> int:
     return min(word_tokens(prompt) + QWEN_IMAGE_END_TOKENS, QWEN_IMAGE_MAX_TOKENS)
 
 
+def qwen_edit_tokens(prompt: str, cells: Sequence[int]) -> int:
+    """Estimated tokens of a prompt with control images of so many cells each, as Qwen-Image-Edit's transformer gets it; nothing is cut.
+
+    Each image stands before the prompt as "Picture 1: <|vision_start|><|image_pad|><|vision_end|>", its placeholder as long as it has
+    cells (source: QwenImageEditPlusPipeline._get_qwen_prompt_embeds, diffusers c9438378).
+    """
+    pictures = "".join(f"Picture {number}: <|vision_start|><|image_pad|><|vision_end|>" for number in range(1, len(cells) + 1))
+    return word_tokens(pictures + prompt) + sum(cells) - len(cells) + QWEN_IMAGE_END_TOKENS
+
+
 TEMPLATES = {"qwen3_chat": qwen3_chat_tokens, "qwen_image": qwen_image_tokens}  # by the name that profiles/archs.yaml uses
+IMAGE_TEMPLATES = {"qwen_image_edit": qwen_edit_tokens}  # of prompts that control images are part of

@@ -37,7 +37,7 @@ ARCHITECTURES = {
 
 
 class Processor:
-    """Stand-in for Qwen2VLProcessor: the real image processor, and a placeholder in the text becomes as many tokens as the image has cells."""
+    """Stand-in for Qwen2VLProcessor: the real image processor; a placeholder in the text becomes as many tokens as the image has cells."""
 
     image_token = "<|image_pad|>"
 

@@ -133,7 +133,8 @@ def write(
             described[key]["workspace_at"] = {program.sequence.workspace_thread: program.sequence.workspace_at}
     arrays["coefficients"] = np.array(list(pool), dtype=np.int64)
     profile = {
-        "arch": arch[0], "relative": arch[1], **({"shares": "all"} if arch[2] else {}), "made": made, "features": list(features), "parts": described,
+        "arch": arch[0], "relative": arch[1], **({"shares": "all"} if arch[2] else {}), "made": made,
+        "features": list(features), "parts": described,
         "residents": {key: _runs_of(sizes) for key, sizes in sorted(tables.items())}, "labels": list(labels), "names": list(names),
     }  # fmt: skip
     (out / "profile.json").write_text(_readable(profile))

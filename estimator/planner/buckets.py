@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from estimator.planner.edits import Edit, Level, Loss
 from estimator.planner.subject import Subject
-from estimator.trainers.aitoolkit_data import DEFAULT_RESOLUTION
+from estimator.trainers.aitoolkit_entry import DEFAULT_RESOLUTION
 
 STEP, SMALLEST, LARGEST = 64, 256, 2048  # px
 FRAME_STEP, MOST_FRAMES = 4, 257  # video VAEs take 4 frames together, after the first: 4 n + 1

@@ -12,6 +12,7 @@ from typing import Any
 from estimator.archs import Arch, load_archs
 from estimator.configfile import ConfigFile
 from estimator.job import Dataset, Job, Sample, Train
+from estimator.trainers.aitoolkit_controls import check_previews
 from estimator.trainers.aitoolkit_data import read_datasets
 from estimator.trainers.aitoolkit_keys import READ, check_keys, known_keys
 from estimator.trainers.aitoolkit_model import read_model
@@ -179,6 +180,8 @@ def _read_rest(process: Section, settings: Train, arch: Arch, low_vram: bool) ->
     if save is not None:
         check_keys(save, "save")
     samples = () if sample is None else read_samples(sample, arch, process.text("trigger_word"), low_vram)
+    if sample is not None and arch.control_images and not settings.disable_sampling:
+        check_previews(sample, samples, arch)
     return read_datasets(process, settings, arch), samples
 
 

@@ -127,7 +127,7 @@ def _resolve_flux(model: Section, archs: Archs, key: str, name: str, candidates:
     config = _local_transformer_config(model, name)
     if config is not None:
         for arch in candidates:
-            if all(config.get(k) == v for k, v in arch.transformer_config.items()):
+            if all(config.get(k, False if v is False else None) == v for k, v in arch.transformer_config.items()):
                 return arch
         model.found.cannot_tell(
             model.at("name_or_path"), f"{name} holds a transformer that is not modelled", _layers(config), "see `estimate archs`"

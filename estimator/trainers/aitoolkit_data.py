@@ -12,19 +12,22 @@ from dataclasses import dataclass, replace
 
 from estimator.archs import Arch
 from estimator.buckets import bucket_size, square_bucket, worst_bucket
+from estimator.controls import Size, pixels
 from estimator.datasets import Image, Scan, caption_of, scan
 from estimator.job import Bucket, Dataset, Train
+from estimator.trainers.aitoolkit_controls import DATASET_KEYS, ControlRule, check_pairs, read_controls
+from estimator.trainers.aitoolkit_entry import DEFAULT_RESOLUTION, caption_ending, copies, resolutions, scale
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.aitoolkit_train import MAX_BATCH
 from estimator.trainers.aitoolkit_video import FrameRule, read_frames
-from estimator.trainers.section import Findings, Section, shown, whole_number
+from estimator.trainers.section import Findings, Section, shown
 from estimator.tree import KeyPath
 
-DEFAULT_RESOLUTION = 512
-MAX_RESOLUTION = 16_384
-MAX_REPEATS = 10**6
 MAX_DATASETS = 1000
 NAMED_FILES = 5  # how many broken files a warning names
+
+Controls = dict[str, tuple[Size, ...]]
+"""Sizes of the control images of each image, by its path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class _Entry:
     only_text: str | None
     dataset: Dataset  # the settings that are the same at every resolution
     frames: FrameRule
+    controls: ControlRule
 
 
 def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, ...]:
@@ -84,7 +88,7 @@ def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, 
 
 def _entry(section: Section, train: Train, trigger: str | None, arch: Arch) -> _Entry:
     found = section.found
-    check_keys(section, "datasets")
+    check_keys(section, "datasets", DATASET_KEYS if arch.control_images else frozenset())
     folder = section.text("dataset_path") or section.text("folder_path")
     if not folder:
         found.problem(section.at("folder_path"), "no folder", "the trainer stops without it", "give the folder of the images")
@@ -121,66 +125,20 @@ def _entry(section: Section, train: Train, trigger: str | None, arch: Arch) -> _
     return _Entry(
         section=section,
         folder=folder or "",
-        resolutions=_resolutions(section),
+        resolutions=resolutions(section),
         batch_size=batch,
         bucketing=bucketing,
         square=section.truth("square_crop", False) or not bucketing,
-        scale=_scale(section),
-        copies=_copies(section),
-        caption_ending=_caption_ending(section),
+        scale=scale(section),
+        copies=copies(section),
+        caption_ending=caption_ending(section),
         default_caption=section.text("default_caption"),
         trigger=section.text("trigger_word", trigger),
         only_text=(trigger or "") if train.unload_text_encoder and not dataset.cache_text_embeddings else None,
         dataset=dataset,
         frames=read_frames(section, arch),
+        controls=read_controls(section, arch, train, cached=dataset.cache_text_embeddings, batch_size=batch),
     )
-
-
-def _resolutions(section: Section) -> tuple[int, ...]:
-    """One resolution, or a list of them: the trainer makes a dataset of each."""
-    value = section.values.get("resolution", DEFAULT_RESOLUTION)
-    values = value if isinstance(value, list) else [value]
-    path = section.at("resolution")
-    if not values:
-        section.found.problem(path, "an empty list", "the entry then holds nothing", "for instance [512, 768, 1024]")
-    result = []
-    for i, one in enumerate(values):
-        where = (*path, i) if isinstance(value, list) else path
-        number = whole_number(one, floats=True)
-        if number is None:
-            fix = f"remove the quotes: {one}" if isinstance(one, str) and one.strip().isdigit() else "for instance 1024"
-            section.found.problem(where, f"expected a whole number of pixels, got {shown(one)}", "", fix)
-        elif not 1 <= number <= MAX_RESOLUTION:
-            section.found.problem(
-                where, f"{shown(one)} pixels are out of range", f"must be from 1 to {MAX_RESOLUTION:,}", "for instance 1024"
-            )
-        else:
-            result.append(number)
-    return tuple(result)
-
-
-def _scale(section: Section) -> float:
-    scale = section.number("scale", 1.0)
-    if not 0 < scale <= 1000:
-        section.found.problem(
-            section.at("scale"), f"{shown(section.values['scale'])} is out of range", "must be above 0", "the default is 1"
-        )
-        return 1.0
-    return scale
-
-
-def _copies(section: Section) -> int:
-    """How often each image counts: repeats, and once more for each flip."""
-    repeats = section.whole("num_repeats", 1, 0, MAX_REPEATS)
-    return max(1, repeats) * (2 if section.truth("flip_x", False) else 1) * (2 if section.truth("flip_y", False) else 1)
-
-
-def _caption_ending(section: Section) -> str:
-    legacy = section.text("caption_type")
-    if legacy:
-        return legacy  # taken as it is, without a dot being added
-    ending = section.text("caption_ext", ".txt") or ""
-    return ending if not ending or ending.startswith(".") else f".{ending}"
 
 
 def _check_together(found: Findings, entries: list[_Entry]) -> None:
@@ -237,30 +195,37 @@ def _beside_config(found: Findings, folder: str) -> str:
 def _at_resolutions(entry: _Entry, scanned: Scan, arch: Arch) -> list[Dataset]:
     if not scanned.images:
         text = arch.fixed_text_tokens if entry.only_text is None else arch.text_tokens(entry.only_text)
+        if entry.controls.folders and text is None:
+            text = arch.max_text_tokens + arch.text_tokens("", entry.controls.assumed)
         return [replace(entry.dataset, resolution=r, buckets=(_worst(entry, r, arch),), text_tokens=text) for r in entry.resolutions]
-    tokens = _caption_tokens(entry, scanned, arch)
+    controls = {image.path: entry.controls.of(image) for image in scanned.images}
+    check_pairs(entry.section, entry.controls, controls)
+    tokens = _caption_tokens(entry, scanned, arch, controls)
     longest = max(tokens.values()) if arch.fixed_text_tokens is None else arch.fixed_text_tokens
-    return [
-        replace(entry.dataset, resolution=r, buckets=_buckets(entry, scanned.images, r, arch, tokens), text_tokens=longest, scanned=True)
-        for r in entry.resolutions
-    ]
+    buckets = {r: _buckets(entry, scanned.images, r, arch, tokens, controls) for r in entry.resolutions}
+    return [replace(entry.dataset, resolution=r, buckets=buckets[r], text_tokens=longest, scanned=True) for r in entry.resolutions]
 
 
 def _worst(entry: _Entry, resolution: int, arch: Arch) -> Bucket:
     if entry.frames.auto:
         entry.section.found.not_modelled(entry.section.at("auto_frame_count"), True, "clips that are not here have a length of their own")
-    return Bucket(*(square_bucket(resolution) if entry.square else worst_bucket(resolution, arch.bucket_divisor)), entry.frames.frames)
+    size = square_bucket(resolution) if entry.square else worst_bucket(resolution, arch.bucket_divisor)
+    return Bucket(*size, entry.frames.frames, controls=entry.controls.assumed)
 
 
-def _buckets(entry: _Entry, images: tuple[Image, ...], resolution: int, arch: Arch, tokens: dict[str, int]) -> tuple[Bucket, ...]:
+def _buckets(
+    entry: _Entry, images: tuple[Image, ...], resolution: int, arch: Arch, tokens: dict[str, int], controls: Controls
+) -> tuple[Bucket, ...]:
     size = _size_rule(entry, resolution, arch)
-    buckets: dict[tuple[int, int, int], tuple[int, int]] = {}
+    buckets: dict[tuple[int, int, int], Bucket] = {}
     for image in images:
         width, height = max(1, int(image.width * entry.scale)), max(1, int(image.height * entry.scale))
         key = (*size(width, height), entry.frames.of(image))
-        count, longest = buckets.get(key, (0, 0))
-        buckets[key] = (count + entry.copies, max(longest, tokens.get(image.path, 0)))
-    return tuple(Bucket(*size, count=count, text_tokens=longest) for size, (count, longest) in sorted(buckets.items()))
+        known = buckets.setdefault(key, Bucket(*key))
+        most = max(known.controls, controls[image.path], key=lambda sizes: (len(sizes), pixels(sizes)))
+        longest = max(known.text_tokens, tokens.get(image.path, 0))
+        buckets[key] = replace(known, count=known.count + entry.copies, text_tokens=longest, controls=most)
+    return tuple(bucket for _, bucket in sorted(buckets.items()))
 
 
 def _size_rule(entry: _Entry, resolution: int, arch: Arch) -> Callable[[int, int], tuple[int, int]]:
@@ -269,7 +234,7 @@ def _size_rule(entry: _Entry, resolution: int, arch: Arch) -> Callable[[int, int
     return lambda width, height: bucket_size(width, height, resolution, arch.bucket_divisor)
 
 
-def _caption_tokens(entry: _Entry, scanned: Scan, arch: Arch) -> dict[str, int]:
+def _caption_tokens(entry: _Entry, scanned: Scan, arch: Arch, controls: Controls) -> dict[str, int]:
     """Estimated tokens of each image's caption; empty where the architecture pads every text to one length."""
     if arch.fixed_text_tokens is not None:
         return {}
@@ -282,7 +247,7 @@ def _caption_tokens(entry: _Entry, scanned: Scan, arch: Arch) -> dict[str, int]:
         except (OSError, ValueError):
             failed.append(os.path.basename(os.path.splitext(image.path)[0]) + entry.caption_ending)
             caption = ""
-        tokens[image.path] = arch.text_tokens(_with_trigger(caption, entry))
+        tokens[image.path] = arch.text_tokens(_with_trigger(caption, entry), controls[image.path])
     if failed:
         names = ", ".join(failed[:NAMED_FILES])
         entry.section.found.warn(

@@ -188,10 +188,15 @@ def known_keys(table: str) -> frozenset[str]:
     return READ.get(table, frozenset()) | NEUTRAL.get(table, frozenset()) | frozenset(UNMODELLED.get(table, {}))
 
 
-def check_keys(section: Section, table: str) -> None:
-    """Report the section's unmodelled settings, and warn of keys the trainer does not know, with the nearest that it does."""
+def check_keys(section: Section, table: str, modelled: frozenset[str] = frozenset()) -> None:
+    """Report the section's unmodelled settings, and warn of keys the trainer does not know, with the nearest that it does.
+
+    `modelled`: keys that are read for this architecture, though not for others.
+    """
     known, unmodelled = known_keys(table), UNMODELLED.get(table, {})
     for key, value in section.values.items():
+        if key in modelled:
+            continue
         if key in unmodelled and not unmodelled[key].is_neutral(value):
             section.found.not_modelled(section.at(key), value, unmodelled[key].why)
         elif key not in known:

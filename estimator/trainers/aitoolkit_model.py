@@ -53,9 +53,15 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
         layer_offloading_transformer_percent=model.number("layer_offloading_transformer_percent", 1.0),
         layer_offloading_text_encoder_percent=model.number("layer_offloading_text_encoder_percent", 1.0),
         quantize_exclude=_quantize_exclude(model, arch),
+        match_target_res=_matches_target(model, arch),
     )
     _report_unmodelled(model, arch, result)
     return arch, written, result
+
+
+def _matches_target(model: Section, arch: Arch) -> bool:
+    kwargs = model.values.get("model_kwargs")
+    return arch.control_images and isinstance(kwargs, dict) and bool(kwargs.get("match_target_res", False))
 
 
 def _assistant(model: Section) -> str | None:

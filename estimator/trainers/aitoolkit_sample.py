@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from estimator.archs import Arch
+from estimator.controls import Size
 from estimator.job import Sample
+from estimator.trainers.aitoolkit_controls import sample_controls
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.aitoolkit_video import MAX_FRAMES, preview_frames
 from estimator.trainers.section import Findings, Section, shown
@@ -32,6 +34,7 @@ class _Request:
     height: int
     guidance: float
     frames: int = 1
+    controls: tuple[tuple[Size, ...], tuple[Size, ...]] = ((), ())
 
 
 def read_samples(sample: Section, arch: Arch, trigger: str | None, low_vram: bool = False) -> tuple[Sample, ...]:
@@ -44,7 +47,8 @@ def read_samples(sample: Section, arch: Arch, trigger: str | None, low_vram: boo
     requests: list[_Request] = []
     prompts: list[tuple[str, KeyPath]] = []
     for path, item in _items(sample):
-        requests.append(_entry(Section(sample.found, path, item), base))
+        section = Section(sample.found, path, item)
+        requests.append(replace(_entry(section, base), controls=sample_controls(section, arch)))
         prompt = item.get("prompt")
         where = (*path, "prompt") if path[-2] == "samples" else path
         if isinstance(prompt, str):
@@ -172,15 +176,18 @@ def _finite(text: str) -> float:
 
 def _sample(request: _Request, arch: Arch, low_vram: bool) -> Sample:
     guided = arch.guidance != "none" and request.guidance > 1
+    controls, seen = request.controls
     return Sample(
         width=_rounded(request.width, arch.sample_divisor),
         height=_rounded(request.height, arch.sample_divisor),
         frames=preview_frames(request.frames, arch, low_vram),
         cfg=request.guidance,
-        text_tokens=arch.text_tokens(request.prompt),
-        negative_tokens=arch.text_tokens(request.negative) if guided else None,
+        text_tokens=arch.text_tokens(request.prompt, seen),
+        negative_tokens=arch.text_tokens(request.negative, seen) if guided or seen else None,
         batch=2 if guided and arch.guidance == "batched" else 1,
         guided=guided,
+        controls=controls,
+        seen=seen,
     )
 
 

@@ -1,0 +1,122 @@
+"""What the trainer's Qwen-Image-Edit classes do differently: control images in the prompts, behind the image's tokens, and in previews.
+
+A training step encodes each control image with the VAE, by the function that caches latents, so that the VAE comes to the card in the first
+step and stays; the transformer then gets the tokens of all images. Cached text keeps the vision tower's graph like any other.
+Source: ostris/ai-toolkit 27a03a91: extensions_built_in/diffusion_models/qwen_image/qwen_image_edit_plus.py, qwen_image_pipelines.py,
+extensions_built_in/sd_trainer/SDTrainer.py (cache_sample_prompts, get_blank_control_image, prompt_kwargs), toolkit/models/base_model.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from estimator.batches import Batch
+from estimator.controls import BLANK, RAW, Size, cells, latent_size, pixels
+from estimator.features import image_values
+from estimator.job import Dataset, Sample
+from estimator.operations import MoveIn, MoveOut, Operation, Part, Release
+from estimator.phases import Plan
+
+Pictures = tuple[Size, ...]
+
+
+class QwenEditPlan(Plan):
+    """QwenImageEditPlusModel."""
+
+    # ---- prompts
+
+    def seen(self, text: Part, pictures: Pictures, tokens: int | None = None) -> Part:
+        """An encode of a text, with the pictures it is encoded with."""
+        values = {**text.values, "I": sum(map(cells, pictures))}
+        return replace(text, key=f"{text.key}/{len(pictures)} images", values=values if tokens is None else {**values, "X": tokens})
+
+    def prompts_of(self, sample: Sample) -> tuple[int, int]:
+        """Tokens of a preview's prompt and of its negative one, which is encoded whether it is used or not."""
+        empty = self.arch.text_tokens("", sample.seen)
+        return self.tokens(sample.text_tokens), empty if sample.negative_tokens is None else self.tokens(sample.negative_tokens)
+
+    def prepare(self) -> Iterator[Operation]:
+        """The empty prompt, with a blank picture, twice if text is cached; then the prompts of previews, with theirs."""
+        texts: list[tuple[Pictures, int | None]] = [((BLANK,), None)] * (2 if self.text_away else 1)
+        texts += [(sample.seen, tokens) for sample in self.samples for tokens in self.prompts_of(sample)]
+        told = iter(texts)
+        for operation in super().prepare():
+            if isinstance(operation, Part) and operation.key.startswith("text/"):
+                pictures, tokens = next(told)
+                if tokens is not None:
+                    yield Part(RAW, {"R": pixels(pictures)}, "prompt")
+                yield self.seen(operation, pictures, tokens)
+                if tokens is not None:
+                    yield Release("prompt")
+            else:
+                yield operation
+
+    def _cache_text(self, dataset: Dataset, home: dict[str, bool]) -> Iterator[Operation]:
+        """The last picture stays as it was read until the next is: the trainer's variable holds it."""
+        longest = max(dataset.buckets, key=lambda b: (len(b.controls), b.text_tokens))
+        pictures = longest.controls or (BLANK,)
+        for operation in super()._cache_text(dataset, home):
+            if isinstance(operation, Part):
+                yield Part(RAW, {"R": pixels(pictures[-1:])}, "item")
+                yield self.seen(operation, pictures, longest.text_tokens or dataset.text_tokens)
+            else:
+                yield operation
+
+    # ---- control images
+
+    def latents_of(self, pictures: Pictures, target: Size) -> list[dict[str, int]]:
+        """Values of each control image as the VAE encodes it in a training step."""
+        goal = target if self.job.model.match_target_res else None
+        return [image_values(*latent_size(picture, goal)) for picture in pictures]
+
+    def _forward_backward(self, batch: Batch, accumulate: bool, when: str) -> Iterator[Operation]:
+        """One control image (of each item) is on the card from before the prompts to the end of the step; several come one by one."""
+        pictures, bucket = batch.bucket.controls, batch.bucket
+        held = Part(RAW, {"R": batch.size * pixels(pictures)}, "step") if len(pictures) == 1 else None
+        latents = self.latents_of(pictures, (bucket.width, bucket.height))
+        for operation in super()._forward_backward(batch, accumulate, when):
+            if isinstance(operation, Part) and operation.key.startswith("text/"):
+                yield from [held] if held else []
+                held = None
+                yield self.seen(operation, pictures)
+            elif isinstance(operation, Part) and operation.key.startswith("step.core"):
+                yield from [held] if held else []
+                yield MoveIn("vae")
+                for _ in range(batch.size):
+                    yield from self.encoded(latents)
+                yield replace(operation, values=self.with_controls(operation, latents))
+            else:
+                yield operation
+
+    def encoded(self, latents: list[dict[str, int]]) -> Iterator[Operation]:
+        for values in latents:
+            yield Part("cache_latents.item", values, "control")
+            yield Release("control")
+
+    def with_controls(self, part: Part, latents: list[dict[str, int]]) -> dict[str, int]:
+        """The tokens of all images in place of those of one."""
+        return {**part.values, "T": part.values["T"] + sum(values["T"] for values in latents)}
+
+    def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
+        """With low_vram the VAE encodes in tiles of 256 pixels, which take less than decoding in them does."""
+        latents = [image_values(*latent_size(picture)) for picture in sample.controls]
+        tokens = iter(self.prompts_of(sample))
+        if not self.text_away:
+            yield Part(RAW, {"R": pixels(sample.controls)}, "preview")
+        for operation in super()._preview(sample, when):
+            if isinstance(operation, Part) and operation.key.startswith("text/"):
+                yield self.seen(operation, sample.seen, next(tokens))
+            elif isinstance(operation, Part) and operation.key.startswith("preview/"):
+                if not self.job.model.low_vram:
+                    yield from self.encoded(latents)
+                positive, negative = self.prompts_of(sample)
+                yield replace(operation, values={**self.with_controls(operation, latents), "X": positive, "N": negative})
+            else:
+                yield operation
+
+    def sampling(self, when: str) -> Iterator[Operation]:
+        """After the first step the VAE is on the card for good."""
+        for operation in super().sampling(when):
+            if when == "first" or operation != MoveOut("vae"):
+                yield operation

@@ -1,0 +1,115 @@
+"""The control images of AI Toolkit's edit models: those of a dataset, paired by file name, and those of previews.
+
+Source: ostris/ai-toolkit 27a03a91: toolkit/config_modules.py (DatasetConfig, SampleItem), toolkit/dataloader_mixins.py
+(ControlFileItemDTOMixin), extensions_built_in/diffusion_models/qwen_image/qwen_image_edit_plus.py (generate_single_image).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from estimator.archs import Arch
+from estimator.controls import ASSUMED, MOST_IMAGES, Size
+from estimator.datasets import Image, pair_of, size_of
+from estimator.job import Sample, Train
+from estimator.trainers.section import Section, shown
+
+NUMBERED = tuple(f"control_path_{k}" for k in range(1, MOST_IMAGES + 1))
+DATASET_KEYS = frozenset({"control_path", *NUMBERED})  # read here, where the architecture has control images
+NAMED_FILES = 5
+SMALL: Size = (512, 512)  # what a control image is resized to without full_size_control_images
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRule:
+    """`folders` of a dataset's control images. `absent`: those that are not here. `small`: all are resized to one size."""
+
+    folders: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    small: bool = False
+
+    def of(self, image: Image) -> tuple[Size, ...]:
+        """Sizes of an image's control images; of a folder that is not here an assumed one."""
+        found = (ASSUMED if folder in self.absent else pair_of(image, folder) for folder in self.folders)
+        return tuple(SMALL if self.small else size for size in found if size is not None)
+
+    @property
+    def assumed(self) -> tuple[Size, ...]:
+        """Of an image that is not here."""
+        return (SMALL if self.small else ASSUMED,) * len(self.folders)
+
+
+def read_controls(section: Section, arch: Arch, train: Train, *, cached: bool, batch_size: int) -> ControlRule:
+    """The control folders of a dataset entry; what the trainer stops on is a problem."""
+    if not arch.control_images:
+        return ControlRule()
+    found, folders = section.found, _folders(section)
+    encodes = not train.unload_text_encoder or cached
+    if not folders:
+        if encodes:
+            what = f"no control images: {arch.name} encodes them with every prompt"
+            found.problem(
+                section.at("control_path"), what, "the trainer stops without them", "give control_path, a folder with the same file names"
+            )
+        return ControlRule()
+    if batch_size > 1 and encodes and not cached:
+        what = f"{arch.name} cannot encode prompts of more than one image at once"
+        why = "the trainer stops where a batch has more than one image and text is not cached"
+        found.problem(section.at("batch_size"), what, why, "set train.cache_text_embeddings: true, or a batch size of 1")
+    absent = tuple(folder for folder in folders if not os.path.isdir(folder))
+    for folder in absent:
+        found.warn(section.at("control_path"), f"{folder} is not here: control images of {ASSUMED[0]} x {ASSUMED[1]} pixels are assumed")
+    return ControlRule(folders, absent, not section.truth("full_size_control_images", True))
+
+
+def _folders(section: Section) -> tuple[str, ...]:
+    """The web UI's numbered folders take the place of control_path."""
+    numbered = tuple(path for path in (section.text(key) for key in NUMBERED) if path)
+    if numbered:
+        return numbered
+    value = section.values.get("control_path")
+    values = value if isinstance(value, list) else [value]
+    if any(one is not None and not isinstance(one, str) for one in values):
+        section.found.problem(section.at("control_path"), f"expected a folder or a list of them, got {shown(value)}", "", "give folders")
+        return ()
+    return tuple(one for one in values if isinstance(one, str) and one)
+
+
+def check_pairs(section: Section, rule: ControlRule, controls: dict[str, tuple[Size, ...]]) -> None:
+    """The trainer stops at an image that has no control image at all."""
+    lonely = [os.path.basename(path) for path, sizes in controls.items() if not sizes]
+    if rule.folders and lonely:
+        more = f" and {len(lonely) - NAMED_FILES} more" if len(lonely) > NAMED_FILES else ""
+        what = f"no control image for {', '.join(lonely[:NAMED_FILES])}{more}"
+        why = "the trainer stops on an image without any: file names must be the same, but for the ending"
+        section.found.problem(section.at("control_path"), what, why, "add them, or take these images out")
+
+
+def sample_controls(section: Section, arch: Arch) -> tuple[tuple[Size, ...], tuple[Size, ...]]:
+    """(Control images that the transformer gets, those that the prompts are encoded with) of a preview."""
+    if not arch.control_images:
+        return (), ()
+    one = section.text("ctrl_img") or None
+    numbered = [section.text(f"ctrl_img_{k}") or None for k in range(1, MOST_IMAGES + 1)]
+    numbered[0] = numbered[0] or one
+    sizes = {path: _size(section, path) for path in (one, *numbered) if path}
+    given = [one or numbered[0], *numbered[1:]]
+    return tuple(sizes[path] for path in given if path), tuple(sizes[path] for path in (one, *numbered) if path)
+
+
+def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch) -> None:
+    """The trainer stops at a preview that has no control image."""
+    without = [str(number) for number, one in enumerate(samples, 1) if not one.seen]
+    if without:
+        what = f"no control image for preview {', '.join(without)}: {arch.name} encodes them with every prompt"
+        sample.found.problem(
+            sample.at("samples"), what, "the trainer stops without them", "give each ctrl_img_1, or set train.disable_sampling: true"
+        )
+
+
+def _size(section: Section, path: str) -> Size:
+    size = size_of(path)
+    if size is None:
+        section.found.warn(section.path, f"{path} is not here or cannot be read: {ASSUMED[0]} x {ASSUMED[1]} pixels are assumed")
+    return size or ASSUMED
