@@ -83,15 +83,15 @@ JOBS = (
         {**WEIGHTED, **quantised("float8"), **LOW_VRAM, **CACHED_TEXT, **batch(2), **rank(24)}, (edited(TWO[1:], 512, 768),),
     ),
     Job(
-        "edit-2511-ui", web_ui("edit 2511"), (("screens", [512, 1024], numbered(BOTH)),), {**WEIGHTED, **CACHED_TEXT},
+        "edit11-ui", web_ui("edit 2511"), (("screens", [512, 1024], numbered(BOTH)),), {**WEIGHTED, **CACHED_TEXT},
         (edited(BOTH, 1024, 1024),), cards=True,
     ),
     Job(
-        "edit-2511-no-checkpointing", web_ui("edit 2511"), (("small", [512], numbered(FEW)),),
+        "edit11-no-checkpointing", web_ui("edit 2511"), (("small", [512], numbered(FEW)),),
         {**WEIGHTED, **quantised("uint4"), **NO_CHECKPOINTING, **HIGH_VRAM, **MATCHED, **rank(16)}, (edited(FEW, 640, 960),),
     ),
     Job(
-        "edit-2511-bf16-b2", web_ui("edit 2511"), (("five", [768], numbered(TWO)),),
+        "edit11-bf16-b2", web_ui("edit 2511"), (("five", [768], numbered(TWO)),),
         {**WEIGHTED, **UNQUANTISED, **CACHED_LATENTS, **CACHED_TEXT, **batch(2), **optimizer("adafactor"), **rank(64)},
         (edited(TWO, 1216, 832),),
     ),

@@ -27,7 +27,8 @@ class QwenEditPlan(Plan):
     # ---- prompts
 
     def seen(self, text: Part, pictures: Pictures, tokens: int | None = None) -> Part:
-        """An encode of a text, with the pictures it is encoded with."""
+        """An encode of a text, with the pictures it is encoded with: a blank one, where there are none."""
+        pictures = pictures or (BLANK,)
         values = {**text.values, "I": sum(map(cells, pictures))}
         return replace(text, key=f"{text.key}/{len(pictures)} images", values=values if tokens is None else {**values, "X": tokens})
 
@@ -55,7 +56,7 @@ class QwenEditPlan(Plan):
     def _cache_text(self, dataset: Dataset, home: dict[str, bool]) -> Iterator[Operation]:
         """The last picture stays as it was read until the next is: the trainer's variable holds it."""
         longest = max(dataset.buckets, key=lambda b: (len(b.controls), b.text_tokens))
-        pictures = longest.controls or (BLANK,)
+        pictures = longest.controls
         for operation in super()._cache_text(dataset, home):
             if isinstance(operation, Part):
                 yield Part(RAW, {"R": pixels(pictures[-1:])}, "item")
@@ -83,8 +84,7 @@ class QwenEditPlan(Plan):
             elif isinstance(operation, Part) and operation.key.startswith("step.core"):
                 yield from [held] if held else []
                 yield MoveIn("vae")
-                for _ in range(batch.size):
-                    yield from self.encoded(latents)
+                yield from self.encoded(latents)  # of each item the same again, in the same blocks
                 yield replace(operation, values=self.with_controls(operation, latents))
             else:
                 yield operation

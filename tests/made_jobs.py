@@ -47,7 +47,10 @@ def weights_of(arch: str) -> tuple[str, ...]:
 def te_weights_of(arch: str) -> tuple[str, ...]:
     """Kinds of text encoder weights that were recorded, of the architecture or its relative."""
     profile = load_profile(arch)
-    known = [key for one in (profile, profile.relative) if one is not None for key in one.data["parts"]]
+    while profile.shares_all and profile.relative is not None and not profile.has_own("load.text/"):
+        profile = profile.relative
+    both = (profile,) if profile.shares_all else (profile, profile.relative)
+    known = [key for one in both if one is not None for key in one.data["parts"]]
     return tuple(w for w in RECORDED_WEIGHTS if any(key.startswith(f"load.text/{w}") for key in known))
 
 
@@ -101,4 +104,4 @@ def values(arch: str, key: str, width: int, height: int, batch: int, rank: int, 
     if kind[0] == "preview" and kind[2] == "cfg" and batched(arch):
         size = 2
     text = 512 if padded_text(arch) else tokens
-    return {**image_values(width, height), "B": size, "r": rank, "X": text, "N": text, "K": 2}
+    return {**image_values(width, height), "B": size, "r": rank, "X": text, "N": text, "K": 2, "I": text // 2}

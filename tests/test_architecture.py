@@ -22,14 +22,14 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": (
         {"profiles", "features", "program", "programs", "reductions", "optimizer_rules", "optimizers", "derived_weights", "archs",
-         "tokens"},
+         "tokens", "controls"},
         {"values", "files"},
     ),
     "reading": ({"buckets", "datasets", "videos", "trainers"}, {"values", "files", "profiles"}),
     "driver": ({"nvml"}, set()),
     "replay": ({"allocator", "allocator_state", "allocator_expandable", "allocator_compiled"}, set()),
     "model": (
-        {"operations", "batches", "phases", "wan", "plans", "replay", "rows", "grid", "rows_grid", "timeline", "residents"},
+        {"operations", "batches", "phases", "wan", "edit", "plans", "replay", "rows", "grid", "rows_grid", "timeline", "residents"},
         {"values", "profiles", "replay"},
     ),
     "engine": ({"engine", "outside", "intervals", "drift"}, {"values", "profiles", "replay", "model"}),

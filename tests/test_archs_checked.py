@@ -22,6 +22,8 @@ NAMES = {
     "wan21-1.3b": "wan1b",
     "wan21-14b": "wan14b",
     "qwen-image": "qwen",
+    "qwen-image-edit-2509": "edit",
+    "qwen-image-edit-2511": "edit11",
 }
 
 

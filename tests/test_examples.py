@@ -29,6 +29,7 @@ ARCHS = {
     "wan21_1b_ui": "wan21-1.3b",
     "wan21_14b_24gb": "wan21-14b",
     "qwen_image_ui": "qwen-image",
+    "qwen_edit_2509_ui": "qwen-image-edit-2509",
 }
 
 RESOLUTIONS = {"wan21_1b_ui": [512], "wan21_14b_24gb": [632]}
@@ -49,12 +50,14 @@ def test_there_is_one_of_each_family() -> None:
 
 @examples
 def test_each_is_read_without_a_question(path: Path) -> None:
-    """All that may be said about an example is that its dataset is not here."""
+    """All that may be said about an example is that its dataset (and its control images) are not here."""
     (job,) = read_jobs(path)
     assert job.arch == ARCHS[path.stem]
     assert job.unmodelled == ()
-    (said,) = job.warnings
+    said, *others = sorted(job.warnings, key=lambda text: "worst bucket" not in text)
     assert "is not here: the worst bucket of each resolution is assumed" in said
+    assert all(re.search(r"(control_path|samples).* is not here", text) for text in others)
+    assert bool(others) == bool(job.datasets[0].buckets[0].controls)
     assert [each.resolution for each in job.datasets] == RESOLUTIONS.get(path.stem, [512, 768, 1024])
 
 

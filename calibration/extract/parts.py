@@ -100,8 +100,18 @@ def text_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
                 tokens = phase.info["tokens"][0] if layout.padded_tokens is None else layout.padded_tokens
                 events = _without_moves(run, list(range(phase.first, phase.last)))
                 images = phase.info.get("images", [])
+                events = _from_the_encoder_on(run, events) if images else events
                 key = text_key(run, phase) + _batch_key(count) + (f"/{len(images)} images" if images else "")
                 yield Occurrence(run, key, events, {"X": tokens, "I": sum(images), "B": count})
+
+
+def _from_the_encoder_on(run: Run, events: list[int]) -> list[int]:
+    """Without what scaling and cutting the images makes and lets go before the text encoder begins (10 MB beside its gigabytes).
+
+    Images of one shape are worked on together, so that its sizes depend on which are alike.
+    """
+    first = next(e for e in events if run.events[e][0] == "a" and run.tensors[run.events[e][1]].label.startswith("text_encoder"))
+    return [e for e in events if (run.tensors[run.events[e][1]].died or len(run.events)) > first]
 
 
 def _batch_key(batch: int) -> str:

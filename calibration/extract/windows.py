@@ -60,7 +60,7 @@ def _calls(sequence: Sequence) -> dict[str, list[list[int]]]:
         if not all(part in label for part in WINDOWED) or [sequence.sizes[k] for k in born[at : at + 2]] != RANDOM_STATE:
             continue
         begin = at - 2 if sequence.sizes[born[at - 2]] == RESULT_BY_LSE * sequence.sizes[born[at - 1]] else at - 4
-        call = born[begin : at + 2]
+        call = born[max(begin, 0) : at + 2]
         if sequence.sizes[call[0]] != RESULT_BY_LSE * sequence.sizes[call[1]] or any(sequence.labels[k] != label for k in call):
             raise ValueError(f"{label}: a call of attention of another kind: {[sequence.sizes[k] for k in call]} bytes")
         found[label].append(call)

@@ -52,8 +52,11 @@ def job_of(run: LoggedRun, config: Config) -> Job | None:
         return job
     if not all(run.buckets):
         return job
-    datasets = tuple(replace(each, buckets=tuple(sorted(own)), scanned=True) for each, own in zip(job.datasets, run.buckets, strict=True))
-    return replace(job, datasets=datasets)
+    datasets = []
+    for each, own in zip(job.datasets, run.buckets, strict=True):  # a log does not list control images
+        controls = each.buckets[0].controls if each.buckets else ()
+        datasets.append(replace(each, buckets=tuple(replace(one, controls=controls) for one in sorted(own)), scanned=True))
+    return replace(job, datasets=tuple(datasets))
 
 
 def total_bytes(run: LoggedRun) -> int | None:

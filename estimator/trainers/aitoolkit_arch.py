@@ -133,8 +133,10 @@ def _resolve_flux(model: Section, archs: Archs, key: str, name: str, candidates:
             model.at("name_or_path"), f"{name} holds a transformer that is not modelled", _layers(config), "see `estimate archs`"
         )
         return None
+    tag = str(model.values.get("arch", "")).partition(":")[2].lower()  # the trainer cuts it off; the web UI says with it what it loads
     base = name.replace("\\", "/").lower()
     matches = [arch for arch in candidates if any(part in base for part in arch.name_contains)]
+    matches = matches or [arch for arch in candidates if tag and any(part in tag for part in arch.name_contains)]
     if len(matches) == 1:
         model.found.warn(model.at("name_or_path"), f"taken to be {matches[0].name}, because of its name")
         return matches[0]

@@ -1,0 +1,205 @@
+"""Qwen-Image-Edit: control images in configs, in prompts, behind the image's tokens, and what they take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_writer import read
+from PIL import Image as Pillow
+
+from estimator.batches import steps_of
+from estimator.controls import RAW, Size, cells, latent_size
+from estimator.errors import InputError
+from estimator.features import flash_splits, image_values
+from estimator.job import Bucket, Job, Sample
+from estimator.operations import MoveIn, MoveOut, Part
+from estimator.plans import after_steps, before_steps, plan_of, steps
+from estimator.programs import load_profile
+from estimator.timeline import simulate
+from estimator.tokens import qwen_edit_tokens
+from tests.made_jobs import job
+
+EDIT = "qwen-image-edit-2509"
+MODEL = {"name_or_path": "Qwen/Qwen-Image-Edit-2509", "arch": "qwen_image_edit_plus"}
+SQUARE, WIDE, TALL, PHONE = (1024, 1024), (1280, 720), (640, 960), (1200, 1600)
+# Caption words, pictures, text tokens and cells: of runs of the trainer with the real image processor (calibration/architectures)
+RECORDED = (
+    (12, (SQUARE,), 220, [196]), (70, (WIDE,), 262, [180]), (150, (TALL,), 349, [187]), (33, (PHONE,), 221, [176]),
+    (25, (SQUARE, SQUARE), 436, [196, 196]), (140, (PHONE, WIDE), 515, [176, 180]), (110, (WIDE, TALL, PHONE), 679, [180, 187, 176]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "pictures", "tokens", "of_each"), RECORDED)
+def test_prompts_have_the_tokens_that_were_recorded(words: int, pictures: tuple[Size, ...], tokens: int, of_each: list[int]) -> None:
+    assert [cells(one) for one in pictures] == of_each
+    assert qwen_edit_tokens(" ".join(["fox"] * words), of_each) == tokens
+
+
+def test_a_picture_is_a_megapixel_of_tokens_in_its_own_shape() -> None:
+    assert latent_size(SQUARE) == (1024, 1024)
+    assert latent_size(WIDE) == (1376, 768)
+    assert latent_size((4000, 3000)) == latent_size((400, 300))
+    assert latent_size(SQUARE, (512, 512)) == (512, 512)
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(272, 3), (256, 2), (416, 0), (329, 3)])
+def test_flash_attention_splits_keys_as_recorded(rows: int, parts: int) -> None:
+    assert flash_splits(28, rows) == parts
+
+
+# ---------------------------------------------------------------- reading
+
+
+def pictures(folder: Path, *sizes: Size) -> str:
+    folder.mkdir(parents=True)
+    for number, size in enumerate(sizes):
+        Pillow.new("RGB", size).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("fox " * 12)
+    return str(folder)
+
+
+def edit(folder: Path, train: dict[str, Any] | None = None, samples: Any = (), model: dict[str, Any] | None = None, **entry: Any) -> Job:
+    sample = {"sample": {"samples": list(samples)}} if samples else {}
+    return read(folder, model=MODEL | (model or {}), train=train or {}, datasets=[{"resolution": 512, **entry}], **sample)
+
+
+def test_control_images_are_paired_by_name(tmp_path: Path) -> None:
+    sizes = {"d": (SQUARE, SQUARE), "a": (WIDE, WIDE), "b": (TALL,)}
+    data, first, second = (pictures(tmp_path / name, *of) for name, of in sizes.items())
+    job = edit(tmp_path, folder_path=data, control_path=[first, second])
+    (bucket,) = job.datasets[0].buckets
+    assert bucket.controls == (WIDE, TALL)  # of the image that has most of them
+    assert bucket.text_tokens == qwen_edit_tokens("fox " * 12, [cells(WIDE), cells(TALL)])
+    assert [one.place.key for one in job.unmodelled] == ["train.dtype"]  # the writer's config has none
+
+
+def test_the_web_ui_numbers_the_folders(tmp_path: Path) -> None:
+    data, first, second = (pictures(tmp_path / name, SQUARE) for name in "dab")
+    job = edit(tmp_path, folder_path=data, control_path_1=None, control_path_2=second, control_path_3=first)
+    assert job.datasets[0].buckets[0].controls == (SQUARE, SQUARE)
+    small = edit(tmp_path, folder_path=data, control_path=first, full_size_control_images=False)
+    assert small.datasets[0].buckets[0].controls == ((512, 512),)
+
+
+def test_folders_that_are_not_here_are_assumed_to_hold_squares(tmp_path: Path) -> None:
+    job = edit(tmp_path, folder_path="/nowhere/d", control_path=["/nowhere/a", "/nowhere/b"])
+    assert job.datasets[0].buckets[0].controls == (SQUARE, SQUARE)
+    assert sum("/nowhere/a is not here" in text for text in job.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "entry", "said"),
+    [
+        ({}, {}, "no control images"),
+        ({}, {"control_path": "lonely"}, "no control image for 1.png"),
+        ({"batch_size": 2}, {"control_path": "all"}, "cannot encode prompts of more than one image"),
+    ],
+)
+def test_what_the_trainer_stops_on_is_a_problem(tmp_path: Path, train: dict[str, Any], entry: dict[str, Any], said: str) -> None:
+    pictures(tmp_path / "d", SQUARE, SQUARE)
+    pictures(tmp_path / "lonely", SQUARE)
+    pictures(tmp_path / "all", SQUARE, SQUARE)
+    entry = {key: str(tmp_path / name) for key, name in entry.items()}
+    with pytest.raises(InputError, match=said):
+        edit(tmp_path, train, folder_path=str(tmp_path / "d"), **entry)
+
+
+def test_without_prompts_to_encode_it_trains_without_control_images(tmp_path: Path) -> None:
+    job = edit(tmp_path, {"unload_text_encoder": True, "disable_sampling": True}, folder_path=pictures(tmp_path / "d", SQUARE))
+    assert job.datasets[0].buckets[0].controls == ()
+
+
+def test_cached_text_takes_batches(tmp_path: Path) -> None:
+    data, control = pictures(tmp_path / "d", SQUARE), pictures(tmp_path / "c", SQUARE)
+    job = edit(tmp_path, {"batch_size": 2, "cache_text_embeddings": True}, folder_path=data, control_path=control)
+    assert job.datasets[0].batch_size == 2
+
+
+def test_a_preview_shows_the_text_encoder_ctrl_img_twice(tmp_path: Path) -> None:
+    data, control = pictures(tmp_path / "d", SQUARE), pictures(tmp_path / "c", WIDE, TALL)
+    one, two = f"{control}/0.png", f"{control}/1.png"
+    samples = [{"prompt": "a", "ctrl_img": one}, {"prompt": "a", "ctrl_img_1": one}, {"prompt": "a", "ctrl_img_1": one, "ctrl_img_3": two}]
+    found = edit(tmp_path, samples=samples, folder_path=data, control_path=control).samples
+    assert [sample.controls for sample in found] == [(WIDE,), (WIDE,), (WIDE, TALL)]
+    assert [sample.seen for sample in found] == [(WIDE, WIDE), (WIDE,), (WIDE, TALL)]
+    with pytest.raises(InputError, match="preview 2"):
+        edit(tmp_path, samples=[*samples[:1], {"prompt": "b"}], folder_path=data, control_path=control)
+    edit(tmp_path, {"disable_sampling": True}, samples=[{"prompt": "b"}], folder_path=data, control_path=control)
+
+
+def test_match_target_res_is_read(tmp_path: Path) -> None:
+    data, control = pictures(tmp_path / "d", SQUARE), pictures(tmp_path / "c", SQUARE)
+    for value in (True, False):
+        job = edit(tmp_path, model={"model_kwargs": {"match_target_res": value}}, folder_path=data, control_path=control)
+        assert job.model.match_target_res is value
+
+
+def test_other_architectures_have_no_model_of_control_images(tmp_path: Path) -> None:
+    plain = {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image"}
+    job = read(tmp_path, model=plain, datasets=[{"folder_path": "/x", "control_path": "/y"}])
+    assert [one.place.key.split(".")[-1] for one in job.unmodelled] == ["control_path"]
+
+
+# ---------------------------------------------------------------- timeline
+
+
+def made(controls: tuple[Size, ...] = (SQUARE,), **train: Any) -> Job:
+    plain = job(EDIT)
+    plain = replace(plain, model=replace(plain.model, weights="uint4", te_weights="bf16"))
+    bucket = Bucket(512, 512, count=1, text_tokens=30 + sum(map(cells, controls)), controls=controls)
+    datasets = tuple(replace(one, buckets=(bucket,)) for one in plain.datasets[:1])
+    shown = sum(map(cells, controls))
+    sample = Sample(512, 512, text_tokens=30 + shown, negative_tokens=12 + shown, controls=controls, seen=controls)
+    return replace(plain, datasets=datasets, samples=(sample,), train=replace(plain.train, **train))
+
+
+def peaks(one: Job) -> dict[str, int]:
+    """Of the last phase of each name: of a second folder's text, for which nothing has to leave the card first."""
+    more = replace(one, datasets=(*one.datasets, *(replace(each, folder="/data/other") for each in one.datasets)))
+    return {phase.phase: phase.allocated_bytes for phase in simulate(more).phases}
+
+
+def test_each_control_image_takes_more_in_every_phase_that_sees_it() -> None:
+    cached = {"cache_text_embeddings": True}
+    one, two, three = (peaks(made((SQUARE,) * count, **cached)) for count in (1, 2, 3))
+    for phase in ("cache_text", "train"):
+        assert one[phase] < two[phase] < three[phase], phase
+    assert one["sample"] <= two["sample"] < three["sample"]  # of small ones the VAE is the peak
+
+
+def test_a_step_gets_the_tokens_of_all_images() -> None:
+    one = made((SQUARE, WIDE))
+    plan = plan_of(one, load_profile(EDIT))
+    (core,) = [op for op in steps(plan, steps_of(one, 30)[:1]) if isinstance(op, Part) and op.key.startswith("step.core")]
+    assert core.values["T"] == sum(image_values(*size)["T"] for size in ((512, 512), (1024, 1024), (1376, 768)))
+    matched = replace(one, model=replace(one.model, match_target_res=True))
+    assert peaks(matched)["train"] < peaks(one)["train"]
+
+
+def test_the_vae_comes_with_the_first_step_and_stays() -> None:
+    one = made()
+    one = replace(one, datasets=tuple(replace(each, cache_latents_to_disk=True) for each in one.datasets))
+    plan = plan_of(one, load_profile(EDIT))
+    moves = [op for op in before_steps(plan) if op in (MoveIn("vae"), MoveOut("vae"))]
+    assert moves[-1] == MoveOut("vae")
+    later = [*steps(plan, steps_of(one, 30)[:1]), *after_steps(plan)]
+    assert MoveIn("vae") in later
+    assert MoveOut("vae") not in later
+
+
+def test_one_picture_is_held_as_it_was_read_several_are_not() -> None:
+    for controls, held in (((PHONE,), [1200 * 1600]), ((PHONE, WIDE), [])):
+        one = made(controls)
+        operations = steps(plan_of(one, load_profile(EDIT)), steps_of(one, 30)[:1])
+        assert [op.values["R"] for op in operations if isinstance(op, Part) and op.key == RAW] == held
+
+
+def test_what_was_not_recorded_for_it_is_qwen_images() -> None:
+    own, relative = load_profile(EDIT), load_profile("qwen-image")
+    assert own.adapter == relative.adapter
+    assert own.resident("transformer", "qfloat8") == relative.resident("transformer", "qfloat8")
+    assert sum(own.resident("text_encoder0", "bf16")) > sum(relative.resident("text_encoder0", "bf16"))  # the vision tower
+    assert own.program("step.core/bf16/full/one") is relative.program("step.core/bf16/full/one")
