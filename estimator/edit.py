@@ -27,10 +27,13 @@ class QwenEditPlan(Plan):
     # ---- prompts
 
     def seen(self, text: Part, pictures: Pictures, tokens: int | None = None) -> Part:
-        """An encode of a text, with the pictures it is encoded with: a blank one, where there are none."""
+        """An encode of a text, with the pictures it is encoded with: a blank one, where there are none.
+
+        Texts of a batch come one by one, as the trainer's loop has them (it stops in the first, if there are several: the reader says so).
+        """
         pictures = pictures or (BLANK,)
-        values = {**text.values, "I": sum(map(cells, pictures))}
-        return replace(text, key=f"{text.key}/{len(pictures)} images", values=values if tokens is None else {**values, "X": tokens})
+        values = {**text.values, "I": sum(map(cells, pictures)), "B": 1, "X": text.values["X"] if tokens is None else tokens}
+        return replace(text, key=f"{text.key.removesuffix('/many').removesuffix('/one')}/one/{len(pictures)} images", values=values)
 
     def prompts_of(self, sample: Sample) -> tuple[int, int]:
         """Tokens of a preview's prompt and of its negative one, which is encoded whether it is used or not."""
