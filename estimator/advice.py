@@ -107,7 +107,7 @@ def _peak_bytes(estimate: Estimate) -> int:
 
 def edits(job: Job) -> Iterator[Edit]:
     """Every edit that applies to a job, least hurtful first."""
-    for group in (_free_edits, _batch_edits, _bucket_edits, _preview_edits, _weight_edits, _last_edits):
+    for group in (_free_edits, _batch_edits, _control_edits, _bucket_edits, _preview_edits, _weight_edits, _last_edits):
         yield from group(job)
 
 
@@ -148,6 +148,13 @@ def _bucket_edits(job: Job) -> Iterator[Edit]:
         kept = tuple(each for each in job.datasets if each.resolution < sizes[-1])
         why = f"no training at {sizes[-1]} px: less fine detail is learned"
         yield Edit("datasets.*.resolution", sizes, sizes[:-1], why, replace(job, datasets=kept))
+
+
+def _control_edits(job: Job) -> Iterator[Edit]:
+    if not job.model.match_target_res and any(bucket.controls for each in job.datasets for bucket in each.buckets):
+        why = "control images are seen at the size of the trained image, not at a megapixel: less of their detail"
+        changed = replace(job, model=replace(job.model, match_target_res=True))
+        yield Edit("model.model_kwargs.match_target_res", False, True, why, changed)
 
 
 def _preview_edits(job: Job) -> Iterator[Edit]:

@@ -10,6 +10,7 @@ import pytest
 from config_writer import read
 from PIL import Image as Pillow
 
+from estimator.advice import edits
 from estimator.batches import steps_of
 from estimator.controls import RAW, Size, cells, latent_size
 from estimator.errors import InputError
@@ -177,6 +178,13 @@ def test_a_step_gets_the_tokens_of_all_images() -> None:
     assert core.values["T"] == sum(image_values(*size)["T"] for size in ((512, 512), (1024, 1024), (1376, 768)))
     matched = replace(one, model=replace(one.model, match_target_res=True))
     assert peaks(matched)["train"] < peaks(one)["train"]
+
+
+def test_smaller_control_images_are_advised_once() -> None:
+    key = "model.model_kwargs.match_target_res"
+    (edit,) = [edit for edit in edits(made()) if edit.key == key]
+    assert edit.job.model.match_target_res
+    assert key not in {edit.key for edit in edits(edit.job)} | {edit.key for edit in edits(made(()))}
 
 
 def test_the_vae_comes_with_the_first_step_and_stays() -> None:

@@ -16,6 +16,7 @@ from estimator.trainers import modelled
 AIMS = ("quality", "speed", "batch", "resolution", "frames")
 
 LATENTS, LOW_VRAM, TEXT, CHECKPOINTING, OPTIMIZER = 1, 3, 4, 6, 5
+SMALLER_CONTROLS = 5  # less than any bucket
 UNLOADED_TEXT_LEARNED = 100  # captions are ignored then: as bad as no bucket at all
 BATCH_WITH_ACCUMULATION, BATCH_WITHOUT = 2, 8  # for each halving
 PREVIEW_LEAST, PREVIEW_SCALE, NO_PREVIEWS = 2, 8, 14
@@ -39,6 +40,7 @@ def dimensions(subject: Subject, aim: str) -> tuple[Dimension, ...]:
         Dimension("checkpointing", tuple(_checkpointing(subject))),
         Dimension("optimizer", tuple(_optimizer(subject))),
         Dimension("batch", tuple(_batch(subject, aim == "batch"))),
+        Dimension("controls", tuple(_controls(subject))),
         Dimension("previews", tuple(_previews(subject))),
         Dimension("weights", tuple(_weights(subject))),
         Dimension("offloading", tuple(_offloading(subject))),
@@ -128,6 +130,13 @@ def _batch(subject: Subject, aimed: bool) -> Iterator[Level]:
         points = halvings * (BATCH_WITH_ACCUMULATION if accumulates else BATCH_WITHOUT)
         if edits:
             yield Level(edits, Loss(aimed=largest - batch if aimed else 0, trouble=points), why)
+
+
+def _controls(subject: Subject) -> Iterator[Level]:
+    job = subject.job
+    if not job.model.match_target_res and any(bucket.controls for each in job.datasets for bucket in each.buckets):
+        why = "control images are seen at the size of the trained image, not at a megapixel: less of their detail"
+        yield Level((Edit("model.model_kwargs.match_target_res", True),), Loss(learned=SMALLER_CONTROLS), why)
 
 
 def _previews(subject: Subject) -> Iterator[Level]:
