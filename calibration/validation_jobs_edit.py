@@ -76,7 +76,7 @@ JOBS = (
     ),
     Job(
         "edit-uint4-no-controls", web_ui("edit"), (("five", [512], {}),),
-        {**WEIGHTED, **quantised("uint4"), **UNLOADED, **NO_PREVIEWS, **batch(3), **rank(48), **optimizer("adafactor")}, (),
+        {**WEIGHTED, **quantised("uint4"), **UNLOADED, **NO_PREVIEWS, **batch(4), **rank(48), **optimizer("adafactor")}, (),
     ),
     Job(
         "edit-float8-b2", web_ui("edit"), (("five", [640], numbered(TWO[:1])),),

@@ -33,11 +33,11 @@ SELECTED = frozenset({
     "flux-float8-no-checkpointing", "flux-uint4-b4", "flux-accumulated-b2", "schnell-bf16-b2", "schnell-low-vram", "flex-b4",
     "flex-uint4-b2", "zimage-no-checkpointing-r8", "zimage-bf16-b2-1024", "zimage-uint4-1280", "turbo-float8-no-checkpointing",
     "turbo-bf16-b2", "turbo-uint4-b4", "flux-ui-low-vram-unloaded@16376", "zimage-ui@12282", "turbo-ui@12282", "flex-example@12282",
-    "klein4b-uint4-1280", "klein4b-float8-no-checkpointing", "klein9b-qfloat8-256", "qwen-no-checkpointing-r8",
+    "klein4b-uint4-1280", "klein4b-float8-no-checkpointing", "klein9b-qfloat8-256", "qwen-no-checkpointing-r8", "edit-ui",
 })  # fmt: skip
 MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
-FEW_ROWS = frozenset({"qwen-image"})
+FEW_ROWS = frozenset({"qwen-image", "qwen-image-edit-2509"})
 # A preset handed on second-hand for 12 GB cards, whose layer offloading (not modelled) is not shown.
 KNOWN_CONTRADICTED = {"lds-zimage-12"}
 
