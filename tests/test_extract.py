@@ -184,7 +184,7 @@ def written(folder: Path, jobs: tuple[dict[str, int], ...] = JOBS) -> Path:
     before: Script = [("a", "backward=gradient:0", 4096)]
     scripts = [[*block(v), ("f", "backward=gradient:0", 0), ("a", "kept=optimizer:0", 8192)] for v in jobs]
     program = extract(KEY, [part(script, v, before) for script, v in zip(scripts, jobs, strict=True)], FLUX)
-    build.write(("made", None), {KEY: program}, {"vae": [512, 512, 1024]}, {"command": "made", "probes": []}, folder)
+    build.write(("made", None, False), {KEY: program}, {"vae": [512, 512, 1024]}, {"command": "made", "probes": []}, folder)
     return folder
 
 
