@@ -8,11 +8,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from estimator import cli, commands
-from estimator.commands import check, diagnose
+from estimator.commands import calibrate, check, diagnose, watch
 from estimator.gpus import all_gpus, find_gpu
 from estimator.trainers import read_jobs
 
@@ -111,3 +112,11 @@ def test_the_readme_counts_right() -> None:
     assert re.search(r"\.venv/bin/estimate examples/flux_dev_24gb\.yaml --gpu RTX4090", text)
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize(("heading", "command"), [("`estimate calibrate`", calibrate), ("`estimate watch ", watch)])
+def test_the_documentation_of_card_commands_has_every_option(heading: str, command: ModuleType) -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    section = next(part for part in text.split("\n## ") if heading in part.splitlines()[0])
+    options = {option for action in command.parser()._actions for option in action.option_strings}
+    assert options - {"--help", "-h", "--no-colour"} <= set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", section))
