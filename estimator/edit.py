@@ -19,6 +19,7 @@ from estimator.operations import MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 
 Pictures = tuple[Size, ...]
+TILE_PIXELS = 256  # AutoencoderKLQwenImage: tile_sample_min_height, tile_sample_min_width
 
 
 class QwenEditPlan(Plan):
@@ -102,7 +103,7 @@ class QwenEditPlan(Plan):
         return {**part.values, "T": part.values["T"] + sum(values["T"] for values in latents)}
 
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
-        """With low_vram the VAE encodes in tiles of 256 pixels, which take less than decoding in them does."""
+        """With low_vram the VAE encodes in tiles, one like the other, whose results are small."""
         latents = [image_values(*latent_size(picture)) for picture in sample.controls]
         tokens = iter(self.prompts_of(sample))
         if not self.text_away:
@@ -111,8 +112,7 @@ class QwenEditPlan(Plan):
             if isinstance(operation, Part) and operation.key.startswith("text/"):
                 yield self.seen(operation, sample.seen, next(tokens))
             elif isinstance(operation, Part) and operation.key.startswith("preview/"):
-                if not self.job.model.low_vram:
-                    yield from self.encoded(latents)
+                yield from self.encoded([image_values(TILE_PIXELS, TILE_PIXELS)] if self.job.model.low_vram and latents else latents)
                 positive, negative = self.prompts_of(sample)
                 yield replace(operation, values={**self.with_controls(operation, latents), "X": positive, "N": negative})
             else:
