@@ -25,6 +25,7 @@ from calibration.architectures.base import OPTIMIZER_WITH, OPTIMIZER_WITH_OTHERS
 from calibration.clips import write_clip
 
 # bitsandbytes keeps tensors of fewer than 4096 elements in fp32: with it, ranks at which no tensor of an adapter is so small
+UNLOADED = 2  # index of the probe job with the text encoder unloaded (Architecture.unloaded)
 RANKS = {"adamw8bit": (16, 24), "adamw": (8, 24), "adafactor": (8, 24), "prodigy": (8, 24)}
 
 
@@ -32,8 +33,11 @@ def words(count: int) -> str:
     return " ".join(["fox"] * count)
 
 
-def write_images(folder: Path, buckets: tuple[tuple[int, ...], ...]) -> list[dict[str, Any]]:
-    """One folder with one image (or clip) for each bucket; the resolution is large enough that its own size is the bucket."""
+def write_images(folder: Path, buckets: tuple[tuple[int, ...], ...], controlled: bool = False) -> list[dict[str, Any]]:
+    """One folder with one image (or clip) for each bucket; the resolution is large enough that its own size is the bucket.
+
+    `controlled`: and one beside it with a control image of the same size.
+    """
     entries: list[dict[str, Any]] = []
     for width, height, batch, caption, *frames in buckets:
         place = folder / f"{width}x{height}b{batch}"
@@ -46,6 +50,11 @@ def write_images(folder: Path, buckets: tuple[tuple[int, ...], ...]) -> list[dic
         entries.append({"folder_path": str(place), "caption_ext": "txt", "resolution": 2048, "batch_size": batch})
         if frames:
             entries[-1]["num_frames"] = frames[0]
+        if controlled:
+            beside = place.with_name(f"{place.name}-control")
+            beside.mkdir(exist_ok=True)
+            Image.new("RGB", (width, height)).save(beside / "image.png")
+            entries[-1]["control_path"] = str(beside)
     return entries
 
 
@@ -75,11 +84,12 @@ def edited_samples(entries: list[dict[str, Any]], texts: Texts) -> list[dict[str
 
 
 def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
-    """The probe job `index` (0 or 1) of an architecture and a kind of base weights, as AI Toolkit reads it."""
+    """The probe job `index` (0, 1 or UNLOADED) of an architecture and a kind of base weights, as AI Toolkit reads it."""
     family, optimizer = ARCHITECTURES[arch], OPTIMIZER_WITH.get(weights, OPTIMIZER_WITH_OTHERS)
-    cached, rank = index == 1, RANKS[optimizer][index]
-    buckets = family.other_buckets.get(weights, family.buckets)
-    datasets = write_edits(run / "data", family.texts) if family.texts else write_images(run / "data", buckets)
+    cached, unloaded, rank = index == 1, index == UNLOADED, RANKS[optimizer][index == 1]
+    buckets = family.unloaded if unloaded else family.other_buckets.get(weights, family.buckets)
+    datasets = write_edits(run / "data", family.texts) if family.texts else write_images(run / "data", buckets, family.controlled)
+    datasets += [] if unloaded else write_images(run / "data", family.uncontrolled[index])
     # Uncached runs have batches with cached latents too: the step's head of both. Which are cached differs for the last kind of
     # weights, so that the head of each batch size is seen at enough sizes to check its formulas.
     turn = 0 if weights == family.weights[-1] else 1
@@ -92,6 +102,8 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     for width, height, guidance, count, *frames in family.samples:
         samples.append({"prompt": words(count), "width": width, "height": height, "guidance_scale": guidance})
         samples[-1].update({"num_frames": frames[0]} if frames else {})
+        if family.controlled:  # the trainer brings it to the preview's size
+            samples[-1]["ctrl_img"] = str(Path(datasets[0]["control_path"]) / "image.png")
     for entry, count in zip(samples, family.negatives, strict=False):
         entry["neg"] = words(count)
     if family.texts:
@@ -105,7 +117,8 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
             "batch_size": 1, "steps": 1 if family.texts else len(datasets) + 1, "gradient_accumulation": 1, "train_unet": True,
             "train_text_encoder": False, "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": optimizer, "lr": 1e-4,
             "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": cached and family.caches_text,
-            "unload_text_encoder": cached and not family.caches_text, "skip_first_sample": bool(family.own) and weights != "bf16",
+            "unload_text_encoder": unloaded or (cached and not family.caches_text), "disable_sampling": unloaded,
+            "skip_first_sample": bool(family.own) and weights != "bf16",
         },
         "model": model,
         "sample": {
@@ -119,6 +132,7 @@ def folders(arch: str, folder: Path) -> dict[Path, tuple[str, int]]:
     """The run folders of an architecture's probe jobs, with base weights and index of each; in the order in which they are extracted."""
     family = ARCHITECTURES[arch]
     jobs = [(weights, index) for weights in sorted(family.weights) for index in ((1,) if family.texts else (0, 1))]
+    jobs += [(family.weights[0], UNLOADED)] if family.unloaded else []
     return {(folder / f"{arch}-{kind_of(weights)}-{index}").resolve(): (weights, index) for weights, index in jobs}
 
 

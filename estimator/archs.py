@@ -32,12 +32,13 @@ class Arch:
     template: str | None = None
     model_kwargs: tuple[str, ...] = ()
     vae_tiling: str = "never"
+    caches_text: bool = True
     embedder_linears: int = 0
     hub: tuple[str, ...] = ()
     name_contains: tuple[str, ...] = ()
     video: bool = False
     image_to_video: bool = False
-    control_images: bool = False
+    control_images: str | None = None
     transformer_config: Mapping[str, object] = field(default_factory=dict)
 
     def text_tokens(self, prompt: str, pictures: Sequence[Size] = (BLANK,)) -> int:

@@ -15,6 +15,7 @@ Size = tuple[int, int]
 
 LATENT_AREA, VISION_AREA = 1024 * 1024, 384 * 384  # pixels: VAE_IMAGE_SIZE, CONDITION_IMAGE_SIZE
 STEP = 32  # both sides are rounded to multiples of it
+TOKEN = 16  # pixels of a side of FLUX.2's tokens
 CELL = 28  # of the vision tower: 2 x 2 patches of 14 pixels become one token (smart_resize: factor)
 BLANK = (224, 224)  # what is encoded with a text that has no control image (SDTrainer.get_blank_control_image)
 ASSUMED = (1024, 1024)  # of a control image that is not here
@@ -39,6 +40,21 @@ def cells(picture: Size) -> int:
     """Text tokens that a picture becomes in a prompt."""
     width, height = scaled(picture, VISION_AREA)
     return max(1, round(width / CELL)) * max(1, round(height / CELL))
+
+
+def capped_size(picture: Size, target: Size | None = None) -> Size:
+    """The size at which FLUX.2's VAE encodes a picture: a megapixel at most, and cropped to whole tokens.
+
+    `target`: that of the trained image, where model_kwargs.match_target_res is on: about as many pixels, and no more.
+    Source: ostris/ai-toolkit 27a03a91, extensions_built_in/diffusion_models/flux2/flux2_model.py (get_noise_prediction), src/sampling.py
+    (encode_image_refs, default_prep).
+    """
+    most = LATENT_AREA
+    if target is not None:
+        picture, most = scaled(picture, target[0] * target[1]), target[0] * target[1]
+    scale = min(1.0, math.sqrt(most / (picture[0] * picture[1])))
+    width, height = (int(side * scale) // TOKEN * TOKEN for side in picture)
+    return max(TOKEN, width), max(TOKEN, height)
 
 
 def pixels(pictures: tuple[Size, ...]) -> int:

@@ -7,6 +7,7 @@ the text encoder's count are of the whole clip, and there are besides: `A` token
 frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has done already. Derived ones:
 
 - `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
+- `U` = 2 T, an image and a control image of the same size (FLUX.1 Kontext); `J` = 2 T + X, the joint sequence with both;
 - `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block
   attention, `P` = 4 A those of one frame;
 - `V` = 4 T - 3 A: pixels of a whole clip, in tokens of a frame (the first latent frame is of one frame, the others of four);
@@ -14,7 +15,7 @@ frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has done already. De
   `D1`, `D2`, `D4`: padded on two sides only, before a convolution of stride 2;
 - any other of these with a number behind it is rounded up to a multiple of that: `S128` to FlashAttention's tile (dq accumulator,
   logsumexp), `S32` and `L32` to the memory-efficient kernel's (logsumexp), `X32` to Z-Image's padding;
-- `M16`: S rounded up to 16 where it is no multiple of it, else 0 (Chroma's dense mask, which the memory-efficient kernel wants padded);
+- `M8`: S where it is no multiple of 8, else 0: rows of an attention mask of which memory-efficient attention makes a padded copy (Chroma);
 - `B>2`: 1 where a forward has more than 2 samples, else 0: what is made for the third one alone (FLUX.2 places tokens sample by sample);
 - `reduceD_V` (D a width, V a variable): partial results of one column sum over V rows of a [B, V, D] tensor, such as the
   gradient of a gate, that torch's reduction kernel keeps in global memory. 0 where it needs none. It is the number of
@@ -46,12 +47,12 @@ IntOrInts = TypeVar("IntOrInts", int, Ints)
 # Sums that names stand for. Roundings that occur: 128, FlashAttention-2's rows (flash_api.cpp: seqlen rounded to 128); 32, Z-Image's
 # padding (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
 _SUMS = {
-    "S": {"T": 1, "X": 1}, "Y": {"X": 1, "1": 64}, "G": {"T": 1, "N": 1},
+    "S": {"T": 1, "X": 1}, "Y": {"X": 1, "1": 64}, "G": {"T": 1, "N": 1}, "U": {"T": 2}, "J": {"T": 2, "X": 1},
     "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "P": {"A": 4}, "V": {"T": 4, "A": -3},
     **{f"C{s}": {"A": (16 // s) ** 2, "E": 2 * 16 // s, "1": 4} for s in (1, 2, 4, 8)},
     **{f"D{s}": {"A": (16 // s) ** 2, "E": 16 // s, "1": 1} for s in (1, 2, 4)},
 }  # fmt: skip
-MASK_TILE = 16  # the mask of memory-efficient attention is padded to multiples of it (attention.cpp: pad_bias)
+MASK_TILE = 8  # rows of a mask are padded to multiples of it for memory-efficient attention (aten/native/transformers/attention.cpp)
 
 REDUCE_BLOCK_WIDTH, REDUCE_BLOCK_HEIGHT = 32, 4  # threads of a reduction block: over outputs, over rows
 REDUCE_OUTPUTS_PER_THREAD = 4  # vectorised outputs of 2-byte inputs
@@ -142,8 +143,8 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return sum(times * variable(term, given) for term, times in _SUMS[name].items())
     if name.startswith("B>"):
         return (given["B"] > int(name[2:])) * 1
-    if name == "M16":
-        return round_up(variable("S", given), MASK_TILE) * (variable("S", given) % MASK_TILE != 0)
+    if name == "M8":
+        return variable("S", given) * (variable("S", given) % MASK_TILE != 0)
     if name.startswith("flash"):
         heads, over = _of(name, "flash")
         length = given.get("B", 1) * heads, variable(over, given)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from estimator.estimate import Variant
 
+CORE, CONTROLLED_CORE = "step.core", "step.core.controlled"  # forward, loss, backward of a step: without, and with control images
+
 
 @dataclass(frozen=True, slots=True)
 class Begin:

@@ -91,6 +91,14 @@ class Plan:
         """The prompts of a training step."""
         yield self.encode(values["X"], scope, values["B"])
 
+    def condition(self, bucket: Bucket, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        """A batch's control images, just before the forward."""
+        yield from ()
+
+    def core(self, bucket: Bucket) -> str:
+        """The part that holds forward, loss and backward."""
+        return "step.core"
+
     def after_loading(self) -> Iterator[Operation]:
         """Moves of whole components at the end of loading that no part holds."""
         yield from ()
@@ -172,10 +180,8 @@ class Plan:
     def prepare(self) -> Iterator[Operation]:
         """SDTrainer.hook_before_train_loop: everything meets on the card, the empty prompt is encoded."""
         yield Begin("prepare", "before the loop")
-        yield MoveIn("vae")
-        yield MoveIn("transformer")
-        if self.text_cached:
-            yield MoveOut("transformer")
+        yield from (MoveIn("vae"), MoveIn("transformer"))
+        yield from [MoveOut("transformer")] if self.text_cached else []
         yield from self.text_in()
         yield self.encode(self.empty_prompt(), "job")
         if self.all_latents_cached:
@@ -193,19 +199,19 @@ class Plan:
 
     def sampling(self, when: str) -> Iterator[Operation]:
         """`when`: "first" (baseline: no optimizer state) or "later". Peaks are read for each preview."""
-        yield Begin("sample", _SAMPLE_DETAIL[when], _sample_variant(self.samples[0]) if self.samples else Variant())
+        detail = "baseline" if when == "first" else "with optimizer state"
+        variants = [Variant(s.width, s.height, s.frames, s.batch) for s in self.samples] or [Variant()]
+        yield Begin("sample", detail, variants[0])
         yield EmptyCache()
         yield Part(f"sample.enter/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
         yield EmptyCache()
-        yield MoveIn("vae")
-        yield MoveIn("transformer")
-        if not self.text_cached:
-            yield from self.text_in()
+        yield from (MoveIn("vae"), MoveIn("transformer"))
+        yield from () if self.text_cached else self.text_in()
         yield EmptyCache()
         for number, sample in enumerate(self.samples):
             if number:
                 yield End()
-                yield Begin("sample", _SAMPLE_DETAIL[when], _sample_variant(sample))
+                yield Begin("sample", detail, variants[number])
             yield from self._preview(sample, when)
         # generate_images' end: restore_device_state, unet.to(device), merge_out, the training adapter to the CPU, flush
         if self.text_cached and when == "first":  # caching had left the transformer on the CPU
@@ -237,10 +243,10 @@ class Plan:
         yield EmptyCache()
 
     def _decode(self, values: dict[str, int]) -> Iterator[Operation]:
-        """Where decoding is a part of its own: with low_vram in tiles, and the cache is emptied at the end of each step before."""
-        if self.job.model.low_vram:
-            yield EmptyCache()
-        yield Part(f"decode/{'tiled' if self.job.model.low_vram else 'plain'}", values, "preview")
+        """Where decoding is a part of its own: perhaps in tiles, and then the cache is emptied at the end of each step before."""
+        tiled = self.job.model.low_vram and self.arch.vae_tiling == "low_vram"
+        yield from [EmptyCache()] if tiled else []
+        yield Part(f"decode/{'tiled' if tiled else 'plain'}", values, "preview")
 
     def enter_loop(self) -> Iterator[Operation]:
         """The train preset."""
@@ -282,7 +288,8 @@ class Plan:
             yield from self.encode_batch(values, scope)
         if accumulate:  # the loop's variables hold the batch before until the next one is made
             yield Release("batch")
-        core = f"step.core/{self.weights}/{checkpointing}/{many}"
+        yield from self.condition(bucket, values, scope)
+        core = f"{self.core(bucket)}/{self.weights}/{checkpointing}/{many}"
         yield Part(optimizers.core_key(core, self.optimizer, when), values, "step", accumulate=accumulate)
 
     def save(self) -> Iterator[Operation]:
@@ -291,10 +298,3 @@ class Plan:
         yield Release("save")
         yield EmptyCache()
         yield End()
-
-
-_SAMPLE_DETAIL = {"first": "baseline", "later": "with optimizer state"}
-
-
-def _sample_variant(sample: Sample) -> Variant:
-    return Variant(sample.width, sample.height, sample.frames, sample.batch)

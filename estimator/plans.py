@@ -5,86 +5,20 @@ Here is what each class does differently from the common phases (estimator.phase
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from estimator.archs import load_archs
-from estimator.batches import Step
+from estimator.batches import Step, one_or_many
 from estimator.edit import QwenEditPlan
-from estimator.job import Dataset, Job, Sample
-from estimator.operations import Begin, Copy, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
+from estimator.flux2 import Flux2KleinPlan
+from estimator.job import Bucket, Dataset, Job
+from estimator.operations import CONTROLLED_CORE, CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part
 from estimator.phases import Plan
 from estimator.programs import Profile
+from estimator.prompts import PromptsApart, VaeStays
 from estimator.wan import WanPlan
 
-PROMPTS = ("positive", "negative")
 TEXT_ENCODERS = ("text_encoder0", "text_encoder1")
-
-
-class PromptsApart(Plan):
-    """What becomes of prompts is recorded in parts of its own.
-
-    Cached ones of previews move to the card in the first round and stay there (PromptEmbeds.to changes the cached object itself);
-    those that a step encodes are copied (PromptEmbeds.detach), and the copy is what the step trains on.
-    """
-
-    def encode_batch(self, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
-        yield self.encode(values["X"], "embeddings", values["B"])
-        yield Part(f"step.prompts/{'one' if values['B'] == 1 else 'many'}", values, scope)
-        yield Release("embeddings")
-
-    def prepare(self) -> Iterator[Operation]:
-        """The first prompt, the empty one, is copied; each prompt of a preview is gone (to the host) before the next is encoded."""
-        copied = False
-        for operation in super().prepare():
-            if isinstance(operation, Part) and not copied:
-                copied = True
-                yield dataclasses.replace(operation, scope="embeddings")
-                yield Copy("embeddings", "job")
-                yield Release("embeddings")
-                continue
-            yield operation
-            if isinstance(operation, Part):
-                yield Release("prompt")
-
-    def sampling(self, when: str) -> Iterator[Operation]:
-        for operation in super().sampling(when):
-            if operation == Release("sampling"):
-                yield from (Release(f"{kind} {turn}") for kind in PROMPTS for turn in (0, 1))
-            yield operation
-
-    def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
-        if self.text_away and (when == "first" or self.job.train.skip_first_sample):
-            for _ in [s for s in self.job.samples if s.memory_key == sample.memory_key]:
-                negative = self.tokens(sample.negative_tokens or self.empty_prompt())
-                yield Part("preview.prompts", {"X": self.tokens(sample.text_tokens), "N": negative}, "job")
-        turn, kinds = self.samples.index(sample) % 2, iter(PROMPTS)
-        for operation in super()._preview(sample, when):
-            if isinstance(operation, Part) and operation.key.startswith("text/"):  # the variable holds the one before until then
-                kind = next(kinds)
-                yield dataclasses.replace(operation, scope=f"{kind} {turn}")
-                yield Release(f"{kind} {1 - turn}")
-            else:
-                yield operation
-
-
-class Flux2KleinPlan(PromptsApart):
-    """Flux2KleinModel: the text encoder is quantised on the host, and with low_vram it stays there until the first prompt is encoded.
-
-    Source: extensions_built_in/diffusion_models/flux2/flux2_klein_model.py (load_te), flux2_model.py (end of load_model).
-    """
-
-    @property
-    def text_home(self) -> bool:
-        return not self.job.model.low_vram
-
-    def load_text(self) -> Operation:
-        return Part(f"load.text/{self.te_weights}/{self.low}")
-
-    def after_loading(self) -> Iterator[Operation]:
-        if not self.job.model.low_vram:
-            yield from self.text_in()
-            yield MoveIn("transformer")
 
 
 class ChromaPlan(PromptsApart):
@@ -104,9 +38,25 @@ class ChromaPlan(PromptsApart):
         home.update(transformer=False, text=False)
 
 
+class KontextPlan(VaeStays, PromptsApart):
+    """FluxKontextModel: a batch's control images go through the VAE at the size of its images, and double their tokens.
+
+    Source: extensions_built_in/diffusion_models/flux_kontext/flux_kontext.py (condition_noisy_latents, get_noise_prediction).
+    """
+
+    def condition(self, bucket: Bucket, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        if bucket.controls:
+            yield MoveIn("vae")
+            yield Part(f"step.control/{one_or_many(values['B'])}", values, scope)
+
+    def core(self, bucket: Bucket) -> str:
+        return CONTROLLED_CORE if bucket.controls else CORE
+
+
 # By `model_class` of profiles/archs.yaml
 PLANS: Mapping[str, type[Plan]] = {
-    "stable_diffusion": Plan, "base": Plan, "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan, "wan": WanPlan, "qwen_edit": QwenEditPlan,
+    "stable_diffusion": Plan, "base": Plan, "flux_kontext": KontextPlan, "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan,
+    "wan": WanPlan, "qwen_edit": QwenEditPlan,
 }  # fmt: skip
 
 

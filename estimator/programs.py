@@ -104,7 +104,7 @@ class Profile:
             if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
                 self._programs[key] = optimizers.program(key, self.adapter)
                 return self._programs[key]
-            if optimizers.FUSED in key and key.startswith("step.core/"):
+            if optimizers.FUSED in key and key.startswith("step.core"):
                 core, update = key.split(optimizers.FUSED, 1)
                 self._programs[key] = optimizers.fused(self.program(core), update, self.adapter)
                 return self._programs[key]

@@ -17,7 +17,7 @@ MIB = 2**20
 # (aten/src/ATen/cuda/CUDABlas/CublasHandlePool: getChosenWorkspaceSize; read off the real allocator on the emulated device)
 WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB
 # Parts that multiply matrices. A VAE may or may not (FLUX.2's does not): caching latents, which comes first, was recorded with what it made
-COMPUTE = ("text", "preview", "step.head/encoded", "step.core")
+COMPUTE = ("text", "preview", "step.head/encoded", "step.control", "step.core")
 ROUNDING = "allocator rounding"
 SHOWN = {
     "text_encoder0": "text_encoder", "text_encoder1": "text_encoder", "ema_copy": "ema", "gradient": "gradients",

@@ -29,7 +29,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "driver": ({"nvml"}, set()),
     "replay": ({"allocator", "allocator_state", "allocator_expandable", "allocator_compiled"}, set()),
     "model": (
-        {"operations", "batches", "phases", "wan", "edit", "plans", "replay", "rows", "grid", "rows_grid", "timeline", "residents"},
+        {"operations", "batches", "phases", "prompts", "wan", "edit", "flux2", "plans", "replay", "rows", "grid", "rows_grid", "timeline",
+         "residents"},
         {"values", "profiles", "replay"},
     ),
     "engine": ({"engine", "outside", "intervals", "drift"}, {"values", "profiles", "replay", "model"}),

@@ -15,6 +15,7 @@ NAMES = {
     "flux1-dev": "flux",
     "flux1-schnell": "schnell",
     "flex1": "flex",
+    "flux1-kontext": "kontext",
     "flux2-klein-4b": "klein4b",
     "flux2-klein-9b": "klein9b",
     "zimage": "zimage",

@@ -22,6 +22,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 ARCHS = {
     "flux_dev_24gb": "flux1-dev",
     "flux_schnell_24gb": "flux1-schnell",
+    "flux_kontext_24gb": "flux1-kontext",
     "flex1_24gb": "flex1",
     "flux2_klein_4b_ui": "flux2-klein-4b",
     "flux2_klein_9b_ui": "flux2-klein-9b",
@@ -33,7 +34,7 @@ ARCHS = {
     "qwen_edit_2509_ui": "qwen-image-edit-2509",
 }
 
-RESOLUTIONS = {"wan21_1b_ui": [512], "wan21_14b_24gb": [632]}
+RESOLUTIONS = {"flux_kontext_24gb": [512, 768], "wan21_1b_ui": [512], "wan21_14b_24gb": [632]}
 
 examples = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 

@@ -33,8 +33,10 @@ class Layout:
     `template_tokens`: what a prompt has beside its words. `padded_tokens`: what every prompt has, where prompts are padded.
     `guidance`: how a guided preview runs its two prompts: in one forward ("batched"), one after the other ("sequential"), or there is
     one prompt only ("none"). `tiled_vae`: with low_vram the trainer decodes previews tile by tile, so that decoding is a part of its
-    own. `text_on_host`: text encoders are quantised on the host: how they are loaded depends on low_vram, and they move to the card at
-    the end of loading. `prompts_apart`: cached prompts of previews, which stay on the card, and what a step does with prompts that it
+    own; `decode_apart`: it is one anyway (control images add tokens to denoising and not to decoding).
+    `unloaded_apart`: steps whose text encoder was unloaded without cached text have heads of their own.
+    `text_on_host`: text encoders are quantised on the host: how they are loaded depends on low_vram, and they move to the card at the end
+    of loading. `prompts_apart`: cached prompts of previews, which stay on the card, and what a step does with prompts that it
     encoded are parts of their own. `sample_by_sample`: a step has tensors of each sample alone.
     `video`: the VAE works in chunks of frames, which are parts of their own (calibration.extract.clips). `scratch`: features of kernels'
     scratch memory, besides those of column sums. `flash`: of the text encoder's attention over a text with control images.
@@ -50,6 +52,8 @@ class Layout:
     scratch: tuple[str, ...] = ()
     flash: tuple[str, ...] = ()
     tiled_vae: bool = False
+    decode_apart: bool = False
+    unloaded_apart: bool = False
     text_on_host: bool = False
     masks: tuple[str, ...] = ()
     prompts_apart: bool = False
@@ -87,7 +91,7 @@ class Layout:
         single = (*lengths, *self.masks, "E", "L32", *(f"r*{length}" for length in lengths), *reductions)
         if not key.endswith("/many"):
             return ("1", "r", *single)
-        later = ("B>2", "B>3", "B>2*T", "B>3*T") if self.sample_by_sample and kind == "step.core" else ()
+        later = ("B>2", "B>3", "B>2*T", "B>3*T") if self.sample_by_sample and kind.startswith("step.core") else ()
         return ("1", "B", "r", "B*r", *(f"B*{name}" for name in single), *single, *later)
 
 
@@ -102,7 +106,10 @@ class Architecture:
     encoder and transformer may be quantised differently, and not every pair was recorded). `caches_text`: the trainer can; where it
     cannot, the text encoder is unloaded instead. `weights`: qtypes, as a config has them. `texts`: (caption words, sizes of control
     images) of each text, where only the text encoder is recorded. `own`: beginnings of the parts that are recorded; all else is the
-    relative's, to the last weight (none: all parts are its own).
+    relative's, to the last weight (none: all parts are its own). `unloaded`: buckets of a further job, whose text encoder is unloaded
+    without its text being cached, with cached latents for each second one; heads of steps are taken from it alone. `controlled`: each
+    image and preview has a control image of its own size, but for the `uncontrolled` buckets, which the two jobs of each kind of weights
+    have besides.
     """
 
     model: dict[str, Any]
@@ -116,6 +123,9 @@ class Architecture:
     negatives: tuple[int, ...] = ()
     texts: Texts = ()
     own: tuple[str, ...] = ()
+    unloaded: tuple[tuple[int, ...], ...] = ()
+    controlled: bool = False
+    uncontrolled: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] = ((), ())
 
 
 def words_of(text: Any) -> int:

@@ -1,6 +1,7 @@
 """Chroma: FLUX's shape in the trainer's own class, T5 alone as text encoder, and a dense attention mask.
 
-The mask is [samples, heads, tokens, tokens]: made in fp32, copied to int32 and bool, and converted to the compute dtype by every attention.
+The mask is [samples, heads, tokens, tokens]: made in fp32, copied to int32 and bool, and converted to the compute dtype by every attention,
+which pads the converted one to whole rows of 8 where it must (`M8`, `S8`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ LOAD = {
     "load.rest": ("Loading VAE", "Making", "Preparing", "Model Loaded"),
 }
 LAYOUT = Layout(
-    LOAD, ("T", "S", "S32"), 3072, ("T", "X", "S"), padded_tokens=flux.TEXT_TOKENS, guidance="sequential", masks=("S*S", "S*M16"),
-    prompts_apart=True,
+    LOAD, ("T", "S", "S32", "S64"), 3072, ("T", "X", "S"), padded_tokens=flux.TEXT_TOKENS, guidance="sequential",
+    masks=("S*S", "S*S8", "S*M8"), scratch=("splits24_S",), prompts_apart=True,
+)  # fmt: skip
+# With odd numbers of 32 pixels on both sides the tokens are no multiple of 8: 352x608, 1248x800, 672x992, 544x800
+BUCKETS = (
+    (512, 512, 1, 20), (768, 640, 1, 20), (1024, 1024, 1, 20), (1248, 800, 1, 20), (352, 608, 1, 20),
+    (512, 512, 2, 20), (672, 992, 2, 20), (640, 448, 3, 20), (544, 800, 4, 20),
 )  # fmt: skip
 SAMPLES = tuple((w, h, cfg, n) for w, h, _, n in flux.SAMPLES for cfg in (1.0, 4.0))
 ARCHITECTURES = {
-    "chroma": Architecture({"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"}, flux.BUCKETS, SAMPLES, LAYOUT, caches_text=False),
+    "chroma": Architecture({"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"}, BUCKETS, SAMPLES, LAYOUT, caches_text=False),
 }
 FILE = "Chroma1-Base.safetensors"
 

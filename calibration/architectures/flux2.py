@@ -23,8 +23,13 @@ KLEIN = Layout(
     LOAD, ("T", "S", "S128"), 3072, (), padded_tokens=TEXT_TOKENS, guidance="sequential", text_on_host=True, prompts_apart=True,
     sample_by_sample=True,
 )  # fmt: skip
+UNLOADED = (
+    (512, 512, 1, 12), (528, 496, 1, 12), (784, 656, 1, 12), (1232, 816, 1, 12), (1024, 1024, 1, 12), (640, 640, 1, 12), (336, 624, 1, 12),
+    (400, 720, 1, 12), (512, 512, 2, 12), (496, 528, 2, 12), (720, 976, 2, 12), (640, 800, 2, 12), (656, 432, 3, 12), (432, 640, 3, 12),
+    (528, 752, 4, 12), (576, 592, 4, 12),
+)  # fmt: skip
 KLEIN_4B = Architecture(
-    {"name_or_path": "black-forest-labs/FLUX.2-klein-base-4B", "arch": "flux2_klein_4b"}, zimage.BUCKETS, zimage.SAMPLES, KLEIN
+    {"name_or_path": "black-forest-labs/FLUX.2-klein-base-4B", "arch": "flux2_klein_4b"}, zimage.BUCKETS, zimage.SAMPLES, KLEIN,
 )
 KLEIN_9B_MODEL = {"name_or_path": "black-forest-labs/FLUX.2-klein-base-9B", "arch": "flux2_klein_9b"}
 ARCHITECTURES = {

@@ -1,10 +1,12 @@
-"""Flex.2 (and FLUX's other relatives whose class in the trainer is a BaseModel): FLUX's transformer, T5 and CLIP, a loader of their own.
+"""Flex.2 and FLUX.1 Kontext: FLUX's transformer, T5 and CLIP, in classes of the trainer (BaseModel) with loaders of their own.
 
 Caching text leaves T5 on the host while its tokens go to the card, on which the trainer stops: unloading is what can be recorded.
+Kontext brings a control image to the size of its image, so that its tokens double the image's (`U`, `J`).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from calibration.architectures import flux, zimage
@@ -16,9 +18,19 @@ LOAD = {
     "load.rest": ("Loading CLIP", "Loading VAE", "Making", "Preparing", "Model Loaded"),
 }
 LAYOUT = Layout(LOAD, ("T", "S", "S128"), 3072, ("T", "X", "S"), padded_tokens=flux.TEXT_TOKENS, prompts_apart=True)
+UNCONTROLLED = (
+    ((576, 448, 1, 20), (896, 1024, 1, 20), (1280, 672, 1, 20), (416, 672, 2, 20), (768, 784, 3, 20), (352, 432, 2, 20)),
+    ((704, 512, 1, 20), (1120, 800, 1, 20), (368, 480, 1, 20), (640, 896, 2, 20), (448, 576, 4, 20), (1008, 656, 3, 20)),
+)
+# Steps with a control image have the lengths U and J, those without T and S
+KONTEXT = replace(LAYOUT, lengths=("T", "J", "J128", "S128"), reduced=("U", "X", "J", "T", "S"))
 ARCHITECTURES = {
     "flex2": Architecture(
         {"name_or_path": "ostris/Flex.2-preview", "arch": "flex2"}, zimage.BUCKETS, flux.SAMPLES, LAYOUT, "flux1-dev", caches_text=False,
+    ),
+    "flux1-kontext": Architecture(
+        {"name_or_path": "black-forest-labs/FLUX.1-Kontext-dev", "arch": "flux_kontext"}, flux.BUCKETS, flux.SAMPLES, KONTEXT,
+        "flux1-dev", caches_text=False, controlled=True, uncontrolled=UNCONTROLLED,
     ),
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ FAR = 10**9
 # Between the probe jobs' smallest and largest, batch x tokens x rank grow less than this: a larger ratio is another tensor.
 MOST_GROWTH, SURE_BYTES = 100, 2**18
 LCS_CELLS = 250_000  # groups of one label larger than this (rows x columns) are matched in order, without search
+LIKE = 1000  # what a pair of alike tensors counts in a search: more than all equally long lives of a group
 WORKSPACE_BYTES = 8519680  # torch's cuBLAS workspace below compute capability 9.0: one for each thread, made on first use
 
 
@@ -122,7 +123,7 @@ def _plausible(a: int, b: int) -> bool:
     return large < SURE_BYTES or large <= MOST_GROWTH * max(small, 1)
 
 
-Signature = tuple[str, str | None, bool, str, int, str | None]
+Signature = tuple[str, str | None, bool, str, int, str | None, int]
 
 
 def _alike(a: Signature, b: Signature) -> bool:
@@ -130,18 +131,27 @@ def _alike(a: Signature, b: Signature) -> bool:
     return a[3] == b[3] and _plausible(a[4], b[4])
 
 
+def _likeness(a: Signature, b: Signature) -> int:
+    """0: not alike. More than LIKE: as many tensors are made in the life of one as in the other's."""
+    return _alike(a, b) * (LIKE + (a[6] == b[6]))
+
+
 def _signature(sequence: Sequence) -> list[Signature]:
-    """What a tensor is: label, name, imported, in whose time it is freed, size, and the named tensor made last before it."""
-    death = [""] * len(sequence.sizes)
+    """What a tensor is: label, name, imported, in whose time it is freed, size, the named tensor made last before it, and how many
+    are made while it lives (-1: it stays).
+    """
+    death, spans = [""] * len(sequence.sizes), [-1] * len(sequence.sizes)
     anchors: list[str | None] = [None] * len(sequence.sizes)
-    now, anchor = "", None
+    now, anchor, births, born = "", None, 0, dict[int, int]()
     for event in sequence.events:
         if event is not None and event >= 0:
             now, anchors[event] = sequence.labels[event], anchor
             anchor = sequence.names[event] or anchor
+            births += 1
+            born[event] = births
         elif event is not None:
-            death[~event] = now
-    return list(zip(sequence.labels, sequence.names, sequence.imported, death, sequence.sizes, anchors, strict=True))
+            death[~event], spans[~event] = now, births - born.get(~event, 0)
+    return list(zip(sequence.labels, sequence.names, sequence.imported, death, sequence.sizes, anchors, spans, strict=True))
 
 
 def _match(reference: Sequence, other: Sequence, search: bool) -> list[int | None]:
@@ -163,9 +173,11 @@ def _match(reference: Sequence, other: Sequence, search: bool) -> list[int | Non
 
 
 def _common(left: list[int], right: list[int], ours: list[Any], theirs: list[Any]) -> list[tuple[int, int]]:
-    """Longest common subsequence of two groups by where their tensors are freed; gaps of equal length are matched in order."""
+    """Longest common subsequence of two groups by where their tensors are freed, among those the one with most of equally long lives;
+    gaps of equal length are matched in order.
+    """
     head = 0
-    while head < min(len(left), len(right)) and _alike(ours[left[head]], theirs[right[head]]):
+    while head < min(len(left), len(right)) and _likeness(ours[left[head]], theirs[right[head]]) > LIKE:
         head += 1
     if head == min(len(left), len(right)):
         return list(zip(left, right, strict=False))
@@ -178,11 +190,12 @@ def _search(left: list[int], right: list[int], ours: list[Any], theirs: list[Any
     best = [[0] * (columns + 1) for _ in range(rows + 1)]
     for i in range(rows - 1, -1, -1):
         for j in range(columns - 1, -1, -1):
-            same = _alike(ours[left[i]], theirs[right[j]])
-            best[i][j] = best[i + 1][j + 1] + 1 if same else max(best[i + 1][j], best[i][j + 1])
+            worth = _likeness(ours[left[i]], theirs[right[j]])
+            best[i][j] = max(best[i + 1][j], best[i][j + 1], best[i + 1][j + 1] + worth if worth else 0)
     pairs, i, j = [], 0, 0
     while i < rows and j < columns:
-        if _alike(ours[left[i]], theirs[right[j]]) and best[i][j] == best[i + 1][j + 1] + 1:
+        worth = _likeness(ours[left[i]], theirs[right[j]])
+        if worth and best[i][j] == best[i + 1][j + 1] + worth:
             pairs.append((left[i], right[j]))
             i, j = i + 1, j + 1
         elif best[i + 1][j] >= best[i][j + 1]:

@@ -74,9 +74,14 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         if run.outcome != "ok":
             raise ValueError(f"{folder}: the probe job ended with {run.outcome}")
         found_here = occurrences(run, layout, bool(family.texts))
+        unloaded = bool(family.unloaded) and run.config["train"]["unload_text_encoder"]
         for part in clips.split(run, found_here) if layout.video else found_here:
+            if unloaded and "/unloaded/" not in part.key:
+                continue
             if not family.own or part.key.startswith(tuple(f"{kind}/" for kind in family.own)):
                 found[part.key].append(part)
+        if unloaded:
+            continue
         tables.update({key: table for key, table in residents(run).items() if not family.own or _owned(key, family.own)})
         made["versions"] = run.versions
         made["probes"].append({"name": folder.name, **parts.settings(run), "optimizer": run.config["train"]["optimizer"]})

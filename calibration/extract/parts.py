@@ -14,6 +14,7 @@ from typing import Any
 from calibration.architectures.base import Layout, kind_of
 from calibration.extract.runs import Phase, Run
 from estimator.features import image_values
+from estimator.operations import CONTROLLED_CORE, CORE
 
 MOVED = ("transformer", "vae", "text_encoder0", "text_encoder1")
 
@@ -166,7 +167,7 @@ def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]], layout: Lay
 def _preview_parts(
     run: Run, phase: Phase, span: tuple[int, int], when: str, prompt: Callable[[int], tuple[int, int]], layout: Layout
 ) -> Iterator[Occurrence]:
-    chosen, (first, last) = settings(run), span
+    chosen, (first, last), apart = settings(run), span, layout.tiled_vae or layout.decode_apart
     decodes = [p for p in phase.walk() if p.name == "vae_decode"]
     encodes = [p for p in phase.inner if p.name == "encode_prompt"]
     cuts = [e for e in range(first, last) if run.events[e][0] == "e"]
@@ -175,9 +176,9 @@ def _preview_parts(
         end = next(e for e in cuts if e >= decode.last)
         own = [p for p in encodes if start <= p.first < end]
         begin = own[-1].last if own else start
-        if layout.tiled_vae:
+        if apart:
             yield _decode_part(run, decode, end, image_values(sample["width"], sample["height"]))
-        events = [e for e in range(begin, decode.first if layout.tiled_vae else end) if run.events[e][0] != "e"]
+        events = [e for e in range(begin, decode.first if apart else end) if run.events[e][0] != "e"]
         cfg = "cfg" if layout.guidance != "none" and sample["cfg"] > 1 else "plain"
         batch = 2 if cfg == "cfg" and layout.guidance == "batched" else 1
         values = {**image_values(sample["width"], sample["height"], sample["frames"]), "r": chosen["rank"], "B": batch}
@@ -230,24 +231,30 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layo
     chosen = settings(run)
     rank, weights = chosen["rank"], chosen["weights"]
     optimizer, first_step = run.config["train"]["optimizer"], True
+    unloaded = run.config["train"].get("unload_text_encoder", False)
     for step in (p for p in run.root.inner if p.name == "step"):
         (bucket,) = step.info["buckets"]
         batch, inner = bucket["batch"], {p.name: p for p in step.inner}
         values = {**image_values(bucket["width"], bucket["height"], bucket["frames"]), "B": batch, "r": rank, "X": captions(bucket)}
         checkpointing = "checkpointed" if step.info["gradient_checkpointing"] else "full"
         cached = "cached" if bucket["latents"] else "encoded"
-        text = "encoded" if "encode_prompt" in inner else "cached"
-        holes = [(p.first, p.last) for p in step.inner if p.name == "encode_prompt"]
+        text = "encoded" if "encode_prompt" in inner else "unloaded" if layout.unloaded_apart and unloaded else "cached"
         predict, update = inner["predict_noise"], inner["optimizer_step"]
+        condition = inner.get("condition", Phase("condition", predict.first, {}, predict.first))  # control images, just before
+        controlled = condition.last > condition.first
+        holes = [(p.first, p.last) for p in step.inner if p.name == "encode_prompt"]
         clip = inner.get("clip_grad", update)
         if step.info["gradient_checkpointing"]:  # a probe's second pass over a batch finds it on the device already
-            apart = holes and layout.prompts_apart
-            end = holes[0][0] if apart else predict.first
+            apart = text == "encoded" and layout.prompts_apart
+            end = holes[0][0] if apart else condition.first
             yield Occurrence(run, f"step.head/{cached}/{text}{_batch_key(batch)}", _outside(step.first, end, holes), values)
             if apart:
-                yield Occurrence(run, f"step.prompts{_batch_key(batch)}", _outside(end, predict.first, holes), values)
-        core = f"step.core/{weights}/{checkpointing}{_batch_key(batch)}"
-        yield Occurrence(run, core, list(range(predict.first, clip.first)), values)
+                yield Occurrence(run, f"step.prompts{_batch_key(batch)}", _outside(end, condition.first, holes), values)
+            if controlled:
+                encode = _without_moves(run, list(range(condition.first, condition.last)))
+                yield Occurrence(run, f"step.control{_batch_key(batch)}", encode, values)
+        core = f"{CONTROLLED_CORE if controlled else CORE}/{weights}/{checkpointing}{_batch_key(batch)}"
+        yield Occurrence(run, core, list(range(condition.last, clip.first)), values)
         when = "first" if first_step else "later"
         ema = inner.get("ema_update")
         released = ema.first if ema else _gradients_gone(run, update.last, step.last)

@@ -2,7 +2,8 @@
 
 Forward: a stack kept by module hooks. Backward: each autograd node is told at forward time, by the innermost module that
 made it, whose it is; a hook before the node says so. Recomputation under gradient checkpointing runs forward hooks inside
-backward and is called so. The label travels with each allocator event (the allocator's own user metadata).
+backward and is called so; the nodes that it makes are told as well, since reentrant checkpointing goes through those.
+The label travels with each allocator event (the allocator's own user metadata).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Labels:
             return
         label = self.stack.pop()
         self.set(self.stack[-1] if self.stack else "")
-        if torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+        if torch.is_grad_enabled():
             self._claim(output, label.split("|")[0])
 
     def _claim(self, output: Any, name: str) -> None:

@@ -205,6 +205,7 @@ def record_model(process: Any) -> None:
         return out
 
     sd.encode_prompt = encode_prompt
+    sd.condition_noisy_latents = R.wrap(sd.condition_noisy_latents, "condition")
     sd.predict_noise = R.wrap(sd.predict_noise, "predict_noise", lambda *_, **__: {"grad": torch.is_grad_enabled()})
     for name in ("set_device_state", "restore_device_state", "generate_single_image", "text_encoder_to"):
         if hasattr(sd, name):

@@ -182,7 +182,22 @@ def _read_rest(process: Section, settings: Train, arch: Arch, low_vram: bool) ->
     samples = () if sample is None else read_samples(sample, arch, process.text("trigger_word"), low_vram)
     if sample is not None and arch.control_images and not settings.disable_sampling:
         check_previews(sample, samples, arch)
-    return read_datasets(process, settings, arch), samples
+    datasets = read_datasets(process, settings, arch)
+    _check_text_caching(process, settings, arch)
+    return datasets, samples
+
+
+def _check_text_caching(process: Section, settings: Train, arch: Arch) -> None:
+    """Classes of the trainer that bring back another encoder for a prompt than the one that makes the embeddings stop on cached text."""
+    entries = process.values.get("datasets")
+    places = [process.at("train")] if settings.cache_text_embeddings else []
+    for i, entry in enumerate(entries if isinstance(entries, list) else []):
+        if isinstance(entry, dict) and entry.get("cache_text_embeddings"):
+            places.append((*process.at("datasets"), i))
+    if places and not arch.caches_text:
+        why = "the trainer encodes them with a T5 that it has sent to the host, or asks for one that it has let go, and stops"
+        fix = "set it to false; train.unload_text_encoder: true takes the encoder off the card, and trains on the trigger word alone"
+        process.found.problem((*places[0], "cache_text_embeddings"), f"{arch.name} cannot be trained with cached text embeddings", why, fix)
 
 
 def _trains(process: Section) -> bool:

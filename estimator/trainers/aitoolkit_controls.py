@@ -17,22 +17,27 @@ from estimator.trainers.section import Section, shown
 
 NUMBERED = tuple(f"control_path_{k}" for k in range(1, MOST_IMAGES + 1))
 DATASET_KEYS = frozenset({"control_path", *NUMBERED})  # read here, where the architecture has control images
+PROMPTS, FITTED, TOKENS = "prompts", "fitted", "tokens"  # `control_images` in profiles/archs.yaml
 NAMED_FILES = 5
 SMALL: Size = (512, 512)  # what a control image is resized to without full_size_control_images
 
 
 @dataclass(frozen=True, slots=True)
 class ControlRule:
-    """`folders` of a dataset's control images. `absent`: those that are not here. `small`: all are resized to one size."""
+    """`folders` of a dataset's control images. `absent`: those that are not here. `small`: all are resized to one size. `fitted`: each to
+    that of its picture, so that their own does not matter. `needed`: the trainer stops on a picture without one.
+    """
 
     folders: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     small: bool = False
+    fitted: bool = False
+    needed: bool = False
 
     def of(self, image: Image) -> tuple[Size, ...]:
         """Sizes of an image's control images; of a folder that is not here an assumed one."""
         found = (ASSUMED if folder in self.absent else pair_of(image, folder) for folder in self.folders)
-        return tuple(SMALL if self.small else size for size in found if size is not None)
+        return tuple(SMALL if self.small else ASSUMED if self.fitted else size for size in found if size is not None)
 
     @property
     def assumed(self) -> tuple[Size, ...]:
@@ -45,6 +50,8 @@ def read_controls(section: Section, arch: Arch, train: Train, *, cached: bool, b
     if not arch.control_images:
         return ControlRule()
     found, folders = section.found, _folders(section)
+    if arch.control_images != PROMPTS:
+        return _read_optional(section, folders, arch)
     encodes = not train.unload_text_encoder or cached
     if not folders:
         if encodes:
@@ -60,7 +67,26 @@ def read_controls(section: Section, arch: Arch, train: Train, *, cached: bool, b
     absent = tuple(folder for folder in folders if not os.path.isdir(folder))
     for folder in absent:
         found.warn(section.at("control_path"), f"{folder} is not here: control images of {ASSUMED[0]} x {ASSUMED[1]} pixels are assumed")
-    return ControlRule(folders, absent, not section.truth("full_size_control_images", True))
+    return ControlRule(folders, absent, not section.truth("full_size_control_images", True), needed=True)
+
+
+def _read_optional(section: Section, folders: tuple[str, ...], arch: Arch) -> ControlRule:
+    """Where the prompts do not need them; pictures without control images are trained as they are."""
+    found, fitted = section.found, arch.control_images == FITTED
+    place = section.at(next((key for key in ("control_path", *NUMBERED) if section.values.get(key)), "control_path"))
+    if fitted and len(folders) > 1:
+        why = f"{arch.name} takes one control image for a picture, and the trainer stops on more"
+        found.problem(place, f"{len(folders)} folders of control images", why, "keep one of them")
+    if fitted and folders and not section.truth("buckets", True):
+        found.problem(section.at("buckets"), "control images need buckets", "the trainer stops on them without", "remove buckets")
+    small = not section.truth("full_size_control_images", True)
+    if fitted and folders and small:
+        found.not_modelled(section.at("full_size_control_images"), False, "control images are resized to 512 x 512, then to their pictures")
+    absent = tuple(folder for folder in folders if not os.path.isdir(folder))
+    for folder in absent:
+        size = "" if fitted else f" of {ASSUMED[0]} x {ASSUMED[1]} pixels"
+        found.warn(place, f"{folder} is not here: every picture is assumed to have a control image{size}")
+    return ControlRule(folders, absent, small, fitted)
 
 
 def _folders(section: Section) -> tuple[str, ...]:
@@ -79,7 +105,7 @@ def _folders(section: Section) -> tuple[str, ...]:
 def check_pairs(section: Section, rule: ControlRule, controls: dict[str, tuple[Size, ...]]) -> None:
     """The trainer stops at an image that has no control image at all."""
     lonely = [os.path.basename(path) for path, sizes in controls.items() if not sizes]
-    if rule.folders and lonely:
+    if rule.needed and lonely:
         more = f" and {len(lonely) - NAMED_FILES} more" if len(lonely) > NAMED_FILES else ""
         what = f"no control image for {', '.join(lonely[:NAMED_FILES])}{more}"
         why = "the trainer stops on an image without any: file names must be the same, but for the ending"
@@ -94,18 +120,25 @@ def sample_controls(section: Section, arch: Arch) -> tuple[tuple[Size, ...], tup
     numbered = [section.text(f"ctrl_img_{k}") or None for k in range(1, MOST_IMAGES + 1)]
     numbered[0] = numbered[0] or one
     sizes = {path: _size(section, path) for path in (one, *numbered) if path}
+    if arch.control_images == FITTED:
+        return (ASSUMED,) if one else (), ()
     given = [one or numbered[0], *numbered[1:]]
-    return tuple(sizes[path] for path in given if path), tuple(sizes[path] for path in (one, *numbered) if path)
+    seen = tuple(sizes[path] for path in (one, *numbered) if path) if arch.control_images == PROMPTS else ()
+    return tuple(sizes[path] for path in given if path), seen
 
 
 def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch) -> None:
     """The trainer stops at a preview that has no control image."""
-    without = [str(number) for number, one in enumerate(samples, 1) if not one.seen]
+    if arch.control_images == TOKENS:
+        return
+    fitted = arch.control_images == FITTED
+    without = [str(number) for number, one in enumerate(samples, 1) if not (one.controls if fitted else one.seen)]
     if without:
-        what = f"no control image for preview {', '.join(without)}: {arch.name} encodes them with every prompt"
-        sample.found.problem(
-            sample.at("samples"), what, "the trainer stops without them", "give each ctrl_img_1, or set train.disable_sampling: true"
-        )
+        what = f"no control image for preview {', '.join(without)}: {arch.name} "
+        what += "makes none without" if fitted else "encodes them with every prompt"
+        fix = "give each ctrl_img, or --ctrl_img PATH in the prompt" if fitted else "give each ctrl_img_1"
+        place = sample.at("samples" if "samples" in sample.values else "prompts")
+        sample.found.problem(place, what, "the trainer stops without them", f"{fix}, or set train.disable_sampling: true")
 
 
 def _size(section: Section, path: str) -> Size:

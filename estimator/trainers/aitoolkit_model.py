@@ -10,6 +10,7 @@ from estimator.archs import Arch
 from estimator.job import Model
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_arch import resolve_arch, trainer_key
+from estimator.trainers.aitoolkit_controls import FITTED
 from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
 DEFAULT_QTYPE = "qfloat8"
@@ -60,8 +61,11 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
 
 
 def _matches_target(model: Section, arch: Arch) -> bool:
+    """Whether control images are brought to about the size of their pictures: always (FITTED), or where the config says so."""
     kwargs = model.values.get("model_kwargs")
-    return arch.control_images and isinstance(kwargs, dict) and bool(kwargs.get("match_target_res", False))
+    if arch.control_images in (None, FITTED):
+        return arch.control_images == FITTED
+    return isinstance(kwargs, dict) and bool(kwargs.get("match_target_res", False))
 
 
 def _assistant(model: Section) -> str | None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from estimator.archs import Arch
-from estimator.controls import Size
+from estimator.controls import ASSUMED, Size
 from estimator.job import Sample
-from estimator.trainers.aitoolkit_controls import sample_controls
+from estimator.trainers.aitoolkit_controls import FITTED, sample_controls
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.aitoolkit_video import MAX_FRAMES, preview_frames
 from estimator.trainers.section import Findings, Section, shown
@@ -57,7 +57,8 @@ def read_samples(sample: Section, arch: Arch, trigger: str | None, low_vram: boo
             sample.found.problem(where, f"expected text, got {shown(prompt)}", "the trainer stops on it", "put it in quotes")
     # Entries without a prompt are left out, but the settings are taken by position, as the trainer does.
     pairs = zip(prompts, requests, strict=False)
-    whole = (_with_flags(replace(request, prompt=_trigger(text, trigger)), path, sample.found) for (text, path), request in pairs)
+    fitted = arch.control_images == FITTED
+    whole = (_with_flags(replace(request, prompt=_trigger(text, trigger)), path, sample.found, fitted) for (text, path), request in pairs)
     return tuple(_sample(request, arch, low_vram) for request in whole)
 
 
@@ -123,7 +124,7 @@ def _trigger(prompt: str, trigger: str | None) -> str:
     return prompt.replace("[trigger]", trigger).replace("[name]", trigger) if trigger is not None else prompt
 
 
-def _with_flags(request: _Request, path: KeyPath, found: Findings) -> _Request:
+def _with_flags(request: _Request, path: KeyPath, found: Findings, fitted: bool) -> _Request:
     """What the flags in the prompt change. Unknown flags are dropped with their text, as the trainer does."""
     if not request.prompt:
         return request
@@ -141,6 +142,8 @@ def _with_flags(request: _Request, path: KeyPath, found: Findings) -> _Request:
                 request = replace(request, guidance=_finite(content))
             elif name == "n":
                 request = replace(request, negative=content)
+            elif name == "ctrl_img" and content and fitted:
+                request = replace(request, controls=((ASSUMED,), ()))
             elif name in ("frames", "num_frames"):
                 request = replace(request, frames=_frames(content))
             elif name in ("d", "seed", "s", "steps", "fps", "ctrl_idx"):

@@ -1,0 +1,69 @@
+"""What several of the trainer's classes do differently from the common phases (estimator.phases): with prompts, and for control images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+from estimator.job import Sample
+from estimator.operations import Copy, MoveOut, Operation, Part, Release
+from estimator.phases import Plan
+
+PROMPTS = ("positive", "negative")
+
+
+class PromptsApart(Plan):
+    """What becomes of prompts is recorded in parts of its own.
+
+    Cached ones of previews move to the card in the first round and stay there (PromptEmbeds.to changes the cached object itself);
+    those that a step encodes are copied (PromptEmbeds.detach), and the copy is what the step trains on.
+    """
+
+    def encode_batch(self, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        yield self.encode(values["X"], "embeddings", values["B"])
+        yield Part(f"step.prompts/{'one' if values['B'] == 1 else 'many'}", values, scope)
+        yield Release("embeddings")
+
+    def prepare(self) -> Iterator[Operation]:
+        """The first prompt, the empty one, is copied; each prompt of a preview is gone (to the host) before the next is encoded."""
+        copied = False
+        for operation in super().prepare():
+            if isinstance(operation, Part) and not copied:
+                copied = True
+                yield dataclasses.replace(operation, scope="embeddings")
+                yield Copy("embeddings", "job")
+                yield Release("embeddings")
+                continue
+            yield operation
+            if isinstance(operation, Part):
+                yield Release("prompt")
+
+    def sampling(self, when: str) -> Iterator[Operation]:
+        for operation in super().sampling(when):
+            if operation == Release("sampling"):
+                yield from (Release(f"{kind} {turn}") for kind in PROMPTS for turn in (0, 1))
+            yield operation
+
+    def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
+        if self.text_away and (when == "first" or self.job.train.skip_first_sample):
+            for _ in [s for s in self.job.samples if s.memory_key == sample.memory_key]:
+                negative = self.tokens(sample.negative_tokens or self.empty_prompt())
+                yield Part("preview.prompts", {"X": self.tokens(sample.text_tokens), "N": negative}, "job")
+        turn, kinds = self.samples.index(sample) % 2, iter(PROMPTS)
+        for operation in super()._preview(sample, when):
+            if isinstance(operation, Part) and operation.key.startswith("text/"):  # the variable holds the one before until then
+                kind = next(kinds)
+                yield dataclasses.replace(operation, scope=f"{kind} {turn}")
+                yield Release(f"{kind} {1 - turn}")
+            else:
+                yield operation
+
+
+class VaeStays(Plan):
+    """Steps encode control images, for which the VAE comes to the card in the first one, and stays."""
+
+    def sampling(self, when: str) -> Iterator[Operation]:
+        controlled = any(bucket.controls for dataset in self.job.datasets for bucket in dataset.buckets)
+        for operation in super().sampling(when):
+            if not (controlled and when == "later" and operation == MoveOut("vae")):
+                yield operation
