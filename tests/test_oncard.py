@@ -266,7 +266,6 @@ class Scripted(control.Worker):
     """Answers as the worker would, without a card."""
 
     def __init__(self, stop_after: int = 10**6, outcome: str = "ok") -> None:
-        super().__init__("")
         self.asked: list[str] = []
         self.stop_after, self.outcome = stop_after, outcome
 
@@ -339,11 +338,11 @@ def test_nothing_that_went_through_is_no_overlay(tmp_path: Path) -> None:
 def test_a_worker_that_dies_is_an_outcome_and_is_started_again(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nread line; echo '{\"device\": 1}'\n[ -e $0.died ] && { read line; echo '{\"outcome\": \"ok\"}'; exit; }\n"
-                      "touch $0.died; exit 7\n")  # fmt: skip
+                      "touch $0.died; echo 'last words' >&2; exit 7\n")  # fmt: skip
     python.chmod(0o755)
     worker = control.Worker(str(python))
     assert worker.ask({"do": "hello"}) == {"device": 1}
-    assert worker.ask({"do": "cell"}) == {"outcome": "died", "error": "the process ended with status 7", "seconds": 0.0}
+    assert worker.ask({"do": "cell"}) == {"outcome": "died", "error": "the process ended with status 7: last words", "seconds": 0.0}
     assert worker.ask({"do": "cell"}) == {"outcome": "ok"}
     worker.stop()
 

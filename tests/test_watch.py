@@ -111,8 +111,8 @@ def test_both_streams_in_one_file_keep_their_order(environment: dict[str, str]) 
     assert watched.startswith(plain)
 
 
-def through_terminal(command: list[str], environment: dict[str, str], done: bytes = b"") -> bytes:
-    """What a terminal of 50 rows and 123 columns gets from a command."""
+def through_terminal(command: list[str], environment: dict[str, str], kill_at: int | None = None) -> bytes:
+    """What a terminal of 50 rows and 123 columns gets from a command, which is killed when so many bytes have come."""
     import fcntl
     import struct
     import termios
@@ -131,6 +131,9 @@ def through_terminal(command: list[str], environment: dict[str, str], done: byte
         if not data:
             break
         out += data
+        if kill_at is not None and len(out) >= kill_at and process.poll() is None:
+            process.kill()
+            process.wait()
     process.wait()
     os.close(ours)
     return out
@@ -163,6 +166,13 @@ def test_killed_the_run_lives_on_and_its_output_goes_on(environment: dict[str, s
     assert out.stat().st_size < LOG.stat().st_size, "killed too late to tell anything"
     assert eventually(lambda: out.stat().st_size == LOG.stat().st_size), "the whole log must still arrive"
     assert out.read_bytes() == LOG.read_bytes()
+
+
+def test_killed_on_a_terminal_the_run_still_reaches_it(environment: dict[str, str]) -> None:
+    command = [*STAND_IN, "--seconds", "3"]
+    plain, watched = through_terminal(STAND_IN, environment), through_terminal([*WATCH, "--", *command], environment, kill_at=1000)
+    assert len(plain) > 2000
+    assert watched == plain, "to the last byte, and no table"
 
 
 @pytest.mark.parametrize(("number", "whole_group"), [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGUSR1, False)])

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from estimator.overlay_file import write_overlay
 WORKER = Path(__file__).with_name("worker.py")
 PREDICTED_PARTS = (cells.STEP, cells.VAE)
 INSTALL = "install the trainer's own torch, diffusers and transformers, or name the python that has them with --python"
+MOST_WORDS = 200
 Progress = Callable[[int, int, str], None]
 """(cells done, cells in all, the next one)."""
 
@@ -37,6 +39,7 @@ class Worker:
 
     def __init__(self, python: str) -> None:
         self.python, self.process = python, None  # type: str, subprocess.Popen[str] | None
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The answer; {"outcome": "died", ...} where the process ended instead."""
@@ -57,13 +60,20 @@ class Worker:
             return found
         status = self.process.wait()
         self._close()
-        return {"outcome": "died", "error": f"the process ended with status {status}", "seconds": 0.0}
+        return {"outcome": "died", "error": f"the process ended with status {status}{self._last_words()}", "seconds": 0.0}
+
+    def _last_words(self) -> str:
+        """The last line that it wrote to stderr: a Python error, or a driver's."""
+        self.said.seek(max(0, self.said.seek(0, os.SEEK_END) - MOST_WORDS))
+        lines = self.said.read().decode("utf-8", "replace").split("\n")
+        words = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return ": " + "".join(char if char.isprintable() else "?" for char in words[:MOST_WORDS]) if words else ""
 
     def _start(self) -> None:
         environment = {**os.environ, "TORCH_DISABLE_NATIVE_JIT": "1", "HF_HUB_OFFLINE": "1"}
         try:
             self.process = subprocess.Popen(
-                [self.python, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                [self.python, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True,
                 env=environment,
             )  # fmt: skip
         except OSError as error:
@@ -74,6 +84,7 @@ class Worker:
             self.process.kill()
             self.process.wait()
             self._close()
+        self.said.close()
 
     def _close(self) -> None:
         for pipe in (self.process.stdin, self.process.stdout) if self.process is not None else ():
