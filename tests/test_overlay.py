@@ -73,6 +73,15 @@ def test_a_calibrated_residual_takes_the_place_of_the_shipped_one(home: Path, ca
         assert new["device_low_bytes"] >= old["reserved_bytes"]
 
 
+def test_a_measured_card_is_no_longer_provisional_an_emulated_one_is(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for emulated in (False, True):
+        put(replace(overlay_of(CARD), emulated=emulated), home)
+        overlays._listed.clear()
+        said = " ".join(estimate(capsys)["assumptions"])
+        assert ("provisional until" in said) == emulated
+        assert ("emulated: no measurement" in said) == emulated
+
+
 def test_a_file_named_by_hand_serves_instead_of_the_users(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(overlay_of(CARD, MORE_BYTES), home)
     own = tmp_path / "own.json"

@@ -94,7 +94,8 @@ def _estimates(job: Job, gpus: Sequence[Gpu], given: argparse.Namespace) -> list
         estimate = estimate_job(job, gpu, fast=given.fast, required=given.required)
         if len(gpus) == 1 and estimate.phases:
             estimate = replace(estimate, advice=_advice(job, gpu, estimate))
-        assumptions = dict.fromkeys((*estimate.assumptions, *gpu.notes, PROVISIONAL))
+        measured = gpu.calibration is not None and not gpu.calibration.emulated
+        assumptions = dict.fromkeys((*estimate.assumptions, *gpu.notes, *(() if measured else (PROVISIONAL,))))
         estimates.append(replace(estimate, assumptions=tuple(assumptions)))
     return estimates
 
