@@ -7,7 +7,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Run:
     peaks: tuple[Peak, ...]
     retries: int
     versions: dict[str, str]
+    seed: int | None = None
 
 
 def read_rows(path: Path = ROWS) -> tuple[Run, ...]:
@@ -64,6 +65,7 @@ def _run(one: dict[str, Any], job: dict[str, Any]) -> Run:
     return Run(
         one["name"], job["config"], images, None if total is None else total - one["context_bytes"], total,
         tuple(_peak(phase) for phase in one["phases"] if not _idle(phase)), one["retries"], job["versions"],
+        job.get("seed"),
     )  # fmt: skip
 
 
@@ -122,4 +124,4 @@ def read_job(run: Run) -> Job:
     with tempfile.TemporaryDirectory() as folder:
         (job,) = read_jobs(write_files(run, Path(folder)))
     assert not job.unmodelled, f"{run.name}: not modelled: {', '.join(one.place.key for one in job.unmodelled)}"
-    return job
+    return replace(job, model=replace(job.model, offload_seed=run.seed))

@@ -6,8 +6,9 @@ prints `addresses N of N, segments M of M, peak reserved X bytes`; exits 1 if on
 the file is no trace.
 
 A trace (JSON, plain or gzipped): `events`, in order, as [action, address, size] with the actions alloc, free (size as requested),
-segment_alloc, segment_free; and `segments_at_end`, the segments as they stood after the last event, each {address, total_size,
-type, blocks: [[address, size, requested size, state]]}. Both are what `torch.cuda.memory._snapshot()` has, without the stacks.
+segment_alloc, segment_free, and with the stream at the end where there are several (0: the default one; such a trace starts from nothing);
+and `segments_at_end`, the segments as they stood after the last event, each {address, total_size, type, blocks: [[address, size,
+requested size, state]]}. Both are what `torch.cuda.memory._snapshot()` has, without the stacks.
 
 What counts: an address is right if the model puts that request where the GPU's allocator did. A segment (one of those at the
 start, or allocated later) is right if the same event asks for it with the same size, it is given back at the same event, and, if it
@@ -33,7 +34,7 @@ from estimator.allocator_state import FREE_BLOCK, LIVE_BLOCK, SMALL_REQUEST_UNIT
 FIRST_DIFFERENCES = 10
 """How many differences are worth reading: those after the first usually follow from it."""
 
-Event = tuple[str, int, int]
+Event = tuple[str, int, int, int]
 Segment = dict[str, Any]
 
 
@@ -65,8 +66,9 @@ def read_trace(path: Path) -> tuple[list[Event], list[Segment]]:
     try:
         raw = path.read_bytes()
         trace = json.loads(gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw)
-        events = [(str(action), int(address), int(size)) for action, address, size in trace["events"]]
-        unknown = {action for action, _, _ in events} - {"alloc", "free", "segment_alloc", "segment_free"}
+        rows = [(action, address, size, *(stream or [0])) for action, address, size, *stream in trace["events"]]
+        events = [(str(action), int(address), int(size), int(stream)) for action, address, size, stream in rows]
+        unknown = {action for action, *_ in events} - {"alloc", "free", "segment_alloc", "segment_free"}
         if unknown:
             raise ValueError(f"unknown actions {sorted(unknown)}")
         return events, [{key: segment[key] for key in ("address", "total_size", "type", "blocks")} for segment in trace["segments_at_end"]]
@@ -82,7 +84,7 @@ def state_at_start(events: Sequence[Event], at_end: Sequence[Segment]) -> list[S
     alone: see `_block_size`.
     """
     first: dict[tuple[bool, int], tuple[str, int]] = {}
-    for action, address, size in events:
+    for action, address, size, _ in events:
         first.setdefault((action.startswith("segment"), address), (action, size))
     segments = {a: (size, _kind(size)) for (_, a), (action, size) in first.items() if action == "segment_free"}
     live = {a: (0, size) for (_, a), (action, size) in first.items() if action == "free"}
@@ -130,10 +132,11 @@ def check(events: Sequence[Event], at_end: Sequence[Segment]) -> Result:
     try:
         comparison.allocator.seed(start)
     except ValueError as error:
-        comparison.result.addresses = sum(action == "alloc" for action, _, _ in events)
+        comparison.result.addresses = sum(action == "alloc" for action, *_ in events)
         comparison.result.differences.append(f"the state at the start cannot be: {error}")
         return comparison.result
-    for index, (action, address, size) in enumerate(events):
+    for index, (action, address, size, stream) in enumerate(events):
+        comparison.allocator.use_stream(stream)
         comparison.step(index, action, address, size)
     comparison.finish(at_end)
     return comparison.result

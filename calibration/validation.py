@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from calibration import (
     validation_jobs,
     validation_jobs_edit,
     validation_jobs_flux2,
+    validation_jobs_offload,
     validation_jobs_qwen,
     validation_jobs_settings,
     validation_jobs_wan,
@@ -37,7 +39,7 @@ from estimator.buckets import bucket_size
 
 JOBS = (
     *validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS, *validation_jobs_wan.JOBS,
-    *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS,
+    *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS, *validation_jobs_offload.JOBS,
 )  # fmt: skip
 ROWS = Path(__file__).parent / "data" / "emulated_runs.jsonl"
 DATA = "DATA/"  # in place of the folder that holds a job's images
@@ -157,7 +159,8 @@ def run(name: str, folder: Path, options: list[str]) -> None:
     (place / "config.yaml").write_text(yaml.safe_dump(filled(whole(job), place / "data", place / "out"), sort_keys=False))
     capacity = [] if capacity_mib is None else ["--capacity-mib", str(capacity_mib)]
     command = [sys.executable, "-m", "calibration.trainer", str(place / "config.yaml"), str(place), *capacity, *options]
-    done = subprocess.run(command, capture_output=True, text=True)
+    seed = {} if job.seed is None else {"SEED": str(job.seed)}
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **seed})
     print(name, (done.stdout + done.stderr).strip()[-200:], flush=True)
     for left in ("data", "out"):
         shutil.rmtree(place / left, ignore_errors=True)
@@ -174,6 +177,8 @@ def row(name: str, result: dict[str, Any]) -> dict[str, Any]:
     job, capacity_mib = all_runs()[name]
     images = {DATA + name: [[w, h, CAPTIONS[caption], *frames] for w, h, caption, *frames in IMAGES[name]] for name in folders(job)}
     what = {"config": whole(job), "images": images} if capacity_mib is None else {"job": job.name}
+    if job.seed is not None:
+        what["seed"] = job.seed
     return {
         "name": name, **what, "capacity_bytes": None if capacity_mib is None else result["total_bytes"],
         "context_bytes": result["context_bytes_assumed"], "compute_capability": result["compute_capability"],

@@ -1,8 +1,8 @@
 """The validation jobs: whole training jobs as users write them, never used for extraction, against which estimates are judged.
 
-Each begins as one of two shapes - the trainer's example configs for 24 GB cards, or what its web UI writes for a new job - and
-changes what its table entry says. Sizes, ranks and combinations are other ones than those of `calibration.probes`. To keep a run
-short it saves and samples at the start and the end only, in two sampling steps, and meets every bucket twice.
+Each begins as one of two shapes - the trainer's example configs for 24 GB cards, or what its web UI writes for a new job - and changes what
+its table entry says. Sizes, ranks and combinations are others than in `calibration.probes`. To keep a run short it saves and samples at
+the start and the end only, in two sampling steps, and meets every bucket twice.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ CARDS_MIB = (12_282, 16_376, 24_080, 32_109)  # total capacity of a 12, 16, 24 a
 
 @dataclass(frozen=True)
 class Job:
-    """`settings`: dotted keys of the process (`datasets.` for every entry); `data`: (images, resolutions, own settings) of each entry."""
-
+    """`settings`: dotted keys (`datasets.` for every entry); `data`: (images, resolutions, own settings); `seed`: SEED of the trainer."""
     name: str
     base: dict[str, Any]
     data: tuple[tuple[str, list[int], dict[str, Any]], ...]
     settings: dict[str, Any] = field(default_factory=dict)
     samples: tuple[dict[str, Any], ...] = ({"prompt": FIRST},)
     cards: bool = False
+    seed: int | None = None
 
 
 def example(model: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What to change when a job is not safe: single edits of it, tried on the model, kept if they lower its peak.
 
 Listed in the order that hurts least, which is the order of rollback of the guides: checkpointing on, what merely moves things off the
-card, batch 1, the largest bucket, the previews, then low_vram and quantisation. Where none is enough alone, they are put together in that
-order, each that lowers the peak then, until the job fits; weighing combinations against each other is the planner's work, not this file's.
+card, batch 1, the largest bucket, the previews, then low_vram, quantisation and layer offloading. Where none is enough alone, they are
+put together in that order, each that lowers the peak then, until the job fits; weighing combinations against each other is the planner's
+work, not this file's.
 """
 
 from __future__ import annotations
@@ -181,7 +182,13 @@ def _weight_edits(job: Job) -> Iterator[Edit]:
         yield Edit("model.quantize", False, True, why, replace(job, model=replace(model, weights=_eight_bit(job))))
     if model.te_weights in _UNQUANTISED:
         why = "text encoder in 8 bit: hardly a loss"
-        yield Edit("model.quantize_te", False, True, why, replace(job, model=replace(model, te_weights="qfloat8")))
+        te_weights = "float8" if model.layer_offloading else "qfloat8"
+        yield Edit("model.quantize_te", False, True, why, replace(job, model=replace(model, te_weights=te_weights)))
+    if not model.layer_offloading:
+        coerced = {key: "float8" for key in ("weights", "te_weights") if getattr(model, key) == "qfloat8"}
+        why = "weights wait in RAM and are copied in for each layer's use: slower steps, the slower the smaller the batch"
+        changed = replace(model, layer_offloading=True, **coerced)  # type: ignore[arg-type]
+        yield Edit("model.layer_offloading", False, True, why, replace(job, model=changed))
 
 
 def _eight_bit(job: Job) -> str:

@@ -1,6 +1,6 @@
 """PyTorch's CUDA caching allocator, replayed: which address each request gets, and what the card must hold for it.
 
-Semantics are those of torch 2.14's native `CUDACachingAllocator`, default settings, one stream. The algorithm was read in
+Semantics are those of torch 2.14's native `CUDACachingAllocator`, default settings. The algorithm was read in
 pytorch/pytorch, `c10/cuda/CUDACachingAllocator.cpp` at 001074d2, which is older; that 2.14.1 still does the same is checked address by
 address with torch 2.14.1 on the emulated device (tests/test_allocator_emulated.py), and against traces of a real GPU
 (`python -m calibration.check_allocator`).
@@ -9,6 +9,11 @@ Terms: a *segment* is what one cudaMalloc returned; a *block* is a part of it, l
 blocks (`torch.cuda.memory_allocated`), *reserved* the sum of the segments (`torch.cuda.memory_reserved`).
 
 Where a new segment lies is the driver's choice and cannot be predicted: best fit breaks ties by address, so it matters a little.
+Each stream has free blocks of its own: a request is never given another stream's, and segments are its stream's (BlockComparatorSize
+compares streams first). A block that another stream uses too (`record_stream`) is given back to its own when the other's work on it is
+over, which torch learns at its next request. Here it is given back where it is freed: the same, where that work is over by then, as on the
+emulated device. On a card such blocks can come back later, and more be reserved.
+
 By default segments are laid out upwards, without gaps, and an address is never used twice; `place` supplies other addresses.
 """
 
@@ -185,6 +190,25 @@ class Allocator(AllocatorState):
                 self.peak_event = peak_event
         return peak_event
 
+    def run_streams(self, keys: Row, sizes: Row, streams: npt.NDArray[np.int64]) -> int | None:
+        """`run` with the stream of each event's block: a row of events of one stream at a time. Leaves the default stream chosen."""
+        best, start = None, 0
+        cuts = (streams[1:] != streams[:-1]).nonzero()[0] + 1
+        try:
+            for end in (*cuts.tolist(), len(streams)):
+                if end > start:
+                    self.use_stream(int(streams[start]))
+                    peak = self.run(keys[start:end], sizes[start:end])
+                    best, start = (best if peak is None else start + peak), end
+        except OutOfMemory as error:
+            error.event += start
+            raise
+        finally:
+            self.use_stream(0)
+            if best is not None:
+                self.peak_event = best
+        return best
+
     def _obtain(self, units: int) -> int:
         """A free block for a request that no cached one fits: of a new segment, if need be after releasing the cached ones."""
         block = self._grow(units)
@@ -222,6 +246,8 @@ class Allocator(AllocatorState):
                 raise ValueError(f"place: {base * UNIT_BYTES} lies in a segment that is in use")
         self._next = max(self._next, base + size)
         self._segments[base] = size
+        if self._stream:
+            self._stream_of[base] = self._stream
         return base
 
     def _reserve(self, units: int) -> None:
@@ -231,11 +257,12 @@ class Allocator(AllocatorState):
     def _release(self) -> None:
         """release_cached_blocks: every segment that is one free block goes back to the driver."""
         segments = self._segments
-        for pool in (self._large, self._small):
+        for pool in self._pools():
             whole = [block for block in pool if segments.get(block & MASK) == block >> SHIFT]
             for block in whole:
                 base = block & MASK
                 size = segments.pop(base)
+                self._stream_of.pop(base, None)
                 self._reserved -= size
                 del self._free_at[base], self._free_end[base + size]
             if whole:

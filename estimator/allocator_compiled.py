@@ -30,8 +30,9 @@ Ints = npt.NDArray[np.int64]
 LIBRARY = "allocator_core.bin"
 """Name of the compiled library, beside this module."""
 
-DONE, OUT_OF_MEMORY, KEY_IS_LIVE, KEY_HOLDS_NOTHING, UNKNOWN_SIZE = range(5)  # results of core_run
+DONE, OUT_OF_MEMORY, KEY_IS_LIVE, KEY_HOLDS_NOTHING, UNKNOWN_SIZE = range(5)  # results of core_run_streams
 NULL_POINTER, NO_BLOCK = -1, -2  # answers of core_address
+STREAMS = 2  # of the C code
 
 
 class Counters(ctypes.Structure):
@@ -48,16 +49,17 @@ class Counters(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled core; None where it was not built, or was built for another machine."""
+    """The compiled core; None where it was not built, or was built for another machine or from an older source."""
     try:
         core = ctypes.CDLL(str(Path(__file__).with_name(LIBRARY)))
-    except OSError:
+        run = core.core_run_streams
+    except (OSError, AttributeError):
         return None
     core.core_new.argtypes, core.core_new.restype = [ctypes.POINTER(Counters)], ctypes.c_void_p
     core.core_copy.argtypes, core.core_copy.restype = [ctypes.c_void_p], ctypes.c_void_p
     core.core_delete.argtypes, core.core_delete.restype = [ctypes.c_void_p], None
     core.core_counters.argtypes, core.core_counters.restype = [ctypes.c_void_p], ctypes.POINTER(Counters)
-    core.core_run.argtypes, core.core_run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], ctypes.c_int
+    run.argtypes, run.restype = [*[ctypes.c_void_p] * 4, ctypes.c_int64], ctypes.c_int
     core.core_address.argtypes, core.core_address.restype = [ctypes.c_void_p, ctypes.c_int64], ctypes.c_int64
     return core
 
@@ -149,10 +151,18 @@ class CompiledAllocator:
 
     def run(self, keys: list[int] | Ints, sizes: list[int] | Ints) -> int | None:
         """As Allocator.run, and quickest with arrays of int64."""
+        return self.run_streams(keys, sizes, None)
+
+    def run_streams(self, keys: list[int] | Ints, sizes: list[int] | Ints, streams: Ints | None) -> int | None:
+        """As Allocator.run_streams: of STREAMS streams at most (ValueError). None: all on the default one."""
+        if streams is not None and len(streams) and not 0 <= streams.min() <= streams.max() < STREAMS:
+            raise ValueError(f"more than {STREAMS} streams")
         if len(keys) != len(sizes):
             raise ValueError(f"{len(keys)} keys for {len(sizes)} sizes")
         key_row, size_row = np.ascontiguousarray(keys, dtype=np.int64), np.ascontiguousarray(sizes, dtype=np.int64)
-        result = self._library.core_run(self._core, key_row.ctypes.data, size_row.ctypes.data, len(size_row))
+        stream_row = None if streams is None else np.ascontiguousarray(streams, dtype=np.int64)
+        stream_place = None if stream_row is None else stream_row.ctypes.data
+        result = self._library.core_run_streams(self._core, key_row.ctypes.data, size_row.ctypes.data, stream_place, len(size_row))
         peak_event = int(self._counters.peak_event)
         if peak_event >= 0:
             self.peak_event = peak_event

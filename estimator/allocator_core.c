@@ -28,7 +28,9 @@ typedef struct {
     i64 event, peak_event, requested; /* of the last run: where it stopped, where its peak was (or -1), the request that failed */
 } Counters;
 
-typedef struct { i64 size, address; int32_t before, after, is_free; } Block;
+enum { STREAMS = 2 }; /* each with pools of its own; blocks and segments stay with their stream: as in allocator_compiled.py */
+
+typedef struct { i64 size, address; int32_t before, after, is_free, stream; } Block;
 typedef struct { i64 size, address; int32_t block; } Ranked;
 typedef struct { Ranked *rows; i64 count, room; } Pool;
 typedef struct { i64 key; int32_t block; } Held; /* block: its number; NONE: the null pointer; VACANT: no key here */
@@ -38,7 +40,7 @@ typedef struct {
     Block *blocks;
     i64 blocks_count, blocks_room;
     int32_t unused; /* chain of unused blocks, through `after` */
-    Pool small, large;
+    Pool small[STREAMS], large[STREAMS];
     Held *held; /* open addressing, linear probing; held_room is a power of two, at most half full */
     i64 held_count, held_room;
 } Core;
@@ -138,7 +140,9 @@ static void remove_at(Pool *pool, i64 at) {
 
 static void leave(Pool *pool, const Block *b) { remove_at(pool, lower_bound(pool, b->size, b->address)); }
 
-static Pool *pool_of(Core *core, i64 units) { return units <= core->counters.small_request ? &core->small : &core->large; }
+static Pool *pool_of(Core *core, i64 units, int32_t stream) {
+    return units <= core->counters.small_request ? &core->small[stream] : &core->large[stream];
+}
 
 /* ---- segments */
 
@@ -157,12 +161,14 @@ static void release_pool(Core *core, Pool *pool) {
 }
 
 static void release(Core *core) {
-    release_pool(core, &core->large);
-    release_pool(core, &core->small);
+    for (int stream = 0; stream < STREAMS; stream++) {
+        release_pool(core, &core->large[stream]);
+        release_pool(core, &core->small[stream]);
+    }
 }
 
 /* A new segment as one free block outside its pool; NONE: cudaMalloc fails; VACANT: no host memory. */
-static int32_t grow(Core *core, i64 units) {
+static int32_t grow(Core *core, i64 units, int32_t stream) {
     Counters *c = &core->counters;
     i64 size = units <= c->small_request ? c->small_segment
              : units < c->min_large      ? c->large_segment
@@ -170,7 +176,7 @@ static int32_t grow(Core *core, i64 units) {
     if (c->capacity >= 0 && c->reserved + size > c->capacity) return NONE;
     int32_t block = new_block(core);
     if (block == NONE) return VACANT;
-    core->blocks[block] = (Block){size, c->next_address, NONE, NONE, 0};
+    core->blocks[block] = (Block){size, c->next_address, NONE, NONE, 0, stream};
     c->next_address += size;
     c->reserved += size;
     if (c->reserved > c->peak_reserved) c->peak_reserved = c->reserved;
@@ -179,20 +185,20 @@ static int32_t grow(Core *core, i64 units) {
 
 /* ---- events */
 
-static int allocate(Core *core, i64 key, i64 units, i64 event) {
+static int allocate(Core *core, i64 key, i64 units, i64 event, int32_t stream) {
     Counters *c = &core->counters;
-    Pool *pool = pool_of(core, units);
+    Pool *pool = pool_of(core, units, stream);
     i64 at = lower_bound(pool, units, 0);
     int32_t block;
     if (at < pool->count) {
         block = pool->rows[at].block;
         remove_at(pool, at);
     } else {
-        block = grow(core, units);
+        block = grow(core, units, stream);
         if (block == NONE) {
             release(core);
             c->retries++;
-            block = grow(core, units);
+            block = grow(core, units, stream);
         }
         if (block == NONE) {
             c->requested = units;
@@ -201,11 +207,11 @@ static int allocate(Core *core, i64 key, i64 units, i64 event) {
         if (block == VACANT) return NO_HOST_MEMORY;
     }
     i64 rest = core->blocks[block].size - units;
-    if (rest >= (pool == &core->small ? 1 : c->small_request + 1)) {
+    if (rest >= (pool == &core->small[stream] ? 1 : c->small_request + 1)) {
         int32_t remainder = new_block(core);
         if (remainder == NONE) return NO_HOST_MEMORY;
         Block *b = &core->blocks[block];
-        core->blocks[remainder] = (Block){rest, b->address + units, block, b->after, 1};
+        core->blocks[remainder] = (Block){rest, b->address + units, block, b->after, 1, stream};
         if (b->after != NONE) core->blocks[b->after].before = remainder;
         b->after = remainder;
         b->size = units;
@@ -224,7 +230,7 @@ static int allocate(Core *core, i64 key, i64 units, i64 event) {
 
 static int give_back(Core *core, int32_t block) {
     Block *b = &core->blocks[block];
-    Pool *pool = pool_of(core, b->size);
+    Pool *pool = pool_of(core, b->size, b->stream);
     core->counters.allocated -= b->size;
     if (b->after != NONE && core->blocks[b->after].is_free) {
         int32_t gone = b->after;
@@ -246,7 +252,7 @@ static int give_back(Core *core, int32_t block) {
     return enter(core, pool, block) ? DONE : NO_HOST_MEMORY;
 }
 
-static int one(Core *core, i64 key, i64 size, i64 event) {
+static int one(Core *core, i64 key, i64 size, i64 event, int32_t stream) {
     if (size == EMPTY_CACHE) {
         release(core);
         return DONE;
@@ -261,7 +267,7 @@ static int one(Core *core, i64 key, i64 size, i64 event) {
         return block == NONE ? DONE : give_back(core, block);
     }
     if (block != VACANT) return KEY_IS_LIVE;
-    if (size > 0) return allocate(core, key, (size + core->counters.unit_bytes - 1) / core->counters.unit_bytes, event);
+    if (size > 0) return allocate(core, key, (size + core->counters.unit_bytes - 1) / core->counters.unit_bytes, event, stream);
     core->held[at] = (Held){key, NONE};
     core->held_count++;
     return DONE;
@@ -272,8 +278,10 @@ static int one(Core *core, i64 key, i64 size, i64 event) {
 EXPORT void core_delete(Core *core) {
     if (!core) return;
     free(core->blocks);
-    free(core->small.rows);
-    free(core->large.rows);
+    for (int stream = 0; stream < STREAMS; stream++) {
+        free(core->small[stream].rows);
+        free(core->large[stream].rows);
+    }
     free(core->held);
     free(core);
 }
@@ -300,8 +308,11 @@ EXPORT Core *core_copy(const Core *core) {
     if (!twin) return NULL;
     *twin = *core;
     twin->blocks = duplicate(core->blocks, core->blocks_room * sizeof *core->blocks, &failed);
-    twin->small.rows = duplicate(core->small.rows, core->small.room * sizeof *core->small.rows, &failed);
-    twin->large.rows = duplicate(core->large.rows, core->large.room * sizeof *core->large.rows, &failed);
+    for (int stream = 0; stream < STREAMS; stream++) {
+        Pool *small = &twin->small[stream], *large = &twin->large[stream];
+        small->rows = duplicate(small->rows, small->room * sizeof *small->rows, &failed);
+        large->rows = duplicate(large->rows, large->room * sizeof *large->rows, &failed);
+    }
     twin->held = duplicate(core->held, core->held_room * sizeof *core->held, &failed);
     if (!failed) return twin;
     core_delete(twin);
@@ -310,11 +321,11 @@ EXPORT Core *core_copy(const Core *core) {
 
 EXPORT Counters *core_counters(Core *core) { return &core->counters; }
 
-/* Events until one fails: the result says how, counters.event which. */
-EXPORT int core_run(Core *core, const i64 *keys, const i64 *sizes, i64 count) {
+/* Events until one fails: the result says how, counters.event which. `streams`: of each block that is allocated; NULL: all on the first. */
+EXPORT int core_run_streams(Core *core, const i64 *keys, const i64 *sizes, const i64 *streams, i64 count) {
     core->counters.peak_event = -1;
     for (i64 i = 0; i < count; i++) {
-        int result = one(core, keys[i], sizes[i], i);
+        int result = one(core, keys[i], sizes[i], i, streams ? (int32_t)streams[i] : 0);
         if (result != DONE) {
             core->counters.event = i;
             return result;

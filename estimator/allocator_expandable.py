@@ -46,6 +46,11 @@ class ExpandableAllocator(Allocator):
         self._small_unmapped: list[int] = []
         self._large_unmapped: list[int] = []
 
+    def use_stream(self, stream: int) -> None:
+        """See `Allocator`."""
+        if stream:
+            raise ValueError("several streams with expandable segments are not modelled")
+
     def seed(self, segments: Iterable[Mapping[str, Any]]) -> None:
         """Not to be had: a snapshot does not say where the reserved ranges of addresses begin and end."""
         raise ValueError("cannot start from a snapshot with expandable segments")

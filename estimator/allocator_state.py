@@ -40,8 +40,8 @@ class AllocatorState:
     """What `estimator.allocator.Allocator` acts on, and what can be asked of it, copied from it, compared, or loaded into it."""
 
     __slots__ = (
-        "_allocated", "_capacity", "_device_total", "_free_at", "_free_end", "_large", "_live", "_next", "_null", "_peak_allocated",
-        "_peak_reserved", "_place", "_reserved", "_segments", "_small", "peak_event", "retries",
+        "_allocated", "_capacity", "_device_total", "_free_at", "_free_end", "_large", "_live", "_next", "_null", "_parked",
+        "_peak_allocated", "_peak_reserved", "_place", "_reserved", "_segments", "_small", "_stream", "_stream_of", "peak_event", "retries",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,9 @@ class AllocatorState:
         self._next = ROUND_LARGE_UNITS  # not 0: that is the null pointer
         self._small: list[int] = []
         self._large: list[int] = []
+        self._stream = 0  # whose free blocks `_small` and `_large` are
+        self._parked: dict[int, tuple[list[int], list[int]]] = {}  # the free blocks of the other streams, small and large
+        self._stream_of: dict[int, int] = {}  # segments of other streams than the default one
         self._free_at: dict[int, int] = {}
         self._free_end: dict[int, int] = {}
         self._segments: dict[int, int] = {}
@@ -92,12 +95,28 @@ class AllocatorState:
         self._peak_allocated, self._peak_reserved = self._allocated, self._reserved
         self.peak_event = None
 
+    def use_stream(self, stream: int) -> None:
+        """What is allocated from now on, and what is freed, belongs to this stream (0: the default one). Free blocks are not shared.
+
+        Raises ValueError with expandable segments, whose ranges of addresses would be a stream's own as well.
+        """
+        if stream == self._stream:
+            return
+        self._parked[self._stream] = self._small, self._large
+        self._small, self._large = self._parked.pop(stream, ([], []))
+        self._stream = stream
+
+    def _pools(self) -> list[list[int]]:
+        """All pools of free blocks."""
+        return [self._large, self._small, *(pool for pair in self._parked.values() for pool in pair)]
+
     def copy(self) -> Self:
         """An independent allocator in the same state, peaks included (`place` is shared)."""
         twin = object.__new__(type(self))
         for name in AllocatorState.__slots__ + type(self).__slots__:
             value = getattr(self, name)
             setattr(twin, name, value.copy() if isinstance(value, (list, dict, set)) else value)
+        twin._parked = {stream: (small.copy(), large.copy()) for stream, (small, large) in self._parked.items()}
         return twin
 
     def fingerprint(self) -> bytes:
@@ -115,7 +134,8 @@ class AllocatorState:
         live = sorted(self._live.items())
         blocks = [block & MASK for _, block in live]
         blocks = [address - packed[bisect_right(bases, address) - 1] for address in blocks]
-        parts = ([self._capacity or -1, len(live)], sizes, (key for key, _ in live), blocks, (block >> SHIFT for _, block in live))
+        streams = [self._stream, *(self._stream_of.get(base, 0) for base in bases)] if self._stream_of else []
+        parts = ([self._capacity or -1, len(live)], sizes, streams, (key for key, _ in live), blocks, (block >> SHIFT for _, block in live))
         digest = blake2b(digest_size=20)
         for part in (*parts, sorted(self._null), self._layout(bases)):
             digest.update(array("q", part).tobytes() + b"/")
@@ -131,7 +151,7 @@ class AllocatorState:
         Expandable: one per mapped range, as torch's snapshots have it.
         """
         blocks = [(block, LIVE_BLOCK) for block in self._live.values()] + [(block, FREE_BLOCK) for block in self._free_at.values()]
-        small = set(self._small)
+        small = {block for pool in (self._small, *(pair[0] for pair in self._parked.values())) for block in pool}
         result: list[dict[str, Any]] = []
         end = -1
         for block, state in sorted(blocks, key=lambda pair: pair[0] & MASK):

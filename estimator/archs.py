@@ -33,6 +33,7 @@ class Arch:
     model_kwargs: tuple[str, ...] = ()
     vae_tiling: str = "never"
     caches_text: bool = True
+    layer_offloading: str | None = None
     embedder_linears: int = 0
     hub: tuple[str, ...] = ()
     name_contains: tuple[str, ...] = ()

@@ -128,7 +128,7 @@ def _casts(base: Program, weights: set[int]) -> set[int]:
     return out
 
 
-def _highest(base: Program, coefficients: Ints) -> tuple[PeakRow, ...]:
+def highest(base: Program, coefficients: Ints) -> tuple[PeakRow, ...]:
     """Peak rows of a part of loading, whose sizes are constants. Elsewhere the base's hold: further shards of codes lie below the weight
     that follows them, and without its cast qint8 needs at most one weight less."""
     events = base.events
@@ -140,7 +140,7 @@ def _highest(base: Program, coefficients: Ints) -> tuple[PeakRow, ...]:
 
 def _edited(base: Program, key: str, coefficients: Ints, dropped: set[int], doubled: Ints, extra: int) -> Program:
     """Events and tensors anew: without `dropped`; `extra` further tensors follow each of `doubled`, as large, freed together."""
-    peaks = base.peaks if coefficients is base.coefficients else _highest(base, coefficients)
+    peaks = base.peaks if coefficients is base.coefficients else highest(base, coefficients)
     if not dropped and not (len(doubled) and extra):
         return replace(base, key=key, coefficients=coefficients, peaks=peaks)
     own, tensors = len(base.names) - base.imports, base.tensor_of_event
@@ -161,4 +161,7 @@ def _edited(base: Program, key: str, coefficients: Ints, dropped: set[int], doub
     names = np.array(base.names, dtype=object)[order]
     names[: len(order) - len(imported)][nth[made] > 0] = None
     labels = tuple(np.array(base.labels)[order].tolist())
-    return replace(base, key=key, coefficients=coefficients[order], labels=labels, names=tuple(names.tolist()), events=events, peaks=peaks)
+    return replace(
+        base, key=key, coefficients=coefficients[order], labels=labels, names=tuple(names.tolist()), events=events, peaks=peaks,
+        streams=None if base.streams is None else base.streams[order],
+    )  # fmt: skip

@@ -100,6 +100,11 @@ def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:
         )
     if job.model.assistant_lora is not None:
         out.append("the training adapter's rank is assumed (the file was not at hand)")
+    if job.model.layer_offloading:
+        out.append(
+            "copies of offloaded layers on their own stream as on the emulated device, where they take no time: on a card blocks can come "
+            "back later, and more be reserved"
+        )
     return tuple(out)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from estimator.drift import DRIFT_SHARE, drift_of
 from estimator.gpus import Gpu
 from estimator.job import Job
+from estimator.offload_profile import chance_bytes
 from estimator.paths import profiles_dir
 from estimator.residual import Interval, Residual, Spread
 
@@ -76,6 +77,9 @@ WORDS = {
 }
 
 
+CHANCE = "the trainer draws the offloaded layers anew in every run: in 98 of 100 within {:.2f} GiB of the estimate: the interval is wider"
+
+
 def residual_for(gpu: Gpu, job: Job | None = None) -> Residual:
     """The residual of a card, and of a job on it: wider, with the reasons, by what was never checked. Without a job the narrowest.
 
@@ -92,7 +96,9 @@ def residual_for(gpu: Gpu, job: Job | None = None) -> Residual:
     if job is not None and (drift := drift_of(job)) is not None:
         reasons.append(drift)
         shares.append(DRIFT_SHARE)
-    return _widened(own or shipped.residual, shares, tuple(reasons))
+    residual = _widened(own or shipped.residual, shares, tuple(reasons))
+    chance = chance_bytes(job) if job is not None else 0
+    return residual.with_chance(chance, CHANCE.format(chance / 2**30)) if chance else residual
 
 
 def _widened(residual: Residual, shares: Iterable[float], reasons: tuple[str, ...]) -> Residual:

@@ -35,7 +35,9 @@ class Model:
     `weights` / `te_weights`: "bf16", "fp16", "fp32", or a qtype of the trainer ("qfloat8", "float8", "uint4", ...): what
     the transformer's / text encoder's linear weights are after loading, all aliases and coercions applied.
     `dtype`: the compute dtype (train.dtype). `assistant_lora`: a training adapter is merged at load (FLUX schnell, Z-Image turbo).
-    `quantize_exclude`: name patterns (fnmatch) of transformer modules that stay unquantised, besides those the trainer itself leaves out.
+    `offload_seed`: the seed of Python's random numbers (the trainer's environment variable SEED), where it is known: which layers are
+    offloaded at a percentage then follows. `quantize_exclude`: name patterns (fnmatch) of transformer modules that stay unquantised,
+    besides those the trainer itself leaves out.
     `match_target_res`: control images are scaled to the area of the image that is trained, instead of a megapixel.
     """
 
@@ -48,6 +50,7 @@ class Model:
     layer_offloading: bool = False
     layer_offloading_transformer_percent: float = 1.0
     layer_offloading_text_encoder_percent: float = 1.0
+    offload_seed: int | None = None
     quantize_exclude: tuple[str, ...] = ()
     match_target_res: bool = False
 

@@ -210,8 +210,15 @@ class _Coded:
             key, core.features if core else (), np.zeros((len(everything), 0), dtype=np.int64), tuple(labels), moments, tuple(names),
             np.array(self.events, dtype=np.int64), len(self.imports), _without_gradients(core),
             core.workspace_at if core else {}, slots, tuple(everything),
-            widths, core, np.array(of_core, dtype=np.int64),
+            widths, core, np.array(of_core, dtype=np.int64), streams=_streams(core, of_core), copies=core.copies if core else {},
         )  # fmt: skip
+
+
+def _streams(core: Program | None, of_core: list[int]) -> Ints | None:
+    """Streams of a core's tensors, each where it stands now; the optimizer's own are on the default one."""
+    if core is None or core.streams is None:
+        return None
+    return np.append(core.streams, 0)[of_core]
 
 
 def _without_gradients(core: Program | None) -> tuple[PeakRow, ...]:

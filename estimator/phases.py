@@ -194,7 +194,7 @@ class Plan:
                 yield self.encode(self.tokens(sample.negative_tokens), "prompt")
                 yield Release("prompt")
             yield from self.text_out()
-            yield EmptyCache()
+            yield from (MoveOut("offload"), MoveOut("held"), MoveOut("stuck"), EmptyCache())  # what layers copied in as well
         yield End()
 
     def sampling(self, when: str) -> Iterator[Operation]:

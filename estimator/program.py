@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from estimator.features import feature
 
 ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
 Ints = npt.NDArray[np.int64]
+# Workloads at which peak rows are told apart, of programs that are made here
+DOMAIN = {"B": (1, 2, 4, 8), "T": (256, 1024, 2304, 4096, 9216), "X": (16, 128, 512), "r": (4, 32, 128)}
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class PeakRow:
 class Program:
     """One part. `labels`: for each tensor the row of `moments` that says where it was made.
 
-    `workspace_at`: {thread: event} where cuBLAS's workspace of that thread is made, if it is not there yet.
+    `workspace_at`: {thread: event} where cuBLAS's workspace of that thread is made, if it is not there yet. `streams`: of each tensor
+    (None: all on the default stream); `copies`: layers that it copies in, by ring (estimator.offload_programs).
     """
 
     key: str
@@ -40,6 +44,8 @@ class Program:
     imports: int
     peaks: tuple[PeakRow, ...]
     workspace_at: Mapping[str, int]
+    streams: Ints | None = field(default=None, kw_only=True)
+    copies: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
     def sizes(self, values: Mapping[str, int]) -> Ints:
         """Bytes of each tensor as requested, for the variables `values` (see estimator.features). Never negative."""
@@ -99,3 +105,23 @@ class EventProgram(Program):
             return 0, ""
         at = int(totals.argmax())
         return int(totals[at]), self.moments[self.labels[int(self.tensor_of_event[at])]]
+
+
+def peak_rows(
+    features: tuple[str, ...], coefficients: Ints, events: Ints, labels: Sequence[int], moments: Sequence[str], own: int
+) -> tuple[PeakRow, ...]:
+    """Running totals that are the highest at some workload of DOMAIN."""
+    born = np.cumsum(events == ALLOCATE)
+    if not len(born) or born[-1] == 0:
+        return ()
+    tensors = np.where(events == ALLOCATE, born - 1, np.where(events > 0, born - events, own + FIRST_IMPORT - events))
+    signs = np.where(events == ALLOCATE, 1, np.where(events == EMPTY_CACHE, 0, -1))
+    totals = np.cumsum(coefficients[np.where(events == EMPTY_CACHE, 0, tensors)] * signs[:, None], axis=0)
+    at = np.flatnonzero(events == ALLOCATE)
+    grid = np.array(list(product(*DOMAIN.values())), dtype=np.int64)
+    values = dict(zip(DOMAIN, grid.T, strict=True))
+    values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"]}
+    values |= {"F": np.ones_like(values["T"]), "K": np.ones_like(values["T"]), "I": np.zeros_like(values["T"])}
+    points = np.array([np.broadcast_to(feature(name, values), len(grid)) for name in features], dtype=np.float64)
+    best = np.unique((totals[at].astype(np.float64) @ points).argmax(axis=0))
+    return tuple(PeakRow(tuple(totals[at[n]].tolist()), moments[labels[int(tensors[at[n]])]]) for n in best.tolist())

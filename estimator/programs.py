@@ -58,12 +58,13 @@ class Profile:
     folder: Path
 
     @cached_property
-    def _arrays(self) -> Any:
+    def arrays(self) -> Any:
+        """The arrays of `programs.npz`, read as they are asked for."""
         return np.load(self.folder / "programs.npz")
 
     @cached_property
     def _coefficients(self) -> Ints:
-        table: Ints = self._arrays["coefficients"].astype(np.int64)
+        table: Ints = self.arrays["coefficients"].astype(np.int64)
         return table
 
     @cached_property
@@ -74,6 +75,14 @@ class Profile:
     def kept(self) -> dict[object, object]:
         """Figures that were computed before (estimator.rows)."""
         return {}
+
+    def outline(self, key: str) -> Program:
+        """The part's program as far as peak rows and what stays or is freed are concerned: where that is quicker to have than all."""
+        return self.program(key)
+
+    def figures(self, key: str) -> dict[object, object]:
+        """Where figures of a part are kept (estimator.rows): with all profiles that have the same program of it."""
+        return self.kept
 
     @property
     def labels(self) -> list[str]:
@@ -136,14 +145,14 @@ class Profile:
     def _read(self, key: str) -> Program:
         part = self.data["parts"][key]
         number = part["number"]
-        table = self._arrays[f"t{number}"].astype(np.int64)
+        table = self.arrays[f"t{number}"].astype(np.int64)
         names = self.data["names"]
         coefficients = self._coefficients[table[:, 0]]
         used = np.flatnonzero(coefficients.any(axis=0)).tolist()  # a part is given only the variables that it depends on
         peaks = tuple(PeakRow(tuple(r["bytes"][c] for c in used), r["moment"]) for r in part["peaks"])
         return Program(
             key, tuple(self.data["features"][c] for c in used), coefficients[:, used], tuple(table[:, 1].tolist()), self.labels,
-            tuple(names[n] if n >= 0 else None for n in table[:, 2].tolist()), self._arrays[f"e{number}"].astype(np.int64),
+            tuple(names[n] if n >= 0 else None for n in table[:, 2].tolist()), self.arrays[f"e{number}"].astype(np.int64),
             part["imports"], peaks, part.get("workspace_at", {}),
         )  # fmt: skip
 

@@ -12,11 +12,14 @@ from estimator.allocator import EMPTY_CACHE, FREE, OutOfMemory
 from estimator.allocator_compiled import replaying_allocator
 from estimator.archs import load_archs
 from estimator.job import Job
+from estimator.offload import STREAM
+from estimator.offload_programs import GROUP, GROUPS, aged
 from estimator.program import ALLOCATE, Ints, Program
 from estimator.programs import PLACES_OF_LINEAR, TENSORS_OF_LINEAR, Profile
 from estimator.residents import (
     COMPUTE,
     ROUNDING,
+    SLOTS,
     UNIT_BYTES,
     WORKSPACE_BYTES,
     PhasePeak,
@@ -115,7 +118,8 @@ class Replay:
 
     def _move_out(self, component: str) -> None:
         group = self.state.named.pop(component, {})
-        self.state.allocator.run([key for key, _ in group.values()], [FREE] * len(group))
+        keys, frees = [key for key, _ in group.values()], [FREE] * len(group)
+        self.state.allocator.run_streams(keys, frees, np.full(len(group), STREAM if component == GROUP else 0))
         self.state.count(shown(component), -sum(size for _, size in group.values()))
 
     def _release(self, scope: str) -> None:
@@ -148,7 +152,7 @@ class Replay:
         before, base = dict(state.bytes_of), state.take_keys(len(program.names))
         keys, events, taken = self._lists(program, part, sizes, base)
         keys, events, workspace_at = self._backward_workspace(program, part, keys, events, base)
-        peak_event = state.allocator.run(keys, events)
+        peak_event = self._run(program, keys, events, base, taken)
         if workspace_at is not None and peak_event is not None and peak_event >= workspace_at:
             before["workspace"] = before.get("workspace", 0) + self.workspace_bytes
         if peak_event is not None:
@@ -156,6 +160,17 @@ class Replay:
         self._keep(program, part, sizes, base)
         if self.unquantised and part.key.startswith("load.transformer") and state.named.get("transformer"):
             self._leave_unquantised()
+
+    def _run(self, program: Program, keys: Ints, events: Ints, base: int, taken: dict[int, tuple[str, int]]) -> int | None:
+        """The events on the allocator, copies of offloaded layers on their own stream. What is left in slots is older by these."""
+        allocator, held = self.state.allocator, self.state.named
+        if program.streams is None:
+            return allocator.run(keys, events)
+        copies = [*(base + np.flatnonzero(program.streams)).tolist(), *(k for k, (component, _) in taken.items() if component == SLOTS)]
+        peak_event = allocator.run_streams(keys, events, np.isin(keys, copies) * STREAM)
+        for group in GROUPS:
+            held[group] = {new: held[group][old] for old, new in aged(held.get(group, {}), program.copies).items()}
+        return peak_event
 
     def _leave_unquantised(self) -> None:
         """The transformer's first linears were loaded as if quantised: they become what they are. The transient of it is not recorded."""

@@ -19,9 +19,11 @@ WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB
 # Parts that multiply matrices. A VAE may or may not (FLUX.2's does not): caching latents, which comes first, was recorded with what it made
 COMPUTE = ("text", "preview", "step.head/encoded", "step.control", "step.core")
 ROUNDING = "allocator rounding"
+SLOTS = "offload_buffers"
 SHOWN = {
     "text_encoder0": "text_encoder", "text_encoder1": "text_encoder", "ema_copy": "ema", "gradient": "gradients",
     "assistant": "training_adapter", "clip": "activations", "clip_features": "activations",
+    "offload": SLOTS, "stuck": "text_encoder", "held": "text_encoder",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ card's takes the place of the shipped one by `replace(gpu, residual=...)`, besid
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 FIGURES = ("allocated", "reserved")
@@ -64,6 +64,15 @@ class Residual:
     cudnn_bytes_per_pixel: Interval
     source: str
     reasons: tuple[str, ...] = ()
+
+    def with_chance(self, distance_bytes: int, reason: str) -> Residual:
+        """With a further independent distance on either side, of any size of figure: what a random choice of the trainer may change."""
+        wider = [
+            {phase: replace(s, low_bytes=_hypot(s.low_bytes, distance_bytes), high_bytes=_hypot(s.high_bytes, distance_bytes))
+             for phase, s in spreads.items()}
+            for spreads in (self.allocated, self.reserved)
+        ]  # fmt: skip
+        return replace(self, allocated=wider[0], reserved=wider[1], reasons=(*self.reasons, reason))
 
     def spread(self, figure: str, phase: str) -> Spread:
         """`figure`: "allocated" or "reserved"."""

@@ -15,8 +15,10 @@ from estimator import plans
 from estimator.archs import load_archs
 from estimator.batches import steps_of
 from estimator.job import Job
+from estimator.offload_profile import profile_of
+from estimator.offload_programs import GROUPS
 from estimator.program import Ints
-from estimator.programs import Profile, load_profile
+from estimator.programs import Profile
 from estimator.residents import COMPUTE, UNIT_BYTES, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, shown, unquantised_linears
 from estimator.timeline import by_variant
 
@@ -98,12 +100,15 @@ class _Rows:
     def _part(self, part: op.Part) -> None:
         counts = self.counts
         figures = figures_of(self.profile, part)
-        threads = ["forward"] if part.key.startswith(COMPUTE) or self.profile.program(part.key).workspace_at else []
+        threads = ["forward"] if part.key.startswith(COMPUTE) or self.profile.outline(part.key).workspace_at else []
         threads += ["backward"] if part.key.startswith("step.core") else []
         for thread in threads:
             if not counts.groups.get(f"workspace:{thread}"):
                 counts.groups[f"workspace:{thread}"] = self.workspace_bytes
                 counts.add("workspace", self.workspace_bytes)
+        if self.profile.outline(part.key).copies:  # slots are written anew: how long the old ones last depends on both parts
+            for group in GROUPS:
+                counts.change(group, -counts.groups.get(group, 0))
         self._see(figures.peak_bytes, figures.moment, component_of(None, part.key))
         for group, size in figures.freed.items():
             counts.change(group, -min(size, counts.groups.get(group, 0)))
@@ -132,12 +137,13 @@ class Figures:
 def figures_of(profile: Profile, part: op.Part) -> Figures:
     """The figures of a part for its values. Raises CannotTell if it was never recorded."""
     key = (part.key, tuple(part.values.items()))
-    kept = profile.kept.get(key)  # planning asks for the same parts thousands of times
+    known = profile.figures(part.key)
+    kept = known.get(key)  # planning asks for the same parts thousands of times
     if kept is None:
-        program = profile.program(part.key)
+        program = profile.outline(part.key)
         sizes = program.sizes(part.values)
         stays, freed = ({group: _rounded_sum(sizes[tensors]) for group, tensors in side.items()} for side in program.flows)
-        kept = profile.kept[key] = Figures(*program.peak(part.values), stays, freed)
+        kept = known[key] = Figures(*program.peak(part.values), stays, freed)
     assert isinstance(kept, Figures)
     return kept
 
@@ -158,7 +164,7 @@ def _rounded_sum(sizes: Ints) -> int:
 
 def bound(job: Job, *, workspace_bytes: int = WORKSPACE_BYTES) -> Simulation:
     """Peaks of all phases from peak rows. Raises CannotTell for a combination that was never recorded."""
-    profile = load_profile(job.arch)
+    profile = profile_of(job.arch, job.model)
     plan = plans.plan_of(job, profile)
     rows = _Rows(profile, job, workspace_bytes)
     rows.run(plans.before_steps(plan))

@@ -20,9 +20,10 @@ from estimator.batches import steps_of
 from estimator.features import Ints, feature
 from estimator.grid import NO_ROW, grid
 from estimator.job import Job
+from estimator.offload_profile import profile_of
+from estimator.offload_programs import GROUPS
 from estimator.optimizers import OptimizerProgram
 from estimator.program import Program
-from estimator.programs import load_profile
 from estimator.residents import COMPUTE, UNIT_BYTES, unquantised_linears
 from estimator.rows import resident_bytes
 
@@ -51,7 +52,7 @@ class PhaseGrid:
 
 def operations_of(job: Job) -> Operations:
     """The operations of a job, as `bound` runs them. Raises CannotTell for an architecture without programs."""
-    plan = plans.plan_of(job, load_profile(job.arch))
+    plan = plans.plan_of(job, profile_of(job.arch, job.model))
     up = steps_of(job, plan.tokens(None))
     words: list[Any] = []
     values: list[Mapping[str, int]] = []
@@ -92,7 +93,7 @@ class GridRows:
     """Runs the operations of `job`, one of the grid's, with arrays in place of its sizes."""
 
     def __init__(self, job: Job, workspace_bytes: int) -> None:
-        self.profile, self.job, self.workspace_bytes = load_profile(job.arch), job, workspace_bytes
+        self.profile, self.job, self.workspace_bytes = profile_of(job.arch, job.model), job, workspace_bytes
         self.unquantised = unquantised_linears(job.model, load_archs().archs[job.arch].embedder_linears)
         self.counts = _Counts()
         self.phases: list[PhaseGrid] = []
@@ -148,6 +149,9 @@ class GridRows:
         for thread in threads:
             if not counts.held(f"workspace:{thread}"):
                 counts.change(f"workspace:{thread}", np.array(self.workspace_bytes))
+        if self.profile.outline(key).copies:
+            for group in GROUPS:
+                counts.change(group, -counts.groups.get(group, np.zeros((), dtype=np.int64)))
         self._see(peak, vae)
         for group, size in freed.items():
             counts.change(group, -np.minimum(size, counts.groups.get(group, 0)))
@@ -163,7 +167,7 @@ class GridRows:
     def _figures_of(self, key: str, values: Mapping[str, Ints]) -> tuple[Ints, Bools, dict[str, Ints], dict[str, Ints]]:
         known = (key, tuple(id(value) for value in values.values()))
         if known not in self._figures:
-            program = self.profile.program(key)
+            program = self.profile.outline(key)
             if isinstance(program, OptimizerProgram):
                 self._figures[known] = _of_optimizer(program, values)
                 return self._figures[known]

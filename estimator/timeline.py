@@ -14,7 +14,7 @@ from estimator import plans
 from estimator.batches import Step, steps_of
 from estimator.estimate import Variant
 from estimator.job import Job
-from estimator.programs import load_profile
+from estimator.offload_profile import profile_of
 from estimator.replay import Replay
 from estimator.residents import WORKSPACE_BYTES, PhasePeak, Simulation
 
@@ -34,7 +34,7 @@ def simulate(
     `capacity_bytes`: what the allocator may reserve (None: unbounded). `only_before_steps`: stop there.
     Raises CannotTell for a combination that was never recorded.
     """
-    profile = load_profile(job.arch)
+    profile = profile_of(job.arch, job.model)
     plan = plans.plan_of(job, profile)
     replay = Replay(profile, job, capacity_bytes, workspace_bytes)
     if not replay.run(plans.before_steps(plan)) or only_before_steps:

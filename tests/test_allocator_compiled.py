@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from allocator_answers import MIB, Events, model_answers, stored
 from hypothesis import given, settings
@@ -24,6 +25,13 @@ Either = Allocator | CompiledAllocator
 ROOMS = st.one_of(st.none(), st.integers(0, 400 * MIB))
 
 
+def safe_address(allocator: Either, key: int) -> int | None:
+    try:
+        return allocator.address(key)
+    except KeyError:
+        return None
+
+
 def outcome(allocator: Either, events: Events) -> list[object]:
     """All that a replay reads: the run's answer, or how it failed and where; counters; addresses of what is live."""
     try:
@@ -33,12 +41,7 @@ def outcome(allocator: Either, events: Events) -> list[object]:
     except ValueError as error:
         answer = str(error)
     counters = (allocator.allocated_bytes, allocator.reserved_bytes, allocator.peak_allocated_bytes, allocator.peak_reserved_bytes)
-    addresses = []
-    for key in {key for key, _ in events}:
-        try:
-            addresses.append((key, allocator.address(key)))
-        except KeyError:
-            addresses.append((key, None))
+    addresses = [(key, safe_address(allocator, key)) for key in {key for key, _ in events}]
     return [answer, allocator.peak_event, allocator.retries, counters, addresses]
 
 
@@ -53,6 +56,23 @@ def test_same_answers(events: Events, room: int | None) -> None:
 def test_same_refusals(events: Events, room: int | None) -> None:
     """Keys used twice, frees of nothing, unknown sizes: the same message, after the same events."""
     assert outcome(CompiledAllocator(room), events) == outcome(Allocator(room), events)
+
+
+@settings(deadline=None)
+@given(events=event_lists(120), room=ROOMS, choice=st.randoms(use_true_random=False))
+def test_same_answers_on_two_streams(events: Events, room: int | None, choice: random.Random) -> None:
+    """Each key on a stream of its own choice; releases are of both."""
+    stream_of = {key: choice.randrange(2) for key, _ in events}
+    streams = np.array([0 if size == EMPTY_CACHE else stream_of[key] for key, size in events], dtype=np.int64)
+    answers = []
+    for allocator in (CompiledAllocator(room), Allocator(room)):
+        try:
+            run: object = allocator.run_streams([key for key, _ in events], [size for _, size in events], streams)
+        except OutOfMemory as error:
+            run = (str(error), error.event)
+        answers.append([run, *outcome(allocator, []), [(key, safe_address(allocator, key)) for key in stream_of]])
+        answers[-1] += outcome(allocator.copy(), [(-1, 3 * MIB), (-2, 512)])
+    assert answers[0] == answers[1]
 
 
 @settings(deadline=None)

@@ -17,6 +17,7 @@ from calibration.check_allocator import main
 DATA = Path(__file__).parent / "data" / "allocator_traces"
 FORWARD = DATA / "lm_forward_mixed_ctx256.json.gz"
 FULL_STEP = DATA / "lm_full_step_ctx512.json.gz"
+TWO_STREAMS = DATA / "torch_two_streams.json.gz"  # torch on the emulated device: the trainer's layer offloading on layers of three kinds
 
 
 def test_command_passes() -> None:
@@ -29,6 +30,19 @@ def test_command_passes() -> None:
 def test_other_trace(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(FORWARD)]) == 0
     assert capsys.readouterr().out == "addresses 2702 of 2702, segments 1286 of 1286, peak reserved 28848422912 bytes\n"
+
+
+def test_two_streams(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(TWO_STREAMS)]) == 0
+    assert capsys.readouterr().out == "addresses 1115 of 1115, segments 50 of 50, peak reserved 329252864 bytes\n"
+
+
+def test_streams_do_not_share_free_blocks(tmp_path: Path) -> None:
+    """The same events on one stream get other addresses."""
+    trace = json.loads(gzip.decompress(TWO_STREAMS.read_bytes()))
+    trace["events"] = [event[:3] for event in trace["events"]]
+    (tmp_path / "trace.json").write_text(json.dumps(trace))
+    assert main([str(tmp_path / "trace.json")]) == 1
 
 
 def nth(trace: dict[str, Any], action: str, number: int = 500) -> int:

@@ -10,7 +10,9 @@ matched must then be born and freed in the same order in both: anything else is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from calibration.extract.parts import Occurrence
@@ -31,6 +33,26 @@ class Misaligned(Exception):
 
 
 @dataclass
+class LayerCall:
+    """A layer's use within a part, by tensors: its forward begins before `first` is allocated and is over before `last` is; its backward
+    begins before `backward` is, and the input that an offloaded layer would have saved is needed until just before `until` is (None: to
+    the part's end; each).
+
+    `saved`: whether it would save the input at all; `stays`: beyond the part. `input`: None if it is not of this part.
+    """
+
+    layer: int
+    first: int
+    last: int | None
+    input: int | None
+    output: int | None
+    backward: int | None = None
+    until: int | None = None
+    saved: bool = False
+    stays: bool = False
+
+
+@dataclass
 class Sequence:
     """A part in canonical form. `events`: tensor index k (allocation) or ~k (free) or None (empty_cache).
 
@@ -44,6 +66,7 @@ class Sequence:
     imported: list[bool]
     workspace_at: int | None = None
     workspace_thread: str = "forward"
+    calls: list[LayerCall] = field(default_factory=list)
 
 
 def canonical(part: Occurrence) -> Sequence:
@@ -83,7 +106,35 @@ def canonical(part: Occurrence) -> Sequence:
         else:
             out.events.append(add(index, False))
     end_burst()
+    out.calls = list(_calls(part, local, out.imported))
     return out
+
+
+def _calls(part: Occurrence, local: dict[int, int], imported: list[bool]) -> Iterator[LayerCall]:
+    """The layers' uses that lie within a part."""
+    run = part.run
+    born = sorted((run.tensors[index].born, k) for index, k in local.items() if not imported[k])
+    places = [event for event, _ in born]
+
+    def before(event: int | None) -> int | None:
+        at = len(born) if event is None else bisect_left(places, event)
+        return born[at][1] if at < len(born) else None
+
+    def own(index: int | None) -> int | None:
+        k = None if index is None else local.get(index)
+        return None if k is None or imported[k] else k
+
+    start, end = (part.events[0], part.events[-1]) if part.events else (0, -1)
+    for call in run.calls:
+        first = before(call.first)
+        if not start <= call.first <= end or own(call.output) is None or first is None:
+            continue
+        needed = min((e for e in (call.after, call.gone) if e is not None), default=None)
+        backward = None if call.backward is None else before(call.backward)
+        stays = call.saved and (needed is None or needed > end + 1)
+        yield LayerCall(
+            call.layer, first, before(call.last), own(call.input), own(call.output), backward, before(needed), call.saved, stays
+        )
 
 
 def overlay(reference: Sequence, other: Sequence) -> list[int | None]:

@@ -62,12 +62,47 @@ def residents(run: Run) -> dict[str, list[int]]:
     return {key: [table[place] for place in sorted(table)] for key, table in keyed.items()}
 
 
+def layers(run: Run) -> dict[str, list[str]]:
+    """Names of the layers that offloading can take, by component, in the order in which it goes through them."""
+    out: dict[str, list[str]] = {}
+    for row in run.layers:
+        out.setdefault(row["component"], []).append(row["name"])
+    return out
+
+
+def places(run: Run) -> dict[str, list[list[int]]]:
+    """Component/kind -> for each of its layers: its first tensor's place among the residents, how many it has, the number of that
+    tensor in names, and what the layer is.
+
+    0: a plain weight, 1: a wrapper of two tensors (torchao), 2: the trainer's own (OstrisLinear). No tensors: its weight is another's too.
+    """
+    chosen = parts.settings(run)
+    kind = {"transformer": chosen["weights"], "text_encoder0": chosen["text"], "text_encoder1": chosen["text"]}
+    found: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    for tensor in run.tensors:
+        component, _, place = (tensor.name or "").partition(":")
+        if component in kind:
+            index, _, inner = place.partition(".")
+            found[component].add((int(index), int(inner or 0)))
+    ordered = {component: sorted(numbers) for component, numbers in found.items()}
+    out: dict[str, list[list[int]]] = {}
+    for row in run.layers:
+        own = [n for n, (index, _) in enumerate(ordered.get(row["component"], [])) if index in row["tensors"]]
+        wrapped = [1 for index, inner in ordered.get(row["component"], []) if index in row["tensors"] and inner]
+        what = 2 if row["class"] == "OstrisLinear" else 1 if wrapped else 0
+        out.setdefault(f"{row['component']}/{kind[row['component']]}", []).append(
+            [own[0] if own else 0, len(own), min(row["tensors"], default=0), what]
+        )
+    return out
+
+
 def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
     """Extract everything and write the profile. Returns a line of report for each part. Raises Refused."""
     family = ARCHITECTURES[arch]
     layout = family.layout
     found: dict[str, list[Occurrence]] = defaultdict(list)
     tables: dict[str, list[int]] = {}
+    offload: dict[str, Any] = {"layers": {}, "places": {}}
     made: dict[str, Any] = {"command": command, "probes": []}
     for folder in folders:
         run = read(folder)
@@ -83,6 +118,8 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         if unloaded:
             continue
         tables.update({key: table for key, table in residents(run).items() if not family.own or _owned(key, family.own)})
+        offload["layers"].update(layers(run))
+        offload["places"].update(places(run))
         made["versions"] = run.versions
         made["probes"].append({"name": folder.name, **parts.settings(run), "optimizer": run.config["train"]["optimizer"]})
     programs: dict[str, Program] = {}
@@ -98,7 +135,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         report.append(f"{key}: {len(p.sequence.events)} events, {p.recordings} recordings, {quality}")
     if refused:
         raise Refused("\n".join(refused))
-    write((arch, family.relative, bool(family.own)), programs, tables, made, out)
+    write((arch, family.relative, bool(family.own)), programs, tables, made, out, offload if offload["layers"] else None)
     return report
 
 
@@ -108,9 +145,11 @@ def _owned(key: str, own: tuple[str, ...]) -> bool:
 
 
 def write(
-    arch: tuple[str, str | None, bool], programs: dict[str, Program], tables: dict[str, list[int]], made: dict[str, Any], out: Path
-) -> None:
-    """`arch`: its name, its relative, and whether all that was not recorded is the relative's (see Architecture)."""
+    arch: tuple[str, str | None, bool], programs: dict[str, Program], tables: dict[str, list[int]], made: dict[str, Any], out: Path,
+    offload: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """`arch`: its name, its relative, and whether all that was not recorded is the relative's (see Architecture). `offload`: layers that
+    offloading can take, and their places."""
     out.mkdir(parents=True, exist_ok=True)
     used = {f for p in programs.values() for f, column in zip(p.features, _matrix(p).T, strict=True) if column.any()}
     features = tuple(sorted(used, key=lambda name: (name != "1", name)))
@@ -128,6 +167,8 @@ def write(
             (pool.setdefault(tuple(wide[k].tolist()), len(pool)), labels.setdefault(program.sequence.labels[k], len(labels)),
              -1 if program.sequence.names[k] is None else names.setdefault(str(program.sequence.names[k]), len(names)))
             for k in order], dtype=np.int32).reshape(-1, 3)  # fmt: skip
+        if program.sequence.calls:
+            arrays[f"c{number}"] = _calls(program, order)
         rows = peak_rows(program.sequence, wide, features)
         described[key] = {
             "number": number, "imports": sum(program.sequence.imported), "recordings": program.recordings,
@@ -141,6 +182,7 @@ def write(
         "arch": arch[0], "relative": arch[1], **({"shares": "all"} if arch[2] else {}), "made": made,
         "features": list(features), "parts": described,
         "residents": {key: _runs_of(sizes) for key, sizes in sorted(tables.items())}, "labels": list(labels), "names": list(names),
+        **(offload or {}),
     }  # fmt: skip
     (out / "profile.json").write_text(_readable(profile))
     _write_archive(out / "programs.npz", arrays)
@@ -173,6 +215,23 @@ def _coded(program: Program, order: list[int]) -> np.ndarray:
     return np.array(codes, dtype=np.int32)
 
 
+NONE, STAYS = -1, -2
+
+
+def _calls(program: Program, order: list[int]) -> np.ndarray:
+    """Uses of layers (estimator/offload.py reads them): layer, then tensors by their place: first, last, input, output, backward, until."""
+    place = {k: i for i, k in enumerate(order)}
+    end = len(order) - sum(program.sequence.imported)
+    rows = []
+    for call in program.sequence.calls:
+        backward = NONE if call.backward is None else place[call.backward]
+        until = NONE if not call.saved else STAYS if call.stays else end if call.until is None else place[call.until]
+        last = end if call.last is None else place[call.last]
+        given, made = (NONE if k is None else place[k] for k in (call.input, call.output))
+        rows.append((call.layer, place[call.first], last, given, made, backward, until))
+    return np.array(rows, dtype=np.int32)
+
+
 def _runs_of(sizes: list[int]) -> list[list[int]]:
     """Run lengths: [[bytes, how many in a row], ...]."""
     out: list[list[int]] = []
@@ -188,7 +247,7 @@ def _readable(profile: dict[str, Any]) -> str:
     """JSON with a line for each part, label list and so on: small, and readable in a diff."""
     lines = []
     for key, value in profile.items():
-        if key in ("parts", "residents"):
+        if key in ("parts", "residents", "layers", "places"):
             inner = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
             lines.append(f" {json.dumps(key)}: {{\n{inner}\n }}")
         else:

@@ -42,8 +42,30 @@ class Phase:
 
 
 @dataclass(slots=True)
+class Call:
+    """One use of a layer that offloading can take (calibration.trainer.linears): event indices and tensors.
+
+    `layer`: row of the run's table. Events [first, last) are the forward's; `input` and `output` tensors (None: not on the device, or
+    unknown); `backward` and `after`: where its backward begins and ends; `gone`: where its graph node is gone. None: never.
+    """
+
+    layer: int
+    first: int
+    input: int | None
+    last: int = -1
+    output: int | None = None
+    saved: bool = False
+    backward: int | None = None
+    after: int | None = None
+    gone: int | None = None
+
+
+@dataclass(slots=True)
 class Run:
-    """One recorded run. `events` in order: ("a", tensor) allocation, ("f", tensor) free, ("e", EMPTY_CACHE)."""
+    """One recorded run. `events` in order: ("a", tensor) allocation, ("f", tensor) free, ("e", EMPTY_CACHE).
+
+    `layers`: what offloading can take, by component, name, class and numbers of tensors; `calls`: their uses. Empty in older recordings.
+    """
 
     path: Path
     tensors: list[Tensor]
@@ -52,6 +74,8 @@ class Run:
     versions: dict[str, str]
     config: dict[str, Any]
     outcome: str
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
 
 
 def read(folder: Path) -> Run:
@@ -61,11 +85,33 @@ def read(folder: Path) -> Run:
     trace = traces.load(folder / "trace.npz")
     result = json.loads((folder / "result.json").read_text())
     config = yaml.safe_load((folder / "config.yaml").read_text())["config"]["process"][0]
-    tensors, events, root = _walk(trace)
-    return Run(folder, tensors, events, root, result["versions"], config, result["outcome"])
+    walk = _walk(trace)
+    assert walk.root is not None
+    layers, calls = result.get("linears", []), list(walk.calls.values())
+    _recomputed(calls)
+    return Run(folder, walk.tensors, walk.events, walk.root, result["versions"], config, result["outcome"], layers, calls)
 
 
-def _walk(trace: traces.Trace) -> tuple[list[Tensor], list[tuple[str, int]], Phase]:
+def _recomputed(calls: list[Call]) -> None:
+    """Under gradient checkpointing a forward keeps nothing: what its backward needs is what the recomputed one has made.
+
+    A call whose graph node is never run, made between a forward of the same layer and the end of that one's backward, is its recomputation.
+    """
+    waiting: dict[int, list[Call]] = {}
+    for call in calls:
+        if call.saved and call.after is not None:
+            waiting.setdefault(call.layer, []).append(call)
+        elif call.saved:
+            for forward in waiting.get(call.layer, []):
+                if forward.after is not None and forward.first < call.first < forward.after:
+                    if forward.backward is None or forward.backward < call.first:
+                        raise ValueError(f"layer {call.layer}: its own backward begins the recomputation, which is not provided for")
+                    call.backward, call.after, call.gone = forward.backward, forward.after, None
+                    forward.saved, forward.backward, forward.after = False, None, None
+                    break
+
+
+def _walk(trace: traces.Trace) -> _Walk:
     walk = _Walk(trace)
     walk.take_marks()
     rows = zip(trace.action.tolist(), trace.address.tolist(), trace.size.tolist(), trace.label.tolist(), strict=True)
@@ -79,7 +125,7 @@ def _walk(trace: traces.Trace) -> tuple[list[Tensor], list[tuple[str, int]], Pha
         walk.take_marks()
     if walk.root is None or walk.next_mark != len(trace.marks):
         raise ValueError(f"marks and events of the trace do not match: {walk.next_mark} of {len(trace.marks)} marks placed")
-    return walk.tensors, walk.events, walk.root
+    return walk
 
 
 class _Walk:
@@ -93,6 +139,7 @@ class _Walk:
         self.tensors: list[Tensor] = []
         self.events: list[tuple[str, int]] = []
         self.root: Phase | None = None
+        self.calls: dict[int, Call] = {}
         self.next_mark = 0
         self._live: dict[int, int] = {}
         self._stack: list[Phase] = []
@@ -134,6 +181,23 @@ class _Walk:
             self._stack[-1].info.update(info)
         elif kind == "close":
             self._stack.pop().last = len(self.events)
+        elif kind.startswith("linear"):
+            self._call(kind, info)
+
+    def _call(self, kind: str, info: dict[str, Any]) -> None:
+        here, number = len(self.events), info["call"]
+        if kind == "linear":
+            self.calls[number] = Call(info["layer"], here, self._live.get(info["input"]))
+            return
+        call = self.calls[number]
+        if kind == "linear_end":
+            call.last, call.output, call.saved = here, self._live.get(info["output"]), info["saved"]
+        elif kind == "linear_backward":
+            call.backward = here
+        elif kind == "linear_backward_end":
+            call.after = here
+        else:
+            call.gone = here
 
 
 def _place(label: str, stack: list[Phase]) -> str:

@@ -36,7 +36,7 @@ import_stubs.install()
 
 import torch  # noqa: E402
 
-from calibration.trainer import labels, models, patches, recorder, tensors, token_counts, trace  # noqa: E402
+from calibration.trainer import labels, linears, models, patches, recorder, tensors, token_counts, trace  # noqa: E402
 
 if not REAL_MODELS:
     torch.set_num_threads(2)
@@ -45,6 +45,7 @@ if not REAL_MODELS:
 PROBE = os.environ.get("TRAINER_PROBE") == "1"
 R = recorder.Recorder(events=os.environ.get("TRAINER_EVENTS") == "1")
 LABELS = labels.Labels() if R.events else None
+LINEARS = linears.Linears(R)
 VERSIONED = ("torch", "diffusers", "transformers", "peft", "accelerate", "bitsandbytes", "torchao", "optimum-quanto", "prodigyopt")
 
 
@@ -232,6 +233,8 @@ def name_modules(sd: Any) -> None:
     for prefix, module in [("transformer", sd.unet), ("vae", sd.vae), *((f"text_encoder{i}", m) for i, m in enumerate(encoders))]:
         if isinstance(module, torch.nn.Module):
             LABELS.name_modules(module, prefix)
+            if PROBE and prefix != "vae":
+                LINEARS.watch(module, prefix)
 
 
 def record_optimizer(process: Any) -> None:
@@ -283,7 +286,7 @@ def main() -> None:
         "gpu": device.name, "total_bytes": device.total_memory, "compute_capability": f"{device.major}.{device.minor}",
         "context_bytes_assumed": recorder.context_bytes(), "cudnn_workspace": os.environ.get("FAKECUDA_CUDNN_WS", "0"),
         "versions": versions(), "models": models.LOADED, "stubbed": sorted(import_stubs.used), "notes": patches.NOTES,
-        "host_maxrss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "phases": R.rows,
+        "host_maxrss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "phases": R.rows, "linears": LINEARS.table,
     }  # fmt: skip
     if R.events:
         trace.save(os.path.join(OUT, "trace.npz"), R)

@@ -179,6 +179,17 @@ def downloads(weights: str) -> None:
             module.hf_hub_download = hf_hub_download
 
 
+def pinned() -> None:
+    """Pinning copies a tensor, and would fill the host's memory with untouched weights: large ones stay as they are."""
+    real = torch.Tensor.pin_memory
+
+    def pin_memory(self: Any, *a: Any, **k: Any) -> Any:
+        return self if self.numel() > BIG else real(self, *a, **k)
+
+    torch.Tensor.pin_memory = pin_memory
+    note(f"Tensor.pin_memory: host tensors of more than {BIG} elements stay pageable (the card sees no difference)")
+
+
 def install(weights: str) -> None:
     """All of them; the trainer's modules must have been imported."""
     from calibration.trainer import host_quantisation
@@ -187,5 +198,6 @@ def install(weights: str) -> None:
         module.patch()
     merges()
     prodigies()
+    pinned()
     host_quantisation.install()
     downloads(weights)

@@ -72,6 +72,10 @@ class Recorder:
             self.named += [(index, address, name) for address, name in changed]
             self._last = now
 
+    def note(self, kind: str, **info: Any) -> None:
+        """A mark without a look at names."""
+        self.marks.append((*event_counts(), kind, info))
+
     def _marked_empty_cache(self) -> None:
         self.mark("empty_cache")
         self._empty_cache()

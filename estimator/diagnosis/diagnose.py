@@ -113,8 +113,8 @@ def _with_remedies(found: Diagnosis, process: dict[str, object] | None, estimate
 
 
 def _in_fewer_pieces(job: Job, gpu: Gpu, estimate_job: EstimateJob) -> tuple[str, ...]:
-    """Expandable segments where they are enough: they cost nothing, but the allocator has them on Linux only."""
-    if job.expandable_segments or gpu.os == "windows" or estimate_job(job, gpu, True).verdict == OOM:
+    """Expandable segments where they are enough: they cost nothing, but torch has them on Linux only, and their model here one stream."""
+    if job.expandable_segments or job.model.layer_offloading or gpu.os == "windows" or estimate_job(job, gpu, True).verdict == OOM:
         return ()  # by peak rows: what is allocated is too much however it lies
     tried = estimate_job(replace(job, expandable_segments=True), gpu, False)
     if tried.verdict == OOM:

@@ -191,14 +191,29 @@ def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
         found.warn(model.at("qtype"), f"the accuracy recovery adapter is assumed to have rank {modelled.RECOVERY_RANK}")
     elif _names_recovery(model):
         found.not_modelled(model.at("qtype"), qtype, "an accuracy recovery adapter")
-    if result.layer_offloading:
-        key = "layer_offloading" if "layer_offloading" in model.values else "auto_memory"
-        if arch.te_qtype_key == "qtype" and result.weights != result.dtype:
-            found.warn(model.at(key), f"moves nothing off the card with {arch.name}; it only turns qfloat8 into float8")
-        else:
-            found.not_modelled(model.at(key), True, "layers that are moved in and out of the card")
+    _report_offloading(model, arch, result)
     if model.truth("use_flux_cfg", False):
         found.not_modelled(model.at("use_flux_cfg"), True, "previews with a second pass for the negative prompt")
     kwargs = model.values.get("model_kwargs")
     if ignored := sorted(set(kwargs if isinstance(kwargs, dict) else ()) - set(arch.model_kwargs)):
         found.warn(model.at("model_kwargs"), f"{arch.name} does not take {', '.join(ignored)}: no effect")
+
+
+def _report_offloading(model: Section, arch: Arch, result: Model) -> None:
+    if not result.layer_offloading:
+        return
+    at = model.at("layer_offloading" if "layer_offloading" in model.values else "auto_memory")
+    if arch.layer_offloading == "nothing":
+        model.found.warn(at, f"moves nothing off the card with {arch.name}; it only turns qfloat8 into float8")
+        if result.weights == result.dtype and arch.key not in modelled.UNMERGED:
+            model.found.not_modelled(at, True, "previews in which the adapter is not merged into unquantised weights")
+        return
+    if arch.layer_offloading is None or arch.key not in modelled.OFFLOADING:
+        model.found.not_modelled(at, True, "layers that are moved in and out of the card")
+        return
+    shares = (result.layer_offloading_transformer_percent, result.layer_offloading_text_encoder_percent)
+    for key, weights, share in zip(("qtype", arch.te_qtype_key), (result.weights, result.te_weights), shares, strict=True):
+        if share > 0 and weights != result.dtype and weights not in modelled.OFFLOADED_WEIGHTS:
+            model.found.not_modelled(model.at(key), weights, "layers in this quantisation that are moved in and out of the card")
+    if any(0 < share < 1 for share in shares):
+        model.found.warn(at, "the trainer chooses the layers at random in every run: the estimate is of an even choice")

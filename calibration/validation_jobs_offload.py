@@ -1,0 +1,73 @@
+"""Validation jobs with layer offloading (see validation_jobs). Where a part of the layers is offloaded, `seed` makes the trainer's choice.
+
+Previews are small, so that training steps, and what the copies add there, are among the peaks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calibration.validation_jobs import (
+    CACHED_LATENTS,
+    CACHED_TEXT,
+    EMA,
+    HIGH_VRAM,
+    NO_CHECKPOINTING,
+    SECOND,
+    UNCACHED,
+    UNLOADED,
+    UNQUANTISED,
+    Job,
+    batch,
+    optimizer,
+    preview,
+    quantised,
+    rank,
+    web_ui,
+)  # fmt: skip
+from calibration.validation_jobs_flux2 import klein
+
+
+def offloaded(transformer: float, text_encoder: float) -> dict[str, Any]:
+    return {
+        "model.layer_offloading": True, "model.layer_offloading_transformer_percent": transformer,
+        "model.layer_offloading_text_encoder_percent": text_encoder,
+    }  # fmt: skip
+
+
+ONE_PREVIEW = (preview(768, 512, guidance_scale=1),)
+JOBS = (
+    Job("zimage-offload-ui", web_ui("zimage"), (("phone", [512, 768], {}),), offloaded(1, 1)),
+    Job(
+        "zimage-offload-half-float8-b2", web_ui("zimage"), (("five", [768], {}),),
+        {**offloaded(0.5, 0.5), **HIGH_VRAM, **batch(2), **rank(16), **UNCACHED, **optimizer("adafactor")},
+        (preview(832, 1216, SECOND),), seed=7,
+    ),
+    Job(
+        "zimage-offload-half-bf16", web_ui("zimage"), (("odd", [1024], {}),),
+        {**offloaded(0.5, 1), **UNQUANTISED, **CACHED_LATENTS, **CACHED_TEXT, **rank(64), **EMA}, ONE_PREVIEW, seed=3,
+    ),
+    Job(
+        "zimage-offload-bf16-no-checkpointing-b2", web_ui("zimage"), (("five", [512], {}),),
+        {**offloaded(1, 1), **UNQUANTISED, **NO_CHECKPOINTING, **HIGH_VRAM, **batch(2), **UNLOADED, **rank(8), **optimizer("adamw")},
+        ONE_PREVIEW,
+    ),
+    Job(
+        "zimage-offload-uint4", web_ui("zimage"), (("portraits", [1024], {}),),
+        {**offloaded(1, 1), **quantised("uint4"), **HIGH_VRAM, **CACHED_LATENTS}, ONE_PREVIEW,
+    ),
+    Job(
+        "zimage-offload-half-uint4-b2", web_ui("zimage"), (("mixed", [512], {}),),
+        {**offloaded(0.5, 0), **quantised("uint4", "qfloat8"), **batch(2), **CACHED_TEXT, **CACHED_LATENTS, **optimizer("prodigy")},
+        ONE_PREVIEW, seed=11,
+    ),
+    Job("klein4b-offload-ui", klein("4b"), (("phone", [512, 768], {}),), offloaded(1, 1)),
+    Job(
+        "klein4b-offload-half-bf16-b2", klein("4b"), (("five", [768], {}),),
+        {**offloaded(0.5, 1), **UNQUANTISED, **HIGH_VRAM, **batch(2), **UNCACHED, **rank(16)}, ONE_PREVIEW, seed=5,
+    ),
+    Job(
+        "klein4b-offload-uint4", klein("4b"), (("odd", [768], {}),),
+        {**offloaded(1, 0), **quantised("uint4", "qfloat8"), **CACHED_LATENTS, **CACHED_TEXT, **rank(64)}, ONE_PREVIEW,
+    ),
+)  # fmt: skip

@@ -1,0 +1,134 @@
+"""Layer offloading: which layers wait on the host, and what each copies to the card when it is used.
+
+AI Toolkit's MemoryManager goes through a component's linear layers and convolutions in the order of `named_modules()`. Each stays on
+the card if a random number is above the percentage; the others keep their weights in pinned host memory. When one is used, a
+second stream copies its weights into the next of four slots, in the backward pass of plain layers once more, into four other ones; a slot
+keeps what was put there until the next copy is made, so that the old and the new one meet.
+
+Source: toolkit/memory_management/manager.py (attach), manager_modules.py (_stage_forward_weight, _BouncingLinearFn,
+OstrisLinearLayerMemoryManager), 27a03a91.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from random import Random
+
+SLOTS = 4
+"""AI_TOOLKIT_OFFLOAD_DEPTH, the trainer's default: slots of the forward ring, and of the backward ring."""
+STREAM = 1
+"""Of the copies. The trainer's third stream takes gradients of weights to the host, which a frozen model has none of."""
+PLAIN, WRAPPED, OWN = 0, 1, 2
+"""What a layer is: a weight of the compute dtype; torchao's wrapper of data and scale; the trainer's own quantised layer."""
+CODES_TO_WEIGHT = 2
+"""Bytes of a weight in bf16 for each byte of it in float8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer that offloading can take. `sizes`: bytes of its tensors in the order of the table of residents; `place`: the first's
+    there; `number`: the first's in names of tensors, of which it has `numbers`.
+
+    Without tensors: its weight is another module's too, which keeps it on the card. `stuck`: it was so when the layer was taken, and
+    quantising gave it one of its own: that is on the card, and nothing takes it off. `plain_bytes`: a layer that became the trainer's own
+    quantised one after it was taken is still copied as the plain layer that it was, rebuilt on the host first.
+    """
+
+    place: int
+    number: int
+    numbers: int
+    what: int
+    sizes: tuple[int, ...]
+    stuck: bool = False
+    plain_bytes: int | None = None
+
+    @property
+    def copied(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What is copied in to stay in its slot: the weight's tensors, then the bias."""
+        if self.what == OWN:  # buffers; the bias is a parameter, and so stands first
+            codes = self.sizes.index(max(self.sizes))
+            weight = self.sizes[codes:] if self.plain_bytes is None else (self.plain_bytes,)
+            return () if self.stuck else weight, self.sizes[:codes]
+        if self.what == WRAPPED:
+            return (CODES_TO_WEIGHT * self.sizes[0],), self.sizes[2:]
+        return self.sizes[:1], self.sizes[1:]
+
+    @property
+    def passing(self) -> tuple[int, ...]:
+        """What is copied in and gone once the weight is rebuilt: torchao's data and scale."""
+        return self.sizes[:2] if self.what == WRAPPED and not self.stuck else ()
+
+    @property
+    def rebuilt(self) -> bool:
+        """The weight is rebuilt as it is copied in."""
+        return self.what == WRAPPED
+
+    @property
+    def bounces(self) -> bool:
+        """Its backward copies the weight anew, and its input is kept for it (_BouncingLinearFn)."""
+        return self.what != OWN or self.plain_bytes is not None
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.sizes)
+
+
+def taken_before_quantising(layers: Sequence[Layer], plain: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Layers of a component whose layers are taken while they are `plain`, and quantised then, on the host."""
+    out = []
+    for layer, was in zip(layers, plain, strict=True):
+        stuck = bool(layer.sizes) and not was.sizes
+        weight = (was.sizes[0] if was.sizes else 0) if layer.what == OWN else None
+        out.append(replace(layer, stuck=stuck, plain_bytes=weight))
+    return tuple(out)
+
+
+def layers_of(places: Sequence[Sequence[int]], resident: Sequence[int]) -> tuple[Layer, ...]:
+    """Layers from a profile's `places` of a component and a kind of weights, and its table of residents."""
+    out = []
+    for place, count, number, what in places:
+        numbers = count - 1 if what == WRAPPED else count
+        out.append(Layer(place, number, numbers, what, tuple(resident[place : place + count])))
+    return tuple(out)
+
+
+def spread(layers: Sequence[Layer]) -> list[float]:
+    """A number between 0 and 1 for each layer in place of the trainer's random one: as even as can be over layers of each size.
+
+    Van der Corput's sequence over the layers, the largest first: whatever the percentage, close to that share of the bytes is taken,
+    and a higher one takes the same layers and more.
+    """
+    order = sorted(range(len(layers)), key=lambda n: (-layers[n].total_bytes, n))
+    out = [0.0] * len(layers)
+    for rank, n in enumerate(order):
+        value, part, left = 0.0, 0.5, rank + 1
+        while left:
+            value += part * (left & 1)
+            left, part = left >> 1, part / 2
+        out[n] = value
+    return out
+
+
+def choose(components: Sequence[tuple[Sequence[Layer], float]], seed: int | None = None) -> list[frozenset[int]]:
+    """Which layers wait on the host, for each component (its layers, percentage) in the order in which the trainer attaches them.
+
+    `seed`: that of Python's random numbers when loading begins (the trainer's environment variable SEED), which makes it the
+    trainer's own choice. None: the trainer's choice differs from run to run; this one is `spread`'s.
+    """
+    source = None if seed is None else Random(seed)
+    out = []
+    for layers, percent in components:
+        if percent >= 1 or percent <= 0:
+            out.append(frozenset(range(len(layers)) if percent >= 1 else ()))
+            continue
+        numbers = spread(layers) if source is None else [source.random() for _ in layers]
+        out.append(frozenset(n for n, number in enumerate(numbers) if number <= percent))
+    return out
+
+
+def deviation_bytes(layers: Sequence[Layer], percent: float) -> int:
+    """Standard deviation of what stays on the card, layers being chosen at random."""
+    share = min(max(percent, 0.0), 1.0)
+    return round(sqrt(share * (1 - share) * sum(layer.total_bytes**2 for layer in layers)))

@@ -1,0 +1,122 @@
+"""Peak rows of a program with offloaded layers, without making it: for peaks of many percentages at once (planning, `--fast`).
+
+Of the base's allocations those are looked at that come near the highest somewhere, with no layer offloaded or with all: the running total
+there, with inputs that are kept longer, rebuilt weights that are not there, and what lies in the slots. Copies at their own moment are not
+looked at: a lower bound of the program's peak, as all peak rows are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+
+from estimator.features import feature
+from estimator.offload import CODES_TO_WEIGHT, SLOTS, WRAPPED
+from estimator.offload_programs import BACKWARD, FORWARD, NONE, STAYS, Call, Offloaded
+from estimator.program import ALLOCATE, EMPTY_CACHE, Ints, PeakRow, Program
+
+NEAR = 24  # of the highest allocations at each workload
+WORKLOADS = {"B": (1, 4), "T": (256, 1024, 4096, 9216), "X": (64, 512), "r": (8, 64)}
+
+
+class Outline:
+    """What is the same for every choice of layers: the base's candidates, and each call's effect on them."""
+
+    def __init__(self, base: Program, calls: Sequence[Call], what: Offloaded) -> None:
+        self.base, self.calls = base, calls
+        own = len(base.names) - base.imports
+        events, tensors = base.events, base.tensor_of_event
+        births = np.flatnonzero(events == ALLOCATE)
+        signs = np.where(events == ALLOCATE, 1, np.where(events == EMPTY_CACHE, 0, -1))
+        one = np.vstack([base.coefficients, np.zeros((1, len(base.features)), dtype=np.int64)])
+        totals = np.cumsum(one[tensors] * signs[:, None], axis=0)[births]
+        self.deaths = np.full(own + 1, own + 1, dtype=np.int64)  # the allocation before which a tensor is freed; beyond all: it stays
+        freed = (events != ALLOCATE) & (tensors >= 0) & (tensors < own)
+        self.deaths[tensors[freed]] = np.cumsum(events == ALLOCATE)[freed]
+        self.dropped, self.of_layer = self._rebuilt(what)
+        self.points = _points(base.features)
+        longer = np.zeros((own + 2, len(base.features)), dtype=np.int64)
+        tensor, start, end = self._kept([c for c in calls if what.layers[c.layer].bounces])
+        np.add.at(longer, start, base.coefficients[tensor])
+        np.add.at(longer, end, -base.coefficients[tensor])
+        near: set[int] = set()
+        for each in (totals, totals + np.cumsum(longer, axis=0)[:own]):
+            values = each.astype(np.float64) @ self.points
+            near |= set(np.argpartition(-values, min(NEAR, own - 1), axis=0)[:NEAR].ravel().tolist())
+        self.at = np.array(sorted(near), dtype=np.int64)
+        self.totals = totals[self.at]
+
+    def _rebuilt(self, what: Offloaded) -> tuple[Ints, Ints]:
+        """Tensors of weights that float8 layers rebuild, and the layer of each."""
+        one = self.base.features.index("1") if "1" in self.base.features else 0
+        constant = np.where((self.base.coefficients != 0).sum(axis=1) == 1, self.base.coefficients[:, one], 0)
+        found, layers = [], []
+        for call in self.calls:
+            layer = what.resident[call.layer]
+            if layer.what == WRAPPED:
+                weight = CODES_TO_WEIGHT * layer.sizes[0]
+                mine = [k for k in range(call.first, call.last) if k != call.output and constant[k] == weight]
+                found += mine
+                layers += [call.layer] * len(mine)
+        return np.array(found, dtype=np.int64), np.array(layers, dtype=np.int64)
+
+    def _kept(self, calls: Sequence[Call]) -> tuple[Ints, Ints, Ints]:
+        """Inputs that are kept longer: tensor, the allocation before which the base frees it, the one until which it is kept."""
+        own, until = len(self.deaths) - 1, dict[int, int]()
+        for call in calls:
+            if call.input != NONE and call.until != NONE:
+                until[call.input] = max(until.get(call.input, 0), own + 1 if call.until == STAYS else call.until)
+        rows = [(k, int(self.deaths[k]), end) for k, end in until.items() if end > self.deaths[k]]
+        tensor, start, end = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+        return tensor, start, end
+
+    def program(self, what: Offloaded) -> Program:
+        """The base with the peak rows of this choice; events are not changed."""
+        base, at = self.base, self.at
+        taken = np.array(sorted(what.taken), dtype=np.int64)
+        used = [c for c in self.calls if c.layer in what.taken]
+        tensor, start, end = self._kept([c for c in used if what.layers[c.layer].bounces])
+        there = (at[:, None] >= start) & (at[:, None] < end)
+        totals = self.totals + there.astype(np.int64) @ base.coefficients[tensor]
+        other = any(layer.what != WRAPPED for layer in what.layers[:1]) or what.layers is not what.resident
+        gone = self.dropped if other else self.dropped[np.isin(self.of_layer, taken)]
+        lives = (at[:, None] >= gone) & (at[:, None] < self.deaths[gone])
+        totals = totals - lives.astype(np.int64) @ base.coefficients[gone]
+        totals[:, base.features.index("1")] += self._slots(what, used)
+        keep = ~np.isin(at, gone)
+        values = totals[keep].astype(np.float64) @ self.points
+        moments, labels, best = base.moments, base.labels, np.unique(values.argmax(axis=0)).tolist() if keep.any() else []
+        rows = tuple(PeakRow(tuple(totals[keep][n].tolist()), moments[labels[int(at[keep][n])]]) for n in best)
+        copies = {FORWARD: len(used), BACKWARD: len(used)}
+        return Program(
+            base.key, base.features, base.coefficients, base.labels, base.moments, base.names, base.events, base.imports, rows,
+            base.workspace_at, copies=copies,
+        )  # fmt: skip
+
+    def _slots(self, what: Offloaded, used: Sequence[Call]) -> Ints:
+        """Bytes in the slots at each candidate: the last copies of each ring."""
+        out = np.zeros(len(self.at), dtype=np.int64)
+        for ring in (FORWARD, BACKWARD):
+            rows = []
+            for call in used:
+                weight, bias = what.layers[call.layer].copied
+                place = call.first if ring == FORWARD else call.backward
+                if ring == FORWARD or (what.layers[call.layer].bounces and call.until != NONE and place != NONE):
+                    rows.append((place, sum(weight) + (sum(bias) if ring == FORWARD else 0)))
+            if rows:
+                rows.sort()
+                places, sizes = np.array(rows, dtype=np.int64).T
+                sums = np.append(0, np.cumsum(sizes))
+                made = np.searchsorted(places, self.at, side="right")
+                out += sums[made] - sums[np.maximum(made - SLOTS, 0)]
+        return out
+
+
+def _points(features: tuple[str, ...]) -> np.ndarray:
+    grid = np.array(list(product(*WORKLOADS.values())), dtype=np.int64)
+    values = dict(zip(WORKLOADS, grid.T, strict=True))
+    values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"]}
+    values |= {"F": np.ones_like(values["T"]), "K": np.ones_like(values["T"]), "I": np.zeros_like(values["T"])}
+    return np.array([np.broadcast_to(feature(name, values), len(grid)) for name in features], dtype=np.float64)
