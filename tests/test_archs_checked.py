@@ -16,6 +16,7 @@ NAMES = {
     "flux1-schnell": "schnell",
     "flex1": "flex",
     "flux1-kontext": "kontext",
+    "chroma": "chroma",
     "flux2-klein-4b": "klein4b",
     "flux2-klein-9b": "klein9b",
     "zimage": "zimage",

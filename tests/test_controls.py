@@ -94,7 +94,7 @@ def test_a_preview_of_kontext_needs_a_control_image(tmp_path: Path) -> None:
     assert in_prompt.samples == kontext(tmp_path).samples
 
 
-@pytest.mark.parametrize("model", [KONTEXT], ids=["kontext"])
+@pytest.mark.parametrize("model", [KONTEXT, CHROMA], ids=["kontext", "chroma"])
 @pytest.mark.parametrize("where", ["train", "datasets.0"])
 def test_cached_text_is_refused_where_the_trainer_stops_on_it(tmp_path: Path, model: dict[str, str], where: str) -> None:
     sections = process(model=model, sample=PREVIEW)

@@ -23,6 +23,7 @@ ARCHS = {
     "flux_dev_24gb": "flux1-dev",
     "flux_schnell_24gb": "flux1-schnell",
     "flux_kontext_24gb": "flux1-kontext",
+    "chroma_24gb": "chroma",
     "flex1_24gb": "flex1",
     "flux2_klein_4b_ui": "flux2-klein-4b",
     "flux2_klein_9b_ui": "flux2-klein-9b",
