@@ -157,3 +157,12 @@ def test_a_reference_image_is_a_megapixel_at_most_and_whole_tokens(width: int, h
 def test_kontexts_control_images_are_at_the_targets_size_already(tmp_path: Path) -> None:
     """So no advice can be to bring them to it."""
     assert kontext(tmp_path, {"control_path": "/a"}).model.match_target_res
+
+
+def test_kleins_control_images_are_named_as_long_as_they_are_not_recorded(tmp_path: Path) -> None:
+    """A preview's would pass unseen otherwise: other architectures ignore them."""
+    klein = {"name_or_path": "black-forest-labs/FLUX.2-klein-base-4B", "arch": "flux2_klein_4b"}
+    data = [{"folder_path": "/nowhere", "resolution": 512, "control_path": "/a", "control_path_2": ""}]
+    preview = {"samples": [{"prompt": "a fox", "ctrl_img_1": "/a.png"}, {"prompt": "a fox", "ctrl_img": None}]}
+    read_job = read(tmp_path, model=klein, datasets=data, sample=preview)
+    assert unmodelled_keys(read_job) == {"datasets.0.control_path", "sample.samples.0.ctrl_img_1"}

@@ -17,7 +17,9 @@ from estimator.trainers.section import Section, shown
 
 NUMBERED = tuple(f"control_path_{k}" for k in range(1, MOST_IMAGES + 1))
 DATASET_KEYS = frozenset({"control_path", *NUMBERED})  # read here, where the architecture has control images
-PROMPTS, FITTED, TOKENS = "prompts", "fitted", "tokens"  # `control_images` in profiles/archs.yaml
+# `control_images` in profiles/archs.yaml; UNRECORDED: the trainer takes them, and what they need was not recorded
+PROMPTS, FITTED, TOKENS, UNRECORDED = "prompts", "fitted", "tokens", "unrecorded"
+_WHY = "its tokens stand behind the image's in every pass"
 NAMED_FILES = 5
 SMALL: Size = (512, 512)  # what a control image is resized to without full_size_control_images
 
@@ -73,6 +75,11 @@ def read_controls(section: Section, arch: Arch, train: Train, *, cached: bool, b
 def _read_optional(section: Section, folders: tuple[str, ...], arch: Arch) -> ControlRule:
     """Where the prompts do not need them; pictures without control images are trained as they are."""
     found, fitted = section.found, arch.control_images == FITTED
+    if arch.control_images == UNRECORDED:
+        for key in ("control_path", *NUMBERED):
+            if section.values.get(key):
+                found.not_modelled(section.at(key), section.values[key], _WHY)
+        return ControlRule()
     place = section.at(next((key for key in ("control_path", *NUMBERED) if section.values.get(key)), "control_path"))
     if fitted and len(folders) > 1:
         why = f"{arch.name} takes one control image for a picture, and the trainer stops on more"
@@ -116,6 +123,10 @@ def sample_controls(section: Section, arch: Arch) -> tuple[tuple[Size, ...], tup
     """(Control images that the transformer gets, those that the prompts are encoded with) of a preview."""
     if not arch.control_images:
         return (), ()
+    if arch.control_images == UNRECORDED:
+        for key in (key for key in ("ctrl_img", *(f"ctrl_img_{k}" for k in range(1, MOST_IMAGES + 1))) if section.values.get(key)):
+            section.found.not_modelled(section.at(key), section.values[key], _WHY)
+        return (), ()
     one = section.text("ctrl_img") or None
     numbered = [section.text(f"ctrl_img_{k}") or None for k in range(1, MOST_IMAGES + 1)]
     numbered[0] = numbered[0] or one
@@ -129,7 +140,7 @@ def sample_controls(section: Section, arch: Arch) -> tuple[tuple[Size, ...], tup
 
 def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch) -> None:
     """The trainer stops at a preview that has no control image."""
-    if arch.control_images == TOKENS:
+    if arch.control_images in (TOKENS, UNRECORDED):
         return
     fitted = arch.control_images == FITTED
     without = [str(number) for number, one in enumerate(samples, 1) if not (one.controls if fitted else one.seen)]
