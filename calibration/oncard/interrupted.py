@@ -20,8 +20,10 @@ from typing import Any
 
 from calibration.oncard.rows import CELL, whole_lines
 
-MOST_SECONDS_UNTIL_KILLED = 14.0
-"""Starting takes about half of it, so that some are killed before the first cell and most in one."""
+EARLY = 0.2
+"""Share of kills within EARLY_SECONDS of the start, when nothing is measured yet; the others come after some new rows and a while."""
+EARLY_SECONDS, NEW_ROWS, LATER_SECONDS = 2.0, (0, 1, 1, 2), 1.5
+MOST_SECONDS = 300.0
 
 
 def start(folder: Path, options: list[str]) -> subprocess.Popen[bytes]:
@@ -38,14 +40,24 @@ def rows_of(folder: Path) -> list[str]:
     return [row["cell"] for row in rows if row.get("kind") == CELL]
 
 
+def wait(process: subprocess.Popen[bytes], folder: Path, rows: int, chance: random.Random) -> None:
+    """Until a random point of the run, or its end."""
+    early, more = chance.random() < EARLY, rows + chance.choice(NEW_ROWS)
+    until = time.monotonic() + MOST_SECONDS
+    while not early and process.poll() is None and len(rows_of(folder)) < more and time.monotonic() < until:
+        time.sleep(0.01)
+    until = time.monotonic() + chance.uniform(0, EARLY_SECONDS if early else LATER_SECONDS)
+    while process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+
+
 def killed(folder: Path, options: list[str], kills: int, chance: random.Random) -> tuple[int, int]:
     """Start and kill so many times, then let it finish. (kills that came before its end, rows that were there before the last start)."""
     done = 0
     while done < kills:
         process = start(folder, options)
-        before, until = rows_of(folder), time.monotonic() + chance.uniform(0.2, MOST_SECONDS_UNTIL_KILLED)
-        while process.poll() is None and time.monotonic() < until:
-            time.sleep(0.01)
+        before = rows_of(folder)
+        wait(process, folder, len(before), chance)
         if process.poll() is not None:
             break
         os.kill(process.pid, signal.SIGKILL)
