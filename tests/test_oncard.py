@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration.oncard import cells, control, own_run
-from calibration.oncard.cells import STEP, VAE, Cell
+from calibration.oncard.cells import DECODE, STEP, VAE, Cell
 from calibration.oncard.command import architectures
 from calibration.oncard.families import FAMILIES
 from calibration.oncard.reduced import contributions, predicted, segments_of, whole_activations_bytes, whole_bytes
@@ -26,8 +26,10 @@ from calibration.oncard.summary import overlay_of
 from estimator import cli
 from estimator.errors import CannotTell, InputError
 from estimator.gpus import GIB, MIB, find_gpu, named
+from estimator.intervals import profile
 from estimator.overlay_file import read_overlay, write_overlay
 from estimator.programs import load_profile
+from estimator.residual import Interval
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHS = tuple(FAMILIES)
@@ -257,6 +259,28 @@ def test_the_digest_is_of_what_was_measured_not_of_when() -> None:
     first, second = (overlay_of({**HEADER, "date": date}, some, "x") for date, some in (("2026-01-01T00:00:00Z", rows), ("2027", later)))
     assert first.rows == second.rows
     assert overlay_of(HEADER, [*rows[1:], step_row(PLAN[0], 512)], "x").rows != first.rows
+
+
+def test_workspaces_of_cudnn_are_the_decoders_at_the_largest_image() -> None:
+    def image(part: str, side: int, per_pixel: int) -> dict[str, Any]:
+        cell = Cell(part, "zimage", width=side, height=side)
+        sizes = {"predicted_allocated_bytes": GIB, "max_allocated_bytes": GIB + per_pixel * side * side, "outside_bytes": 400 * MIB}
+        return {"kind": "cell", "cell": cell.name, **cell.as_row(), "outcome": "ok", **sizes}
+
+    images = [image(VAE, 1024, 256), image(DECODE, 512, 904), image(DECODE, 1024, 898)]
+    residual = overlay_of(HEADER, [step_row(PLAN[0]), *images], "x").residual
+    assert residual is not None
+    assert residual.cudnn_bytes_per_pixel == Interval(256, 898, 904)
+    shipped = overlay_of(HEADER, [step_row(PLAN[0]), images[0]], "x").residual
+    assert shipped is not None
+    assert shipped.cudnn_bytes_per_pixel == profile().residual.cudnn_bytes_per_pixel, "the encoder alone says too little"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_decoder_of_a_preview_grows_with_the_image(arch: str) -> None:
+    sizes = [sum(contributions(Cell(DECODE, arch, width=side, height=side)).values()) for side in (512, 768, 1024)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] > sum(contributions(Cell(VAE, arch, width=512, height=512)).values()) / 2
 
 
 # --- running ----------------------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Cells: the small runs that a calibration is made of, and which to make. Pure; needs no torch.
 
-A *step* cell is one training step of a transformer with few blocks; a *vae* cell encodes one image; *context* and *limit* are of the card
-itself. Of the step cells that fit, those are taken whose peaks are made of the features in the most different proportions (a greedy
-D-optimal design): together they tell apart which feature a difference between measured and predicted belongs to.
+A *step* cell is one training step of a transformer with few blocks; a *vae* cell encodes one image, a *decode* cell decodes one;
+*context* and *limit* are of the card itself. Of the step cells that fit, those are taken whose peaks are made of the features in the most
+different proportions (a greedy D-optimal design): together they tell apart which feature a difference between measured and
+predicted belongs to.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 from calibration.oncard.families import FAMILIES
 from calibration.oncard.reduced import contributions, weights_bytes
 
-CONTEXT, STEP, VAE, LIMIT = "context", "step", "vae", "limit"
+CONTEXT, STEP, VAE, DECODE, LIMIT = "context", "step", "vae", "decode", "limit"
+OF_IMAGES = (VAE, DECODE)
 SIZES = ((512, 512), (768, 768), (832, 1216), (1024, 1024), (1344, 768))
 RANKS = (8, 32, 64)
 BATCHES = (1, 2)
@@ -30,7 +32,7 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One run. `depth`: blocks of each list of the transformer; `text`: text tokens. Of a vae cell only the size counts."""
+    """One run. `depth`: blocks of each list of the transformer; `text`: text tokens. Of cells of images only the size counts."""
 
     part: str
     arch: str = ""
@@ -44,9 +46,9 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """The memory program of the cell."""
-        if self.part == VAE:
-            return "cache_latents.item"
+        """The memory program of the cell, or how its key begins: the decoder is a part of every preview."""
+        if self.part in OF_IMAGES:
+            return "cache_latents.item" if self.part == VAE else "preview/bf16/"
         return f"step.core/bf16/{'checkpointed' if self.checkpointing else 'full'}/{'one' if self.batch == 1 else 'many'}"
 
     @property
@@ -55,7 +57,7 @@ class Cell:
         if self.part in (CONTEXT, LIMIT):
             return self.part
         size = f"{self.arch}/{self.part}/{self.width}x{self.height}"
-        if self.part == VAE:
+        if self.part in OF_IMAGES:
             return size
         depth = "+".join(map(str, self.depth))
         return f"{size}/depth {depth}/batch {self.batch}/rank {self.rank}/{'checkpointed' if self.checkpointing else 'full'}"
@@ -106,5 +108,5 @@ def plan(archs: Iterable[str], free_bytes: int, steps: int = STEPS_PER_ARCH) -> 
     for arch in archs:
         possible = [cell for cell in candidates(arch) if fits(cell, free_bytes)]
         cells += choose(possible, [contributions(cell) for cell in possible], steps)
-        cells += [Cell(VAE, arch, width=width, height=height) for width, height in VAE_SIZES]
+        cells += [Cell(part, arch, width=width, height=height) for part in OF_IMAGES for width, height in VAE_SIZES]
     return (*cells, Cell(LIMIT))

@@ -27,7 +27,7 @@ from estimator.overlay import Overlay
 from estimator.overlay_file import write_overlay
 
 WORKER = Path(__file__).with_name("worker.py")
-PREDICTED_PARTS = (cells.STEP, cells.VAE)
+PREDICTED_PARTS = (cells.STEP, *cells.OF_IMAGES)
 INSTALL = "install the trainer's own torch, diffusers and transformers, or name the python that has them with --python"
 MOST_WORDS = 200
 Progress = Callable[[int, int, str], None]

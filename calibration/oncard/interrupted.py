@@ -22,7 +22,7 @@ from calibration.oncard.rows import CELL, whole_lines
 
 EARLY = 0.2
 """Share of kills within EARLY_SECONDS of the start, when nothing is measured yet; the others come after some new rows and a while."""
-EARLY_SECONDS, NEW_ROWS, LATER_SECONDS = 2.0, (0, 1, 1, 2), 1.5
+EARLY_SECONDS, NEW_ROWS, LATER_SECONDS = 2.0, (0, 1, 1), 1.0
 MOST_SECONDS = 300.0
 
 

@@ -31,11 +31,17 @@ SHARED_BLOCKS = 2
 
 @cache
 def _kept(arch: str, key: str, depth: tuple[int, ...]) -> tuple[Program, np.ndarray]:
-    """The program, and which of its events are a cell's with so many blocks. Raises CannotTell if it was never recorded."""
-    program, family = load_profile(arch).program(key), FAMILIES[arch]
+    """The program, and which of its events are a cell's with so many blocks; of a preview only the decoder's.
+
+    Raises CannotTell if it was never recorded.
+    """
+    profile, family = load_profile(arch), FAMILIES[arch]
+    program = profile.program(next((each for each in sorted(profile.data["parts"]) if each.startswith(key)), key))
     patterns = [(re.compile(rf"transformer\.{block}\.(\d+)\b"), most) for block, most in zip(family.blocks, depth, strict=False)]
 
     def there(moment: str) -> bool:
+        if key.startswith("preview"):
+            return moment.startswith("vae")
         found = ((pattern.match(moment), most) for pattern, most in patterns)
         return all(match is None or int(match[1]) < most for match, most in found)
 
@@ -45,7 +51,7 @@ def _kept(arch: str, key: str, depth: tuple[int, ...]) -> tuple[Program, np.ndar
 
 
 def _values(cell: Cell) -> dict[str, int]:
-    return {**image_values(cell.width, cell.height), "r": cell.rank, "B": cell.batch, "X": cell.text}
+    return {**image_values(cell.width, cell.height), "r": cell.rank, "B": cell.batch, "X": cell.text, "N": cell.text}
 
 
 @cache

@@ -96,13 +96,16 @@ def residual(shares: Mapping[str, Sequence[float]], done: Sequence[Mapping[str, 
 
 
 def cudnn_per_pixel(done: Iterable[Mapping[str, Any]]) -> Interval | None:
-    """What the VAE's convolutions took beside what is predicted without cuDNN's workspaces, per pixel: least, of the largest, most."""
-    found = []
+    """What the VAE's convolutions took beside what is predicted without cuDNN's workspaces, per pixel: least, likely, most.
+
+    Likely is the decoder's at the largest image: it takes more than the encoder, for which the figure serves as well. None without one.
+    """
+    found: dict[str, list[tuple[int, int]]] = {part: [] for part in cells.OF_IMAGES}
     for row in done:
-        if row["part"] == cells.VAE and row.get("predicted_allocated_bytes"):
-            pixels = int(row["width"]) * int(row["height"])
-            found.append((pixels, max(0, round((int(row["max_allocated_bytes"]) - int(row["predicted_allocated_bytes"])) / pixels))))
-    if not found:
+        if row["part"] in found and row.get("predicted_allocated_bytes"):
+            pixels, more = int(row["width"]) * int(row["height"]), int(row["max_allocated_bytes"]) - int(row["predicted_allocated_bytes"])
+            found[str(row["part"])].append((pixels, max(0, round(more / pixels))))
+    if not found[cells.DECODE]:
         return None
-    each = [size for _, size in found]
-    return Interval(min(each), max(found)[1], max(each))
+    likely, every = max(found[cells.DECODE])[1], [size for sizes in found.values() for _, size in sizes]
+    return Interval(min(every), likely, max(every))

@@ -109,7 +109,9 @@ class Worker:
 
         started = time.monotonic()
         row: dict[str, Any] = {}
-        parts: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {"step": self.step, "vae": self.encode, "limit": self.limit}
+        parts: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
+            "step": self.step, "vae": self.encode, "decode": self.decode, "limit": self.limit,
+        }  # fmt: skip
         try:
             if request["part"] == "context":
                 row.update(self.context())
@@ -176,6 +178,20 @@ class Worker:
             image = torch.zeros(3, request["height"], request["width"], device="cuda", dtype=models.BF16)
             latents = vae.encode(torch.stack([image])).latent_dist.sample()
             (vae.config["scaling_factor"] * (latents - (vae.config["shift_factor"] or 0))).to(models.BF16)
+        torch.cuda.synchronize()
+
+    def decode(self, request: dict[str, Any], row: dict[str, Any]) -> None:
+        import torch
+
+        from calibration.oncard import models
+
+        vae = models.make_vae(models.family_of(request["arch"]))
+        size = (1, vae.config["latent_channels"], request["height"] // 8, request["width"] // 8)
+        latents = torch.zeros(size, device="cuda", dtype=models.BF16)
+        torch.cuda.empty_cache()
+        self.begin(row)
+        with torch.no_grad():
+            vae.decode(latents, return_dict=False)
         torch.cuda.synchronize()
 
     def limit(self, _: dict[str, Any], row: dict[str, Any]) -> None:
