@@ -29,6 +29,10 @@ AITK = os.path.abspath(os.environ["AITK"])
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[:1] = [PROJECT, AITK]  # not this folder: its module names are not for the trainer
 os.chdir(AITK)
+# The same run each time: run.py seeds Python, numpy and torch with SEED, which order the batches, and folders are read in order.
+os.environ.setdefault("SEED", "42")
+walk = os.walk
+os.walk = lambda *a, **k: ((root, dirs, sorted(files)) for root, dirs, files in walk(*a, **k))
 
 from calibration.trainer import import_stubs  # noqa: E402  (before torch: the trainer's imports must find the stubs)
 
