@@ -106,11 +106,26 @@ def _run(arguments: list[str]) -> int:
 
         parser().print_help(sys.stderr)
         return BAD_INPUT_STATUS
+    _refuse_misspelt(arguments)
     name = arguments.pop(0) if arguments[0] in COMMANDS else "check"
     answer = command(name)(arguments, _style)
     print(answer.text, end="")
     print(answer.aside, end="", file=sys.stderr)
     return answer.status
+
+
+def _refuse_misspelt(arguments: Sequence[str]) -> None:
+    """Raises InputError for a word that is nearly a command, and no file: it would be taken for a config."""
+    first, *rest = arguments
+    if first in COMMANDS or first.startswith("-") or not rest or os.path.exists(first):
+        return
+    from difflib import get_close_matches
+
+    near = get_close_matches(first.lower(), COMMANDS, n=1)
+    if near:
+        from estimator.errors import InputError, Problem
+
+        raise InputError(Problem(f"{first}: neither a command nor a file", fix=f"did you mean `estimate {near[0]}`?"))
 
 
 def _style(no_colour: bool) -> Style:

@@ -63,7 +63,10 @@ PLANS: Mapping[str, type[Plan]] = {
 def plan_of(job: Job, profile: Profile) -> Plan:
     """The timeline of a job as its architecture's class in the trainer goes through it."""
     encoders = tuple(name for name in TEXT_ENCODERS if profile.has_resident(name))
-    return PLANS[load_archs().archs[job.arch].model_class](job, encoders)
+    kind = PLANS[load_archs().archs[job.arch].model_class]
+    if kind is Plan and profile.has("step.prompts/one"):  # a profile says how it was cut
+        kind = PromptsApart
+    return kind(job, encoders)
 
 
 def before_steps(plan: Plan) -> Iterator[Operation]:

@@ -334,3 +334,17 @@ def test_two_estimates_of_one_job_are_the_same_text(stage: Stage, capsys: pytest
     first = capsys.readouterr().out
     run("c.yaml", "--gpu", "4090", "--json")
     assert capsys.readouterr().out == first
+
+
+def test_a_misspelt_command_is_no_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plann", "config.yaml", "--gpu", "T4"]) == 2
+    assert "did you mean `estimate plan`?" in capsys.readouterr().err
+
+
+def test_a_config_may_be_called_nearly_like_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("plann").write_text("[]")
+    assert cli.main(["plann", "--gpu", "T4"]) == 2
+    assert "did you mean" not in capsys.readouterr().err

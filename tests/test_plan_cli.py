@@ -105,6 +105,7 @@ def test_several_cards_smallest_first(capsys: pytest.CaptureFixture[str]) -> Non
     ("arguments", "message"),
     [
         (("--gpu", "RTX3060", "--aim", "sped"), "did you mean 'speed'"),
+        (("--gpu", "RTX3060", "--aim", "fast"), "use one of: quality, speed"),
         (("--gpu", "RTX3060", "--aim", ""), "use one of: quality"),
         (("--gpu", "RTX3060", "--keep", "train.batchsize"), "did you mean train.batch_size"),
         (("--gpu", "RTX3060", "--keep", ""), "matches nothing"),

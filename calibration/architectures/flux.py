@@ -13,7 +13,7 @@ LOAD = {
     "load.text": ("Loading T5", "Quantizing T5"),
     "load.rest": ("Loading CLIP", "Making", "Preparing"),
 }
-LAYOUT = Layout(LOAD, ("T", "S", "S128"), 3072, ("T", "X", "S"), padded_tokens=TEXT_TOKENS)
+LAYOUT = Layout(LOAD, ("T", "S", "S128"), 3072, ("T", "X", "S"), padded_tokens=TEXT_TOKENS, prompts_apart=True)
 BUCKETS = (
     (512, 512, 1, 20), (768, 640, 1, 20), (1024, 1024, 1, 20), (1216, 832, 1, 20), (352, 608, 1, 20),
     (512, 512, 2, 20), (704, 960, 2, 20), (640, 448, 3, 20), (512, 768, 4, 20),

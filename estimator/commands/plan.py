@@ -79,6 +79,9 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     return _one(given, subject, gpus[0], target, style) if len(gpus) == 1 else _several(given, subject, gpus, style)
 
 
+SURELY = 0.7  # "fast" is like "frames", and means "speed"
+
+
 def _check_usage(given: argparse.Namespace) -> None:
     """Raises InputError for an unknown aim and for options that exclude each other."""
     from estimator.errors import InputError, Problem
@@ -87,7 +90,7 @@ def _check_usage(given: argparse.Namespace) -> None:
 
     problems = []
     if given.aim not in AIMS:
-        problems.append(Problem(f"--aim {given.aim[:80]}: no such aim", None, "", did_you_mean(given.aim, AIMS)))
+        problems.append(Problem(f"--aim {given.aim[:80]}: no such aim", None, "", did_you_mean(given.aim, AIMS, SURELY)))
     alone = (("--write", given.write), ("--in-place", given.in_place), ("--steps", given.steps), ("--grid", given.grid))
     for name, wanted in alone:
         if wanted not in (None, False) and options.is_several(given.gpu):

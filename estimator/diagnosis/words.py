@@ -135,7 +135,7 @@ def nothing_found(run: LoggedRun, other: Failure | None) -> str:
     if run.stopped:
         return "it was stopped: no memory failure in this log"
     if not run.seen_trainer:
-        return "no memory failure in this log, and nothing that AI Toolkit prints: is it a training log?"
+        return "no memory failure in this log, and nothing that AI Toolkit prints: is it the log of a run? (a config goes behind --config)"
     place = "in training" if run.phase == "train" else _DOING.get((run.phase, run.part), "early")
     return f"the log ends {place}, after {run.step} steps, without an error: still running, cut off, or killed from outside"
 

@@ -82,19 +82,19 @@ def _shortened(problems: list[Problem]) -> list[Problem]:
     return [*problems[:MAX_REPORTED], more]
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice most like `word`, ignoring case; None if none is."""
+def nearest(word: str, choices: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The choice most like `word`, ignoring case; None if none is (as alike as `likeness`, difflib's ratio)."""
     from difflib import get_close_matches
 
     by_lower = {choice.lower(): choice for choice in choices}
-    found = get_close_matches(str(word)[:100].lower(), by_lower, n=1)
+    found = get_close_matches(str(word)[:100].lower(), by_lower, n=1, cutoff=likeness)
     return by_lower[found[0]] if found else None
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
+def did_you_mean(word: str, choices: Iterable[str], likeness: float = 0.6) -> str:
     """`did you mean "x"?`, or the choices themselves if none is near."""
     names = list(choices)
-    near = nearest(word, names)
+    near = nearest(word, names, likeness)
     return f"did you mean {near!r}?" if near else f"use one of: {', '.join(names)}"
 
 
