@@ -100,9 +100,7 @@ class _Rows:
     def _part(self, part: op.Part) -> None:
         counts = self.counts
         figures = figures_of(self.profile, part)
-        threads = ["forward"] if part.key.startswith(COMPUTE) or self.profile.outline(part.key).workspace_at else []
-        threads += ["backward"] if part.key.startswith("step.core") else []
-        for thread in threads:
+        for thread in workspace_threads(self.profile, part.key):
             if not counts.groups.get(f"workspace:{thread}"):
                 counts.groups[f"workspace:{thread}"] = self.workspace_bytes
                 counts.add("workspace", self.workspace_bytes)
@@ -122,6 +120,12 @@ class _Rows:
                 counts.change(group, size)
         if part.key.startswith("load.transformer") and self.unquantised and counts.groups.get("transformer"):
             counts.change("transformer", self._resident_bytes("transformer", self.job.model.weights) - counts.groups["transformer"])
+
+
+def workspace_threads(profile: Profile, key: str) -> list[str]:
+    """The threads that multiply matrices in a part: cuBLAS has a workspace for each."""
+    forward = ["forward"] if key.startswith(COMPUTE) or profile.outline(key).workspace_at else []
+    return [*forward, "backward"] if key.startswith("step.core") else forward
 
 
 @dataclass(frozen=True, slots=True)

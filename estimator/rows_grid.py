@@ -24,8 +24,8 @@ from estimator.offload_profile import profile_of
 from estimator.offload_programs import GROUPS
 from estimator.optimizers import OptimizerProgram
 from estimator.program import Program
-from estimator.residents import COMPUTE, UNIT_BYTES, unquantised_linears
-from estimator.rows import resident_bytes
+from estimator.residents import UNIT_BYTES, unquantised_linears
+from estimator.rows import resident_bytes, workspace_threads
 
 PIXELS = "pixels"
 VAE_MOMENTS = "vae"
@@ -115,6 +115,11 @@ class GridRows:
                 self.counts.change(word.component, -self.counts.groups.get(word.component, np.zeros((), dtype=np.int64)))
             elif isinstance(word, op.Release):
                 self.counts.total = self.counts.total - self.counts.scopes.pop(word.scope, np.zeros((), dtype=np.int64))
+            elif isinstance(word, op.Copy):
+                zero = np.zeros((), dtype=np.int64)
+                held = self.counts.scopes.get(word.scope, zero)
+                self.counts.scopes[word.into] = self.counts.scopes.get(word.into, zero) + held
+                self.counts.total = self.counts.total + held
             elif isinstance(word, tuple):
                 given = next(sizes)
                 if word[0] is op.Begin:
@@ -145,8 +150,7 @@ class GridRows:
     def _part(self, key: str, scope: str, accumulate: bool, values: Mapping[str, Ints]) -> None:
         counts = self.counts
         peak, vae, stays, freed = self._figures_of(key, values)
-        threads = ["forward", "backward"] if key.startswith("step.core") else ["forward"] if key.startswith(COMPUTE) else []
-        for thread in threads:
+        for thread in workspace_threads(self.profile, key):
             if not counts.held(f"workspace:{thread}"):
                 counts.change(f"workspace:{thread}", np.array(self.workspace_bytes))
         if self.profile.outline(key).copies:

@@ -86,6 +86,18 @@ def test_the_table_on_the_screen_and_confirmed(capsys: pytest.CaptureFixture[str
     assert "unconfirmed" not in {row["verdict"] for row in replayed}
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.yaml")))
+def test_sizes_are_taken_all_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one a million cells would take an hour: where arrays and single jobs disagree, an operation was forgotten in one of them."""
+
+    def alone(*_: object) -> list[object]:
+        raise AssertionError("a cell was taken on its own")
+
+    monkeypatch.setattr("estimator.planner.sweep._single", alone)
+    made = sweep(subject_of(name), find_gpu("24GiB"), read_axes(["resolution=512,768", "batch=1-3", "rank=8,24"]))
+    assert made.peak_bytes.min() > 0
+
+
 def test_a_million_cells() -> None:
     axes = read_axes(["resolution=256-1840:16", "batch=1-100", "rank=1-10", "preview=512-1088:64"])
     made = sweep(subject_of("zimage_turbo_ui"), find_gpu("24GiB"), axes)
