@@ -1,0 +1,159 @@
+"""Plans against the trainer: the planned config on a card of that size, and the same config one step up.
+
+    python -m calibration.confirm_plans FOLDER [--only NAME ...] [--list] [options of calibration.trainer]
+
+Each case is an example and a card's size. The example's data is replaced by synthetic images and its run made short; what
+`estimate plan` answers for it is run by the real trainer on the emulated device of that capacity, and must finish; then each step
+up (a change of the plan taken back, or the next larger batch or resolution): where an estimate calls it "oom" it must run out of
+memory, where it calls it "borderline" either may be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from estimator.engine import estimate_job
+from estimator.errors import CannotTell
+from estimator.estimate import SAFE
+from estimator.gpus import find_gpu
+from estimator.planner.edits import Edit, merged
+from estimator.planner.output import edited_text
+from estimator.planner.plans import make_plan
+from estimator.planner.subject import Subject, read_subject
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = 8
+IMAGES = ((2048, 2048), (2304, 1536), (1536, 2304))
+WORDS = "a brass lantern on a wooden table beside a window at dusk"
+
+
+@dataclass(frozen=True)
+class Case:
+    """`steps_up`: so many of the steps up are run."""
+
+    example: str
+    gib: int
+    steps_up: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.example}@{self.gib}"
+
+
+CASES = (
+    Case("flux_dev_24gb", 16), Case("flux_dev_24gb", 24), Case("zimage_turbo_ui", 12), Case("zimage_turbo_ui", 16),
+    Case("wan21_1b_ui", 12), Case("wan21_14b_24gb", 24), Case("qwen_edit_2509_ui", 32), Case("qwen_edit_2509_ui", 48),
+)  # fmt: skip
+
+
+def write_job(case: Case, place: Path) -> Path:
+    """The example with synthetic images and few steps, as a config of its own."""
+    config = yaml.safe_load((ROOT / "examples" / f"{case.example}.yaml").read_text(encoding="utf-8"))
+    for process in config["config"]["process"]:
+        process["training_folder"] = str(place / "out")
+        process["train"]["steps"] = STEPS
+        process.setdefault("sample", {})["sample_every"] = STEPS
+        process["sample"]["sample_steps"] = 1
+        process.setdefault("save", {})["save_every"] = STEPS
+        for number, entry in enumerate(process["datasets"]):
+            for key in [key for key in entry if key == "folder_path" or key.startswith("control_path")]:
+                entry[key] = str(write_images(place / f"data{number}-{key}"))
+        for sample in process["sample"].get("samples", []):
+            for key in [key for key in sample if key.startswith("ctrl_img")]:
+                sample[key] = str(write_images(place / "data-ctrl") / "image0.png")
+    path = place / "config.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def write_images(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, size in enumerate(IMAGES):
+        Image.new("RGB", size).save(folder / f"image{number}.png")
+        (folder / f"image{number}.txt").write_text(WORDS, encoding="utf-8")
+    return folder
+
+
+def steps_up(subject: Subject, gib: int) -> list[tuple[str, tuple[Edit, ...]]]:
+    """What the plan says is not safe any more: each change taken back alone, or the next of each growth."""
+    gpu = find_gpu(f"{gib}GiB")
+    plan = make_plan(subject, gpu, "quality")
+    if plan.edits:
+        return [
+            (f"without {change.name}", merged(edit for other in plan.changes if other is not change for edit in other.edits))
+            for change in plan.changes
+        ]
+    keys = {"batch": "train.batch_size"}
+    return [(f"{g.what} {g.beyond}", (Edit(keys[g.what], g.beyond),)) for g in plan.growth if g.what in keys and g.beyond is not None]
+
+
+def confirm(case: Case, folder: Path, options: list[str]) -> list[dict[str, Any]]:
+    """A row for the planned config and each step up: what was estimated, and how the trainer's run ended."""
+    place = (folder / case.name).resolve()
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    subject = read_subject(str(write_job(case, place)), (), None, ())
+    plan = make_plan(subject, find_gpu(f"{case.gib}GiB"), "quality")
+    if plan.after is None:
+        return [{"case": case.name, "config": "planned", "verdict": "none is safe", "ran": "not run"}]
+    rows = []
+    for what, edits in [("planned", plan.edits), *steps_up(subject, case.gib)[: case.steps_up]]:
+        said = {"case": case.name, "config": what, "edits": [edit.override for edit in edits]}
+        rows.append({**said, **tried(subject, edits, case, place, options)})
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def tried(subject: Subject, edits: tuple[Edit, ...], case: Case, place: Path, options: list[str]) -> dict[str, Any]:
+    job = subject.read(edits)
+    assert job is not None
+    try:
+        verdict = estimate_job(job, find_gpu(f"{case.gib}GiB")).verdict
+    except CannotTell as error:
+        return {"verdict": f"cannot tell: {error}", "ran": "not run"}
+    shutil.rmtree(place / "out", ignore_errors=True)
+    config, out = place / "tried.yaml", place / "run"
+    config.write_text(edited_text(subject, edits)[1], encoding="utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    for cache in place.glob("data*/_*"):  # cached latents and embeddings of the run before
+        shutil.rmtree(cache)
+    command = [sys.executable, "-m", "calibration.trainer", str(config), str(out), "--capacity-mib", str(case.gib * 1024), *options]
+    subprocess.run(command, capture_output=True, text=True)
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    return {"verdict": verdict, "ran": "out of memory" if result["num_ooms"] else result["outcome"], "ooms": result["num_ooms"]}
+
+
+def holds(row: dict[str, Any]) -> bool:
+    """Safe must have run without running out of memory, oom must have run out of it."""
+    expected = {SAFE: ("ok",), "oom": ("out of memory",)}.get(row["verdict"])
+    return expected is None or row["ran"] in expected
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m calibration.confirm_plans", description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", nargs="+", default=[], help="cases whose name contains one of these words")
+    parser.add_argument("--list", action="store_true", help="name the cases and stop")
+    args, options = parser.parse_known_args()
+    cases = [case for case in CASES if not args.only or any(word in case.name for word in args.only)]
+    if args.list:
+        print("\n".join(case.name for case in cases))
+        return 0
+    rows = [row for case in cases for row in confirm(case, args.folder, options)]
+    wrong = [row for row in rows if not holds(row)]
+    print(f"{len(rows) - len(wrong)} of {len(rows)} as estimated")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
