@@ -74,8 +74,8 @@ class Layout:
             return ("1", *clip) if "/many" not in key else ("1", "B", *(f"B*{name}" for name in clip), *clip)
         if kind in ("setup.network", "setup.ema", "step.update", "step.ema", "save", "sample.enter", "sample.leave"):
             return ("1", "r")
-        if kind == "preview.prompts":
-            return ("1", "X", "N")
+        if kind == "preview.prompts":  # N first: where all negative prompts are empty, what has their tokens' size is theirs
+            return ("X", "N", "1")
         if kind.startswith(("text", "cache_text")):
             if key.endswith("images"):
                 return ("1", "X", "I", *(f"{name}*Y" for name in self.flash))
