@@ -16,7 +16,9 @@ LOAD = {
     "load.text": ("Text Encoder", "Quantizing Text"),
     "load.rest": ("Loading VAE", "Making", "Preparing", "Model Loaded"),
 }  # fmt: skip
-LAYOUT = Layout(LOAD, ("T32", "X32", "Z", "Z128", "T", "X"), 3840, ("Z", "T32", "X32"), TEMPLATE_TOKENS, guidance="batched", prompts_apart=True)
+LAYOUT = Layout(
+    LOAD, ("T32", "X32", "Z", "Z128", "T", "X"), 3840, ("Z", "T32", "X32"), TEMPLATE_TOKENS, guidance="batched", prompts_apart=True,
+)  # fmt: skip
 BUCKETS = (
     (512, 512, 1, 12), (784, 656, 1, 60), (1024, 1024, 1, 150), (1232, 816, 1, 30), (336, 624, 1, 100),
     (512, 512, 2, 40), (720, 976, 2, 90), (656, 432, 3, 15), (528, 752, 4, 25),
