@@ -29,10 +29,6 @@ AITK = os.path.abspath(os.environ["AITK"])
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[:1] = [PROJECT, AITK]  # not this folder: its module names are not for the trainer
 os.chdir(AITK)
-# The same run each time: run.py seeds Python, numpy and torch with SEED, which order the batches, and folders are read in order.
-os.environ.setdefault("SEED", "42")
-walk = os.walk
-os.walk = lambda *a, **k: ((root, dirs, sorted(files)) for root, dirs, files in walk(*a, **k))
 
 from calibration.trainer import import_stubs  # noqa: E402  (before torch: the trainer's imports must find the stubs)
 
@@ -46,6 +42,7 @@ if not REAL_MODELS:
     torch.set_num_threads(2)
     models.install()
     patches.values()
+patches.same_course()
 PROBE = os.environ.get("TRAINER_PROBE") == "1"
 R = recorder.Recorder(events=os.environ.get("TRAINER_EVENTS") == "1")
 LABELS = labels.Labels() if R.events else None
