@@ -11,7 +11,7 @@ OstrisLinearLayerMemoryManager), 27a03a91.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from random import Random
@@ -24,6 +24,15 @@ PLAIN, WRAPPED, OWN = 0, 1, 2
 """What a layer is: a weight of the compute dtype; torchao's wrapper of data and scale; the trainer's own quantised layer."""
 CODES_TO_WEIGHT = 2
 """Bytes of a weight in bf16 for each byte of it in float8."""
+
+
+GROUP, STUCK = "offload", "stuck"
+"""Groups of named tensors: what lies in slots; a layer's weights that nothing takes off the card."""
+HELD = "held"
+"""Group of what a slot holds that was made on the default stream: the weight of a layer that is stuck on the card."""
+GROUPS = (GROUP, HELD)
+FORWARD, BACKWARD = "forward", "backward"
+"""The rings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +141,18 @@ def deviation_bytes(layers: Sequence[Layer], percent: float) -> int:
     """Standard deviation of what stays on the card, layers being chosen at random."""
     share = min(max(percent, 0.0), 1.0)
     return round(sqrt(share * (1 - share) * sum(layer.total_bytes**2 for layer in layers)))
+
+
+def slot_name(ring: str, age: int, part: str) -> str:
+    """Of a tensor in a slot: the ring, how many copies ago it was made, and which of the slot's tensors it is."""
+    return f"{HELD if part == HELD else GROUP}:{ring}{age}.{part}"
+
+
+def aged(names: Mapping[str, object], copies: Mapping[str, int]) -> dict[str, str]:
+    """New names of the slots' tensors that are still there after so many copies in each ring."""
+    out = {}
+    for name in names:
+        ring_age, _, part = name.partition(":")[2].partition(".")
+        ring = FORWARD if ring_age.startswith(FORWARD) else BACKWARD
+        out[name] = slot_name(ring, int(ring_age.removeprefix(ring)) + copies.get(ring, 0), part)
+    return out

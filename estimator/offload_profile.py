@@ -146,7 +146,9 @@ class OffloadProfile(Profile):
     def figures(self, key: str) -> dict[object, object]:
         """See `Profile`."""
         share = self._share(key)
-        return self.base.kept if share is None else share.figures
+        if share is not None:
+            return share.figures
+        return self.base.kept if self._instead(key) == key else self.kept
 
     def _share(self, key: str) -> Shares | None:
         """Of which component's choice a part depends; None: of none's."""
@@ -199,7 +201,8 @@ class OffloadProfile(Profile):
         layers = self.layers(component, self.weights_of(component))
         if name == "load.text" and self._takes_text(BEFORE):
             return offload_programs.loaded_late(program, component, self.layers(component, "bf16"), layers, taken)
-        return offload_programs.loaded(program, component, layers, taken)
+        made = offload_programs.loaded_first if self._takes_text(AFTER) else offload_programs.loaded
+        return made(program, component, layers, taken)
 
     def _calls(self, key: str, component: str) -> tuple[Call, ...]:
         """Where in a recorded part the component's layers are used."""

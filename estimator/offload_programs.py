@@ -8,13 +8,13 @@ it holds for any choice of layers.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from estimator.derived_weights import highest
-from estimator.offload import CODES_TO_WEIGHT, SLOTS, STREAM, WRAPPED, Layer
+from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, HELD, SLOTS, STREAM, STUCK, WRAPPED, Layer, slot_name
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Program, peak_rows
 
 NONE, STAYS = -1, -2
@@ -22,11 +22,6 @@ COPY, MADE = -1, -2  # of tensors that the base has not: on the copies' stream, 
 REBUILD = "rebuild"
 FP32_TO_BF16 = 2
 MOMENT = "layer offloading: a layer's weights are copied in"
-GROUP, STUCK = "offload", "stuck"
-HELD = "held"
-"""Group of what a slot holds that was made on the default stream: the weight of a layer that is stuck on the card."""
-GROUPS = (GROUP, HELD)
-FORWARD, BACKWARD = "forward", "backward"
 PARTS = 4  # the most tensors that a slot holds besides a bias
 
 
@@ -53,30 +48,28 @@ class Offloaded:
     taken: frozenset[int]
 
 
-def slot_name(ring: str, age: int, part: str) -> str:
-    """Of a tensor in a slot: the ring, how many copies ago it was made, and which of the slot's tensors it is."""
-    return f"{HELD if part == HELD else GROUP}:{ring}{age}.{part}"
-
-
-def aged(names: Mapping[str, object], copies: Mapping[str, int]) -> dict[str, str]:
-    """New names of the slots' tensors that are still there after so many copies in each ring."""
-    out = {}
-    for name in names:
-        ring_age, _, part = name.partition(":")[2].partition(".")
-        ring = FORWARD if ring_age.startswith(FORWARD) else BACKWARD
-        out[name] = slot_name(ring, int(ring_age.removeprefix(ring)) + copies.get(ring, 0), part)
-    return out
-
-
 def offloaded(base: Program, calls: Sequence[Call], what: Offloaded) -> Program:
     """The program with those layers offloaded."""
     return _Editor(base, what).program(calls)
 
 
 def loaded(base: Program, component: str, layers: Sequence[Layer], taken: frozenset[int]) -> Program:
-    """A part of loading without the weights that wait on the host, which are taken off the card, or not moved to it, at its end."""
+    """A part of loading without the weights that wait on the host: they were taken before the move that would bring them to the card."""
+    return _without(base, _leaves(base, component, layers, taken), base.names)
+
+
+def loaded_first(base: Program, component: str, layers: Sequence[Layer], taken: frozenset[int]) -> Program:
+    """A part of loading after which the weights that wait on the host are taken off the card."""
+    gone = _leaves(base, component, layers, taken)
+    own = len(base.names) - base.imports
+    names = tuple(None if k in gone else name for k, name in enumerate(base.names))
+    return replace(base, events=np.append(base.events, [own - k for k in sorted(gone)]).astype(np.int64), names=names)
+
+
+def _leaves(base: Program, component: str, layers: Sequence[Layer], taken: frozenset[int]) -> set[int]:
+    """Tensors of offloaded layers that the part leaves on the card."""
     gone = _names(component, (layers[k] for k in taken))
-    return _without(base, {k for k in base.exported if (base.names[k] or "").split(".")[0] in gone}, base.names)
+    return {k for k in base.exported if (base.names[k] or "").split(".")[0] in gone}
 
 
 def loaded_late(base: Program, component: str, plain: Sequence[Layer], layers: Sequence[Layer], taken: frozenset[int]) -> Program:

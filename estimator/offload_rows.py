@@ -13,8 +13,8 @@ from itertools import product
 import numpy as np
 
 from estimator.features import feature
-from estimator.offload import CODES_TO_WEIGHT, SLOTS, WRAPPED
-from estimator.offload_programs import BACKWARD, FORWARD, NONE, STAYS, Call, Offloaded
+from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, SLOTS, WRAPPED
+from estimator.offload_programs import NONE, STAYS, Call, Offloaded
 from estimator.program import ALLOCATE, EMPTY_CACHE, Ints, PeakRow, Program
 
 NEAR = 24  # of the highest allocations at each workload

@@ -12,8 +12,7 @@ from estimator.allocator import EMPTY_CACHE, FREE, OutOfMemory
 from estimator.allocator_compiled import replaying_allocator
 from estimator.archs import load_archs
 from estimator.job import Job
-from estimator.offload import STREAM
-from estimator.offload_programs import GROUP, GROUPS, aged
+from estimator.offload import GROUP, GROUPS, STREAM, aged
 from estimator.program import ALLOCATE, Ints, Program
 from estimator.programs import PLACES_OF_LINEAR, TENSORS_OF_LINEAR, Profile
 from estimator.residents import (

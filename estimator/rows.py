@@ -15,8 +15,8 @@ from estimator import plans
 from estimator.archs import load_archs
 from estimator.batches import steps_of
 from estimator.job import Job
+from estimator.offload import GROUPS
 from estimator.offload_profile import profile_of
-from estimator.offload_programs import GROUPS
 from estimator.program import Ints
 from estimator.programs import Profile
 from estimator.residents import COMPUTE, UNIT_BYTES, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, shown, unquantised_linears

@@ -20,8 +20,8 @@ from estimator.batches import steps_of
 from estimator.features import Ints, feature
 from estimator.grid import NO_ROW, grid
 from estimator.job import Job
+from estimator.offload import GROUPS
 from estimator.offload_profile import profile_of
-from estimator.offload_programs import GROUPS
 from estimator.optimizers import OptimizerProgram
 from estimator.program import Program
 from estimator.residents import UNIT_BYTES, unquantised_linears

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from made_jobs import ROOT
 
 from estimator.job import Job
-from estimator.offload import SLOTS, Layer, choose, deviation_bytes, layers_of, spread
+from estimator.offload import GROUP, SLOTS, STREAM, Layer, aged, choose, deviation_bytes, layers_of, spread
 from estimator.offload_profile import OffloadProfile, chance_bytes, profile_of, waiting
-from estimator.offload_programs import GROUP, STREAM, Call, Offloaded, aged, offloaded
+from estimator.offload_programs import Call, Offloaded, offloaded
 from estimator.program import ALLOCATE, EventProgram, Program
 from estimator.rows import bound
 from estimator.timeline import simulate

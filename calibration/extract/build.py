@@ -162,13 +162,13 @@ def write(
         matrix = _matrix(program)
         columns = [program.features.index(f) if f in program.features else -1 for f in features]
         wide = np.stack([matrix[:, c] if c >= 0 else np.zeros(len(matrix), dtype=np.int64) for c in columns], axis=1)
-        order = _order(program)
-        arrays[f"e{number}"], arrays[f"t{number}"] = _coded(program, order), np.array([
+        order = order_of(program)
+        arrays[f"e{number}"], arrays[f"t{number}"] = coded(program, order), np.array([
             (pool.setdefault(tuple(wide[k].tolist()), len(pool)), labels.setdefault(program.sequence.labels[k], len(labels)),
              -1 if program.sequence.names[k] is None else names.setdefault(str(program.sequence.names[k]), len(names)))
             for k in order], dtype=np.int32).reshape(-1, 3)  # fmt: skip
         if program.sequence.calls:
-            arrays[f"c{number}"] = _calls(program, order)
+            arrays[f"c{number}"] = calls_of(program, order)
         rows = peak_rows(program.sequence, wide, features)
         described[key] = {
             "number": number, "imports": sum(program.sequence.imported), "recordings": program.recordings,
@@ -184,22 +184,22 @@ def write(
         "residents": {key: _runs_of(sizes) for key, sizes in sorted(tables.items())}, "labels": list(labels), "names": list(names),
         **(offload or {}),
     }  # fmt: skip
-    (out / "profile.json").write_text(_readable(profile))
-    _write_archive(out / "programs.npz", arrays)
+    (out / "profile.json").write_text(readable(profile))
+    write_archive(out / "programs.npz", arrays)
 
 
 def _matrix(program: Program) -> np.ndarray:
     return np.array(program.coefficients, dtype=np.int64).reshape(-1, len(program.features))
 
 
-def _order(program: Program) -> list[int]:
+def order_of(program: Program) -> list[int]:
     """Tensors in order of allocation, imports last."""
     imported = program.sequence.imported
     own = [e for e in program.sequence.events if e is not None and e >= 0]
     return own + [k for k in range(len(imported)) if imported[k]]
 
 
-def _coded(program: Program, order: list[int]) -> np.ndarray:
+def coded(program: Program, order: list[int]) -> np.ndarray:
     place = {k: i for i, k in enumerate(order)}
     own = len(order) - sum(program.sequence.imported)
     codes, born = [], 0
@@ -218,7 +218,7 @@ def _coded(program: Program, order: list[int]) -> np.ndarray:
 NONE, STAYS = -1, -2
 
 
-def _calls(program: Program, order: list[int]) -> np.ndarray:
+def calls_of(program: Program, order: list[int]) -> np.ndarray:
     """Uses of layers (estimator/offload.py reads them): layer, then tensors by their place: first, last, input, output, backward, until."""
     place = {k: i for i, k in enumerate(order)}
     end = len(order) - sum(program.sequence.imported)
@@ -243,7 +243,7 @@ def _runs_of(sizes: list[int]) -> list[list[int]]:
     return out
 
 
-def _readable(profile: dict[str, Any]) -> str:
+def readable(profile: dict[str, Any]) -> str:
     """JSON with a line for each part, label list and so on: small, and readable in a diff."""
     lines = []
     for key, value in profile.items():
@@ -255,7 +255,7 @@ def _readable(profile: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _write_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name in sorted(arrays):
             buffer = io.BytesIO()

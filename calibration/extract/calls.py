@@ -1,0 +1,73 @@
+"""`python -m calibration.extract.calls ARCH PROBES`: where layers are used, added to a profile that was made of recordings without it.
+
+Each part of the profile takes the calls of a recording that has the very same events; parts that none has are left as they are, and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration import probes
+from calibration.architectures import ARCHITECTURES
+from calibration.extract import build
+from calibration.extract.align import Sequence, canonical
+from calibration.extract.programs import Program
+from calibration.extract.runs import read
+
+USING = ("step.core/", "preview/", "text/")
+
+
+def add(arch: str, folders: list[Path], out: Path) -> tuple[list[str], list[str]]:
+    """Parts that have calls now, and parts of the recorded kinds of weights that have none."""
+    profile: dict[str, Any] = json.loads((out / "profile.json").read_text())
+    arrays = dict(np.load(out / "programs.npz").items())
+    parts = profile["parts"]
+    offload: dict[str, Any] = {"layers": profile.get("layers", {}), "places": profile.get("places", {})}
+    weights: set[str] = set()
+    for folder in folders:
+        run = read(folder)
+        if not run.layers:
+            continue
+        offload["layers"].update(build.layers(run))
+        offload["places"].update(build.places(run))
+        for part in build.occurrences(run, ARCHITECTURES[arch].layout):
+            if not part.key.startswith(USING) or part.key not in parts:
+                continue
+            weights.add(part.key.split("/")[1])
+            number = parts[part.key]["number"]
+            program = _program(part.key, canonical(part))
+            order = build.order_of(program)
+            codes = build.coded(program, order)
+            if f"c{number}" not in arrays and np.array_equal(codes, arrays[f"e{number}"]):
+                arrays[f"c{number}"] = build.calls_of(program, order)
+    profile.update(offload)
+    (out / "profile.json").write_text(build.readable(profile))
+    build.write_archive(out / "programs.npz", arrays)
+    mine = [key for key in parts if key.startswith(USING) and key.split("/")[1] in weights]
+    found = [key for key in mine if f"c{parts[key]['number']}" in arrays]
+    return found, [key for key in mine if key not in found]
+
+
+def _program(key: str, sequence: Sequence) -> Program:
+    return Program(key, sequence, (), [], 1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m calibration.extract.calls", description=__doc__)
+    parser.add_argument("arch", choices=sorted(ARCHITECTURES))
+    parser.add_argument("probes", type=Path, help="the folder that calibration.probes recorded into")
+    args = parser.parse_args()
+    recorded = [run for run in probes.folders(args.arch, args.probes) if (run / "trace.npz").exists()]
+    found, without = add(args.arch, recorded, Path(__file__).resolve().parents[2] / "profiles" / args.arch)
+    print("\n".join([f"{len(found)} parts with calls", *(f"none: {key}" for key in without)]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
