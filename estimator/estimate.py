@@ -73,6 +73,23 @@ class Advice:
 
 
 @dataclass(frozen=True, slots=True)
+class Host:
+    """RAM that the job needs at least, at its highest `moment`, by component. `ram_bytes`: what there is (None: not said)."""
+
+    components: Mapping[str, int]
+    moment: str
+    ram_bytes: int | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.components.values())
+
+    @property
+    def enough(self) -> bool | None:
+        return None if self.ram_bytes is None else self.total_bytes <= self.ram_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """Everything the CLI shows for one job on one card. `peak` is an index into `phases`.
 
@@ -91,6 +108,7 @@ class Estimate:
     warnings: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
     lower_bound: bool = False
+    host: Host | None = None
 
     @property
     def peak_phase(self) -> PhaseEstimate | None:

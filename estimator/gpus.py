@@ -83,6 +83,12 @@ _NEARLY_SIZE = re.compile(r"\d+(\.\d+)?[a-z]{0,3}", re.ASCII)
 _SMALLEST_BYTES, _LARGEST_BYTES = 1 * GIB, 1024 * GIB
 
 
+def size_bytes(text: str) -> int | None:
+    """Bytes of a size with a unit ("32GiB", "24000MiB", "24GB": decimal); None if `text` is none."""
+    size = _SIZE.fullmatch(text.strip().lower())
+    return None if size is None else round(float(size[1]) * _UNIT_BYTES[size[2]])
+
+
 def find_gpu(text: str, os: str = "linux") -> Gpu:
     """The card that `text` names, or a card of the size that it gives ("23.5GiB", "24000MiB", "24GB": decimal).
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from estimator.errors import Problem
-from estimator.estimate import Advice, Estimate, Interval, PhaseEstimate, Variant, worst_verdict
+from estimator.estimate import Advice, Estimate, Host, Interval, PhaseEstimate, Variant, worst_verdict
 from estimator.gpus import Calibration, Gpu
 from estimator.report_words import headline
 
@@ -46,7 +46,16 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
         ],
         "retries": estimate.retries,
         "lower_bound": estimate.lower_bound,
+        "host": None if estimate.host is None else host_document(estimate.host),
     }
+
+
+def host_document(host: Host) -> dict[str, Any]:
+    """RAM of the machine: at least so much, at its highest moment."""
+    return {
+        "bytes": host.total_bytes, "moment": host.moment, "components": dict(host.components), "ram_bytes": host.ram_bytes,
+        "enough": host.enough,
+    }  # fmt: skip
 
 
 def several_document(documents: Sequence[dict[str, Any]], exit_status: int) -> dict[str, Any]:

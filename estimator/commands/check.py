@@ -50,6 +50,7 @@ def parser() -> options.Parser:
     made.add_argument("--trainer-version", metavar="V", help="of the trainer that will run it, where another than was recorded")
     made.add_argument("--fast", action="store_true", help="peak rows only, without the allocator's replay: a lower bound")
     made.add_argument("--required", action="store_true", help="also find the smallest capacity at which the job is safe")
+    made.add_argument("--ram", metavar="SIZE", help="RAM of the machine, such as 32GiB: a warning if it is too small for what waits there")
     made.add_argument("--details", action="store_true", help="all phases, with the ledger of each")
     options.add_version(made)
     options.add_output(made)
@@ -72,7 +73,8 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
         from estimator.drift import checked_version
 
         jobs = tuple(replace(job, trainer_version=checked_version(given.trainer_version)) for job in jobs)
-    results = [_estimates(job, gpus, given) for job in jobs]
+    ram_bytes = options.ram(given)
+    results = [[_with_host(estimate, ram_bytes) for estimate in _estimates(job, gpus, given)] for job in jobs]
     status = status_of(worst_verdict(_best(each) if every_card else each[0].verdict for each in results))
     if given.json:
         return Answer(_json([estimate for each in results for estimate in each], status), status)
@@ -98,6 +100,19 @@ def _estimates(job: Job, gpus: Sequence[Gpu], given: argparse.Namespace) -> list
         assumptions = dict.fromkeys((*estimate.assumptions, *gpu.notes, *(() if measured else (PROVISIONAL,))))
         estimates.append(replace(estimate, assumptions=tuple(assumptions)))
     return estimates
+
+
+def _with_host(estimate: Estimate, ram_bytes: int | None) -> Estimate:
+    """With the RAM that the job needs, and a warning where the machine has less."""
+    from dataclasses import replace
+
+    from estimator.host import host_memory, warning
+
+    if not estimate.phases:
+        return estimate
+    host = host_memory(estimate.job, ram_bytes)
+    told = warning(host) if host is not None else None
+    return replace(estimate, host=host, warnings=(*estimate.warnings, *([told] if told else [])))
 
 
 def _advice(job: Job, gpu: Gpu, estimate: Estimate) -> tuple[Advice, ...]:

@@ -70,6 +70,19 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-color", "--no-colour", action="store_true", help="no colour (also: NO_COLOR, or a pipe)")
 
 
+def ram(given: argparse.Namespace) -> int | None:
+    """Bytes of --ram; None where it is not given. Raises InputError for what is no size."""
+    from estimator.errors import InputError, Problem
+    from estimator.gpus import size_bytes
+
+    if given.ram is None:
+        return None
+    size = size_bytes(given.ram)
+    if size is None:
+        raise InputError(Problem(f"--ram {given.ram}: no size", fix="write its unit, for example --ram 32GiB"))
+    return size
+
+
 def is_several(text: str) -> bool:
     """Whether --gpu names more than one card."""
     return text.strip().lower() == "all" or "," in text

@@ -1,0 +1,89 @@
+"""Memory of the machine beside the card: what waits in RAM, which layer offloading moves the limit to. A lower bound, by named terms.
+
+Moments that can be the highest: reading the transformer, reading the text encoder beside what of the transformer waits already, caching
+(everything but the VAE is on the host), and training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from estimator.errors import CannotTell
+from estimator.estimate import Host
+from estimator.gpus import GIB
+from estimator.job import Job
+from estimator.offload_profile import profile_of, waiting
+from estimator.programs import Profile, load_profile
+
+PROCESS_BYTES = 4 * GIB
+"""Python, torch with CUDA's libraries, the data loader: assumed, not measured."""
+LATENT_FRAMES = 4
+"""Frames of a clip that one latent frame holds, after the first."""
+LATENT_BYTES = {"flux2_klein": (256, 16)}
+"""By model class: bytes of a latent's column of channels in 2 bytes, and pixels on its side (128 channels for 16 x 16 pixels)."""
+LATENT_BYTES_ELSE = (32, 8)
+"""The same of the other VAEs: 16 channels for 8 x 8 pixels."""
+ENCODERS = ("text_encoder0", "text_encoder1")
+
+
+def host_memory(job: Job, ram_bytes: int | None = None) -> Host | None:
+    """What the job keeps in RAM at the moment when it is most; None where weights of the architecture were not recorded unquantised."""
+    try:
+        moments = _moments(job, load_profile(job.arch))
+    except CannotTell:
+        return None
+    worst = max(moments.values(), key=lambda terms: sum(terms.values()))
+    moment = next(name for name, terms in moments.items() if terms is worst)
+    components = {name: size for name, size in (worst | {"process": PROCESS_BYTES}).items() if size}
+    return Host(components, moment, ram_bytes)
+
+
+def _moments(job: Job, base: Profile) -> dict[str, dict[str, int]]:
+    model = job.model
+    offload = waiting(profile_of(job.arch, model))
+    encoders = [name for name in ENCODERS if base.has_resident(name)]
+    plain, text_plain = _bytes(base, ["transformer"], "bf16"), _bytes(base, encoders, "bf16")
+    held, text_held = _bytes(base, ["transformer"], model.weights), _bytes(base, encoders, model.te_weights)
+    pinned = offload.waiting_bytes("transformer") if offload is not None else 0
+    text_pinned = sum(offload.waiting_bytes(name) for name in encoders) if offload is not None and offload.shares else 0
+    beside = pinned or (held if model.low_vram else 0)
+    unloaded = job.train.unload_text_encoder or job.train.cache_text_embeddings
+    caches = any(d.cache_latents or d.cache_latents_to_disk for d in job.datasets) or job.train.cache_text_embeddings
+    out: dict[str, dict[str, int]] = {
+        "loading the transformer": {"transformer": plain},
+        "loading the text encoder": {"transformer": beside, "text_encoder": text_plain},
+        "training": {
+            "transformer": pinned, "text_encoder": 0 if unloaded else text_pinned, "latents": latent_bytes(job),
+        },
+    }  # fmt: skip
+    if caches:
+        out["caching"] = {"transformer": held, "text_encoder": text_held, "latents": latent_bytes(job)}
+    return out
+
+
+def _bytes(base: Profile, components: list[str], weights: str) -> int:
+    return sum(sum(base.resident(component, weights)) for component in components)
+
+
+def latent_bytes(job: Job, by_class: Mapping[str, tuple[int, int]] = LATENT_BYTES) -> int:
+    """Latents that are kept in memory, where they are cached there and not on disk."""
+    from estimator.archs import load_archs
+
+    size, side = by_class.get(load_archs().archs[job.arch].model_class, LATENT_BYTES_ELSE)
+    columns = sum(
+        bucket.width * bucket.height * (1 + (bucket.frames - 1) // LATENT_FRAMES) * bucket.count
+        for dataset in job.datasets
+        if dataset.cache_latents and not dataset.cache_latents_to_disk
+        for bucket in dataset.buckets
+    )
+    return columns * size // side**2
+
+
+def warning(host: Host) -> str | None:
+    """What to say where the machine's RAM is named and too small."""
+    if host.ram_bytes is None or host.enough:
+        return None
+    return (
+        f"at least {host.total_bytes / GIB:.1f} GiB of RAM are needed (while {host.moment}), {host.ram_bytes / GIB:.1f} are there: "
+        "the trainer will swap, or be killed by the system"
+    )

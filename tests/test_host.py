@@ -1,0 +1,74 @@
+"""RAM that a job needs: which moment is the highest, what counts there, and the warning."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from made_jobs import ROOT
+
+from estimator.cli import main
+from estimator.gpus import GIB
+from estimator.host import PROCESS_BYTES, host_memory, latent_bytes, warning
+from estimator.job import Bucket, Job
+from estimator.programs import load_profile
+from estimator.trainers import read_jobs
+
+CONFIG = ROOT / "examples" / "zimage_base_ui.yaml"
+
+
+def zimage(**model: object) -> Job:
+    (job,) = read_jobs(CONFIG)
+    return replace(job, model=replace(job.model, **model))  # type: ignore[arg-type]
+
+
+def weights(component: str, kind: str) -> int:
+    return sum(load_profile("zimage").resident(component, kind))
+
+
+def test_unquantised_weights_are_read_one_component_after_the_other() -> None:
+    """The transformer goes to the card before the text encoder is read: the larger of the two."""
+    host = host_memory(zimage(weights="bf16", te_weights="bf16", low_vram=False))
+    assert host is not None
+    assert host.total_bytes == PROCESS_BYTES + weights("transformer", "bf16")
+    assert host.moment == "loading the transformer"
+
+
+def test_offloaded_layers_stay_while_the_text_encoder_is_read() -> None:
+    job = zimage(weights="bf16", te_weights="bf16", low_vram=False, layer_offloading=True)
+    host = host_memory(job)
+    assert host is not None
+    assert host.moment == "loading the text encoder"
+    assert host.components["text_encoder"] == weights("text_encoder0", "bf16")
+    assert weights("transformer", "bf16") * 0.99 < host.components["transformer"] < weights("transformer", "bf16")
+
+
+def test_latents_count_where_they_are_kept_in_memory() -> None:
+    """16 channels of 2 bytes for 8 x 8 pixels."""
+    job = zimage()
+    dataset = replace(job.datasets[0], buckets=(Bucket(1024, 512, count=10),), cache_latents=True, cache_latents_to_disk=False)
+    assert latent_bytes(replace(job, datasets=(dataset,))) == 10 * 16 * 2 * (1024 // 8) * (512 // 8)
+    assert latent_bytes(replace(job, datasets=(replace(dataset, cache_latents_to_disk=True),))) == 0
+
+
+@pytest.mark.parametrize(("ram", "enough"), [("16GiB", False), ("64GiB", True)])
+def test_a_machine_that_is_too_small_is_told(ram: str, enough: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    offload = ["--set", "model.layer_offloading=true", "--set", "model.quantize=false", "--set", "model.quantize_te=false"]
+    main([str(CONFIG), "--gpu", "RTX4090", "--ram", ram, "--json", *offload])
+    document = json.loads(capsys.readouterr().out)
+    assert document["host"]["enough"] is enough
+    assert document["host"]["ram_bytes"] == int(ram.removesuffix("GiB")) * GIB
+    assert document["host"]["bytes"] == sum(document["host"]["components"].values())
+    assert any("GiB of RAM" in each for each in document["warnings"]) is not enough
+
+
+def test_without_ram_nothing_is_judged() -> None:
+    host = host_memory(zimage())
+    assert host is not None
+    assert (host.enough, warning(host)) == (None, None)
+
+
+def test_ram_without_a_unit_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(CONFIG), "--gpu", "RTX4090", "--ram", "lots"]) == 2
+    assert "--ram lots" in capsys.readouterr().err
