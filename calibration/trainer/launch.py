@@ -42,7 +42,6 @@ if not REAL_MODELS:
     torch.set_num_threads(2)
     models.install()
     patches.values()
-patches.same_course()
 PROBE = os.environ.get("TRAINER_PROBE") == "1"
 R = recorder.Recorder(events=os.environ.get("TRAINER_EVENTS") == "1")
 LABELS = labels.Labels() if R.events else None

@@ -67,7 +67,7 @@ def cuda_truth(any_is: bool | None = None, row_mask: bool = False, all_is: Calla
                 setattr(tensor, name, value)
 
 
-def same_course() -> None:
+def _same_course() -> None:
     """A run takes the same course each time: run.py seeds Python, numpy and torch with SEED, and folders are read in order."""
     os.environ.setdefault("SEED", "42")
     walk = os.walk
@@ -75,7 +75,8 @@ def same_course() -> None:
 
 
 def values() -> None:
-    """nonzero() would be empty and isfinite() false: the trainer would drop the loss and its backward."""
+    """nonzero() would be empty and isfinite() false: the trainer would drop the loss and its backward. And chance takes one course."""
+    _same_course()
     real_nonzero, real_isfinite = torch.Tensor.nonzero, torch.isfinite
 
     def nonzero(self: Any, *a: Any, **k: Any) -> Any:
