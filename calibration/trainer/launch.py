@@ -15,7 +15,6 @@ import os
 import resource
 import runpy
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -296,5 +295,4 @@ def main() -> None:
     os._exit(0)  # interpreter shutdown would run module destructors against the emulated device
 
 
-STARTED = time.time()
 main()
