@@ -89,7 +89,7 @@ class Profile:
         return self.data["labels"]  # type: ignore[no-any-return]
 
     def has(self, key: str) -> bool:
-        return key in self.data["parts"] or (self.shares_all and self.relative is not None and self.relative.has(key))
+        return key in self.data["parts"] or (self._is_relatives(key) and self.relative is not None and self.relative.has(key))
 
     def has_own(self, beginning: str) -> bool:
         """Whether any part that begins so was recorded for this very architecture."""
@@ -99,6 +99,10 @@ class Profile:
     def shares_all(self) -> bool:
         """Whether all that was not recorded for it is the relative's, to the last weight (Qwen-Image-Edit: Qwen-Image's)."""
         return self.data.get("shares") == "all"
+
+    def _is_relatives(self, key: str) -> bool:
+        """Whether a part is the relative's whatever it is: of a kind of which none was recorded here (else the relative's is another)."""
+        return self.shares_all and not self.has_own(f"{key.split('/')[0]}/")
 
     @cached_property
     def relative(self) -> Profile | None:
@@ -122,7 +126,9 @@ class Profile:
                 self._programs[key] = self._derived(key, *derived)
                 return self._programs[key]
             if key not in self.data["parts"]:
-                if self.relative is not None and (self.shares_all or (self.relative.has(key) and key.startswith(SHARED_PARTS))):
+                if self.relative is not None and (
+                    self._is_relatives(key) or (self.relative.has(key) and key.startswith(SHARED_PARTS) and not self.shares_all)
+                ):
                     return self.relative.program(key)
                 fix = "record it: see docs/adding_an_architecture.md"
                 raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))

@@ -41,7 +41,11 @@ def batched(arch: str) -> bool:
 def weights_of(arch: str) -> tuple[str, ...]:
     """Kinds of base weights that were recorded, with low_vram and without. (The trainer turns qfloat8 into float8 for Z-Image turbo.)"""
     profile = load_profile(arch)
-    return tuple(w for w in RECORDED_WEIGHTS if all(profile.has(f"load.transformer/{w}/{low}") for low in ("plain", "low_vram")))
+    return tuple(w for w in RECORDED_WEIGHTS if all(map(profile.has, _needed(w))))
+
+
+def _needed(weights: str) -> list[str]:
+    return [f"load.transformer/{weights}/plain", f"load.transformer/{weights}/low_vram", f"step.core/{weights}/checkpointed/one"]
 
 
 def te_weights_of(arch: str) -> tuple[str, ...]:

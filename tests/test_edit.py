@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from estimator.advice import edits
 from estimator.batches import steps_of
 from estimator.controls import RAW, Size, cells, latent_size
-from estimator.errors import InputError
+from estimator.errors import CannotTell, InputError
 from estimator.features import flash_splits, image_values
 from estimator.job import Bucket, Job, Sample
 from estimator.operations import MoveIn, MoveOut, Part
@@ -211,3 +211,22 @@ def test_what_was_not_recorded_for_it_is_qwen_images() -> None:
     assert own.resident("transformer", "qfloat8") == relative.resident("transformer", "qfloat8")
     assert sum(own.resident("text_encoder0", "bf16")) > sum(relative.resident("text_encoder0", "bf16"))  # the vision tower
     assert own.program("step.core/bf16/full/one") is relative.program("step.core/bf16/full/one")
+
+
+def test_the_name_or_the_tag_tells_2511(tmp_path: Path) -> None:
+    data, control = pictures(tmp_path / "d", SQUARE), pictures(tmp_path / "c", SQUARE)
+    for model in ({"name_or_path": "Qwen/Qwen-Image-Edit-2511"}, {"name_or_path": "some/tune", "arch": "qwen_image_edit_plus:2511"}):
+        assert edit(tmp_path, model=model, folder_path=data, control_path=control).arch == "qwen-image-edit-2511"
+
+
+def test_2511_modulates_token_by_token() -> None:
+    """zero_cond_t: shift, scale and gate of every token, so that more is kept; the text encoder is 2509's."""
+    later = replace(made(), arch="qwen-image-edit-2511", model=replace(made().model, weights="bf16"))
+    before = replace(later, arch=EDIT)
+    assert peaks(before)["train"] < peaks(later)["train"]
+    assert peaks(before)["cache_text" if "cache_text" in peaks(before) else "prepare"] == peaks(later)["prepare"]
+    own = load_profile("qwen-image-edit-2511")
+    with pytest.raises(CannotTell, match="no recording"):  # never Qwen-Image's instead, which is another transformer's
+        own.program("step.core/float8/full/one")
+    assert own.resident("text_encoder0", "qfloat8") == load_profile(EDIT).resident("text_encoder0", "qfloat8")
+    assert own.resident("transformer", "bf16") == load_profile("qwen-image").resident("transformer", "bf16")
