@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ARCHS = tuple(sorted(path.parent.name for path in (ROOT / "profiles").glob("*/profile.json")))
 """The architectures that have memory programs."""
 RECORDED_WEIGHTS = ("bf16", "float8", "qfloat8", "uint4")
+EIGHT_BIT = ("float8", "qfloat8")
 RECORDED_OPTIMIZERS = ("adafactor", "adamw", "adamw8bit", "prodigy")
 
 
@@ -68,8 +69,8 @@ def optimizers_of(arch: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _first_of(wanted: str, recorded: tuple[str, ...]) -> str:
-    return wanted if wanted in recorded else recorded[0]
+def _first_of(wanted: tuple[str, ...], recorded: tuple[str, ...]) -> str:
+    return next((one for one in wanted if one in recorded), recorded[0])
 
 
 def dataset(*sizes: tuple[int, int], batch: int = 1, tokens: int | None = None, **cached: bool) -> Dataset:
@@ -78,7 +79,7 @@ def dataset(*sizes: tuple[int, int], batch: int = 1, tokens: int | None = None, 
 
 
 def job(arch: str, **changes: object) -> Job:
-    """A LoRA job on two buckets with one preview, quantised to float8 if that was recorded, text encoder resident, nothing cached."""
+    """A LoRA job on two buckets with one preview, quantised to float8 (qfloat8) if that was recorded, text encoder resident, nothing cached."""
     both = 2 if batched(arch) else 1
     made = Job(
         name="made",
@@ -86,9 +87,9 @@ def job(arch: str, **changes: object) -> Job:
         arch=arch,
         trainer_arch=arch,
         method="lora",
-        model=Model("model", weights=_first_of("float8", weights_of(arch)), te_weights=_first_of("float8", te_weights_of(arch))),
+        model=Model("model", weights=_first_of(EIGHT_BIT, weights_of(arch)), te_weights=_first_of(EIGHT_BIT, te_weights_of(arch))),
         network=Network(rank=16),
-        train=Train(optimizer=_first_of("adamw8bit", optimizers_of(arch))),
+        train=Train(optimizer=_first_of(("adamw8bit",), optimizers_of(arch))),
         datasets=(dataset((512, 512), (768, 640), tokens=40),),
         samples=(Sample(768, 768, cfg=4.0, text_tokens=30, negative_tokens=9, batch=both, guided=guided(arch)),),
     )
