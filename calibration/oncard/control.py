@@ -35,14 +35,20 @@ Progress = Callable[[int, int, str], None]
 
 
 class Worker:
-    """The process that has the card. One that died is started again with the next request."""
+    """The process that has the card. One that died is started again with the next request, and so is one of another architecture."""
 
     def __init__(self, python: str) -> None:
         self.python, self.process = python, None  # type: str, subprocess.Popen[str] | None
+        self.arch = ""
         self.said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The answer; {"outcome": "died", ...} where the process ended instead."""
+        if self.process is not None and request.get("arch", self.arch) != self.arch:
+            self.process.kill()
+            self.process.wait()
+            self._close()
+        self.arch = request.get("arch", self.arch)
         if self.process is None:
             self._start()
             if request["do"] != "hello":

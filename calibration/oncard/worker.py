@@ -28,6 +28,7 @@ sys.path.append(PROJECT)  # last: what the environment has of its own comes firs
 NEEDED = ("torch", "diffusers", "transformers")
 MIB = 2**20
 LIMIT_STEPS_MIB = (512, 64, 16, 2)
+WARM_UP = {"width": 256, "height": 256, "batch": 1, "rank": 8}
 SPILLS_FROM = 1.02
 """A driver that hands out more than the card has moves memory to system RAM: there is no limit to be reached."""
 
@@ -37,7 +38,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.others_bytes: int | None = None
-        self.warm: set[str] = set()
+        self.warm = False
         self.card: Any = None
 
     # --- what there is ----------------------------------------------------------------------------------------------------------
@@ -116,6 +117,7 @@ class Worker:
             if request["part"] == "context":
                 row.update(self.context())
             else:
+                self.warm_up(request["arch"])
                 parts[request["part"]](request, row)
             row["outcome"] = "ok"
         except torch.OutOfMemoryError as error:
@@ -127,6 +129,28 @@ class Worker:
         self.clear()
         row["seconds"] = round(time.monotonic() - started, 3)
         return row
+
+    def warm_up(self, arch: str) -> None:
+        """What libraries and model code make once and keep is there before the first cell, in the same order in every process.
+
+        So a cell begins in the same state whether or not others came before it: an interrupted calibration has the figures of a whole one.
+        """
+        if self.warm:
+            return
+        self.warm = True
+        self.context()
+        if arch:
+            from calibration.oncard.families import FAMILIES
+
+            family = FAMILIES[arch]
+            size = {"arch": arch, "depth": [1] * len(family.blocks), "text": family.text, **WARM_UP}
+            for checkpointing in (True, False):
+                self.step({**size, "checkpointing": checkpointing}, {})
+                self.clear()
+            for image in (self.encode, self.decode):
+                image(size, {})
+                self.clear()
+        self.clear()
 
     def clear(self) -> None:
         import torch
@@ -151,11 +175,6 @@ class Worker:
         from calibration.oncard import models
 
         family = models.family_of(request["arch"])
-        if request["arch"] not in self.warm:  # what libraries and model code make once and keep
-            self.warm.add(request["arch"])
-            small = {**request, "depth": [1] * len(request["depth"]), "width": 256, "height": 256, "batch": 1, "rank": 8}
-            self.step(small, {})
-            self.clear()
         model = models.make_transformer(family, tuple(request["depth"]))
         if request["checkpointing"]:
             model.enable_gradient_checkpointing()
