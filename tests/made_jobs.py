@@ -79,7 +79,7 @@ def dataset(*sizes: tuple[int, int], batch: int = 1, tokens: int | None = None, 
 
 
 def job(arch: str, **changes: object) -> Job:
-    """A LoRA job on two buckets with one preview, quantised to float8 (qfloat8) if that was recorded, text encoder resident, nothing cached."""
+    """A LoRA job on two buckets with one preview, quantised to 8 bit if that was recorded, text encoder resident, nothing cached."""
     both = 2 if batched(arch) else 1
     made = Job(
         name="made",
