@@ -1,15 +1,20 @@
 """Estimates beside what people measured on real cards: every published row of these architectures, or why it cannot be compared.
 
 A row of calibration/data/published.jsonl is the observation with its source, and under `compare` either a job and a card (judged by
-the verdict: a report of OOM must not be safe, a fit must not be oom), or two jobs between which the row lies because it does not say
-all (shown, not judged), or why neither is possible. What a job assumes beyond the row's words stands with it.
+the verdict: a report of OOM must not be safe, a fit must not be oom), a job whose figure was read off (`peak`), two jobs between which the
+row lies because it does not say all (`range`: shown, not judged), or why none of these is possible. What a job assumes beyond the row's words
+stands with it. Rows of architectures that are not modelled are counted in published_other.jsonl.
+
+What a row is evidence of is decided by its `evidence`, for every row alike: `measured` (a figure that a tool read during the source's own run),
+`run` (the source's own run, which fitted or failed), `stated` (the author of a whole config says what it fits on) are judged; `relayed` (handed on
+from elsewhere, without a run of the source's own) is shown and not judged, since neither the settings nor the outcome can be checked.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +22,39 @@ import yaml
 
 from calibration.accuracy_rows import GIB
 from calibration.accuracy_tables import Table
+from estimator.errors import CannotTell
+from estimator.estimate import UNKNOWN, Estimate
+from estimator.intervals import residual_for
+from estimator.residual import interval
 
 ROWS = Path(__file__).parent / "data" / "published.jsonl"
+OTHER_ROWS = Path(__file__).parent / "data" / "published_other.jsonl"
+JUDGED = frozenset({"measured", "run", "stated"})
+FIGURES = ("allocated", "reserved", "device")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A figure that was read on a card, beside the estimate of the same one with its interval; bytes."""
+
+    figure: str
+    observed_bytes: int
+    low_bytes: int
+    likely_bytes: int
+    high_bytes: int
+
+    @property
+    def error(self) -> float:
+        """Of the likely figure; positive where the estimate is too high."""
+        return self.likely_bytes / self.observed_bytes - 1
 
 
 @dataclass(frozen=True)
 class Judged:
-    """`said`: what was observed; `estimate`: what the estimate says; `wrong`: they contradict each other (None: not judged)."""
+    """`said`: what was observed; `estimate`: what the estimate says; `wrong`: they contradict each other (None: not judged).
+
+    `outcome`: peak | fits | oom. `verdict`: the estimate's, where it was asked for. `reading`: of a peak.
+    """
 
     name: str
     source: str
@@ -33,6 +64,11 @@ class Judged:
     estimate: str
     wrong: bool | None
     notes: tuple[str, ...]
+    evidence: str = "measured"
+    outcome: str = ""
+    verdict: str | None = None
+    reading: Reading | None = None
+    estimated: Estimate | None = None
 
 
 def evaluate(path: Path = ROWS) -> list[Judged]:
@@ -41,15 +77,46 @@ def evaluate(path: Path = ROWS) -> list[Judged]:
 
 
 def judge(row: dict[str, Any]) -> Judged:
-    compare = row["compare"]
-    if compare["kind"] == "job":
-        estimate, wrong = by_verdict(row, compare)
-    elif compare["kind"] == "range":
-        estimate, wrong = by_range(row, compare), None
-    else:
-        estimate, wrong = "", None
-    notes = (compare["why"],) if compare["kind"] == "none" else tuple(compare["assumed"])
-    return Judged(row["id"], row["source"], row["trainer"], row["arch"], said(row), estimate, wrong, notes)
+    """One row held against the estimate of its job."""
+    compare, notes = row["compare"], tuple(row["compare"].get("assumed", ()))
+    made = Judged(row["id"], row["source"], row["trainer"], row["arch"], said(row), "", None, notes, row["evidence"], row["outcome"])
+    if compare["kind"] == "none":
+        return replace(made, notes=(compare["why"],))
+    if compare["kind"] == "range":
+        return replace(made, estimate=by_range(row, compare))
+    try:
+        estimate = estimated(compare["config"], compare["card"], compare.get("os", "linux"))
+    except CannotTell as error:
+        return replace(made, notes=("not modelled yet: " + "; ".join(problem.what for problem in error.problems),))
+    if estimate.verdict == UNKNOWN:
+        missing = ", ".join(f"{one.place.key}: {one.value}" for one in estimate.job.unmodelled)
+        return replace(made, notes=(f"not modelled yet: {missing}",))
+    counts = row["evidence"] in JUDGED
+    if compare["kind"] == "peak":
+        reading = read(estimate, compare["figure"], round(row["observed"]["peak_gib"] * GIB))
+        wrong = reading.observed_bytes > reading.high_bytes
+        return replace(made, estimate=words(reading), wrong=wrong if counts else None, verdict=estimate.verdict, reading=reading, estimated=estimate)
+    text, wrong = by_verdict(row, compare, estimate)
+    return replace(made, estimate=text, wrong=wrong if counts else None, verdict=estimate.verdict, estimated=estimate)
+
+
+def read(estimate: Any, figure: str, observed_bytes: int) -> Reading:
+    """The estimate of a figure of the whole run, with its interval: the largest of any phase at each end."""
+    residual = residual_for(estimate.gpu, estimate.job)
+    found = []
+    for phase in estimate.phases:
+        if figure == "device":
+            found.append(phase.device)
+        else:
+            size = phase.allocated_bytes if figure == "allocated" else phase.reserved_bytes
+            found.append(interval(size, residual.spread(figure, phase.phase)))
+    ends = (max(getattr(each, end) for each in found) for end in ("low_bytes", "likely_bytes", "high_bytes"))
+    return Reading(figure, observed_bytes, *ends)
+
+
+def words(reading: Reading) -> str:
+    low, likely, high = (value / GIB for value in (reading.low_bytes, reading.likely_bytes, reading.high_bytes))
+    return f"{likely:.3f} GiB {reading.figure} ({low:.2f} to {high:.2f}): {100 * reading.error:+.2f} %"
 
 
 def said(row: dict[str, Any]) -> str:
@@ -62,7 +129,7 @@ def said(row: dict[str, Any]) -> str:
     return f"{row['outcome']}" + (f" on {card}" if card else "")
 
 
-def estimated(config: dict[str, Any], card: str) -> Any:
+def estimated(config: dict[str, Any], card: str, os: str = "linux") -> Any:
     from estimator.engine import estimate_job
     from estimator.gpus import find_gpu
     from estimator.trainers import read_jobs
@@ -71,12 +138,11 @@ def estimated(config: dict[str, Any], card: str) -> Any:
         path = Path(folder) / "config.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         (job,) = read_jobs(path)
-    return estimate_job(job, find_gpu(card))
+    return estimate_job(job, find_gpu(card, os))
 
 
-def by_verdict(row: dict[str, Any], compare: dict[str, Any]) -> tuple[str, bool]:
+def by_verdict(row: dict[str, Any], compare: dict[str, Any], estimate: Any) -> tuple[str, bool]:
     """The verdict on the row's card; a fit called oom is wrong, and so is an OOM called safe."""
-    estimate = estimated(compare["config"], compare["card"])
     peak = estimate.peak_phase
     text = f"{estimate.verdict} on {compare['card']}"
     if peak is not None:
@@ -101,8 +167,8 @@ def table(found: list[Judged]) -> Table:
     """The rows that could be compared."""
     chosen = [one for one in found if one.estimate]
     marks = {None: "not judged", False: "agrees", True: "WRONG"}
-    lines = tuple((one.name, one.arch, one.said, one.estimate, marks[one.wrong]) for one in chosen)
-    return Table(("row", "architecture", "published", "estimate", ""), lines, frozenset())
+    lines = tuple((one.name, one.arch, one.evidence, one.said, one.estimate, marks[one.wrong]) for one in chosen)
+    return Table(("row", "architecture", "evidence", "published", "estimate", ""), lines, frozenset())
 
 
 def reasons(found: list[Judged]) -> Table:
@@ -117,6 +183,20 @@ def reasons(found: list[Judged]) -> Table:
     return Table(("trainer", "rows", "which", "not comparable because"), lines, frozenset({1}))
 
 
+def others() -> Table:
+    """Published rows of architectures that are not modelled, by trainer."""
+    found: dict[tuple[str, str], int] = {}
+    for line in OTHER_ROWS.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        found[row["trainer"], row["arch"]] = found.get((row["trainer"], row["arch"]), 0) + row["rows"]
+    trainers = dict.fromkeys(trainer for trainer, _ in found)
+    lines = [
+        (trainer, str(sum(n for (one, _), n in found.items() if one == trainer)), ", ".join(a for one, a in found if one == trainer))
+        for trainer in trainers
+    ]
+    return Table(("trainer", "rows", "architectures"), tuple(lines), frozenset({1}))
+
+
 def main() -> int:
     found = evaluate()
     compared = [one for one in found if one.estimate]
@@ -127,4 +207,5 @@ def main() -> int:
     print("\nNot comparable")
     for trainer, count, names, why in reasons(found).rows:
         print(f"- {trainer}, {count}: {why}\n    {names}")
+    print("\nOf architectures that are not modelled\n" + others().text())
     return int(any(one.wrong for one in found))

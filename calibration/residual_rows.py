@@ -1,0 +1,122 @@
+"""The rows that the residual is fitted on, as data: what each says of an estimate, and what it is one row of.
+
+    python -m calibration.residual_rows            # works the estimates out (minutes) and writes calibration/data/residual_rows.jsonl
+
+Three kinds of experiment:
+- `emulated`: phases of whole runs of the trainer on the emulated device beside their estimates; a source is a run.
+- `step`: a training step published for a real card, gone through on the emulated device (published_steps); here the device's figure stands where
+  the estimate stands in the others. A source is the publication.
+- `card`: figures and outcomes published for real cards beside their estimates (published.jsonl). A source is the publication. A fit or an OOM
+  is one-sided: the figure is what the card had for torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+
+PATH = Path(__file__).parent / "data" / "residual_rows.jsonl"
+PEAK, FITS, OOM = "peak", "fits", "oom"
+
+
+@dataclass(frozen=True)
+class Row:
+    """`replayed_bytes`: the estimate's (or the device's) figure; `observed_bytes`: the figure observed, or the bound that an outcome sets.
+
+    `outcome`: "peak" | "fits" (the figure was at most this) | "oom" (it was more). `figure`: "allocated" | "reserved".
+    """
+
+    kind: str
+    source: str
+    row: str
+    figure: str
+    phase: str
+    outcome: str
+    replayed_bytes: int
+    observed_bytes: int
+    arch: str
+    weights: str
+    optimizer: str
+    trainer: str
+    generation: str
+
+
+def read(path: Path = PATH) -> tuple[Row, ...]:
+    """The kept rows."""
+    return tuple(Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+
+
+def emulated() -> Iterator[Row]:
+    """Every phase of every whole run on a card with room to spare."""
+    from calibration.accuracy_compare import Row as Compared
+    from calibration.accuracy_compare import compare
+    from calibration.accuracy_rows import read_job, read_rows
+    from estimator.intervals import generation
+
+    for run in read_rows():
+        if run.total_bytes is not None:
+            continue
+        job = read_job(run)
+        for one in compare(run):
+            if not isinstance(one, Compared):
+                continue
+            for figure in ("allocated", "reserved"):
+                yield Row(
+                    "emulated", run.name, f"{one.phase} {one.label}".strip(), figure, one.phase, PEAK,
+                    getattr(one, f"estimated_{figure}_bytes"), getattr(one, f"{figure}_bytes"),
+                    job.arch, job.model.weights, job.train.optimizer, job.trainer, generation("8.9"),
+                )  # fmt: skip
+
+
+def stepped() -> Iterator[Row]:
+    """Published training steps that were gone through on the emulated device."""
+    from calibration.published_steps import RESULTS, SOURCE, results
+    from estimator.intervals import generation
+
+    for step in results(RESULTS):
+        yield Row(
+            "step", SOURCE, step.row, "reserved", "train", PEAK, step.emulated_reserved_bytes, round(step.published_gib * 2**30),
+            f"cogvideox-{step.model}", "fp16", step.optimizer, "cogvideox-factory", generation("8.0"),
+        )  # fmt: skip
+
+
+def published() -> Iterator[Row]:
+    """Published rows that can be compared and that count as evidence."""
+    from calibration.accuracy_published import evaluate
+    from estimator.intervals import generation
+    from estimator.outside import outside
+
+    for one in evaluate():
+        if one.wrong is None or one.estimated is None:
+            continue
+        job, gpu = one.estimated.job, one.estimated.gpu
+        of = (job.arch, job.model.weights, job.train.optimizer, job.trainer, generation(gpu.compute_capability))
+        if one.reading is not None:
+            worst = max(one.estimated.phases, key=lambda phase: phase.allocated_bytes)
+            size = max(getattr(phase, f"{one.reading.figure}_bytes") for phase in one.estimated.phases)
+            yield Row("card", publisher(one.source), one.name, one.reading.figure, worst.phase, PEAK, size, one.reading.observed_bytes, *of)
+        else:
+            worst = max(one.estimated.phases, key=lambda phase: phase.allocated_bytes)
+            room = gpu.total_bytes - outside(gpu).likely_bytes
+            yield Row("card", publisher(one.source), one.name, "allocated", worst.phase, one.outcome, worst.allocated_bytes, room, *of)
+
+
+def publisher(url: str) -> str:
+    """Host, owner and repository of an address: who published it."""
+    parts = urlparse(url)
+    return "/".join([parts.netloc, *parts.path.strip("/").split("/")[:2]])
+
+
+def main() -> int:
+    rows = [*emulated(), *stepped(), *published()]
+    PATH.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+    print(f"{len(rows)} rows written: {PATH.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
