@@ -10,19 +10,18 @@ fit is the probability that y is at most the room there was, an OOM that it is m
 
 Priors, and why:
 - bias m ~ N(0, 0.5 %): programs are exact by construction; what is left are parts that were missed.
-- v: half the emulated bars (1 % allocated, 2 % reserved), log-normal, a factor of e either way. For cards 1 %: allocations on a card are made by the same
-  code; kernels, workspaces and orders of freeing differ.
-- a: 2 MiB (the allocator's small segment); for cards 32 MiB (one cuBLAS workspace of the larger kind), log-normal, a factor of e either way.
-- w: 0.5 %, for cards 1 %, half-normal: groups that differ more than the bars would have been found as missed tensors.
+- v: half the emulated bars (1 % allocated, 2 % reserved), log-normal, a factor of e either way. For cards 0.5 %, a factor of 2: allocations are made
+  by the same code, and the allocator is exact (docs/memory_programs.md); what differs are versions, kernels and the order of freeing.
+- a: 2 MiB (the allocator's small segment), a factor of e either way; for cards 8 MiB (one cuBLAS workspace), a factor of 1.6: several of them at the bound.
+- w: 0.5 %, half-normal: groups that differ by more than the bars would have been found as missed tensors.
 - n: 4, log-normal, a factor of 1.6 either way: tails heavy enough that the 99 % bound is not that of a normal distribution.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +30,8 @@ from calibration.residual_rows import OOM, PEAK, Row
 
 MIB = 2**20
 Floats = npt.NDArray[np.float64]
+FEW = 100
+PROPOSALS, PROPOSAL_FREEDOM = 20_000, 6  # of importance resampling: a Student distribution, whose tails cover the true one's
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Priors:
 
 
 REPLAY = {"allocated": Priors(0.005, 2 * MIB, 0.005), "reserved": Priors(0.01, 2 * MIB, 0.005)}
-CARD = Priors(0.01, 32 * MIB, 0.01, bias=0.01)
+CARD = Priors(0.005, 8 * MIB, 0.005, share_factor=math.log(2), added_factor=math.log(1.6))
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,20 @@ class Fitted:
     groups: Mapping[str, tuple[str, ...]]
     phases: tuple[str, ...]
     priors: Priors
+    density: Callable[[Floats], float] | None = None
 
     def draws(self, count: int, seed: int) -> dict[str, Floats]:
-        """Parameters drawn around the fit, by name."""
+        """Parameters drawn around the fit, by name: from the normal approximation, or, with `density`, resampled by the true density."""
         generator = np.random.default_rng(seed)
-        drawn = generator.multivariate_normal(self.values, self.covariance, size=count, method="eigh")
-        return {name: drawn[:, place] for place, name in enumerate(self.names)}
+        drawn = generator.multivariate_normal(np.zeros(len(self.values)), self.covariance, size=count, method="eigh")
+        if self.density is not None:
+            drawn = drawn[:PROPOSALS] / np.sqrt(generator.chisquare(PROPOSAL_FREEDOM, size=(PROPOSALS, 1)) / PROPOSAL_FREEDOM)
+            squares = np.einsum("ij,jk,ik->i", drawn, np.linalg.inv(self.covariance), drawn)
+            proposed = -(PROPOSAL_FREEDOM + len(self.values)) / 2 * np.log1p(squares / PROPOSAL_FREEDOM)
+            logs = np.array([self.density(self.values + one) for one in drawn]) - proposed
+            chances = np.exp(logs - logs.max())
+            drawn = drawn[generator.choice(PROPOSALS, size=count, p=chances / chances.sum())]
+        return {name: self.values[place] + drawn[:, place] for place, name in enumerate(self.names)}
 
     def error(self, name: str) -> tuple[float, float]:
         """A parameter and its standard error."""
@@ -76,13 +85,19 @@ class Fitted:
 
 @dataclass(frozen=True)
 class _Data:
+    """Rows as arrays. `phase`, `group`: places among the phases, and of all groups of a kind; `known`: spread known from elsewhere, bytes."""
+
     replayed: Floats
     observed: Floats
-    outcome: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]  # peaks, ooms
+    peak: npt.NDArray[np.bool_]
+    oom: npt.NDArray[np.bool_]
     phase: npt.NDArray[np.int64]
-    group: dict[str, npt.NDArray[np.int64]]
+    group: npt.NDArray[np.int64]
+    kind_of: npt.NDArray[np.int64]
     weight: Floats
-    known: Floats  # spread of the row that is known from elsewhere, bytes
+    known: Floats
+    phases: int
+    kinds: int
 
 
 def weights(rows: Sequence[Row]) -> Floats:
@@ -94,27 +109,36 @@ def weights(rows: Sequence[Row]) -> Floats:
 
 
 def fit(rows: Sequence[Row], kinds: Sequence[str], phases: Sequence[str], priors: Priors, known: Sequence[float] = ()) -> Fitted:
-    """The most probable parameters for rows of one figure. `kinds`: fields of a row that are groups; `known`: a spread of each row in bytes."""
+    """The most probable parameters for rows of one figure. `kinds`: fields of a row that are groups; `known`: a spread of each row in bytes.
+
+    With few rows (at most FEW) draws follow the true density, of which the normal approximation is then a poor one.
+    """
     from scipy.optimize import minimize
 
     groups = {kind: tuple(sorted({getattr(row, kind) for row in rows})) for kind in kinds}
-    names = _names(kinds, groups, phases)
+    names, members = _names(kinds, groups, phases), [(kind, group) for kind in kinds for group in groups[kind]]
     data = _Data(
         np.array([row.replayed_bytes for row in rows], float),
         np.array([row.observed_bytes for row in rows], float),
-        (np.array([row.outcome == PEAK for row in rows], bool), np.array([row.outcome == OOM for row in rows], bool)),
-        np.array([phases.index(row.phase) for row in rows], int),
-        {kind: np.array([groups[kind].index(getattr(row, kind)) for row in rows], int) for kind in kinds},
+        np.array([row.outcome == PEAK for row in rows], bool),
+        np.array([row.outcome == OOM for row in rows], bool),
+        np.array([phases.index(row.phase) if row.phase in phases else 0 for row in rows], int),
+        np.array([[members.index((kind, getattr(row, kind))) for kind in kinds] for row in rows], int),
+        np.array([list(kinds).index(kind) for kind, _ in members], int),
         weights(rows),
         np.array(known, float) if len(known) else np.zeros(len(rows)),
-    )
+        len(phases),
+        len(kinds),
+    )  # fmt: skip
     start = np.array([_start(name, priors) for name in names])
 
-    def cost(theta: Floats) -> float:
-        return -_log_posterior(theta, names, groups, tuple(phases), data, priors)
+    def cost(theta: Floats) -> tuple[float, Floats]:
+        value, slope = _log_posterior(theta, data, priors)
+        return -value, -slope
 
-    found = minimize(cost, start, method="L-BFGS-B", options={"maxiter": 2000, "maxfun": 200_000})
-    return Fitted(names, found.x, _covariance(cost, found.x), groups, tuple(phases), priors)
+    found = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "maxfun": 20_000})
+    density = (lambda theta: -cost(theta)[0]) if len(rows) <= FEW else None
+    return Fitted(names, found.x, _covariance(cost, found.x), groups, tuple(phases), priors, density)
 
 
 def _names(kinds: Sequence[str], groups: Mapping[str, tuple[str, ...]], phases: Sequence[str]) -> tuple[str, ...]:
@@ -133,65 +157,76 @@ def _start(name: str, priors: Priors) -> float:
     return centres.get(name.split("/")[0], 0.0)
 
 
-def _log_posterior(
-    theta: Floats, names: tuple[str, ...], groups: Mapping[str, tuple[str, ...]], phases: tuple[str, ...], data: _Data, priors: Priors
-) -> float:
-    from scipy.stats import t as student
+def _parts(theta: Floats, data: _Data) -> tuple[Floats, Floats, float, float, Floats, Floats]:
+    """bias and log share of phases, log added, log freedom, log between of kinds, effects of groups."""
+    phases, kinds = data.phases, data.kinds
+    return theta[:phases], theta[phases : 2 * phases], theta[2 * phases], theta[2 * phases + 1], theta[2 * phases + 2 :][:kinds], theta[
+        2 * phases + 2 + kinds :
+    ]  # fmt: skip
 
-    at = dict(zip(names, theta, strict=True))
-    bias = np.array([at[f"bias/{phase}"] for phase in phases])
-    share = np.exp([at[f"log_share/{phase}"] for phase in phases])
-    added, freedom = math.exp(at["log_added"]) * MIB, math.exp(at["log_freedom"])
-    mean = bias[data.phase]
-    for kind, members in groups.items():
-        effects = np.array([at[f"{kind}/{group}"] for group in members]) * math.exp(at[f"log_between/{kind}"])
-        mean = mean + effects[data.group[kind]]
-    scale = np.sqrt((share[data.phase] * data.replayed) ** 2 + added**2 + data.known**2)
+
+def _log_posterior(theta: Floats, data: _Data, priors: Priors) -> tuple[float, Floats]:
+    """The logarithm, up to a constant, and its derivatives."""
+    bias, log_share, log_added, log_freedom, log_between, effects = _parts(theta, data)
+    between = np.exp(log_between)[data.kind_of]
+    mean = bias[data.phase] + (effects * between)[data.group].sum(axis=1)
+    share2, added2 = (np.exp(log_share)[data.phase] * data.replayed) ** 2, (math.exp(log_added) * MIB) ** 2
+    scale = np.sqrt(share2 + added2 + data.known**2)
     far = (data.observed - data.replayed * (1 + mean)) / scale
-    peak, oom = data.outcome
-    each = np.where(
-        peak, student.logpdf(far, freedom) - np.log(scale / MIB), np.where(oom, student.logsf(far, freedom), student.logcdf(far, freedom))
-    )
-    return float(np.sum(data.weight * each)) + _log_prior(at, priors)
+    each, by_far = _student(far, log_freedom, data)
+    by_mean = data.weight * by_far * -data.replayed / scale
+    by_scale = data.weight * (-by_far * far - data.peak)  # of the logarithm of the scale
+    per_group = np.zeros(len(effects))
+    np.add.at(per_group, data.group, by_mean[:, None])
+    per_kind = np.zeros(data.kinds)
+    np.add.at(per_kind, data.kind_of, per_group * effects * between)
+    nudge = 1e-5
+    ahead, back = (data.weight @ _student(far, log_freedom + by, data)[0] for by in (nudge, -nudge))
+    slope = np.concatenate([
+        np.bincount(data.phase, by_mean, data.phases),
+        np.bincount(data.phase, by_scale * share2 / scale**2, data.phases),
+        [float(np.sum(by_scale * added2 / scale**2)), float(ahead - back) / (2 * nudge)],
+        per_kind, per_group * between,
+    ])  # fmt: skip
+    prior, prior_slope = _log_prior(theta, data, priors)
+    return float(data.weight @ (each - np.where(data.peak, np.log(scale / MIB), 0))) + prior, slope + prior_slope
 
 
-def _log_prior(at: Mapping[str, float], priors: Priors) -> float:
-    total = 0.0
-    for name, value in at.items():
-        what = name.split("/")[0]
-        if what == "bias":
-            total -= 0.5 * (value / priors.bias) ** 2
-        elif what == "log_share":
-            total -= 0.5 * ((value - math.log(priors.share)) / priors.share_factor) ** 2
-        elif what == "log_added":
-            total -= 0.5 * ((value - math.log(priors.added_bytes / MIB)) / priors.added_factor) ** 2
-        elif what == "log_freedom":
-            total -= 0.5 * ((value - math.log(priors.freedom)) / priors.freedom_factor) ** 2
-        elif what == "log_between":  # half-normal in w itself; the Jacobian of log w keeps it from zero
-            total += value - 0.5 * (math.exp(value) / priors.between) ** 2
-        else:
-            total -= 0.5 * value**2
-    return total
+def _student(far: Floats, log_freedom: float, data: _Data) -> tuple[Floats, Floats]:
+    """Logarithm of Student's density for peaks, of its probability for outcomes, by row; and the derivative by the distance."""
+    from scipy.special import gammaln, stdtr
+
+    freedom = math.exp(log_freedom)
+    constant = float(gammaln((freedom + 1) / 2) - gammaln(freedom / 2)) - 0.5 * math.log(freedom * math.pi)
+    each, slope = constant - (freedom + 1) / 2 * np.log1p(far**2 / freedom), -(freedom + 1) * far / (freedom + far**2)
+    if not data.peak.all():
+        one = ~data.peak
+        sign = np.where(data.oom, -1.0, 1.0)[one]
+        chance = np.maximum(stdtr(freedom, sign * far[one]), 1e-300)
+        slope[one] = sign * np.exp(each[one]) / chance
+        each[one] = np.log(chance)
+    return each, slope
 
 
-def _covariance(cost: Any, at: Floats) -> Floats:
-    """The inverse of the cost's second derivatives, by central differences; directions without curvature get the prior's unit scale."""
-    count, step = len(at), 1e-4
-    steps = np.where(np.abs(at) > 0.05, step * 10, step)
-    base, hessian = cost(at), np.empty((count, count))
-    forward = [cost(_moved(at, {i: steps[i]})) for i in range(count)]
-    back = [cost(_moved(at, {i: -steps[i]})) for i in range(count)]
+def _log_prior(theta: Floats, data: _Data, priors: Priors) -> tuple[float, Floats]:
+    bias, log_share, log_added, log_freedom, log_between, effects = _parts(theta, data)
+    between = np.exp(log_between) / priors.between  # half-normal in w itself; the Jacobian keeps log w from going to minus infinity
+    centred = (
+        bias / priors.bias, (log_share - math.log(priors.share)) / priors.share_factor,
+        np.array([(log_added - math.log(priors.added_bytes / MIB)) / priors.added_factor]),
+        np.array([(log_freedom - math.log(priors.freedom)) / priors.freedom_factor]), between, effects,
+    )  # fmt: skip
+    scales = (priors.bias, priors.share_factor, priors.added_factor, priors.freedom_factor)
+    slopes = [-one / by for one, by in zip(centred, scales, strict=False)] + [1 - between**2, -effects]
+    return float(np.sum(log_between) - sum(np.sum(one**2) for one in centred) / 2), np.concatenate(slopes)
+
+
+def _covariance(cost: Callable[[Floats], tuple[float, Floats]], at: Floats) -> Floats:
+    """The inverse of the cost's second derivatives, by differences of its slope; in no direction wider than the priors' unit scale."""
+    count, hessian = len(at), np.empty((len(at), len(at)))
     for i in range(count):
-        hessian[i, i] = (forward[i] - 2 * base + back[i]) / steps[i] ** 2
-        for j in range(i):
-            both = cost(_moved(at, {i: steps[i], j: steps[j]})) + cost(_moved(at, {i: -steps[i], j: -steps[j]}))
-            hessian[i, j] = hessian[j, i] = (both - forward[i] - forward[j] - back[i] - back[j] + 2 * base) / (2 * steps[i] * steps[j])
-    values, vectors = np.linalg.eigh(hessian)
+        step = np.zeros(count)
+        step[i] = 1e-5
+        hessian[i] = (cost(at + step)[1] - cost(at - step)[1]) / 2e-5
+    values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
     return np.asarray((vectors / np.maximum(values, 1.0)) @ vectors.T)
-
-
-def _moved(at: Floats, by: Mapping[int, float]) -> Floats:
-    out = at.copy()
-    for place, size in by.items():
-        out[place] += size
-    return out
