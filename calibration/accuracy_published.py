@@ -2,11 +2,13 @@
 
 A row of calibration/data/published.jsonl is the observation with its source, and under `compare` either a job and a card (judged by
 the verdict: a report of OOM must not be safe, a fit must not be oom), a job whose figure was read off (`peak`), two jobs between which the
-row lies because it does not say all (`range`: shown, not judged), or why none of these is possible. What a job assumes beyond the row's words
-stands with it. Rows of architectures that are not modelled are counted in published_other.jsonl.
+row lies because it does not say all (`range`: shown, not judged), or why none of these is possible. What a job assumes beyond the row's
+words stands with it. Rows of architectures that are not modelled are counted in published_other.jsonl.
 
-What a row is evidence of is decided by its `evidence`, for every row alike: `measured` (a figure that a tool read during the source's own run),
-`run` (the source's own run, which fitted or failed), `stated` (the author of a whole config says what it fits on) are judged; `relayed` (handed on
+What a row is evidence of is decided by its `evidence`, for every row alike: `measured` (a figure that a tool read during the source's own
+run),
+`run` (the source's own run, which fitted or failed), `stated` (the author of a whole config says what it fits on) are judged; `relayed`
+(handed on
 from elsewhere, without a run of the source's own) is shown and not judged, since neither the settings nor the outcome can be checked.
 """
 
@@ -95,7 +97,9 @@ def judge(row: dict[str, Any]) -> Judged:
     if compare["kind"] == "peak":
         reading = read(estimate, compare["figure"], round(row["observed"]["peak_gib"] * GIB))
         wrong = reading.observed_bytes > reading.high_bytes
-        return replace(made, estimate=words(reading), wrong=wrong if counts else None, verdict=estimate.verdict, reading=reading, estimated=estimate)
+        return replace(
+            made, estimate=words(reading), wrong=wrong if counts else None, verdict=estimate.verdict, reading=reading, estimated=estimate
+        )
     text, wrong = by_verdict(row, compare, estimate)
     return replace(made, estimate=text, wrong=wrong if counts else None, verdict=estimate.verdict, estimated=estimate)
 

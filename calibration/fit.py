@@ -5,9 +5,10 @@
 
 Two fits for each figure (residual_model says what is fitted, and with which priors):
 - *replay*: estimates against whole runs on the emulated device, groups architecture, kind of weights, optimizer;
-- *card*: the emulated device, or an estimate, against published figures of real cards, groups trainer and card generation. Few, so the priors matter.
-A figure on a card is off by both. `--write` takes the sum's 1 %, 50 % and 99 % points, drawn with the uncertainty of all parameters, into the
-profile; `--check` leaves out one source, or one architecture, after the other (residual_check).
+- *card*: the emulated device, or an estimate, against published figures of real cards, groups trainer and card generation. Few, so the
+  priors matter.
+A figure on a card is off by both. `--write` takes the sum's 1 %, 50 % and 99 % points, drawn with the uncertainty of all parameters, into
+the profile; `--check` leaves out one source, or one architecture, after the other (residual_check).
 """
 
 from __future__ import annotations
@@ -28,17 +29,22 @@ from calibration.residual_model import CARD, MIB, REPLAY, Fitted, Floats
 from calibration.residual_rows import Row, read
 
 PROFILE = Path(__file__).resolve().parent.parent / "profiles" / "residuals.json"
+PARAMETERS = Path(__file__).parent / "data" / "residual_fit.json"
+CHECK = Path(__file__).parent / "data" / "interval_check.md"
 FIGURES = ("allocated", "reserved")
 PHASES = ("load", "cache_latents", "cache_text", "prepare", "sample", "train", "save")
 REPLAY_GROUPS, CARD_GROUPS = ("arch", "weights", "optimizer"), ("trainer", "generation")
 DRAWS, SEED = 50_000, 5
 LOW, HIGH = 0.01, 0.99
+NORMAL_99 = 2.326  # 99 % point of the normal distribution, for a group's effect
 # FluxPipeline's decoder at 1024 x 1024, batch 1, bf16: a real H100 peaked 2470.9 MiB over the model (diffusers-torchao's
 # table), the emulated device 1573.0 MiB without workspaces and 2471.0 MiB with its `layout` estimate. For larger batches the
 # real card took less than the estimate: so the estimate is the upper end, none the lower, and at batch 1 the likely figure.
 CUDNN_BYTES_PER_PIXEL = (0, round((2471.0 - 1573.0) * MIB / 1024**2), round((2471.0 - 1573.0) * MIB / 1024**2))
-# What a value that no whole run has gone through adds on either side, as a share of the figure (at the 99 % bound). Named assumptions, of the size
-# of what validation found when such a thing was first run: a part that was missed in an architecture or a kind of weights (docs/log.md: text
+# What a value that no whole run has gone through adds on either side, as a share of the figure (at the 99 % bound). Named assumptions, of
+# the size
+# of what validation found when such a thing was first run: a part that was missed in an architecture or a kind of weights (docs/log.md:
+# text
 # caching under autograd, Prodigy's copy), 3 %; in an optimizer's state, which is a share of the whole, 1 %; another trainer's step, 5 %.
 UNCHECKED = {"arch": 0.03, "weights": 0.03, "optimizer": 0.01, "trainer": 0.05}
 
@@ -62,7 +68,7 @@ class Both:
         return float(math.hypot(math.exp(at[f"log_share/{row.phase}"]) * row.replayed_bytes, math.exp(at["log_added"]) * MIB))
 
     def spread(self, phase: str, parts: str = "both") -> dict[str, float]:
-        """Shares and bytes of a Spread (estimator.residual): of a phase of a job whose groups were checked. `parts`: both, replay or card."""
+        """Shares and bytes of a Spread (estimator.residual): of a phase of a job whose groups were checked. `parts`: both, replay, card."""
         generator = np.random.default_rng(SEED)
         share, added = np.zeros(DRAWS), np.zeros(DRAWS)
         if parts != "card":
@@ -70,7 +76,12 @@ class Both:
         if parts != "replay" and self.card is not None:
             more, further = _parts(self.card, self._drawn[id(self.card)], "card", generator, _new)
             share, added = share + more, added + further
-        return _points(share, added)
+        return _points(share, added, self._bias(phase, parts))
+
+    def _bias(self, phase: str, parts: str) -> bool:
+        """Whether a bias is known: twice its standard error from zero, in a part that counts. What is not is no bias."""
+        used = [(self.replay, phase)] * (parts != "card") + ([(self.card, "card")] if self.card and parts != "replay" else [])
+        return any(abs(value) > 2 * error for value, error in (part.error(f"bias/{name}") for part, name in used))
 
 
 Effect = Callable[[Fitted, Mapping[str, Floats], str, np.random.Generator], Floats]
@@ -100,8 +111,10 @@ def _parts(
     return share, np.exp(drawn["log_added"]) * MIB * generator.standard_t(freedom)
 
 
-def _points(share: Floats, added: Floats) -> dict[str, float]:
+def _points(share: Floats, added: Floats, biased: bool) -> dict[str, float]:
+    """Distances of the outer points from the middle; where there is no bias the middle is none."""
     low, middle, high = np.quantile(share, (LOW, 0.5, HIGH))
+    middle = middle if biased else 0.0
     less, _, more = np.quantile(added, (LOW, 0.5, HIGH))
     return {
         "low_share": round(float(middle - low), 5),
@@ -112,8 +125,8 @@ def _points(share: Floats, added: Floats) -> dict[str, float]:
     }
 
 
-def profile(rows: Sequence[Row]) -> dict[str, Any]:
-    """The profile as it is written."""
+def profile(rows: Sequence[Row]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The profile as it is written, and the parameters that it was made of, with their standard errors."""
     both = {figure: Both(rows, figure) for figure in FIGURES}
     spreads = {figure: {phase: each.spread(phase) for phase in PHASES} for figure, each in both.items()}
     for phases in spreads.values():
@@ -125,8 +138,8 @@ def profile(rows: Sequence[Row]) -> dict[str, Any]:
     between = 0.0 if card is None else math.exp(card.error("log_between/generation")[0])
     return {
         "schema": 1,
-        "source": f"{len({row.source for row in emulated})} emulated runs of the trainer and {len(real)} published rows of real cards from "
-        f"{len({row.source for row in real})} sources",
+        "source": f"low and high are 1 % and 99 % bounds, from {len({row.source for row in emulated})} emulated runs of the trainer and "
+        f"{len(real)} published rows of real cards ({len({row.source for row in real})} sources)",
         "made": {
             "command": "python -m calibration.fit --write",
             "date": datetime.now(UTC).date().isoformat(),
@@ -137,9 +150,8 @@ def profile(rows: Sequence[Row]) -> dict[str, Any]:
         "spreads": spreads,
         "cudnn_bytes_per_pixel": list(CUDNN_BYTES_PER_PIXEL),
         "checked": {**checked, "generation": generations},
-        "unchecked": {**UNCHECKED, "generation": round(2.326 * between, 5)},
-        "fitted": {figure: fitted(each) for figure, each in both.items()},
-    }
+        "unchecked": {**UNCHECKED, "generation": round(NORMAL_99 * between, 5)},
+    }, {figure: fitted(each) for figure, each in both.items()}
 
 
 def fitted(both: Both) -> dict[str, dict[str, list[float]]]:
@@ -155,15 +167,16 @@ def _versions() -> dict[str, str]:
     return dict(next(iter(read_rows())).versions)
 
 
-def written(made: Mapping[str, Any]) -> str:
-    """JSON with a line for each spread and each parameter."""
-    text = json.dumps(made, indent=1)
-    leaves = [spread for phases in made["spreads"].values() for spread in phases.values()]
-    leaves += [value for parts in made["fitted"].values() for part in parts.values() for value in part.values()]
-    for leaf in (*leaves, made["cudnn_bytes_per_pixel"], *made["checked"].values()):
-        for depth in range(1, 6):
-            text = text.replace(json.dumps(leaf, indent=1).replace("\n", "\n" + " " * depth), json.dumps(leaf))
-    return text + "\n"
+def written(made: Mapping[str, Any], leaves: int) -> str:
+    """JSON with a line for each member, down to a depth of `leaves`."""
+
+    def lines(value: Any, depth: int) -> str:
+        if not isinstance(value, dict) or depth == leaves:
+            return json.dumps(value)
+        inner = (f"{' ' * (depth + 1)}{json.dumps(name)}: {lines(each, depth + 1)}" for name, each in value.items())
+        return "{\n" + ",\n".join(inner) + "\n" + " " * depth + "}"
+
+    return lines(made, 0) + "\n"
 
 
 def main() -> int:
@@ -172,20 +185,25 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="leave out every source and every architecture in turn")
     args = parser.parse_args()
     rows = read()
-    made = profile(rows)
-    if args.write:
-        PROFILE.write_text(written(made), encoding="utf-8")
-        print(f"written: {PROFILE.name}")
+    made, parameters = profile(rows)
     for figure, phases in made["spreads"].items():
         for phase, one in phases.items():
             print(
                 f"{figure:10} {phase:14} bias {one['share']:+.3%}  -{one['low_share']:.2%} {one['low_bytes'] / MIB:.0f} MiB"
                 f"  +{one['high_share']:.2%} {one['high_bytes'] / MIB:.0f} MiB"
             )
+    if args.write:
+        PROFILE.write_text(written(made, 3), encoding="utf-8")
+        PARAMETERS.write_text(written({"made": made["made"], **parameters}, 3), encoding="utf-8")
+        print(f"written: {PROFILE.name}, {PARAMETERS.name}")
     if args.check:
         from calibration import residual_check
 
-        print("\n" + residual_check.report(rows))
+        found = residual_check.check(rows)
+        print("\n" + residual_check.text(found))
+        if args.write:
+            CHECK.write_text(residual_check.markdown(found), encoding="utf-8")
+            print(f"written: {CHECK.name}")
     return 0
 
 

@@ -4,17 +4,17 @@
 
 Three kinds of experiment:
 - `emulated`: phases of whole runs of the trainer on the emulated device beside their estimates; a source is a run.
-- `step`: a training step published for a real card, gone through on the emulated device (published_steps); here the device's figure stands where
-  the estimate stands in the others. A source is the publication.
-- `card`: figures and outcomes published for real cards beside their estimates (published.jsonl). A source is the publication. A fit or an OOM
-  is one-sided: the figure is what the card had for torch.
+- `step`: a training step published for a real card, gone through on the emulated device (published_steps), whose figure stands where the
+  estimate stands in the others; a source is the publication.
+- `card`: figures and outcomes published for real cards beside their estimates (published.jsonl); a source is the publication. A fit or an
+  OOM is one-sided: its figure is what the card had for torch.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlparse
@@ -47,7 +47,14 @@ class Row:
 
 def read(path: Path = PATH) -> tuple[Row, ...]:
     """The kept rows."""
-    return tuple(Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+    names, *lines = path.read_text(encoding="utf-8").splitlines()
+    return tuple(Row(**dict(zip(json.loads(names), json.loads(line), strict=True))) for line in lines)
+
+
+def write(rows: Sequence[Row], path: Path = PATH) -> None:
+    """The names of the fields, then a line for each row."""
+    lines = [list(Row.__dataclass_fields__), *(list(asdict(row).values()) for row in rows)]
+    path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines), encoding="utf-8")
 
 
 def emulated() -> Iterator[Row]:
@@ -95,12 +102,11 @@ def published() -> Iterator[Row]:
             continue
         job, gpu = one.estimated.job, one.estimated.gpu
         of = (job.arch, job.model.weights, job.train.optimizer, job.trainer, generation(gpu.compute_capability))
+        worst = max(one.estimated.phases, key=lambda phase: phase.allocated_bytes)
         if one.reading is not None:
-            worst = max(one.estimated.phases, key=lambda phase: phase.allocated_bytes)
             size = max(getattr(phase, f"{one.reading.figure}_bytes") for phase in one.estimated.phases)
             yield Row("card", publisher(one.source), one.name, one.reading.figure, worst.phase, PEAK, size, one.reading.observed_bytes, *of)
         else:
-            worst = max(one.estimated.phases, key=lambda phase: phase.allocated_bytes)
             room = gpu.total_bytes - outside(gpu).likely_bytes
             yield Row("card", publisher(one.source), one.name, "allocated", worst.phase, one.outcome, worst.allocated_bytes, room, *of)
 
@@ -113,7 +119,7 @@ def publisher(url: str) -> str:
 
 def main() -> int:
     rows = [*emulated(), *stepped(), *published()]
-    PATH.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+    write(rows)
     print(f"{len(rows)} rows written: {PATH.name}")
     return 0
 

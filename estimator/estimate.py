@@ -18,11 +18,6 @@ __all__ = [
 ]  # fmt: skip
 
 SAFE, BORDERLINE, OOM, UNKNOWN = "safe", "borderline", "oom", "unknown"
-PROVISIONAL = (
-    "provisional until calibrated on real cards: low and high come from the range of the CUDA context, "
-    "cuDNN's workspaces between none and their estimate, and the replay's tolerance"
-)
-"""Said with every estimate while no card has been calibrated."""
 
 
 @dataclass(frozen=True, slots=True)

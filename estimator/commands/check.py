@@ -89,15 +89,14 @@ def _estimates(job: Job, gpus: Sequence[Gpu], given: argparse.Namespace) -> list
     from dataclasses import replace
 
     from estimator.engine import estimate_job
-    from estimator.estimate import PROVISIONAL
+    from estimator.intervals import residual_for
 
     estimates = []
     for gpu in gpus:
         estimate = estimate_job(job, gpu, fast=given.fast, required=given.required)
         if len(gpus) == 1 and estimate.phases:
             estimate = replace(estimate, advice=_advice(job, gpu, estimate))
-        measured = gpu.calibration is not None and not gpu.calibration.emulated
-        assumptions = dict.fromkeys((*estimate.assumptions, *gpu.notes, *(() if measured else (PROVISIONAL,))))
+        assumptions = dict.fromkeys((*estimate.assumptions, *gpu.notes, residual_for(gpu).source))
         estimates.append(replace(estimate, assumptions=tuple(assumptions)))
     return estimates
 
