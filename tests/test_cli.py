@@ -134,7 +134,7 @@ def test_what_was_assumed_of_the_card_is_said(stage: Stage, capsys: pytest.Captu
     run("c.yaml", "--gpu", "24GB", "--json")
     assumptions = json.loads(capsys.readouterr().out)["assumptions"]
     assert any("decimal" in text for text in assumptions)
-    assert any("provisional" in text for text in assumptions)
+    assert any("99 % bounds" in text and "published rows" in text for text in assumptions)
 
 
 # --- several jobs, several cards ---
