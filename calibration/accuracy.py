@@ -6,7 +6,7 @@
 `emulated`: whole runs of the real trainer on the emulated device, none of which was used for extraction
 (calibration/data/emulated_runs.jsonl, made by calibration.validation). Every phase must be within 1 % allocated and 2 % reserved, and
 on a card of a given capacity the same phase must fail, or none. `published`: rows of real cards (calibration/data/published.jsonl).
-Exits with 1 if a bar is missed.
+The page needs scipy and matplotlib. Exits with 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from calibration import accuracy_page, accuracy_published
+from calibration import accuracy_published
 from calibration.accuracy_compare import Capacity, Different, Row, compare, compare_capacity
 from calibration.accuracy_rows import Run, read_rows
 from calibration.accuracy_tables import capacity_table, different_table, misses, phase_table, summary_table
@@ -57,7 +57,12 @@ def emulated(args: argparse.Namespace) -> int:
     runs = tuple(run for run in read_rows() if not args.only or any(word in run.name for word in args.only))
     rows, different, capacities = evaluate(runs)
     if args.write is not None:
-        args.write.write_text(accuracy_page.page(rows, different, capacities, accuracy_published.evaluate()), encoding="utf-8")
+        from calibration import accuracy_page, accuracy_verdicts  # need scipy and matplotlib
+
+        found = accuracy_published.evaluate()
+        verdicts = [*accuracy_verdicts.emulated(), *accuracy_verdicts.published(found)]
+        args.write.write_text(accuracy_page.page(rows, different, capacities, found, verdicts), encoding="utf-8")
+        accuracy_page.draw(args.write.parent / "img" / "accuracy.png")
         print(f"written: {args.write}")
     else:
         print(report(rows, different, capacities))

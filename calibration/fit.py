@@ -34,7 +34,7 @@ CHECK = Path(__file__).parent / "data" / "interval_check.md"
 FIGURES = ("allocated", "reserved")
 PHASES = ("load", "cache_latents", "cache_text", "prepare", "sample", "train", "save")
 REPLAY_GROUPS, CARD_GROUPS = ("arch", "weights", "optimizer"), ("trainer", "generation")
-DRAWS, SEED = 50_000, 5
+DRAWS, SEED = 200_000, 5
 LOW, HIGH = 0.01, 0.99
 NORMAL_99 = 2.326  # 99 % point of the normal distribution, for a group's effect
 # FluxPipeline's decoder at 1024 x 1024, batch 1, bf16: a real H100 peaked 2470.9 MiB over the model (diffusers-torchao's
@@ -49,39 +49,38 @@ CUDNN_BYTES_PER_PIXEL = (0, round((2471.0 - 1573.0) * MIB / 1024**2), round((247
 UNCHECKED = {"arch": 0.03, "weights": 0.03, "optimizer": 0.01, "trainer": 0.05}
 
 
-class Both:
-    """The two fits of one figure, and draws of what a figure on a card is off by."""
+class Fits:
+    """The fits, and draws of what a figure on a card is off by. `replay`: of each figure; `card`: of both, None without a row of a card."""
 
-    def __init__(self, rows: Sequence[Row], figure: str) -> None:
-        inner = [row for row in rows if row.kind == "emulated" and row.figure == figure]
-        self.figure, self.replay = figure, model.fit(inner, REPLAY_GROUPS, PHASES, REPLAY[figure])
+    def __init__(self, rows: Sequence[Row]) -> None:
+        inner = {figure: [row for row in rows if row.kind == "emulated" and row.figure == figure] for figure in FIGURES}
+        self.replay = {figure: model.fit(chosen, REPLAY_GROUPS, PHASES, REPLAY[figure]) for figure, chosen in inner.items()}
         # Of cards there is too little for each figure, and both are made by the same allocator: all peaks, and the outcomes.
         outer = [row for row in rows if row.kind != "emulated"]
         self.card = model.fit(outer, CARD_GROUPS, ("card",), CARD, [self.known(row) for row in outer]) if outer else None
-        self._drawn = {id(part): part.draws(DRAWS, SEED) for part in (self.replay, self.card) if part is not None}
+        self._drawn = {id(part): part.draws(DRAWS, SEED) for part in (*self.replay.values(), self.card) if part is not None}
 
     def known(self, row: Row) -> float:
         """Spread in bytes that the replay adds to a row of a card; none where the device itself stands for the estimate."""
         if row.kind == "step":
             return 0.0
-        at = dict(zip(self.replay.names, self.replay.values, strict=True))
+        replay = self.replay[row.figure]
+        at = dict(zip(replay.names, replay.values, strict=True))
         return float(math.hypot(math.exp(at[f"log_share/{row.phase}"]) * row.replayed_bytes, math.exp(at["log_added"]) * MIB))
 
-    def spread(self, phase: str, parts: str = "both") -> dict[str, float]:
-        """Shares and bytes of a Spread (estimator.residual): of a phase of a job whose groups were checked. `parts`: both, replay, card."""
-        generator = np.random.default_rng(SEED)
+    def spread(self, figure: str, phase: str, parts: str = "both") -> dict[str, float]:
+        """Shares and bytes of a Spread (estimator.residual): of a job whose groups were checked. `parts`: both, replay or card."""
+        generator, replay = np.random.default_rng(SEED), self.replay[figure]
         share, added = np.zeros(DRAWS), np.zeros(DRAWS)
         if parts != "card":
-            share, added = _parts(self.replay, self._drawn[id(self.replay)], phase, generator, _mix)
+            share, added = _parts(replay, self._drawn[id(replay)], phase, generator, _mix)
         if parts != "replay" and self.card is not None:
             more, further = _parts(self.card, self._drawn[id(self.card)], "card", generator, _new)
             share, added = share + more, added + further
-        return _points(share, added, self._bias(phase, parts))
-
-    def _bias(self, phase: str, parts: str) -> bool:
-        """Whether a bias is known: twice its standard error from zero, in a part that counts. What is not is no bias."""
-        used = [(self.replay, phase)] * (parts != "card") + ([(self.card, "card")] if self.card and parts != "replay" else [])
-        return any(abs(value) > 2 * error for value, error in (part.error(f"bias/{name}") for part, name in used))
+        used = [(replay, phase)] * (parts != "card") + ([(self.card, "card")] if self.card and parts != "replay" else [])
+        # A bias counts where it is twice its standard error from zero.
+        errors = (part.error(f"bias/{name}") for part, name in used)
+        return _points(share, added, any(abs(value) > 2 * error for value, error in errors))
 
 
 Effect = Callable[[Fitted, Mapping[str, Floats], str, np.random.Generator], Floats]
@@ -127,15 +126,14 @@ def _points(share: Floats, added: Floats, biased: bool) -> dict[str, float]:
 
 def profile(rows: Sequence[Row]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The profile as it is written, and the parameters that it was made of, with their standard errors."""
-    both = {figure: Both(rows, figure) for figure in FIGURES}
-    spreads = {figure: {phase: each.spread(phase) for phase in PHASES} for figure, each in both.items()}
+    fits = Fits(rows)
+    spreads = {figure: {phase: fits.spread(figure, phase) for phase in PHASES} for figure in FIGURES}
     for phases in spreads.values():
         phases["any"] = max(phases.values(), key=lambda one: one["high_share"])
     emulated, real = [row for row in rows if row.kind == "emulated"], [row for row in rows if row.kind != "emulated"]
     checked = {kind: sorted({getattr(row, kind) for row in emulated}) for kind in ("arch", "weights", "optimizer", "trainer")}
     generations = sorted({row.generation for row in real if row.outcome == "peak"})
-    card = both["reserved"].card
-    between = 0.0 if card is None else math.exp(card.error("log_between/generation")[0])
+    between = 0.0 if fits.card is None else math.exp(fits.card.error("log_between/generation")[0])
     return {
         "schema": 1,
         "source": f"low and high are 1 % and 99 % bounds, from {len({row.source for row in emulated})} emulated runs of the trainer and "
@@ -151,12 +149,12 @@ def profile(rows: Sequence[Row]) -> tuple[dict[str, Any], dict[str, Any]]:
         "cudnn_bytes_per_pixel": list(CUDNN_BYTES_PER_PIXEL),
         "checked": {**checked, "generation": generations},
         "unchecked": {**UNCHECKED, "generation": round(NORMAL_99 * between, 5)},
-    }, {figure: fitted(each) for figure, each in both.items()}
+    }, fitted(fits)
 
 
-def fitted(both: Both) -> dict[str, dict[str, list[float]]]:
+def fitted(fits: Fits) -> dict[str, dict[str, list[float]]]:
     """Every parameter with its standard error."""
-    parts = {"replay": both.replay} | ({"card": both.card} if both.card is not None else {})
+    parts = {f"replay {figure}": part for figure, part in fits.replay.items()} | ({"card": fits.card} if fits.card is not None else {})
     return {name: {each: [round(value, 5) for value in part.error(each)] for each in part.names} for name, part in parts.items()}
 
 
@@ -194,7 +192,7 @@ def main() -> int:
             )
     if args.write:
         PROFILE.write_text(written(made, 3), encoding="utf-8")
-        PARAMETERS.write_text(written({"made": made["made"], **parameters}, 3), encoding="utf-8")
+        PARAMETERS.write_text(written({"made": made["made"], **parameters}, 2), encoding="utf-8")
         print(f"written: {PROFILE.name}, {PARAMETERS.name}")
     if args.check:
         from calibration import residual_check

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from calibration.accuracy_tables import Table, percent, quantile
-from calibration.fit import FIGURES, PHASES, Both
+from calibration.fit import FIGURES, PHASES, Fits
 from calibration.residual_rows import PEAK, Row
 from estimator.residual import Spread, ends
 
@@ -63,14 +63,11 @@ def sources_left_out(rows: Sequence[Row]) -> list[Held]:
     """Peaks of real cards, each predicted from all sources but its own."""
     held = []
     for source in sorted({row.source for row in rows if row.kind != "emulated" and row.outcome == PEAK}):
-        others = [row for row in rows if row.source != source]
-        for figure in FIGURES:
-            left = [row for row in rows if row.source == source and row.figure == figure and row.outcome == PEAK]
-            if not left:
-                continue
-            both = Both(others, figure)
-            made = {row: both.spread(row.phase, parts="card" if row.kind == "step" else "both") for row in left}
-            held += [_held(row, spread, spread) for row, spread in made.items()]
+        fits = Fits([row for row in rows if row.source != source])
+        for row in rows:
+            if row.source == source and row.outcome == PEAK:
+                spread = fits.spread(row.figure, row.phase, parts="card" if row.kind == "step" else "both")
+                held.append(_held(row, spread, spread))
     return held
 
 
@@ -78,13 +75,10 @@ def architectures_left_out(rows: Sequence[Row]) -> list[Held]:
     """Phases of emulated runs, each predicted from all architectures but its own."""
     held = []
     for arch in sorted({row.arch for row in rows if row.kind == "emulated"}):
-        others = [row for row in rows if row.arch != arch]
-        for figure in FIGURES:
-            both = Both(others, figure)
-            spreads = {phase: (both.spread(phase, parts="replay"), both.spread(phase)) for phase in PHASES}
-            held += [
-                _held(row, *spreads[row.phase]) for row in rows if row.kind == "emulated" and row.arch == arch and row.figure == figure
-            ]
+        fits = Fits([row for row in rows if row.arch != arch])
+        places = [(figure, phase) for figure in FIGURES for phase in PHASES]
+        spreads = {place: (fits.spread(*place, parts="replay"), fits.spread(*place)) for place in places}
+        held += [_held(row, *spreads[row.figure, row.phase]) for row in rows if row.kind == "emulated" and row.arch == arch]
     return held
 
 

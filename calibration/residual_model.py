@@ -35,7 +35,7 @@ from calibration.residual_rows import OOM, PEAK, Row
 MIB = 2**20
 Floats = npt.NDArray[np.float64]
 FEW = 100
-PROPOSALS, PROPOSAL_FREEDOM = 20_000, 6  # of importance resampling: a Student distribution, whose tails cover the true one's
+PROPOSALS, PROPOSAL_FREEDOM = 40_000, 6  # of importance resampling: a Student distribution, whose tails cover the true one's
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _log_posterior(theta: Floats, data: _Data, priors: Priors) -> tuple[float, F
     per_kind = np.zeros(data.kinds)
     np.add.at(per_kind, data.kind_of, per_group * effects * between)
     nudge = 1e-5
-    ahead, back = (data.weight @ _student(far, log_freedom + by, data)[0] for by in (nudge, -nudge))
+    ahead, back = (np.sum(data.weight * _student(far, log_freedom + by, data)[0]) for by in (nudge, -nudge))
     slope = np.concatenate([
         np.bincount(data.phase, by_mean, data.phases),
         np.bincount(data.phase, by_scale * share2 / scale**2, data.phases),
@@ -196,7 +196,7 @@ def _log_posterior(theta: Floats, data: _Data, priors: Priors) -> tuple[float, F
         per_kind, per_group * between,
     ])  # fmt: skip
     prior, prior_slope = _log_prior(theta, data, priors)
-    return float(data.weight @ (each - np.where(data.peak, np.log(scale / MIB), 0))) + prior, slope + prior_slope
+    return float(np.sum(data.weight * (each - np.where(data.peak, np.log(scale / MIB), 0)))) + prior, slope + prior_slope
 
 
 def _student(far: Floats, log_freedom: float, data: _Data) -> tuple[Floats, Floats]:

@@ -73,12 +73,15 @@ def test_a_calibrated_residual_takes_the_place_of_the_shipped_one(home: Path, ca
         assert new["device_low_bytes"] >= old["reserved_bytes"]
 
 
-def test_a_measured_card_is_no_longer_provisional_an_emulated_one_is(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for emulated in (False, True):
-        put(replace(overlay_of(CARD), emulated=emulated), home)
+def test_a_card_says_what_its_bounds_rest_on(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = {"any": Spread(0.0, 0.1)}
+    own = Residual(wide, wide, Interval(0, 0, 0), "cells of this card")
+    for residual, emulated in ((None, False), (None, True), (own, False), (own, True)):
+        put(replace(overlay_of(CARD), emulated=emulated, residual=residual), home)
         overlays._listed.clear()
         said = " ".join(estimate(capsys)["assumptions"])
-        assert ("provisional until" in said) == emulated
+        assert ("published rows of real cards" in said) == (residual is None)
+        assert ("cells of this card" in said) == (residual is not None)
         assert ("emulated: no measurement" in said) == emulated
 
 
