@@ -131,7 +131,7 @@ def profile(rows: Sequence[Row]) -> tuple[dict[str, Any], dict[str, Any]]:
     for phases in spreads.values():
         phases["any"] = max(phases.values(), key=lambda one: one["high_share"])
     emulated, real = [row for row in rows if row.kind == "emulated"], [row for row in rows if row.kind != "emulated"]
-    checked = {kind: sorted({getattr(row, kind) for row in emulated}) for kind in ("arch", "weights", "optimizer", "trainer")}
+    checked = {kind: sorted({getattr(row, kind) for row in emulated}) for kind in ("weights", "optimizer", "trainer")}
     generations = sorted({row.generation for row in real if row.outcome == "peak"})
     between = 0.0 if fits.card is None else math.exp(fits.card.error("log_between/generation")[0])
     return {

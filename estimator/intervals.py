@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from estimator.archs import load_archs
 from estimator.drift import DRIFT_SHARE, drift_of
 from estimator.gpus import Gpu
 from estimator.job import Job
@@ -59,13 +60,16 @@ def generation(compute_capability: str) -> str:
 
 
 def settings(job: Job) -> dict[str, str]:
-    """What was checked or was not, kind -> value: the keys of the profile's `checked`."""
-    return {
-        "arch": job.arch,
-        "weights": job.model.weights,
-        "optimizer": job.train.optimizer,
-        "trainer": job.trainer,
-    }
+    """What was checked or was not, kind -> value: keys of the profile's `unchecked`."""
+    return {"arch": job.arch, "weights": job.model.weights, "optimizer": job.train.optimizer, "trainer": job.trainer}
+
+
+def is_checked(kind: str, value: str) -> bool:
+    """An architecture by its whole runs (profiles/archs.yaml), anything else by the profile's rows."""
+    if kind == "arch":
+        archs = load_archs().archs
+        return value in archs and archs[value].checked_runs > 0
+    return value in profile().checked[kind]
 
 
 WORDS = {

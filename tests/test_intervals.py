@@ -123,7 +123,7 @@ def test_the_shipped_profile_says_what_it_rests_on() -> None:
 
 def test_every_setting_of_the_profile_can_be_asked_for() -> None:
     job = example("flux_dev_24gb")
-    assert set(profile().checked) == set(profile().unchecked)
+    assert {*profile().checked, "arch"} == set(profile().unchecked)
     assert residual_for(find_gpu("RTX4090"), job).source == profile().residual.source
 
 
