@@ -61,7 +61,10 @@ def generation(compute_capability: str) -> str:
 
 def settings(job: Job) -> dict[str, str]:
     """What was checked or was not, kind -> value: keys of the profile's `unchecked`."""
-    return {"arch": job.arch, "weights": job.model.weights, "optimizer": job.train.optimizer, "trainer": job.trainer}
+    offloading = "on" if job.model.layer_offloading else "off"
+    return {
+        "arch": job.arch, "weights": job.model.weights, "optimizer": job.train.optimizer, "trainer": job.trainer, "offloading": offloading,
+    }  # fmt: skip
 
 
 def is_checked(kind: str, value: str) -> bool:
@@ -77,6 +80,7 @@ WORDS = {
     "weights": "base weights in {} were never held against a whole run",
     "optimizer": "the optimizer {} was never held against a whole run",
     "trainer": "no run of this kind of trainer ({}) was ever compared",
+    "offloading": "layer offloading is {}: a card may give blocks back later than the emulated device, which waits for nothing",
     "generation": "no peak of a card of this generation ({}) is known",
 }
 
