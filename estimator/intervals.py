@@ -98,7 +98,7 @@ def residual_for(gpu: Gpu, job: Job | None = None) -> Residual:
     found = settings(job) if job is not None else {}
     if own is None:
         found["generation"] = generation(gpu.compute_capability)
-    missing = [kind for kind, value in found.items() if value not in shipped.checked[kind] and shipped.unchecked[kind]]
+    missing = [kind for kind, value in found.items() if not is_checked(kind, value)]
     reasons = [f"{WORDS[kind].format(found[kind])}: the interval is wider" for kind in missing]
     shares = [shipped.unchecked[kind] for kind in missing]
     if job is not None and (drift := drift_of(job)) is not None:

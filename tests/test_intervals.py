@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from estimator import intervals
+from estimator.archs import load_archs
 from estimator.engine import estimate_job
 from estimator.gpus import find_gpu
 from estimator.intervals import profile, residual_for, residual_of
@@ -73,7 +75,6 @@ def test_where_nothing_was_checked_the_interval_is_wider_and_says_so() -> None:
     same = residual_for(known, job)
     assert same.reasons == ()
     for changed, word in (
-        (replace(job, arch="something-new"), "something-new"),
         (replace(job, train=replace(job.train, optimizer="newton")), "newton"),
         (replace(job, model=replace(job.model, weights="uint1")), "uint1"),
         (replace(job, trainer="explicit"), "explicit"),
@@ -81,6 +82,17 @@ def test_where_nothing_was_checked_the_interval_is_wider_and_says_so() -> None:
         wider = residual_for(known, changed)
         assert wider.spread("reserved", "train").high_share > same.spread("reserved", "train").high_share
         assert any(word in reason and "wider" in reason for reason in wider.reasons)
+
+
+def test_an_architecture_without_a_whole_run_is_wider(monkeypatch: pytest.MonkeyPatch) -> None:
+    archs = load_archs()
+    unrun = {key: replace(arch, checked_runs=0) for key, arch in archs.archs.items()}
+    job, card = example("zimage_base_ui"), find_gpu("A100-40G")
+    before = residual_for(card, job)
+    monkeypatch.setattr(intervals, "load_archs", lambda: replace(archs, archs=unrun))
+    after = residual_for(card, job)
+    assert after.spread("allocated", "load").high_share > before.spread("allocated", "load").high_share
+    assert any("zimage" in reason for reason in after.reasons)
 
 
 def test_a_card_generation_without_a_peak_is_wider_and_a_calibrated_card_is_not() -> None:
