@@ -91,7 +91,7 @@ Verdicts (rates with the interval of Clopper and Pearson, 95 %):
 
 - Published peaks with a config that is modelled: {peaks}, of one run. So the 99 % bound is set by its priors and by the steps above more
   than by peaks of this trainer on cards; it becomes narrower with calibration runs, not with more programs.
-- Reports of OOM with a complete config that is modelled: {ooms}. No false safe among none shows nothing; the emulated cards show what the
+- Reports of OOM with a config that is modelled: {ooms}. No false safe among so few shows little; the emulated cards show what the
   replay does.
 - Figures by nvidia-smi: none with a complete config. The context is a range read off torch's messages (profiles/gpus.yaml).
 - No estimator known to us can be run on these rows: those that exist are of language models, of loading alone, or hard-coded to other
