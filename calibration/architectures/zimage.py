@@ -17,7 +17,7 @@ LOAD = {
     "load.rest": ("Loading VAE", "Making", "Preparing", "Model Loaded"),
 }  # fmt: skip
 LAYOUT = Layout(
-    LOAD, ("T32", "X32", "Z", "Z128", "T", "X"), 3840, ("Z", "T32", "X32"), TEMPLATE_TOKENS, guidance="batched", prompts_apart=True,
+    LOAD, ("T32", "X32", "Z", "Z128", "T", "X"), 3840, ("Z", "T32", "X32"), TEMPLATE_TOKENS, guidance="batched",
 )  # fmt: skip
 BUCKETS = (
     (512, 512, 1, 12), (784, 656, 1, 60), (1024, 1024, 1, 150), (1232, 816, 1, 30), (336, 624, 1, 100),
@@ -31,9 +31,11 @@ TURBO = {
     "assistant_lora_path": "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors",
 }  # fmt: skip
 ARCHITECTURES = {
-    "zimage": BASE,
+    "zimage": BASE,  # prompts are not apart: all its negative ones are empty, and guided previews need the size of those that are not
     # the trainer makes float8 of qfloat8 here
-    "zimage-turbo": replace(BASE, model=TURBO, relative="zimage", weights=("bf16", "float8", "uint4")),
+    "zimage-turbo": replace(
+        BASE, model=TURBO, relative="zimage", weights=("bf16", "float8", "uint4"), layout=replace(LAYOUT, prompts_apart=True)
+    ),
 }
 
 
