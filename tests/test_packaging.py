@@ -78,7 +78,7 @@ def test_the_wheel_is_complete_and_small(wheel: Path) -> None:
     shipped = {f"estimator/_profiles/{p.relative_to(ROOT / 'profiles')}" for p in (ROOT / "profiles").rglob("*") if p.is_file()}
     assert shipped
     assert shipped <= infos.keys()
-    assert ("estimator/allocator_core.bin" in infos) == (ROOT / "estimator" / "allocator_core.bin").exists(), "building it compiles, or says no"
+    assert ("estimator/allocator_core.bin" in infos) == (ROOT / "estimator" / "allocator_core.bin").exists()  # as compiled
     assert {"estimator/py.typed", "calibration/emulated_cuda/device.h", "calibration/emulated_cuda/Makefile"} <= infos.keys()
     assert (infos["calibration/emulated_cuda/run.sh"].external_attr >> 16) & stat.S_IXUSR
     assert not [n for n in infos if n.endswith((".so", ".o", ".pyc")) or "/build/" in n], "build artefacts"
