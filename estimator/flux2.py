@@ -13,7 +13,7 @@ from estimator.batches import Batch
 from estimator.controls import RAW, Size, capped_size, pixels
 from estimator.features import image_values
 from estimator.job import Sample
-from estimator.operations import MoveIn, Operation, Part, Release
+from estimator.operations import EmptyCache, MoveIn, Operation, Part, Release
 from estimator.prompts import PromptsApart, VaeStays
 
 
@@ -35,6 +35,8 @@ class Flux2KleinPlan(VaeStays, PromptsApart):
         if not self.job.model.low_vram:
             yield from self.text_in()
             yield MoveIn("transformer")
+        if self.job.model.layer_offloading:  # taken off the card after they were moved there (flush, end of load_model)
+            yield EmptyCache()
 
     def _forward_backward(self, batch: Batch, accumulate: bool, when: str) -> Iterator[Operation]:
         pictures, bucket = batch.bucket.controls, batch.bucket
