@@ -18,7 +18,7 @@ _GPU_COLUMNS = (
     Column("name (for --gpu)", 19), Column("GiB", 8, right=True), Column("usable", 7, right=True), Column("cc", 5),
     Column("also known as", WIDTH - 44),
 )  # fmt: skip
-_ARCH_COLUMNS = (Column("architecture", 15), Column("what it is", 45), Column("checked against"))
+_ARCH_COLUMNS = (Column("architecture", 20), Column("what it is", 40), Column("checked against"))
 
 
 def render_cards(estimates: Sequence[Estimate], style: Style = PLAIN) -> str:
@@ -75,7 +75,7 @@ def render_gpus(gpus: Sequence[Gpu], style: Style = PLAIN) -> str:
 
 def render_archs(archs: Sequence[tuple[str, str, bool, int]], style: Style = PLAIN) -> str:
     """The architectures, as (key, name, modelled, checked runs): those that can be estimated, and those that are only recognised."""
-    rows = [(key, cut(name, 45), f"{runs} runs" if runs else "nothing yet") for key, name, modelled, runs in archs if modelled]
+    rows = [(key, cut(name, 40), f"{runs} runs" if runs else "nothing yet") for key, name, modelled, runs in archs if modelled]
     lines = table(_ARCH_COLUMNS, rows, style.colour)
     lines += ["", *wrapped("Runs: whole runs of the trainer itself on an emulated CUDA device, none of them used to make the model of it.")]
     others = ", ".join(key for key, _, modelled, _ in archs if not modelled)
