@@ -116,7 +116,8 @@ def confirm(case: Case, folder: Path, options: list[str]) -> list[dict[str, Any]
 
 def tried(subject: Subject, edits: tuple[Edit, ...], case: Case, place: Path, options: list[str]) -> dict[str, Any]:
     job = subject.read(edits)
-    assert job is not None
+    if job is None:  # the trainer would stop on it
+        return {"verdict": "not a config", "ran": "not run"}
     try:
         verdict = estimate_job(job, find_gpu(f"{case.gib}GiB")).verdict
     except CannotTell as error:

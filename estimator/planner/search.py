@@ -154,7 +154,7 @@ def cheapest(judge: Judge, space: Sequence[Dimension], base: tuple[Edit, ...] = 
     if dead.all_of_loading():
         return None
     for places in _rising(space):
-        if dead.has(places):
+        if dead.has(places) or _hopeless(judge, space, base, places):
             continue
         choice = _choice(space, places)
         edits = merged((*base, *choice.edits))
@@ -163,6 +163,12 @@ def cheapest(judge: Judge, space: Sequence[Dimension], base: tuple[Edit, ...] = 
         if failing == () and judge.safe(edits):
             return choice
     return None
+
+
+def _hopeless(judge: Judge, space: Sequence[Dimension], base: tuple[Edit, ...], places: tuple[int, ...]) -> bool:
+    """Whether a choice that offloads a share of the layers fails even with all offloaded, which leaves least: one try for ten."""
+    most = tuple(len(each.levels) - 1 if each.name == "offloading" and n else n for each, n in zip(space, places, strict=True))
+    return most != places and bool(judge.failing(merged((*base, *_choice(space, most).edits))))
 
 
 def _rising(space: Sequence[Dimension]) -> Iterator[tuple[int, ...]]:
