@@ -18,7 +18,7 @@ LONGEST_TO_SHORTEST = 3  # edges of an image
 # A row that is the highest nowhere on the grid of `calibration.extract.rows` may be it between the grid's points. Found so far:
 # at most 168 bytes of a step of 16 GiB; and in the short parts around a step, whose peaks lie far below those of the step itself:
 # 1.7 MB of batches on their way to the card (Z-Image, batch above 8).
-# And a row that is the highest in a narrow band of sizes alone can be missed by the grid that rows are chosen on: 0.05 % of FLUX.1 Kontext's
+# And a row that is the highest in a narrow band of sizes alone can be missed by that grid: 0.05 % of FLUX.1 Kontext's
 # step with a control image (uint4, rank 104, 672x1056), 0.02 % of FLUX.2 klein's (docs/log.md, "Open").
 GAP_SHARE, SHORT_GAP_BYTES = 1e-3, 2 * 2**20
 # Rows are chosen on a grid with as many tokens for either prompt; where they round up to tiles differently a row is missing.
