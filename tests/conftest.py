@@ -81,3 +81,19 @@ def emulated(emulated_process: Callable[..., subprocess.CompletedProcess[str]]) 
         return values
 
     return run
+
+
+@pytest.fixture
+def needs_on_device() -> Callable[..., None]:
+    """Skips the test unless the environment with torch's CUDA build is there and has these modules (in CI: torch and numpy)."""
+
+    def check(*modules: str) -> None:
+        python = os.environ.get("EMULATED_CUDA_PYTHON")
+        if not python:
+            pytest.skip("EMULATED_CUDA_PYTHON is not set: no environment with the CUDA build of torch")
+        find = "import sys, importlib.util as u; print(*(m for m in sys.argv[1:] if u.find_spec(m) is None))"
+        missing = subprocess.run([python, "-c", find, *modules], capture_output=True, text=True, check=True).stdout.split()
+        if missing:
+            pytest.skip(f"EMULATED_CUDA_PYTHON has no {', '.join(missing)} (the extra `calibrate` has)")
+
+    return check

@@ -23,10 +23,9 @@ RUN = str(ROOT / "calibration" / "emulated_cuda" / "run.sh")
 
 
 @pytest.fixture
-def on_device(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def on_device(tmp_path: Path, needs_on_device: Callable[..., None]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `python ...` on the emulated device of these settings, with an empty config folder."""
-    if not os.environ.get("EMULATED_CUDA_PYTHON"):
-        pytest.skip("EMULATED_CUDA_PYTHON is not set: no environment with the CUDA build of torch")
+    needs_on_device("diffusers", "transformers", "yaml", "rich")
 
     def run(*command: str, **settings: object) -> subprocess.CompletedProcess[str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("FAKECUDA_", "PYTORCH_", "PYTHON", "VIRTUAL_ENV"))}

@@ -228,10 +228,9 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.emulated
-def test_phases_and_rows_of_a_run_on_the_card(environment: dict[str, str], tmp_path: Path) -> None:
+def test_phases_and_rows_of_a_run_on_the_card(environment: dict[str, str], tmp_path: Path, needs_on_device: Callable[..., None]) -> None:
     """The run's memory is another process's: the emulated driver shows it to `watch` as a card's would."""
-    if not os.environ.get("EMULATED_CUDA_PYTHON"):
-        pytest.skip("EMULATED_CUDA_PYTHON is not set: no environment with the CUDA build of torch")
+    needs_on_device("yaml", "rich")
     context = 400
     environment |= {"FAKECUDA_PYTHON": os.environ["EMULATED_CUDA_PYTHON"], "FAKECUDA_CC": "8.9", "FAKECUDA_TOTAL_MIB": "24080",
                     "FAKECUDA_CONTEXT_MIB": str(context), "FAKECUDA_SHARED": str(tmp_path / "card")}  # fmt: skip
