@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from estimator.archs import load_archs
 from estimator.errors import CannotTell, InputError
 from estimator.estimate import BORDERLINE, OOM, Advice, Estimate
 from estimator.gpus import MIB, Gpu
@@ -121,12 +122,12 @@ def _free_edits(job: Job) -> Iterator[Edit]:
     """What costs time at most."""
     if not job.train.gradient_checkpointing:
         yield _train(job, "gradient_checkpointing", True, "same result; each step takes about a third longer")
-    if not job.train.cache_text_embeddings:
+    if not job.text_cached and load_archs().archs[job.arch].caches_text:
         datasets = tuple(replace(each, cache_text_embeddings=True) for each in job.datasets)
         why = "the text encoder is used once, then leaves the card; captions can no longer be dropped or changed while training"
         edit = _train(job, "cache_text_embeddings", True, why)
         yield replace(edit, job=replace(edit.job, datasets=datasets))
-    if any(not (each.cache_latents or each.cache_latents_to_disk) for each in job.datasets):
+    if not all(each.latents_cached for each in job.datasets):
         datasets = tuple(replace(each, cache_latents_to_disk=True) for each in job.datasets)
         why = "images are encoded once, ahead of training; rules out augmentations"
         yield Edit("datasets.*.cache_latents_to_disk", False, True, why, replace(job, datasets=datasets))
@@ -184,7 +185,7 @@ def _weight_edits(job: Job) -> Iterator[Edit]:
         why = "text encoder in 8 bit: hardly a loss"
         te_weights = "float8" if model.layer_offloading else "qfloat8"
         yield Edit("model.quantize_te", False, True, why, replace(job, model=replace(model, te_weights=te_weights)))
-    if not model.layer_offloading:
+    if not model.layer_offloading and load_archs().archs[job.arch].layer_offloading not in (None, "nothing"):
         coerced = {key: "float8" for key in ("weights", "te_weights") if getattr(model, key) == "qfloat8"}
         why = "weights wait in RAM and are copied in for each layer's use: slower steps, the slower the smaller the batch"
         changed = replace(model, layer_offloading=True, **coerced)  # type: ignore[arg-type]
@@ -201,8 +202,8 @@ def _last_edits(job: Job) -> Iterator[Edit]:
     """What changes what is learned."""
     model = job.model
     if model.weights in ("qfloat8", "float8") and job.method != "full":
-        # FLUX quantises its text encoder with the same key, Z-Image with one of its own (profiles/archs.yaml: te_qtype_key)
-        both = model.te_weights not in _UNQUANTISED and not job.arch.startswith("zimage")
+        # some classes of the trainer quantise the text encoder with the same key, others with one of its own
+        both = model.te_weights not in _UNQUANTISED and load_archs().archs[job.arch].te_qtype_key == "qtype"
         changed_model = replace(model, weights="uint4", te_weights="uint4" if both else model.te_weights)
         why = "frozen weights in 4 bit: clearly less exact than in 8"
         yield Edit("model.qtype", model.weights, "uint4", why, replace(job, model=changed_model))

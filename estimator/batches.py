@@ -14,6 +14,12 @@ def one_or_many(count: int) -> str:
     return "one" if count == 1 else "many"
 
 
+def encodes_latents(job: Job, bucket: Bucket) -> bool:
+    """Whether a batch of this training size goes through the VAE in its step: one of any dataset with this size does, if not cached."""
+    size = bucket.width, bucket.height, bucket.frames
+    return any((b.width, b.height, b.frames) == size for d in job.datasets if not d.latents_cached for b in d.buckets)
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """`size` items of one bucket; `text_tokens` of its longest caption."""

@@ -1,7 +1,8 @@
 """What is in a dataset folder: the sizes of its images, from their headers alone, and their captions.
 
 The rules of what counts as an image are the trainer's: every file below the folder with one of four endings, except hidden files and
-folders and folders named _controls_; a JSON file instead of a folder lists the paths. Nothing is written, nothing but headers is read.
+folders and files right in a folder named _controls; a JSON file instead of a folder lists the paths. Nothing is written, nothing but
+headers is read.
 Source: ostris/ai-toolkit 27a03a91, toolkit/data_loader.py (AiToolkitDataset), toolkit/data_transfer_object/data_loader.py (FileItemDTO),
 toolkit/dataloader_mixins.py (CaptionProcessingDTOMixin).
 """
@@ -23,6 +24,7 @@ from estimator.videos import VIDEO_ENDINGS, read_clip
 _T = TypeVar("_T")
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+CONTROLS_FOLDER = "_controls"  # where the trainer puts control images that it makes itself
 MAX_LIST_BYTES = 256 * 2**20  # of a JSON dataset file
 MAX_CAPTION_BYTES = 64 * 2**10  # captions are cut at 512 tokens by the model anyway
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -96,7 +98,7 @@ def _scan(folder: str, video: bool) -> Scan:
         captions = _read_list(folder)
     except (OSError, ValueError, RecursionError) as error:
         return Scan("unreadable", reason=_reason(error))
-    paths = [path for path in captions if os.path.basename(os.path.dirname(path)) != "_controls_"]
+    paths = [path for path in captions if os.path.basename(os.path.dirname(path)) != CONTROLS_FOLDER]
     return _open_all(paths, captions, [])
 
 
@@ -126,7 +128,7 @@ def _walk(folder: str, endings: tuple[str, ...]) -> tuple[list[str], list[str]]:
     skipped: list[str] = []
     for root, folders, files in os.walk(folder, onerror=lambda error: skipped.append(str(error.filename))):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if os.path.basename(root) == "_controls_":
+        if os.path.basename(root) == CONTROLS_FOLDER:
             continue
         paths += [os.path.join(root, name) for name in sorted(files) if name.lower().endswith(endings) and not name.startswith(".")]
     return paths, skipped

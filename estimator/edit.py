@@ -36,11 +36,6 @@ class QwenEditPlan(Plan):
         values = {**text.values, "I": sum(map(cells, pictures)), "B": 1, "X": text.values["X"] if tokens is None else tokens}
         return replace(text, key=f"{text.key.removesuffix('/many').removesuffix('/one')}/one/{len(pictures)} images", values=values)
 
-    def prompts_of(self, sample: Sample) -> tuple[int, int]:
-        """Tokens of a preview's prompt and of its negative one, which is encoded whether it is used or not."""
-        empty = self.arch.text_tokens("", sample.seen)
-        return self.tokens(sample.text_tokens), empty if sample.negative_tokens is None else self.tokens(sample.negative_tokens)
-
     def prepare(self) -> Iterator[Operation]:
         """The empty prompt, with a blank picture, twice if text is cached; then the prompts of previews, with theirs."""
         texts: list[tuple[Pictures, int | None]] = [((BLANK,), None)] * (2 if self.text_away else 1)

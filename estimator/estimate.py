@@ -37,7 +37,7 @@ class PhaseEstimate:
     `phase`: load | cache_latents | cache_text | prepare | sample | train | save.
     `allocated_bytes`: peak of torch.cuda.max_memory_allocated; `reserved_bytes`: of max_memory_reserved on an unbounded card;
     `device`: what nvidia-smi would show on this card. `components` sums exactly to `allocated_bytes`.
-    `detail`: which part of the phase, e.g. "baseline" or "with optimizer state" for samples, "Quantizing T5" for load.
+    `detail`: which part of the phase, e.g. "baseline" or "with optimizer state" for samples, "text encoder" for load.
     """
 
     phase: str

@@ -80,13 +80,19 @@ CUSTOM_CONTEXT = "ada"
 _UNIT_BYTES = {"gib": GIB, "mib": MIB, "gb": 10**9, "mb": 10**6}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *(gib|gb|mib|mb)", re.ASCII)
 _NEARLY_SIZE = re.compile(r"\d+(\.\d+)?[a-z]{0,3}", re.ASCII)
+_MOST_SHOWN = 80  # characters of what was typed, in messages
+_MOST_BYTES = 2**63
 _SMALLEST_BYTES, _LARGEST_BYTES = 1 * GIB, 1024 * GIB
 
 
 def size_bytes(text: str) -> int | None:
     """Bytes of a size with a unit ("32GiB", "24000MiB", "24GB": decimal); None if `text` is none."""
     size = _SIZE.fullmatch(text.strip().lower())
-    return None if size is None else round(float(size[1]) * _UNIT_BYTES[size[2]])
+    return None if size is None else _in_bytes(size)
+
+
+def _in_bytes(size: re.Match[str]) -> int:
+    return round(min(float(size[1]) * _UNIT_BYTES[size[2]], _MOST_BYTES))  # hundreds of digits are infinite as a float
 
 
 def find_gpu(text: str, os: str = "linux") -> Gpu:
@@ -96,7 +102,7 @@ def find_gpu(text: str, os: str = "linux") -> Gpu:
     """
     size = _SIZE.fullmatch(text.strip().lower())
     if size is not None:
-        return _custom(text.strip(), round(float(size[1]) * _UNIT_BYTES[size[2]]), size[2], os)
+        return _custom(re.sub(r"^0+(?=\d)", "", text.strip()), _in_bytes(size), size[2], os)
     names = _index().get(canonical(text), ())
     if len(names) == 1:
         return _card(names[0], os)
@@ -140,6 +146,8 @@ def _index() -> dict[str, tuple[str, ...]]:
 
 def _unknown(text: str) -> InputError:
     from difflib import get_close_matches  # only wanted when something is wrong
+
+    text = text[:_MOST_SHOWN]
 
     if _NEARLY_SIZE.fullmatch(text.strip().lower()) and canonical(text) not in _index():
         hint = "for a size write its unit, for example --gpu 23.5GiB or 24000MiB; for a card its name, for example RTX4090"
@@ -190,7 +198,7 @@ def _card(name: str, os: str) -> Gpu:
 def _custom(text: str, total_bytes: int, unit: str, os: str) -> Gpu:
     if not _SMALLEST_BYTES <= total_bytes <= _LARGEST_BYTES:
         fix = "give its capacity as torch reports it, for example --gpu 23.5GiB"
-        raise _error(f"--gpu {text}: {total_bytes / GIB:.2f} GiB is no card's size", fix)
+        raise _error(f"--gpu {text[:_MOST_SHOWN]}: {total_bytes / GIB:.2f} GiB is no card's size", fix)
     assumed = f"compute capability {CUSTOM_COMPUTE_CAPABILITY} and a usual CUDA context are assumed"
     notes = [f"--gpu {text}: {assumed}; a card's name is more exact"]
     if unit in ("gb", "mb"):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from estimator.archs import load_archs
 from estimator.errors import CannotTell
 from estimator.estimate import Host
+from estimator.features import latent_frames
 from estimator.gpus import GIB
 from estimator.job import Job
 from estimator.offload_profile import profile_of, waiting
@@ -17,8 +19,6 @@ from estimator.programs import Profile, load_profile
 
 PROCESS_BYTES = 4 * GIB
 """Python, torch with CUDA's libraries, the data loader: assumed, not measured."""
-LATENT_FRAMES = 4
-"""Frames of a clip that one latent frame holds, after the first."""
 LATENT_BYTES = {"flux2_klein": (256, 16)}
 """By model class: bytes of a latent's column of channels in 2 bytes, and pixels on its side (128 channels for 16 x 16 pixels)."""
 LATENT_BYTES_ELSE = (32, 8)
@@ -47,8 +47,8 @@ def _moments(job: Job, base: Profile) -> dict[str, dict[str, int]]:
     pinned = offload.waiting_bytes("transformer") if offload is not None else 0
     text_pinned = sum(offload.waiting_bytes(name) for name in encoders) if offload is not None and offload.shares else 0
     beside = pinned or (held if model.low_vram else 0)
-    unloaded = job.train.unload_text_encoder or job.train.cache_text_embeddings
-    caches = any(d.cache_latents or d.cache_latents_to_disk for d in job.datasets) or job.train.cache_text_embeddings
+    unloaded = job.train.unload_text_encoder or job.text_cached
+    caches = job.text_cached or any(dataset.latents_cached for dataset in job.datasets)
     out: dict[str, dict[str, int]] = {
         "loading the transformer": {"transformer": plain},
         "loading the text encoder": {"transformer": beside, "text_encoder": text_plain},
@@ -66,14 +66,12 @@ def _bytes(base: Profile, components: list[str], weights: str) -> int:
 
 
 def latent_bytes(job: Job, by_class: Mapping[str, tuple[int, int]] = LATENT_BYTES) -> int:
-    """Latents that are kept in memory, where they are cached there and not on disk."""
-    from estimator.archs import load_archs
-
+    """Latents that are kept in memory, where they are cached there: on disk besides or not (toolkit/config_modules.py: DatasetConfig)."""
     size, side = by_class.get(load_archs().archs[job.arch].model_class, LATENT_BYTES_ELSE)
     columns = sum(
-        bucket.width * bucket.height * (1 + (bucket.frames - 1) // LATENT_FRAMES) * bucket.count
+        bucket.width * bucket.height * latent_frames(bucket.frames) * bucket.count
         for dataset in job.datasets
-        if dataset.cache_latents and not dataset.cache_latents_to_disk
+        if dataset.cache_latents
         for bucket in dataset.buckets
     )
     return columns * size // side**2

@@ -106,6 +106,11 @@ class Dataset:
     text_tokens: int | None = None
     is_reg: bool = False
 
+    @property
+    def latents_cached(self) -> bool:
+        """In memory or on disk: either way images are encoded before training."""
+        return self.cache_latents or self.cache_latents_to_disk
+
 
 @dataclass(frozen=True, slots=True)
 class Train:
@@ -189,3 +194,8 @@ class Job:
     control_images: int = 0
     optimizer_state_dtype: str | None = None
     trainer_version: str | None = None
+
+    @property
+    def text_cached(self) -> bool:
+        """Prompts are encoded before training: for all datasets, since the trainer refuses a mixture."""
+        return self.train.cache_text_embeddings or any(dataset.cache_text_embeddings for dataset in self.datasets)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from estimator import optimizers
 from estimator.archs import load_archs
-from estimator.batches import Batch, Step, one_or_many
+from estimator.batches import Batch, Step, encodes_latents, one_or_many
 from estimator.estimate import Variant
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Sample
@@ -31,14 +31,14 @@ class Plan:
         self.legacy = self.arch.model_class == "stable_diffusion"
         self.encoders = encoders
         train, model = job.train, job.model
-        self.text_cached = train.cache_text_embeddings or any(d.cache_text_embeddings for d in job.datasets)
-        self.text_away = train.unload_text_encoder or self.text_cached
-        self.all_latents_cached = all(d.cache_latents or d.cache_latents_to_disk for d in job.datasets)
+        self.text_cached, self.text_away = job.text_cached, train.unload_text_encoder or job.text_cached
+        self.all_latents_cached = all(dataset.latents_cached for dataset in job.datasets)
         self.low = "low_vram" if model.low_vram else "plain"
         self.weights, self.te_weights = model.weights, model.te_weights
         self.rank = {"r": job.network.rank if job.network else 0}
         self.ema = "ema" if train.ema else "none"
-        self.samples = tuple({s.memory_key: s for s in job.samples}.values())
+        # without sampling their prompts are not cached either (SDTrainer.cache_sample_prompts)
+        self.samples = () if train.disable_sampling else tuple({s.memory_key: s for s in job.samples}.values())
         self.optimizer = optimizers.rule_name(train.optimizer, train.weight_decay)
 
     @property
@@ -54,6 +54,10 @@ class Plan:
 
     def empty_prompt(self) -> int:
         return self.arch.text_tokens("")
+
+    def prompts_of(self, sample: Sample) -> tuple[int, int]:
+        """Text tokens of a preview's prompt and of its negative one: both are encoded, whether guidance uses the second or not."""
+        return self.tokens(sample.text_tokens), self.tokens(sample.negative_tokens)
 
     def encode(self, tokens: int, scope: str, batch: int = 1, graph: bool = False) -> Part:
         kind = "graph" if graph else "plain"
@@ -136,7 +140,7 @@ class Plan:
         home = {"transformer": True, "text": self.text_home}
         told: set[str] = set()  # embeddings are kept by caption beside the images: other resolutions of a folder find them
         for dataset in self.job.datasets:
-            if dataset.cache_latents or dataset.cache_latents_to_disk:
+            if dataset.latents_cached:
                 yield from self._cache_latents(dataset, home)
             if self.text_cached and dataset.folder not in told:
                 told.add(dataset.folder)
@@ -190,8 +194,7 @@ class Plan:
         if self.text_away:
             yield self.encode(self.empty_prompt(), "job")
             for sample in self.samples:
-                yield self.encode(self.tokens(sample.text_tokens), "prompt")
-                yield self.encode(self.tokens(sample.negative_tokens), "prompt")
+                yield from (self.encode(tokens, "prompt") for tokens in self.prompts_of(sample))
                 yield Release("prompt")
             yield from self.text_out()
             yield from (MoveOut("offload"), MoveOut("held"), MoveOut("stuck"), EmptyCache())  # what layers copied in as well
@@ -228,7 +231,7 @@ class Plan:
 
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
         source = "cached" if self.text_away else "encoded"
-        positive, negative = self.tokens(sample.text_tokens), self.tokens(sample.negative_tokens or self.empty_prompt())
+        positive, negative = self.prompts_of(sample)
         if not self.text_away:
             yield self.encode(positive, "preview")
             yield self.encode(negative, "preview")
@@ -276,8 +279,7 @@ class Plan:
     def _forward_backward(self, batch: Batch, accumulate: bool, when: str) -> Iterator[Operation]:
         """`when`: "first" where the optimizer has no state yet."""
         bucket, many = batch.bucket, one_or_many(batch.size)
-        cached = any((d.cache_latents or d.cache_latents_to_disk) and bucket in d.buckets for d in self.job.datasets)
-        latents = "cached" if self.all_latents_cached or cached else "encoded"
+        latents = "encoded" if encodes_latents(self.job, bucket) else "cached"
         values = {**image_values(bucket.width, bucket.height, bucket.frames), **self.rank, "B": batch.size, "X": batch.text_tokens}
         # Cached text with latents encoded was not recorded: a head of encoded text lacks the copy of embeddings (FLUX: 4 MiB a sample)
         text = "cached" if self.text_away and latents == "cached" else "encoded"
@@ -295,6 +297,4 @@ class Plan:
     def save(self) -> Iterator[Operation]:
         yield Begin("save")
         yield Part(f"save/{self.ema}", self.rank, "save")
-        yield Release("save")
-        yield EmptyCache()
-        yield End()
+        yield from (Release("save"), EmptyCache(), End())

@@ -47,8 +47,8 @@ class PromptsApart(Plan):
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
         if self.text_away and (when == "first" or self.job.train.skip_first_sample):
             for _ in [s for s in self.job.samples if s.memory_key == sample.memory_key]:
-                negative = self.tokens(sample.negative_tokens or self.empty_prompt())
-                yield Part("preview.prompts", {"X": self.tokens(sample.text_tokens), "N": negative}, "job")
+                positive, negative = self.prompts_of(sample)
+                yield Part("preview.prompts", {"X": positive, "N": negative}, "job")
         turn, kinds = self.samples.index(sample) % 2, iter(PROMPTS)
         for operation in super()._preview(sample, when):
             if isinstance(operation, Part) and operation.key.startswith("text/"):  # the variable holds the one before until then

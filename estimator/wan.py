@@ -64,7 +64,7 @@ class WanPlan(Plan):
 
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
         low_vram = self.job.model.low_vram
-        positive, negative = self.tokens(sample.text_tokens), self.tokens(sample.negative_tokens or self.empty_prompt())
+        positive, negative = self.prompts_of(sample)
         if self.text_away and (when == "first" or self.job.train.skip_first_sample):  # they move to the card once, and stay
             for _ in [s for s in self.job.samples if s.memory_key == sample.memory_key]:
                 yield Part("preview.prompts", {"X": positive, "N": negative}, "job")

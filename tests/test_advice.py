@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from estimator.advice import WORTH_BYTES, advise
+from estimator.advice import WORTH_BYTES, advise, edits
 from estimator.errors import CannotTell, Problem
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate
 from estimator.gpus import find_gpu
@@ -198,3 +198,24 @@ def test_four_bits_take_the_text_encoder_along_where_the_key_is_shared() -> None
         advise(job, CARD, replace(model(job), verdict=OOM), watch)
         te = {each.model.te_weights for each in tried if each.model.weights == "uint4" and not each.model.layer_offloading}
         assert te == ({"uint4"} if arch == "flux1-dev" else {"qfloat8"})
+
+
+@pytest.mark.parametrize(("arch", "cached"), [("flux1-dev", True), ("flux1-kontext", False), ("chroma", False)])
+def test_text_is_not_to_be_cached_where_the_trainer_stops_on_it(arch: str, cached: bool) -> None:
+    job = replace(heavy_job(), arch=arch)
+    assert ("train.cache_text_embeddings" in {edit.key for edit in edits(job)}) == cached
+
+
+@pytest.mark.parametrize(("arch", "both"), [("flux1-dev", True), ("wan21-1.3b", True), ("qwen-image", False), ("zimage", False)])
+def test_four_bits_are_the_text_encoders_too_where_it_has_no_key_of_its_own(arch: str, both: bool) -> None:
+    """model.qtype alone is edited: what qtype_te says stays."""
+    job = replace(heavy_job(), arch=arch)
+    job = replace(job, model=replace(job.model, weights="qfloat8", te_weights="qfloat8"))
+    (edit,) = (each for each in edits(job) if each.key == "model.qtype")
+    assert (edit.job.model.weights, edit.job.model.te_weights) == ("uint4", "uint4" if both else "qfloat8")
+
+
+@pytest.mark.parametrize(("arch", "offered"), [("zimage", True), ("flux1-dev", False), ("qwen-image", False)])
+def test_layers_are_offloaded_only_where_the_trainer_does_it_and_it_is_modelled(arch: str, offered: bool) -> None:
+    job = replace(heavy_job(), arch=arch)
+    assert ("model.layer_offloading" in {edit.key for edit in edits(job)}) == offered

@@ -35,7 +35,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"values", "profiles", "replay"},
     ),
     "engine": ({"engine", "outside", "intervals", "drift", "host"}, {"values", "profiles", "replay", "model"}),
-    "advice": ({"advice"}, {"values", "engine"}),
+    "advice": ({"advice"}, {"values", "profiles", "engine"}),
     "planning": ({"planner"}, {"values", "files", "profiles", "reading", "model", "engine"}),
     "log": ({"diagnosis"}, {"values", "files", "reading", "advice"}),
     "screen": ({"screen", "report", "report_lists", "report_words", "report_diagnosis", "jsonout", "jsondiagnosis"}, {"values"}),

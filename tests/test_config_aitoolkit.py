@@ -35,7 +35,7 @@ def test_the_24_gb_flux_example() -> None:
     ]
     assert all(d.cache_latents_to_disk and not d.cache_latents and not d.cache_text_embeddings and not d.scanned for d in job.datasets)
     assert all(d.text_tokens == 512 for d in job.datasets)
-    assert job.samples == (Sample(1024, 1024, cfg=4.0, text_tokens=512),) * 3
+    assert job.samples == (Sample(1024, 1024, cfg=4.0, text_tokens=512, negative_tokens=512),) * 3
     assert (job.sample_every, job.save_every) == (250, 250)
     assert job.unmodelled == ()
 
@@ -446,6 +446,9 @@ def test_switched_off_settings_are_no_obstacle(tmp_path: Path) -> None:
         ("sample.samples", {"sample": {"samples": None}}),
         ("sample.samples.0", {"sample": {"samples": ["a prompt"]}}),
         ("sample.prompts.0", {"sample": {"prompts": ["a --w wide"]}}),
+        ("sample.prompts.0", {"sample": {"prompts": ["a --h 99999"]}}),
+        ("sample.prompts.0", {"sample": {"prompts": ["a --cfg nan"]}}),
+        ("sample.prompts.0", {"sample": {"prompts": ["a --ev 1,x"]}}),
         ("sample.prompts.0", {"sample": {"prompts": [5]}}),
         ("sample.samples.0.prompt", {"sample": {"samples": [{"prompt": 5}]}}),
         ("type", {"type": "sd_trainner"}),

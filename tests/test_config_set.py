@@ -9,8 +9,10 @@ from config_writer import FLUX_DEV, outcome, process, read, refusal, train, writ
 from hypothesis import given
 from hypothesis import strategies as st
 
+from estimator.errors import InputError
 from estimator.job import Job
 from estimator.trainers import read_jobs
+from estimator.trainers.overrides import MAX_OVERRIDES
 
 TWO_DATASETS = [{"folder_path": "/a", "resolution": 512}, {"folder_path": "/b", "resolution": [512, 768]}]
 
@@ -125,6 +127,17 @@ def test_other_processes_by_their_full_path(tmp_path: Path) -> None:
     path = write(tmp_path, process(), process())
     one, two = read_jobs(path, ["config.process.1.train.batch_size=3", "config.process.*.train.steps=7"])
     assert (one.train.batch_size, two.train.batch_size, one.train.steps, two.train.steps) == (1, 3, 7, 7)
+
+
+def test_processes_may_be_named_without_config(tmp_path: Path) -> None:
+    path = write(tmp_path, process(), process())
+    one, two = read_jobs(path, ["process.1.train.batch_size=3", "process[0].train.batch_size=2"])
+    assert (one.train.batch_size, two.train.batch_size) == (2, 3)
+
+
+def test_more_overrides_than_are_taken_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--set"):
+        read_jobs(write(tmp_path, process()), ["train.steps=7"] * (MAX_OVERRIDES + 1))
 
 
 set_paths = st.sampled_from(

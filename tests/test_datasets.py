@@ -32,8 +32,8 @@ def names(folder: Path) -> set[str]:
 
 
 def test_images_of_all_folders_below_except_hidden_and_control_ones(tmp_path: Path) -> None:
-    wanted = ["a.jpg", "b.JPEG", "c.png", "d.webp", "sub/e.jpg", "sub/deep/f.png", "_controls_/sub/g.png"]
-    others = [".hidden.jpg", ".thumbs/h.jpg", "sub/.tmp/i.jpg", "_controls_/j.jpg", "sub/_controls_/k.jpg", "l.gif", "m.bmp"]
+    wanted = ["a.jpg", "b.JPEG", "c.png", "d.webp", "sub/e.jpg", "sub/deep/f.png", "_controls/sub/g.png", "_controls_/l.png"]
+    others = [".hidden.jpg", ".thumbs/h.jpg", "sub/.tmp/i.jpg", "_controls/j.jpg", "sub/_controls/k.jpg", "l.gif", "m.bmp"]
     for name in wanted + others:
         image(tmp_path / name, format="JPEG" if name.endswith("JPEG") else None)
     (tmp_path / "a.txt").write_text("a caption")
@@ -43,7 +43,7 @@ def test_images_of_all_folders_below_except_hidden_and_control_ones(tmp_path: Pa
 def test_a_json_file_lists_images_and_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     image(tmp_path / "x" / "a.jpg", 100, 50)
-    entries = {"x/a.jpg": {"caption": "a fox"}, "x/gone.jpg": {}, "x/_controls_/b.jpg": {}}
+    entries = {"x/a.jpg": {"caption": "a fox"}, "x/gone.jpg": {}, "x/_controls/b.jpg": {}}
     (tmp_path / "list.json").write_text(json.dumps(entries))
     found = scan("list.json")
     assert [(i.path, i.width, i.height) for i in found.images] == [("x/a.jpg", 100, 50)]

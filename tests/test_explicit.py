@@ -82,6 +82,14 @@ def test_what_must_be_said(tmp_path: Path, key: str) -> None:
     assert problem.fix
 
 
+@pytest.mark.parametrize("key", ["arch", "method", "weights", "width", "height", "batch_size"])
+def test_a_key_without_a_value_is_not_said(tmp_path: Path, key: str) -> None:
+    """`arch:` with nothing behind it once gave no job at all, and an exit status of 0."""
+    with pytest.raises(InputError) as error:
+        read(tmp_path, **{key: None})
+    assert any(problem.place is not None and problem.place.key == f"run.{key}" for problem in error.value.problems)
+
+
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
     found = problems(tmp_path, width="768", batch_size=0, weights="qfloat9", optimizer="adam9", lora={}, resident=["unet"], x=1)
     keys = {"width", "batch_size", "weights", "optimizer", "lora.rank", "resident", "x"}

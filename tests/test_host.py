@@ -49,7 +49,23 @@ def test_latents_count_where_they_are_kept_in_memory() -> None:
     job = zimage()
     dataset = replace(job.datasets[0], buckets=(Bucket(1024, 512, count=10),), cache_latents=True, cache_latents_to_disk=False)
     assert latent_bytes(replace(job, datasets=(dataset,))) == 10 * 16 * 2 * (1024 // 8) * (512 // 8)
-    assert latent_bytes(replace(job, datasets=(replace(dataset, cache_latents_to_disk=True),))) == 0
+    assert latent_bytes(replace(job, datasets=(replace(dataset, cache_latents=False, cache_latents_to_disk=True),))) == 0
+
+
+def test_latents_on_disk_and_in_memory_count_once() -> None:
+    """With both switches on the trainer writes them to disk and keeps them."""
+    job = zimage()
+    memory = replace(job.datasets[0], buckets=(Bucket(1024, 512, count=10),), cache_latents=True, cache_latents_to_disk=False)
+    both = replace(memory, cache_latents_to_disk=True)
+    assert latent_bytes(replace(job, datasets=(both,))) == latent_bytes(replace(job, datasets=(memory,))) > 0
+
+
+def test_text_cached_by_its_datasets_is_cached() -> None:
+    """The switch may stand in each dataset instead of below train."""
+    job = zimage(weights="bf16", te_weights="bf16", low_vram=False, layer_offloading=True)
+    by_train = replace(job, train=replace(job.train, cache_text_embeddings=True))
+    by_dataset = replace(job, datasets=tuple(replace(each, cache_text_embeddings=True) for each in job.datasets))
+    assert host_memory(by_dataset) == host_memory(by_train) != host_memory(job)
 
 
 @pytest.mark.parametrize(("ram", "enough"), [("16GiB", False), ("64GiB", True)])

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from config_writer import read
 
+from estimator.archs import load_archs
+from estimator.batches import steps_of
 from estimator.job import Job, Model, Sample, Train
+from estimator.offload_profile import profile_of
+from estimator.operations import Part
+from estimator.plans import before_steps, plan_of, steps
 from estimator.residents import PhasePeak
 from estimator.timeline import simulate
 from tests.made_jobs import job
@@ -44,6 +51,42 @@ def test_cached_prompts_of_previews_stay_on_the_card() -> None:
     train = Train(optimizer="adamw8bit", unload_text_encoder=True)
     once, thrice = (phase(klein(train=train, samples=(PREVIEW,) * count), "train").allocated_bytes for count in (1, 3))
     assert thrice - once == pytest.approx(2 * 2 * KLEIN_4B_EMBEDDING_BYTES, rel=BLOCKS)  # a prompt and a negative one each
+
+
+def parts(made: Job) -> list[Part]:
+    """The parts that a job runs, up to and with its training steps."""
+    plan = plan_of(made, profile_of(made.arch, made.model))
+    timeline = (*before_steps(plan), *steps(plan, steps_of(made, plan.tokens(None))))
+    return [operation for operation in timeline if isinstance(operation, Part)]
+
+
+@pytest.mark.parametrize(("negative", "longest"), [(9, 20), (500, 500)])
+def test_an_unused_negative_prompt_is_as_long_as_it_is(negative: int, longest: int) -> None:
+    """Previews without guidance: it is encoded all the same, as it is."""
+    made = job("zimage", train=Train(cache_text_embeddings=True), samples=(Sample(512, 512, text_tokens=20, negative_tokens=negative),))
+    assert max(part.values["X"] for part in parts(made) if part.key.startswith("text/") and "plain" in part.key) == longest
+
+
+def test_the_reader_counts_a_negative_prompt_that_is_not_used(tmp_path: Path) -> None:
+    sample = {"prompts": ["a fox --n blurry and dull"], "guidance_scale": 1}
+    (preview,) = read(tmp_path, model={"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage"}, sample=sample).samples
+    assert not preview.guided
+    assert preview.negative_tokens == load_archs().archs["zimage"].text_tokens("blurry and dull")
+
+
+def test_prompts_are_not_cached_without_previews() -> None:
+    train, samples = Train(cache_text_embeddings=True), (Sample(512, 512, text_tokens=500, negative_tokens=9),)
+    jobs = [job("zimage", train=replace(train, disable_sampling=off), samples=samples) for off in (True, False)]
+    off, on = ([part.values["X"] for part in parts(made) if "X" in part.values] for made in jobs)
+    assert max(on) == 500 > max(off)
+
+
+def test_images_that_are_not_cached_are_encoded_though_others_of_their_size_are() -> None:
+    """Two folders at one resolution, one of them cached: the VAE is in the step of the other."""
+    made = job("zimage")
+    cached = tuple(replace(each, cache_latents=True) for each in made.datasets)
+    heads = {part.key.split("/")[1] for part in parts(replace(made, datasets=cached + made.datasets)) if part.key.startswith("step.head")}
+    assert heads == {"encoded"}
 
 
 def test_without_a_first_round_they_come_with_the_later_one() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from argparse import ArgumentTypeError
 
 from estimator.commands import Answer, StyleOf, options
 
+MOST_MINUTES, MOST_STEPS = 10_000, 10_000  # more is a slip of the pen
 DESCRIPTION = """\
 Measure this machine's card: what a training process takes outside torch, and how
 far real memory is from the prediction, in small cells with random weights (no
@@ -36,17 +38,28 @@ def parser() -> options.Parser:
     made.add_argument("--python", metavar="PYTHON", help="a python with torch and diffusers; default: the trainer's, or this one")
     made.add_argument("--trainer", metavar="PATH", help="a checkout of AI Toolkit: its python; with --config its own run is recorded")
     made.add_argument("--config", metavar="CONFIG", help="with --trainer: run a few steps of this config and record its phases")
-    made.add_argument("--steps", type=int, default=4, metavar="N", help="with --config: how many; default 4")
+    made.add_argument("--steps", type=_steps, default=4, metavar="N", help="with --config: how many; default 4")
     made.add_argument("--weights", choices=("real", "untouched"), default="real", help="with --config: real, or never filled memory")
     made.add_argument("--json", action="store_true", help="print the overlay as JSON on stdout")
     return made
 
 
 def _minutes(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 10_000:
-        raise ValueError
+    """Raises ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < MOST_MINUTES:
+        raise ArgumentTypeError(f"{text[:80]!r} is not a number of minutes above 0 and below {MOST_MINUTES:,}")
     return value
+
+
+def _steps(text: str) -> int:
+    """Raises ArgumentTypeError."""
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 0 < int(text) < MOST_STEPS):
+        raise ArgumentTypeError(f"{text[:80]!r} is not a number of steps from 1 to {MOST_STEPS - 1:,}")
+    return int(text)
 
 
 def run(arguments: list[str], style: StyleOf) -> Answer:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from estimator.gpus import Gpu
 
 OSES = ("linux", "windows")
+LEAST_RAM_BYTES, MOST_RAM_BYTES = 2**30, 2**50
+_UNKNOWN_OPTIONS = "unrecognized arguments: "  # how argparse's message begins
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,9 +21,15 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, description=description, epilog=epilog, allow_abbrev=False, formatter_class=kind)
 
     def error(self, message: str) -> NoReturn:
+        """Raises InputError, with the nearest option for one that there is not."""
+        from difflib import get_close_matches
+
         from estimator.errors import InputError, Problem
 
-        raise InputError(Problem(message, fix=f"{self.prog} --help shows how it is used"))
+        unknown = message.removeprefix(_UNKNOWN_OPTIONS).split("=")[0].split(" ")[0] if message.startswith(_UNKNOWN_OPTIONS) else ""
+        near = get_close_matches(unknown, self._option_string_actions, n=1) if unknown.startswith("-") else ()
+        fix = f"did you mean {near[0]}? " if near else ""
+        raise InputError(Problem(message, fix=f"{fix}{self.prog} --help shows how it is used"))
 
 
 class VersionAsked(Exception):
@@ -79,7 +87,9 @@ def ram(given: argparse.Namespace) -> int | None:
         return None
     size = size_bytes(given.ram)
     if size is None:
-        raise InputError(Problem(f"--ram {given.ram}: no size", fix="write its unit, for example --ram 32GiB"))
+        raise InputError(Problem(f"--ram {given.ram[:80]}: no size", fix="write its unit, for example --ram 32GiB"))
+    if not LEAST_RAM_BYTES <= size <= MOST_RAM_BYTES:
+        raise InputError(Problem(f"--ram {given.ram[:80]}: no machine has that", fix="give what the system shows, for example --ram 32GiB"))
     return size
 
 
@@ -117,9 +127,13 @@ def cards(given: argparse.Namespace) -> tuple[Gpu, ...]:
 
 
 def one_card(given: argparse.Namespace) -> Gpu:
-    """The card of --gpu as calibrated, where only one makes sense: a comma or "all" is no card's name. Raises InputError."""
+    """The card of --gpu as calibrated, where only one makes sense. Raises InputError."""
+    from estimator.errors import InputError, Problem
     from estimator.gpus import find_gpu
     from estimator.overlays import with_overlay
 
+    if is_several(given.gpu):
+        fix = "name one; `estimate CONFIG --gpu all` compares every card, `estimate plan` plans for several"
+        raise InputError(Problem(f"--gpu {given.gpu[:80]}: one card is wanted here", None, "", fix))
     card = find_gpu(given.gpu, given.os)
     return card if given.no_overlay else with_overlay(card, given.overlay)

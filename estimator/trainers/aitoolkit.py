@@ -61,9 +61,13 @@ def read_aitoolkit(file: ConfigFile, overrides: Sequence[str] = (), arch_overrid
 
 
 def overridden(file: ConfigFile, overrides: Sequence[str]) -> ConfigFile:
-    """The file with `--set` overrides, whose paths start in the first process. Raises InputError, or CannotTell for other kinds of job."""
+    """The file with `--set` overrides, whose paths start in the first process, at the top, or with `process.N` in another one.
+
+    Raises InputError, or CannotTell for other kinds of job.
+    """
     _check_structure(Findings(file))
-    return apply_overrides(file, overrides, (*PROCESS, 0), frozenset(READ["file"]), known_children)
+    tops: dict[str, KeyPath] = {**dict.fromkeys(READ["file"], ()), "process": ("config",)}
+    return apply_overrides(file, overrides, (*PROCESS, 0), tops, known_children)
 
 
 def known_children(path: KeyPath) -> frozenset[str] | None:

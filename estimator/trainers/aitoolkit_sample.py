@@ -6,6 +6,7 @@ jobs/process/BaseSDTrainProcess.py (sample), toolkit/prompt_utils.py (trigger wo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from estimator.archs import Arch
@@ -135,9 +136,9 @@ def _with_flags(request: _Request, path: KeyPath, found: Findings, fitted: bool)
         content = flag[len(name) :].strip()
         try:
             if name == "w":
-                request = replace(request, width=_side(content))
+                request = replace(request, width=_whole(content, MAX_SIDE))
             elif name == "h":
-                request = replace(request, height=_side(content))
+                request = replace(request, height=_whole(content, MAX_SIDE))
             elif name in ("l", "cfg"):
                 request = replace(request, guidance=_finite(content))
             elif name == "n":
@@ -145,35 +146,37 @@ def _with_flags(request: _Request, path: KeyPath, found: Findings, fitted: bool)
             elif name == "ctrl_img" and content and fitted:
                 request = replace(request, controls=((ASSUMED,), ()))
             elif name in ("frames", "num_frames"):
-                request = replace(request, frames=_frames(content))
+                request = replace(request, frames=_whole(content, MAX_FRAMES))
             elif name in ("d", "seed", "s", "steps", "fps", "ctrl_idx"):
                 int(content)
             elif name in ("m", "network_multiplier", "gr", "a", "ref"):
                 float(content)
+            elif name in ("ev", "extra_values"):
+                [float(each) for each in content.split(",")]
+        except _TooLarge as most:
+            found.problem(path, f"--{name} in the prompt is out of range, got {shown(content)}", f"at most {most}", "make it smaller")
         except ValueError:
             what = f"--{name} in the prompt takes a number, got {shown(content)}"
-            found.problem(path, what, "the trainer stops when it comes to this preview", f"write for instance --{name} 1024")
+            fix = f"write a number behind --{name}, or remove it"
+            found.problem(path, what, "the trainer stops when it comes to this preview", fix)
     return request
 
 
-def _side(text: str) -> int:
-    value = int(text)
-    if value > MAX_SIDE:
-        raise ValueError(text)
-    return value
+class _TooLarge(Exception):
+    """Carries the largest number that is taken."""
 
 
-def _frames(text: str) -> int:
+def _whole(text: str, most: int) -> int:
     value = int(text)
-    if value > MAX_FRAMES:
-        raise ValueError(text)
+    if value > most:
+        raise _TooLarge(f"{most:,}")
     return value
 
 
 def _finite(text: str) -> float:
     value = float(text)
-    if value != value or value in (float("inf"), float("-inf")):
-        raise ValueError(text)
+    if not math.isfinite(value):
+        raise _TooLarge("a finite number")
     return value
 
 
@@ -186,7 +189,7 @@ def _sample(request: _Request, arch: Arch, low_vram: bool) -> Sample:
         frames=preview_frames(request.frames, arch, low_vram),
         cfg=request.guidance,
         text_tokens=arch.text_tokens(request.prompt, seen),
-        negative_tokens=arch.text_tokens(request.negative, seen) if guided or seen else None,
+        negative_tokens=arch.text_tokens(request.negative, seen),
         batch=2 if guided and arch.guidance == "batched" else 1,
         guided=guided,
         controls=controls,

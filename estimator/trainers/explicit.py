@@ -57,7 +57,7 @@ MAX_FRAMES, MAX_TEXT_TOKENS, MAX_CONTROL_IMAGES = 10_000, 100_000, 100
 
 def read_explicit(file: ConfigFile, overrides: Sequence[str] = (), arch_override: str | None = None) -> tuple[Job, ...]:
     """The one job of an explicit run file. Raises InputError with all problems at once, CannotTell for an architecture without a model."""
-    file = apply_overrides(file, overrides, RUN, frozenset(RUN), _known_children)
+    file = apply_overrides(file, overrides, RUN, {"run": ()}, _known_children)
     found = Findings(file)
     _only(Section(found, (), file.data), frozenset(RUN))
     run = Section(found, (), file.data).section("run")
@@ -114,7 +114,7 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
     found = run.found
     _only(run, RUN_KEYS)
     for key in REQUIRED:
-        if key not in run.values:
+        if run.values.get(key) is None:
             found.problem(run.at(key), f"{key} is missing", "nothing is assumed in a run file", f"write {key}: below run:")
     arch = _arch(run, arch_override)
     method = _one_of(run, "method", METHODS, "lora")
@@ -210,9 +210,8 @@ def _lora(run: Section, method: str) -> Network | None:
     if isinstance(targets, list) and targets and all(isinstance(name, str) for name in targets):
         names = tuple(targets)
     elif targets not in TRAINER_TARGETS:
-        run.found.problem(
-            lora.at("targets"), f"expected a list of module names, got {shown(targets)}", "", f"or one of: {', '.join(TRAINER_TARGETS)}"
-        )
+        what = f"expected a list of module names, got {'an empty one' if targets == [] else shown(targets)}"
+        run.found.problem(lora.at("targets"), what, "", f"or one of: {', '.join(TRAINER_TARGETS)}")
     if targets != TRAINER_TARGETS[0]:
         names = names or (str(targets),)
         run.found.not_modelled(lora.at("targets"), shown(targets), "the adapter on other layers than the trainer's")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,22 +18,26 @@ MAX_OVERRIDES = 1000
 KnownKeys = Callable[[KeyPath], frozenset[str] | None]
 
 
-def apply_overrides(file: ConfigFile, overrides: Sequence[str], root: KeyPath, absolute: frozenset[str], known: KnownKeys) -> ConfigFile:
+def apply_overrides(
+    file: ConfigFile, overrides: Sequence[str], root: KeyPath, absolute: Mapping[str, KeyPath], known: KnownKeys
+) -> ConfigFile:
     """The config with every override applied, later ones over earlier ones.
 
-    A path counts from `root`, or from the top of the file if it begins with one of `absolute`. List entries are numbers from 0, `*` is all
+    A path counts from `root`, or, if it begins with one of `absolute`, from where that stands. List entries are numbers from 0, `*` is all
     of them. The value is read as YAML. Raises InputError with all that is wrong: no "=", a value that is no YAML, a key that `known` does
     not have at that place (with the nearest it has), no such list entry.
     """
     if not overrides:
         return file
+    if len(overrides) > MAX_OVERRIDES:
+        raise InputError(Problem(f"{len(overrides):,} times --set", None, f"more than {MAX_OVERRIDES:,}", "write them into the config"))
     data: Any = _copied(file.data)
     problems: list[Problem] = []
     set_paths: set[KeyPath] = set()
-    for override in overrides[:MAX_OVERRIDES]:
+    for override in overrides:
         try:
             words, value = _parse(override)
-            path: list[str] = words if words[0] in absolute else [*map(str, root), *words]
+            path = [*map(str, absolute.get(words[0], root)), *words]
             set_paths |= set(_set(data, (), path, value, override, known))
         except InputError as error:
             problems += error.problems
