@@ -114,11 +114,16 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Settings of the training loop that decide memory. `weight_decay`: set, and not 0: some optimizers then need temporaries."""
+    """Settings of the training loop that decide memory. `weight_decay`: set, and not 0: some optimizers then need temporaries.
+
+    `gradients_stay`: not every step ends with an update (gradient_accumulation_steps); those that do not leave their gradients on the card.
+    `saturates_prompts`: short captions are repeated now and then, where a step encodes them.
+    """
 
     steps: int = 1000
     batch_size: int = 1
     gradient_accumulation: int = 1
+    gradients_stay: bool = False
     gradient_checkpointing: bool = True
     optimizer: str = "adamw"
     weight_decay: bool = False
@@ -129,6 +134,7 @@ class Train:
     force_first_sample: bool = False
     disable_sampling: bool = False
     noise_scheduler: str = "flowmatch"
+    saturates_prompts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

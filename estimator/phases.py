@@ -188,9 +188,7 @@ class Plan:
         yield from [MoveOut("transformer")] if self.text_cached else []
         yield from self.text_in()
         yield self.encode(self.empty_prompt(), "job")
-        if self.all_latents_cached:
-            yield MoveOut("vae")
-            yield EmptyCache()
+        yield from (MoveOut("vae"), EmptyCache()) if self.all_latents_cached else ()
         if self.text_away:
             yield self.encode(self.empty_prompt(), "job")
             for sample in self.samples:
@@ -258,18 +256,19 @@ class Plan:
         yield from self.text_out() if self.text_away else self.text_in()
         yield EmptyCache()
 
-    def step(self, step: Step, first: bool) -> Iterator[Operation]:
-        train = self.job.train
+    def step(self, step: Step, first: bool, updates: bool = True) -> Iterator[Operation]:
+        """`updates`: the optimizer steps; otherwise the gradients stay where they are."""
+        detail = "first step" if first else "" if updates else "without update"
         largest = max(step, key=lambda b: b.size * b.bucket.width * b.bucket.height * b.bucket.frames)
         variant = Variant(largest.bucket.width, largest.bucket.height, largest.bucket.frames, largest.size)
-        yield Begin("train", "first step" if first else "", variant)
+        yield Begin("train", detail, variant)
         for number, batch in enumerate(step):
             yield from self._forward_backward(batch, number > 0, "first" if first and number == 0 else "later")
             if len(step) > 1 and self.job.model.low_vram:
                 yield EmptyCache()
-        yield Part(f"step.update/{self.optimizer}/{'first' if first else 'later'}", self.rank, "step")
-        if train.ema:
-            yield Part("step.ema", self.rank, "step")
+        if updates:
+            yield Part(f"step.update/{self.optimizer}/{'first' if first else 'later'}", self.rank, "step")
+            yield from [Part("step.ema", self.rank, "step")] if self.job.train.ema else []
         yield Part("step.end", {}, "step")
         for scope in ("step", "batch", "next batch"):  # all locals of hook_train_loop
             yield Release(scope)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from estimator.archs import load_archs
-from estimator.batches import Step, one_or_many
+from estimator.batches import Step, one_or_many, steps_of
 from estimator.edit import QwenEditPlan
 from estimator.flux2 import Flux2KleinPlan
 from estimator.job import Bucket, Dataset, Job
@@ -88,7 +88,9 @@ def steps(plan: Plan, order: Sequence[Step], started: bool = False) -> Iterator[
 
 
 def after_steps(plan: Plan) -> Iterator[Operation]:
-    """A save, and previews with all that training holds."""
+    """A save, and previews with all that training holds: the gradients too, where the step before them was without an update."""
+    if plan.job.train.gradients_stay:
+        yield from plan.step(steps_of(plan.job, plan.tokens(None))[0], first=False, updates=False)
     yield from plan.save()
     if not plan.job.train.disable_sampling and plan.makes_previews:
         yield from plan.sampling("later")

@@ -450,6 +450,7 @@ def test_switched_off_settings_are_no_obstacle(tmp_path: Path) -> None:
         ("sample.prompts.0", {"sample": {"prompts": ["a --cfg nan"]}}),
         ("sample.prompts.0", {"sample": {"prompts": ["a --ev 1,x"]}}),
         ("sample.prompts.0", {"sample": {"prompts": [5]}}),
+        ("train.gradient_accumulation_steps", {"train": train(gradient_accumulation_steps="4")}),
         ("sample.samples.0.prompt", {"sample": {"samples": [{"prompt": 5}]}}),
         ("type", {"type": "sd_trainner"}),
         ("type", {"type": ...}),

@@ -163,6 +163,6 @@ def test_kleins_control_images_are_named_as_long_as_they_are_not_recorded(tmp_pa
     """A preview's would pass unseen otherwise: other architectures ignore them."""
     klein = {"name_or_path": "black-forest-labs/FLUX.2-klein-base-4B", "arch": "flux2_klein_4b"}
     data = [{"folder_path": "/nowhere", "resolution": 512, "control_path": "/a", "control_path_2": ""}]
-    preview = {"samples": [{"prompt": "a fox", "ctrl_img_1": "/a.png"}, {"prompt": "a fox", "ctrl_img": None}]}
+    preview = {"samples": [{"prompt": "a fox", "ctrl_img_1": "/a.png"}, {"prompt": "a --ctrl_img /b.png", "ctrl_img": None}]}
     read_job = read(tmp_path, model=klein, datasets=data, sample=preview)
-    assert unmodelled_keys(read_job) == {"datasets.0.control_path", "sample.samples.0.ctrl_img_1"}
+    assert unmodelled_keys(read_job) == {"datasets.0.control_path", "sample.samples.0.ctrl_img_1", "sample.samples.1.prompt"}

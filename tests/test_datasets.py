@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_writer import ZIMAGE, process, read, write
+from config_writer import ZIMAGE, process, read, train, write
 from PIL import Image as Pillow
 from PIL.ImageOps import exif_transpose
 
@@ -232,18 +232,31 @@ def test_the_longest_caption_counts(tmp_path: Path) -> None:
     assert caption_tokens(tmp_path) == 512
 
 
+def test_saturated_prompts_are_repeated_where_a_step_encodes_them(tmp_path: Path) -> None:
+    """8 times 10 words are more than 77, with a comma after each but the last."""
+    image(tmp_path / "images" / "a.png").with_suffix(".txt").write_text(" ".join(["fox"] * 10))
+    data = [{"folder_path": str(tmp_path / "images")}]
+    plain, saturated, cached = (
+        read(tmp_path, model=ZIMAGE, train=train(prompt_saturation_chance=chance, cache_text_embeddings=cached), datasets=data).datasets[0]
+        for chance, cached in ((0, False), (0.1, False), (0.1, True))
+    )
+    assert plain.text_tokens == cached.text_tokens
+    assert plain.text_tokens is not None
+    assert saturated.text_tokens == plain.text_tokens + 7 * 10 + 7
+
+
 def test_without_text_encoder_and_without_cache_no_caption_counts(tmp_path: Path) -> None:
     """The trainer then trains on the empty prompt, or on the trigger word."""
     path = image(tmp_path / "images" / "a.png")
     none = caption_tokens(tmp_path)
     path.with_suffix(".txt").write_text("a red fox in the snow")
-    train = {"dtype": "bf16", "noise_scheduler": "flowmatch", "unload_text_encoder": True}
+    settings = {"dtype": "bf16", "noise_scheduler": "flowmatch", "unload_text_encoder": True}
     data = [{"folder_path": str(tmp_path / "images")}, {"folder_path": "/nowhere"}]
-    blank = read(tmp_path, model=ZIMAGE, train=train, datasets=data)
+    blank = read(tmp_path, model=ZIMAGE, train=settings, datasets=data)
     assert [d.text_tokens for d in blank.datasets] == [none, none]
-    trigger = read(tmp_path, model=ZIMAGE, train=train, datasets=data, trigger_word="f0x thing")
+    trigger = read(tmp_path, model=ZIMAGE, train=settings, datasets=data, trigger_word="f0x thing")
     assert [d.text_tokens for d in trigger.datasets] == [none + 2] * 2
-    cached = read(tmp_path, model=ZIMAGE, train={**train, "cache_text_embeddings": True}, datasets=data[:1])
+    cached = read(tmp_path, model=ZIMAGE, train={**settings, "cache_text_embeddings": True}, datasets=data[:1])
     assert [d.text_tokens for d in cached.datasets] == [none + 6]
 
 

@@ -131,6 +131,16 @@ def test_a_preview_shows_the_text_encoder_ctrl_img_twice(tmp_path: Path) -> None
     edit(tmp_path, {"disable_sampling": True}, samples=[{"prompt": "b"}], folder_path=data, control_path=control)
 
 
+def test_a_preview_may_have_its_control_image_in_the_prompt(tmp_path: Path) -> None:
+    """Behind --ctrl_img it takes the place of ctrl_img, and is shown once."""
+    data, control = pictures(tmp_path / "d", SQUARE), pictures(tmp_path / "c", WIDE, TALL)
+    one, two = f"{control}/0.png", f"{control}/1.png"
+    samples = [{"prompt": f"a --ctrl_img {one} --w 512"}, {"prompt": f"a --ctrl_img {one}", "ctrl_img": two}]
+    found = edit(tmp_path, samples=samples, folder_path=data, control_path=control).samples
+    assert [sample.controls for sample in found] == [(WIDE,), (WIDE,)]
+    assert [sample.seen for sample in found] == [(WIDE,), (WIDE, TALL)]
+
+
 def test_match_target_res_is_read(tmp_path: Path) -> None:
     data, control = pictures(tmp_path / "d", SQUARE), pictures(tmp_path / "c", SQUARE)
     for value in (True, False):

@@ -74,6 +74,15 @@ def test_the_reader_counts_a_negative_prompt_that_is_not_used(tmp_path: Path) ->
     assert preview.negative_tokens == load_archs().archs["zimage"].text_tokens("blurry and dull")
 
 
+@pytest.mark.parametrize(("older", "stay"), [(1, False), (0, False), (4, True), (-1, True)])
+def test_gradients_stay_through_previews_where_not_every_step_updates(tmp_path: Path, older: int, stay: bool) -> None:
+    """gradient_accumulation_steps: what the optimizer has not used is there until the next step begins."""
+    training = {"dtype": "bf16", "noise_scheduler": "flowmatch", "optimizer": "adamw8bit", "gradient_accumulation_steps": older}
+    phases = simulate(replace(klein(), train=read(tmp_path, train=training).train)).phases
+    gradients = [p.components.get("gradients", 0) for p in phases if p.phase == "sample"]
+    assert [size > 0 for size in gradients] == [False, stay]
+
+
 def test_prompts_are_not_cached_without_previews() -> None:
     train, samples = Train(cache_text_embeddings=True), (Sample(512, 512, text_tokens=500, negative_tokens=9),)
     jobs = [job("zimage", train=replace(train, disable_sampling=off), samples=samples) for off in (True, False)]

@@ -119,17 +119,23 @@ def check_pairs(section: Section, rule: ControlRule, controls: dict[str, tuple[S
         section.found.problem(section.at("control_path"), what, why, "add them, or take these images out")
 
 
-def sample_controls(section: Section, arch: Arch) -> tuple[tuple[Size, ...], tuple[Size, ...]]:
-    """(Control images that the transformer gets, those that the prompts are encoded with) of a preview."""
+def sample_controls(section: Section, arch: Arch, flagged: str = "") -> tuple[tuple[Size, ...], tuple[Size, ...]]:
+    """(Control images that the transformer gets, those that the prompts are encoded with) of a preview.
+
+    `flagged`: the path behind --ctrl_img in its prompt, which takes the place of the key ctrl_img, but not as the first numbered one.
+    """
     if not arch.control_images:
         return (), ()
     if arch.control_images == UNRECORDED:
         for key in (key for key in ("ctrl_img", *(f"ctrl_img_{k}" for k in range(1, MOST_IMAGES + 1))) if section.values.get(key)):
             section.found.not_modelled(section.at(key), section.values[key], _WHY)
+        if flagged:
+            section.found.not_modelled(section.at("prompt"), f"--ctrl_img {flagged}", _WHY)
         return (), ()
     one = section.text("ctrl_img") or None
     numbered = [section.text(f"ctrl_img_{k}") or None for k in range(1, MOST_IMAGES + 1)]
     numbered[0] = numbered[0] or one
+    one = flagged or one
     sizes = {path: _size(section, path) for path in (one, *numbered) if path}
     if arch.control_images == FITTED:
         return (ASSUMED,) if one else (), ()
@@ -147,7 +153,7 @@ def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch) -> 
     if without:
         what = f"no control image for preview {', '.join(without)}: {arch.name} "
         what += "makes none without" if fitted else "encodes them with every prompt"
-        fix = "give each ctrl_img, or --ctrl_img PATH in the prompt" if fitted else "give each ctrl_img_1"
+        fix = "give each ctrl_img, or --ctrl_img PATH in the prompt" if fitted else "give each ctrl_img_1, or --ctrl_img PATH in the prompt"
         place = sample.at("samples" if "samples" in sample.values else "prompts")
         sample.found.problem(place, what, "the trainer stops without them", f"{fix}, or set train.disable_sampling: true")
 

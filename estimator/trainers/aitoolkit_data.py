@@ -25,6 +25,7 @@ from estimator.tree import KeyPath
 
 MAX_DATASETS = 1000
 NAMED_FILES = 5  # how many broken files a warning names
+SATURATED = 77  # words, with train.prompt_saturation_chance
 
 Controls = dict[str, tuple[Size, ...]]
 """Sizes of the control images of each image, by its path."""
@@ -50,6 +51,7 @@ class _Entry:
     default_caption: str | None
     trigger: str | None
     only_text: str | None
+    saturated: bool  # captions that a step encodes may be repeated
     dataset: Dataset  # the settings that are the same at every resolution
     frames: FrameRule
     controls: ControlRule
@@ -135,6 +137,7 @@ def _entry(section: Section, train: Train, trigger: str | None, arch: Arch) -> _
         default_caption=section.text("default_caption"),
         trigger=section.text("trigger_word", trigger),
         only_text=(trigger or "") if train.unload_text_encoder and not dataset.cache_text_embeddings else None,
+        saturated=train.saturates_prompts and not dataset.cache_text_embeddings,
         dataset=dataset,
         frames=read_frames(section, arch),
         controls=read_controls(section, arch, train, cached=dataset.cache_text_embeddings, batch_size=batch),
@@ -247,13 +250,20 @@ def _caption_tokens(entry: _Entry, scanned: Scan, arch: Arch, controls: Controls
         except (OSError, ValueError):
             failed.append(os.path.basename(os.path.splitext(image.path)[0]) + entry.caption_ending)
             caption = ""
-        tokens[image.path] = arch.text_tokens(_with_trigger(caption, entry), controls[image.path])
+        caption = _with_trigger(caption, entry)
+        tokens[image.path] = arch.text_tokens(_saturated(caption) if entry.saturated else caption, controls[image.path])
     if failed:
         names = ", ".join(failed[:NAMED_FILES])
         entry.section.found.warn(
             _folder_path(entry), f"{len(failed)} captions are not readable UTF-8 text, the trainer stops on them: {names}"
         )
     return tokens
+
+
+def _saturated(caption: str) -> str:
+    """A caption of fewer words than SATURATED, repeated until it has more (BaseSDTrainProcess.process_general_training_batch)."""
+    words = len(caption.split(" "))
+    return caption if words >= SATURATED else ", ".join([caption] * (SATURATED // words + 1))
 
 
 def _with_trigger(caption: str, entry: _Entry) -> str:

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass, replace
 
 from estimator.archs import Arch
-from estimator.controls import ASSUMED, Size
+from estimator.controls import Size
 from estimator.job import Sample
-from estimator.trainers.aitoolkit_controls import FITTED, sample_controls
+from estimator.trainers.aitoolkit_controls import sample_controls
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.aitoolkit_video import MAX_FRAMES, preview_frames
 from estimator.trainers.section import Findings, Section, shown
@@ -49,8 +49,9 @@ def read_samples(sample: Section, arch: Arch, trigger: str | None, low_vram: boo
     prompts: list[tuple[str, KeyPath]] = []
     for path, item in _items(sample):
         section = Section(sample.found, path, item)
-        requests.append(replace(_entry(section, base), controls=sample_controls(section, arch)))
         prompt = item.get("prompt")
+        flagged = next((content for name, content in reversed(_flags(prompt)[1]) if name == "ctrl_img"), "")
+        requests.append(replace(_entry(section, base), controls=sample_controls(section, arch, flagged)))
         where = (*path, "prompt") if path[-2] == "samples" else path
         if isinstance(prompt, str):
             prompts.append((prompt, where))
@@ -58,8 +59,7 @@ def read_samples(sample: Section, arch: Arch, trigger: str | None, low_vram: boo
             sample.found.problem(where, f"expected text, got {shown(prompt)}", "the trainer stops on it", "put it in quotes")
     # Entries without a prompt are left out, but the settings are taken by position, as the trainer does.
     pairs = zip(prompts, requests, strict=False)
-    fitted = arch.control_images == FITTED
-    whole = (_with_flags(replace(request, prompt=_trigger(text, trigger)), path, sample.found, fitted) for (text, path), request in pairs)
+    whole = (_with_flags(replace(request, prompt=_trigger(text, trigger)), path, sample.found) for (text, path), request in pairs)
     return tuple(_sample(request, arch, low_vram) for request in whole)
 
 
@@ -125,15 +125,20 @@ def _trigger(prompt: str, trigger: str | None) -> str:
     return prompt.replace("[trigger]", trigger).replace("[name]", trigger) if trigger is not None else prompt
 
 
-def _with_flags(request: _Request, path: KeyPath, found: Findings, fitted: bool) -> _Request:
+def _flags(prompt: object) -> tuple[str, list[tuple[str, str]]]:
+    """A prompt without its flags, and the flags: name and what follows it (GenerateImageConfig._process_prompt_string)."""
+    if not isinstance(prompt, str):
+        return "", []
+    text, *flags = prompt.strip().split("--")
+    names = [flag.split(" ")[0].strip() for flag in flags]
+    return text.strip(), [(name, flag[len(name) :].strip()) for name, flag in zip(names, flags, strict=True)]
+
+
+def _with_flags(request: _Request, path: KeyPath, found: Findings) -> _Request:
     """What the flags in the prompt change. Unknown flags are dropped with their text, as the trainer does."""
-    if not request.prompt:
-        return request
-    text, *flags = request.prompt.strip().split("--")
-    request = replace(request, prompt=text.strip())
-    for flag in flags:
-        name = flag.split(" ")[0].strip()
-        content = flag[len(name) :].strip()
+    text, flags = _flags(request.prompt)
+    request = replace(request, prompt=text)
+    for name, content in flags:
         try:
             if name == "w":
                 request = replace(request, width=_whole(content, MAX_SIDE))
@@ -143,8 +148,6 @@ def _with_flags(request: _Request, path: KeyPath, found: Findings, fitted: bool)
                 request = replace(request, guidance=_finite(content))
             elif name == "n":
                 request = replace(request, negative=content)
-            elif name == "ctrl_img" and content and fitted:
-                request = replace(request, controls=((ASSUMED,), ()))
             elif name in ("frames", "num_frames"):
                 request = replace(request, frames=_whole(content, MAX_FRAMES))
             elif name in ("d", "seed", "s", "steps", "fps", "ctrl_idx"):

@@ -63,9 +63,13 @@ def read_train(train: Section) -> Train:
     check_keys(train, "train")
     batch = train.whole("batch_size", 1, 1, MAX_BATCH)
     accumulation = train.whole("gradient_accumulation", 1, 1, MAX_STEPS)
-    if accumulation > 1 and train.values.get("gradient_accumulation_steps", 1) != 1:
+    older = train.whole("gradient_accumulation_steps", 1, -1, MAX_STEPS, floats=True)  # -1: a whole epoch; 0: as 1
+    if accumulation > 1 and older != 1:
         what = "gradient_accumulation and gradient_accumulation_steps exclude each other"
         found.problem(train.at("gradient_accumulation_steps"), what, "the trainer refuses them together", "remove this one, the older")
+    elif older not in (0, 1):
+        text = "the trainer drops gradients at the start of each step all the same, and keeps them through previews"
+        found.warn(train.at("gradient_accumulation_steps"), text)
     ema = train.section("ema_config")
     if ema is not None:
         check_keys(ema, "train.ema_config")
@@ -77,6 +81,7 @@ def read_train(train: Section) -> Train:
         steps=train.whole("steps", 1000, 0, MAX_STEPS),
         batch_size=batch,
         gradient_accumulation=accumulation,
+        gradients_stay=older not in (0, 1),
         gradient_checkpointing=train.truth("gradient_checkpointing", True),
         optimizer=_optimizer(train),
         weight_decay=_decays(train),
@@ -87,6 +92,7 @@ def read_train(train: Section) -> Train:
         force_first_sample=train.truth("force_first_sample", False),
         disable_sampling=train.truth("disable_sampling", False),
         noise_scheduler=scheduler,
+        saturates_prompts=train.number("prompt_saturation_chance", 0.0) > 0,
     )
 
 
