@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from estimator.program import ALLOCATE, EMPTY_CACHE, Ints, PeakRow, Program
+from estimator.features import Ints
+from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program
 
 SHARDS = (4, 2, 1)  # bits
 UINT4_BITS = 4

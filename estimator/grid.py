@@ -7,20 +7,20 @@ from collections.abc import Mapping
 import numpy as np
 
 from estimator.features import Ints, feature
-from estimator.program import ALLOCATE, Program
+from estimator.program import ALLOCATE, Footprint, Program
 
 CHUNK = 16_384  # workloads at a time: some twenty arrays of this length stay in a processor's cache
 NO_ROW = -1
 
 
-def grid(program: Program, values: Mapping[str, Ints]) -> tuple[Ints, Ints]:
+def grid(program: Program | Footprint, values: Mapping[str, Ints]) -> tuple[Ints, Ints]:
     """(bytes, row) of the highest peak row for each workload; `program.peaks[row].moment` is where it lies.
 
     `values`: integer arrays that broadcast against each other, one for each variable (see estimator.features); the answers
     have their common shape. A part that allocates nothing gives 0 bytes and the row NO_ROW. Raises KeyError for a variable
     that the program needs and that is not there, ValueError for a program without peak rows (an optimizer's).
     """
-    if not program.peaks and (program.events == ALLOCATE).any():
+    if not program.peaks and isinstance(program, Program) and (program.events == ALLOCATE).any():
         raise ValueError(f"{program.key} has no peak rows: ask Program.peak")
     shape = np.broadcast_shapes(*(np.shape(v) for v in values.values()))
     flat = {name: np.broadcast_to(np.asarray(v, dtype=np.int64), shape).reshape(-1) for name, v in values.items()}
@@ -32,7 +32,7 @@ def grid(program: Program, values: Mapping[str, Ints]) -> tuple[Ints, Ints]:
     return best.reshape(shape), row.reshape(shape)
 
 
-def _highest(program: Program, values: Mapping[str, Ints]) -> tuple[Ints, Ints]:
+def _highest(program: Program | Footprint, values: Mapping[str, Ints]) -> tuple[Ints, Ints]:
     length = len(next(iter(values.values()))) if values else 1
     columns = {f: feature(f, values) for k, f in enumerate(program.features) if any(p.coefficients[k] for p in program.peaks)}
     totals = np.zeros((len(program.peaks), length), dtype=np.int64)

@@ -14,7 +14,7 @@ from estimator.job import Job, Model
 from estimator.offload import OWN, Layer, choose, deviation_bytes, layers_of, taken_before_quantising
 from estimator.offload_programs import Call, Offloaded
 from estimator.offload_rows import Outline
-from estimator.program import Program
+from estimator.program import Footprint, Program
 from estimator.programs import Profile, load_profile
 
 # Weights of which the adapter is never merged into the base, as it never is with offloading: what previews of unquantised weights are then
@@ -134,14 +134,19 @@ class OffloadProfile(Profile):
             share.programs[key] = self._made(key, self.program, _rewritten)
         return share.programs[key]
 
-    def outline(self, key: str) -> Program:
+    def outline(self, key: str) -> Program | Footprint:
         """See `Profile`."""
         share = self._share(key)
         if share is None:
-            return self.base.program(self._instead(key))
+            return self.base.outline(self._instead(key))
         if key not in share.outlines:
-            share.outlines[key] = self._made(key, self.outline, self._outlined)
+            share.outlines[key] = self._made(key, self._outlined_core, self._outlined)
         return share.outlines[key]
+
+    def _outlined_core(self, key: str) -> Program:
+        made = self.outline(key)
+        assert isinstance(made, Program)  # a step's core always depends on the choice of layers
+        return made
 
     def figures(self, key: str) -> dict[object, object]:
         """See `Profile`."""

@@ -12,10 +12,10 @@ from itertools import product
 
 import numpy as np
 
-from estimator.features import feature
+from estimator.features import Ints, feature
 from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, SLOTS, WRAPPED
 from estimator.offload_programs import NONE, STAYS, Call, Offloaded
-from estimator.program import ALLOCATE, EMPTY_CACHE, Ints, PeakRow, Program
+from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program
 
 NEAR = 24  # of the highest allocations at each workload
 WORKLOADS = {"B": (1, 4), "T": (256, 1024, 4096, 9216), "X": (64, 512), "r": (8, 64)}

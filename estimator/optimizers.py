@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from estimator.features import Ints
 from estimator.optimizer_rules import ALL, CONDITIONS, GRADIENT, Event, Shape, expand, load_rules, size_of, size_of_list
-from estimator.program import ALLOCATE, EventProgram, Ints, PeakRow, Program
+from estimator.program import ALLOCATE, EventProgram, PeakRow, Program
 
 ELEMENT_BYTES = 4  # adapters are fp32 in AI Toolkit
 UNIT_BYTES = 512  # the allocator's rounding (kMinBlockSize)

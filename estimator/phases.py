@@ -233,8 +233,8 @@ class Plan:
         if not self.text_away:
             yield self.encode(positive, "preview")
             yield self.encode(negative, "preview")
-        if sample.batch > 1:  # both prompts in one forward: the shorter is padded to the longer
-            positive = max(positive, negative)
+        if sample.batch > 1:  # both prompts in one forward: the shorter, recorded as the negative one, is padded to the longer
+            positive, negative = max(positive, negative), min(positive, negative)
         values = {**image_values(sample.width, sample.height), **self.rank, "X": positive, "N": negative, "B": sample.batch}
         merged = f"/{when}" if self.weights == "bf16" else ""
         yield Part(f"preview/{self.weights}/{'cfg' if sample.guided else 'plain'}/{source}{merged}", values, "preview")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from estimator.features import feature
+from estimator.features import Ints, feature
 
 ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
-Ints = npt.NDArray[np.int64]
 # Workloads at which peak rows are told apart, of programs that are made here
 DOMAIN = {"B": (1, 2, 4, 8), "T": (256, 1024, 2304, 4096, 9216), "X": (16, 128, 512), "r": (4, 32, 128)}
 
@@ -24,6 +24,52 @@ class PeakRow:
 
     coefficients: tuple[int, ...]
     moment: str
+
+
+def highest(peaks: Sequence[PeakRow], features: Sequence[str], values: Mapping[str, int]) -> tuple[int, str]:
+    """(bytes, moment) of the highest peak row: what a part adds to what is resident, without the allocator's rounding."""
+    row = [feature(name, values) for name in features]
+    totals = [(sum(c * f for c, f in zip(p.coefficients, row, strict=True)), p.moment) for p in peaks]
+    return max(totals, default=(0, ""))
+
+
+Rows = Mapping[str, Sequence[tuple[int, Mapping[str, int]]]]
+"""Component -> (how many tensors, {feature: bytes} of each)."""
+
+
+def sum_of(rows: Sequence[tuple[int, Mapping[str, int]]], values: Mapping[str, Any], unit_bytes: int) -> Any:
+    """Bytes of so many tensors, each rounded up to the unit: a number, or an array where the variables are arrays."""
+    total: Any = 0
+    for count, row in rows:
+        size: Any = 0
+        for name, coefficient in row.items():
+            size = size + coefficient * feature(name, values)
+        total = total + count * -(-(size * (size > 0)) // unit_bytes)
+    return total * unit_bytes
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A part without its events: peak rows, and what stays or is freed. All that is needed where nothing is placed (estimator.rows).
+
+    `rows`: of the tensors that stay and of the imports that are freed, by component ("" for unnamed ones); see `Rows`.
+    """
+
+    key: str
+    features: tuple[str, ...]
+    peaks: tuple[PeakRow, ...]
+    rows: tuple[Rows, Rows]
+    workspace_at: Mapping[str, int]
+    copies: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+
+    def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
+        """See `highest`."""
+        return highest(self.peaks, self.features, values)
+
+    def sums(self, values: Mapping[str, int], unit_bytes: int) -> tuple[dict[str, int], dict[str, int]]:
+        """Bytes that stay and that are freed, by component, each tensor rounded up to the unit."""
+        stays, freed = ({name: sum_of(rows, values, unit_bytes) for name, rows in side.items()} for side in self.rows)
+        return stays, freed
 
 
 @dataclass(frozen=True)
@@ -84,15 +130,30 @@ class Program:
         stays, freed = ({component: np.array(ks) for component, ks in side.items()} for side in out)
         return stays, freed
 
+    @cached_property
+    def rows(self) -> tuple[Rows, Rows]:
+        """See `Footprint`."""
+        stays, freed = ({component: self.rows_of(tensors) for component, tensors in side.items()} for side in self.flows)
+        return stays, freed
+
+    def rows_of(self, tensors: Ints) -> list[tuple[int, dict[str, int]]]:
+        """Some tensors as `Rows` has them, in the order in which sizes first come."""
+        counts = Counter(map(tuple, self.coefficients[tensors].tolist()))
+        return [(count, {f: c for f, c in zip(self.features, row, strict=True) if c}) for row, count in counts.items()]
+
     def stay_bytes(self, component: str, values: Mapping[str, int]) -> tuple[int, ...]:
         """Bytes of each tensor of a component that outlives the part."""
         return tuple(self.sizes(values)[self.flows[0].get(component, np.array([], dtype=np.int64))].tolist())
 
     def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
-        """(bytes, moment) of the highest peak row: what the part adds to what is resident, without the allocator's rounding."""
-        row = {name: feature(name, values) for name in self.features}
-        totals = [(sum(c * row[f] for c, f in zip(p.coefficients, self.features, strict=True)), p.moment) for p in self.peaks]
-        return max(totals, default=(0, ""))
+        """See `highest`."""
+        return highest(self.peaks, self.features, values)
+
+    def sums(self, values: Mapping[str, int], unit_bytes: int) -> tuple[dict[str, int], dict[str, int]]:
+        """Bytes that stay and that are freed, by component, each tensor rounded up to the unit."""
+        units = -(-self.sizes(values) // unit_bytes)
+        stays, freed = ({component: int(units[tensors].sum()) * unit_bytes for component, tensors in side.items()} for side in self.flows)
+        return stays, freed
 
 
 class EventProgram(Program):

@@ -12,7 +12,7 @@ ago, -1 empties the cache, and -2 - i frees import i.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -24,8 +24,9 @@ from estimator import derived_weights, optimizers
 from estimator.controls import RAW, RAW_BYTES_PER_PIXEL
 from estimator.derived_weights import Derivation
 from estimator.errors import CannotTell, Problem
+from estimator.features import Ints
 from estimator.paths import profiles_dir
-from estimator.program import ALLOCATE, Ints, PeakRow, Program
+from estimator.program import ALLOCATE, Footprint, PeakRow, Program
 
 SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "latents", "encode.", "decode", "tile.", "step.head/", "preview.prompts")
 SHARED_COMPONENTS = ("text_encoder", "vae")
@@ -72,13 +73,18 @@ class Profile:
         return {}
 
     @cached_property
+    def _footprints(self) -> dict[str, Footprint]:
+        return {}
+
+    @cached_property
     def kept(self) -> dict[object, object]:
         """Figures that were computed before (estimator.rows)."""
         return {}
 
-    def outline(self, key: str) -> Program:
-        """The part's program as far as peak rows and what stays or is freed are concerned: where that is quicker to have than all."""
-        return self.program(key)
+    def outline(self, key: str) -> Program | Footprint:
+        """The part as far as peak rows and what stays or is freed are concerned: where that is quicker to have than all."""
+        holder = self._recorded_by(key)
+        return self.program(key) if holder is None else holder._footprint(key)
 
     def figures(self, key: str) -> dict[object, object]:
         """Where figures of a part are kept (estimator.rows): with all profiles that have the same program of it."""
@@ -111,29 +117,44 @@ class Profile:
 
     def program(self, key: str) -> Program:
         """The part's program. Raises CannotTell if it was never recorded."""
+        if key not in self._programs:
+            holder = self._recorded_by(key)
+            if holder is not None and holder is not self:
+                return holder.program(key)
+            self._programs[key] = self._by_rule(key) if holder is None else self._read(key)
+        return self._programs[key]
+
+    def _recorded_by(self, key: str) -> Profile | None:
+        """The profile that holds a part, this one or a relative's; None for what is made by rule. Raises CannotTell if none does."""
+        if self._has_rule(key):
+            return None
+        if key in self.data["parts"]:
+            return self
+        if self.relative is not None and (
+            self._is_relatives(key) or (self.relative.has(key) and key.startswith(SHARED_PARTS) and not self.shares_all)
+        ):
+            return self.relative._recorded_by(key)
+        fix = "record it: see docs/adding_an_architecture.md"
+        raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
+
+    def _has_rule(self, key: str) -> bool:
+        if key == RAW or (key.startswith("step.core") and optimizers.FUSED in key):
+            return True
+        if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
+            return True
+        return derived_weights.base_key(key) is not None and not self.has(key)
+
+    def _by_rule(self, key: str) -> Program:
         if key == RAW:
             return RAW_PICTURE
-        if key not in self._programs:
-            if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
-                self._programs[key] = optimizers.program(key, self.adapter)
-                return self._programs[key]
-            if optimizers.FUSED in key and key.startswith("step.core"):
-                core, update = key.split(optimizers.FUSED, 1)
-                self._programs[key] = optimizers.fused(self.program(core), update, self.adapter)
-                return self._programs[key]
-            derived = derived_weights.base_key(key)
-            if derived is not None and not self.has(key):
-                self._programs[key] = self._derived(key, *derived)
-                return self._programs[key]
-            if key not in self.data["parts"]:
-                if self.relative is not None and (
-                    self._is_relatives(key) or (self.relative.has(key) and key.startswith(SHARED_PARTS) and not self.shares_all)
-                ):
-                    return self.relative.program(key)
-                fix = "record it: see docs/adding_an_architecture.md"
-                raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
-            self._programs[key] = self._read(key)
-        return self._programs[key]
+        if key.startswith(optimizers.PARTS):
+            return optimizers.program(key, self.adapter)
+        if optimizers.FUSED in key:
+            core, update = key.split(optimizers.FUSED, 1)
+            return optimizers.fused(self.program(core), update, self.adapter)
+        derived = derived_weights.base_key(key)
+        assert derived is not None
+        return self._derived(key, *derived)
 
     def _derived(self, key: str, base: str, derivation: Derivation) -> Program:
         component = "text_encoder0" if key.startswith(OF_TEXT) else "transformer"
@@ -155,12 +176,27 @@ class Profile:
         names = self.data["names"]
         coefficients = self._coefficients[table[:, 0]]
         used = np.flatnonzero(coefficients.any(axis=0)).tolist()  # a part is given only the variables that it depends on
-        peaks = tuple(PeakRow(tuple(r["bytes"][c] for c in used), r["moment"]) for r in part["peaks"])
+        peaks = _peaks(part, used)
         return Program(
             key, tuple(self.data["features"][c] for c in used), coefficients[:, used], tuple(table[:, 1].tolist()), self.labels,
             tuple(names[n] if n >= 0 else None for n in table[:, 2].tolist()), self.arrays[f"e{number}"].astype(np.int64),
             part["imports"], peaks, part.get("workspace_at", {}),
         )  # fmt: skip
+
+    def _footprint(self, key: str) -> Program | Footprint:
+        """Of a part that this profile holds; the whole program where that was read already, or where an older profile says no more."""
+        part = self.data["parts"][key]
+        if key in self._programs or "stays" not in part:
+            return self.program(key)
+        if key not in self._footprints:
+            rows = part["stays"], part["freed"]
+            named = {name for side in rows for group in side.values() for _, row in group for name in row}
+            features = self.data["features"]
+            used = [c for c, name in enumerate(features) if name in named or any(row["bytes"][c] for row in part["peaks"])]
+            self._footprints[key] = Footprint(
+                key, tuple(features[c] for c in used), _peaks(part, used), rows, part.get("workspace_at", {})
+            )  # fmt: skip
+        return self._footprints[key]
 
     def resident(self, component: str, weights: str, unquantised: int = 0) -> list[int]:
         """Bytes of each of a component's tensors when it is on the card. Raises CannotTell.
@@ -192,6 +228,10 @@ class Profile:
     def has_resident(self, component: str) -> bool:
         own = any(key.split("/")[0] == component for key in self.data["residents"])
         return own or (self.shares_all and self.relative is not None and self.relative.has_resident(component))
+
+
+def _peaks(part: Mapping[str, Any], used: Sequence[int]) -> tuple[PeakRow, ...]:
+    return tuple(PeakRow(tuple(row["bytes"][c] for c in used), row["moment"]) for row in part["peaks"])
 
 
 @cache

@@ -11,9 +11,10 @@ from estimator import operations as op
 from estimator.allocator import EMPTY_CACHE, FREE, OutOfMemory
 from estimator.allocator_compiled import replaying_allocator
 from estimator.archs import load_archs
+from estimator.features import Ints
 from estimator.job import Job
 from estimator.offload import GROUP, GROUPS, STREAM, aged
-from estimator.program import ALLOCATE, Ints, Program
+from estimator.program import ALLOCATE, Program
 from estimator.programs import PLACES_OF_LINEAR, TENSORS_OF_LINEAR, Profile
 from estimator.residents import (
     COMPUTE,

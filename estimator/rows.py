@@ -14,10 +14,10 @@ from estimator import operations as op
 from estimator import plans
 from estimator.archs import load_archs
 from estimator.batches import steps_of
+from estimator.features import Ints
 from estimator.job import Job
 from estimator.offload import GROUPS
 from estimator.offload_profile import profile_of
-from estimator.program import Ints
 from estimator.programs import Profile
 from estimator.residents import COMPUTE, UNIT_BYTES, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, shown, unquantised_linears
 from estimator.timeline import by_variant
@@ -144,10 +144,8 @@ def figures_of(profile: Profile, part: op.Part) -> Figures:
     known = profile.figures(part.key)
     kept = known.get(key)  # planning asks for the same parts thousands of times
     if kept is None:
-        program = profile.outline(part.key)
-        sizes = program.sizes(part.values)
-        stays, freed = ({group: _rounded_sum(sizes[tensors]) for group, tensors in side.items()} for side in program.flows)
-        kept = known[key] = Figures(*program.peak(part.values), stays, freed)
+        outline = profile.outline(part.key)
+        kept = known[key] = Figures(*outline.peak(part.values), *outline.sums(part.values, UNIT_BYTES))
     assert isinstance(kept, Figures)
     return kept
 

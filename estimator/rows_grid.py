@@ -23,7 +23,7 @@ from estimator.job import Job
 from estimator.offload import GROUPS
 from estimator.offload_profile import profile_of
 from estimator.optimizers import OptimizerProgram
-from estimator.program import Program
+from estimator.program import Footprint, Program, sum_of
 from estimator.residents import UNIT_BYTES, unquantised_linears
 from estimator.rows import resident_bytes, workspace_threads
 
@@ -178,7 +178,7 @@ class GridRows:
             needed = _needed(program, values)
             peak, row = grid(program, needed)
             vae = np.array([p.moment.startswith(VAE_MOMENTS) for p in program.peaks] + [False])
-            stays, freed = ({group: _bytes(program, needed, tensors) for group, tensors in side.items()} for side in program.flows)
+            stays, freed = ({group: _bytes(rows, needed) for group, rows in side.items()} for side in program.rows)
             self._figures[known] = (peak, vae[np.where(row == NO_ROW, len(program.peaks), row)], stays, freed)
         return self._figures[known]
 
@@ -196,7 +196,7 @@ def _of_optimizer(program: OptimizerProgram, values: Mapping[str, Ints]) -> tupl
             own = tensors[of_core < 0]
             out[group] = _by_rank(rank, lambda r, own=own: program.own_bytes(own, r))  # type: ignore[misc]
             if core is not None:
-                out[group] = out[group] + _bytes(core, needed, of_core[of_core >= 0])
+                out[group] = out[group] + _bytes(core.rows_of(of_core[of_core >= 0]), needed)
         sides.append(out)
     return peak, np.zeros((), dtype=np.bool_), sides[0], sides[1]
 
@@ -222,7 +222,7 @@ class _Asked(dict[str, int]):
         return super().get(name, default)
 
 
-def _needed(program: Program, values: Mapping[str, Ints]) -> dict[str, Ints]:
+def _needed(program: Program | Footprint, values: Mapping[str, Ints]) -> dict[str, Ints]:
     """The variables that a program's sizes depend on: arrays grow only along these."""
     asked = _Asked(values)
     for name in program.features:
@@ -230,14 +230,6 @@ def _needed(program: Program, values: Mapping[str, Ints]) -> dict[str, Ints]:
     return {name: value for name, value in values.items() if name in asked.names}
 
 
-def _bytes(program: Program, values: Mapping[str, Ints], tensors: Ints) -> Ints:
+def _bytes(rows: Sequence[tuple[int, Mapping[str, int]]], values: Mapping[str, Ints]) -> Ints:
     """The sum of the tensors' bytes, each rounded as the allocator does."""
-    rows, counts = np.unique(program.coefficients[tensors], axis=0, return_counts=True)
-    total = np.zeros((), dtype=np.int64)
-    for row, count in zip(rows, counts, strict=True):
-        size = np.zeros((), dtype=np.int64)
-        for coefficient, name in zip(row.tolist(), program.features, strict=True):
-            if coefficient:
-                size = size + coefficient * np.asarray(feature(name, values), dtype=np.int64)
-        total = total + count * (-(-np.maximum(size, 0) // UNIT_BYTES) * UNIT_BYTES)
-    return total
+    return np.asarray(sum_of(rows, values, UNIT_BYTES), dtype=np.int64)

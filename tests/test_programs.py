@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from estimator.errors import CannotTell
 from estimator.features import feature
-from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Program
-from estimator.programs import load_profile
+from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Footprint, Program
+from estimator.programs import Profile, load_profile
+from estimator.residents import UNIT_BYTES
 from tests.made_jobs import ARCHS, guidance, values, weights_of
 
 archs = pytest.mark.parametrize("arch", ARCHS)
@@ -152,3 +153,17 @@ def test_what_neither_of_two_relatives_recorded_is_said_not_to_be() -> None:
     """Wan's two sizes are each other's relatives."""
     with pytest.raises(CannotTell, match="never recorded"):
         load_profile("wan21-1.3b").resident("text_encoder0", "no such kind")
+
+
+@archs
+@settings(max_examples=4)
+@given(workload=workloads())
+def test_a_part_without_its_events_says_the_same(arch: str, workload: tuple[int, int, int, int, int]) -> None:
+    """What is kept beside the peak rows (stays, freed) is what the events come to: rounded bytes of each component."""
+    profile = load_profile(arch)
+    unread = Profile(profile.arch, profile.data, profile.folder)
+    for program in programs(arch):
+        outline, given = unread.outline(program.key), values(arch, program.key, *workload)
+        assert isinstance(outline, Footprint) or program.key.startswith("setup.optimizer/"), program.key  # those are made by rule
+        assert outline.peak(given) == program.peak(given), program.key
+        assert outline.sums(given, UNIT_BYTES) == program.sums(given, UNIT_BYTES), program.key

@@ -17,7 +17,7 @@ LOAD = {
     "load.rest": ("Loading VAE", "Making", "Preparing", "Model Loaded"),
 }  # fmt: skip
 LAYOUT = Layout(
-    LOAD, ("T32", "X32", "Z", "Z128", "T", "X"), 3840, ("Z", "T32", "X32"), TEMPLATE_TOKENS, guidance="batched",
+    LOAD, ("T32", "X32", "Z", "Z128", "T", "X"), 3840, ("Z", "T32", "X32"), TEMPLATE_TOKENS, guidance="batched", prompts_apart=True,
 )  # fmt: skip
 BUCKETS = (
     (512, 512, 1, 12), (784, 656, 1, 60), (1024, 1024, 1, 150), (1232, 816, 1, 30), (336, 624, 1, 100),
@@ -25,17 +25,18 @@ BUCKETS = (
 )  # fmt: skip
 SAMPLES = tuple((w, h, cfg, n) for (w, h, _, _), n in zip(flux.SAMPLES, (9, 70, 140, 33), strict=True) for cfg in (1.0, 4.0))
 
-BASE = Architecture({"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage"}, BUCKETS, SAMPLES, LAYOUT)
+# Words of each preview's negative prompt: of guided ones fewer than of the prompt, so that which of the two is padded is known
+NEGATIVES = (20, 5, 0, 41, 3, 100, 60, 15)
+
+BASE = Architecture({"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage"}, BUCKETS, SAMPLES, LAYOUT, negatives=NEGATIVES)
 TURBO = {
     "name_or_path": "Tongyi-MAI/Z-Image-Turbo", "arch": "zimage:turbo",
     "assistant_lora_path": "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors",
 }  # fmt: skip
 ARCHITECTURES = {
-    "zimage": BASE,  # prompts are not apart: all its negative ones are empty, and guided previews need the size of those that are not
+    "zimage": BASE,
     # the trainer makes float8 of qfloat8 here
-    "zimage-turbo": replace(
-        BASE, model=TURBO, relative="zimage", weights=("bf16", "float8", "uint4"), layout=replace(LAYOUT, prompts_apart=True)
-    ),
+    "zimage-turbo": replace(BASE, model=TURBO, relative="zimage", weights=("bf16", "float8", "uint4")),
 }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import Layout, words_of
 from calibration.extract import clips, parts
+from calibration.extract.footprints import with_footprints
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
 from calibration.extract.rows import peak_rows
@@ -184,8 +185,8 @@ def write(
         "residents": {key: _runs_of(sizes) for key, sizes in sorted(tables.items())}, "labels": list(labels), "names": list(names),
         **(offload or {}),
     }  # fmt: skip
-    (out / "profile.json").write_text(readable(profile))
     write_archive(out / "programs.npz", arrays)
+    (out / "profile.json").write_text(readable(with_footprints(profile, out)))
 
 
 def _matrix(program: Program) -> np.ndarray:
