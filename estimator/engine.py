@@ -7,6 +7,7 @@ between, or survival only by releasing cached blocks again and again (slow).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate, Interval, PhaseEstimate
 from estimator.gpus import Gpu
@@ -55,9 +56,7 @@ def estimate_job(job: Job, gpu: Gpu, *, fast: bool = False, required: bool = Fal
     if not required:
         return estimate
     needed = required_bytes(gpu, residual, free, lambda capacity, early: _replay(job, capacity, workspace, early))
-    return Estimate(
-        job, gpu, estimate.verdict, estimate.phases, estimate.peak, needed, estimate.retries, (), estimate.warnings, estimate.assumptions
-    )
+    return replace(estimate, required_bytes=needed)
 
 
 def surely_unsafe(job: Job, gpu: Gpu) -> list[PhasePeak]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from estimator.archs import load_archs
 from estimator.drift import DRIFT_SHARE, drift_of
-from estimator.gpus import Gpu
+from estimator.gpus import GIB, Gpu
 from estimator.job import Job
 from estimator.offload_profile import chance_bytes
 from estimator.paths import profiles_dir
@@ -106,7 +106,7 @@ def residual_for(gpu: Gpu, job: Job | None = None) -> Residual:
         shares.append(DRIFT_SHARE)
     residual = _widened(own or shipped.residual, shares, tuple(reasons))
     chance = chance_bytes(job) if job is not None else 0
-    return residual.with_chance(chance, CHANCE.format(chance / 2**30)) if chance else residual
+    return residual.with_chance(chance, CHANCE.format(chance / GIB)) if chance else residual
 
 
 def _widened(residual: Residual, shares: Iterable[float], reasons: tuple[str, ...]) -> Residual:

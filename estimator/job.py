@@ -7,7 +7,7 @@ Sizes are pixels, counts are counts, and nothing here knows about bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +175,9 @@ class Job:
     `method`: "lora" | "full" | "inference". `save_every` / `sample_every` in steps (0: never during training).
     `unmodelled` makes the verdict unknown; `warnings` are shown and change nothing.
     `expandable_segments`: PYTORCH_CUDA_ALLOC_CONF turns them on; False in the trainer's default.
-    `resident`: explicit run files only: the components that stay on the card besides the adapter ("transformer", "text_encoder", "vae");
-    None: the trainer's own timeline decides. `trainer_version`: where the config or the user names one.
+    `resident`, `attention`, `control_images`, `optimizer_state_dtype`: as explicit run files say them. What is not resident ("transformer",
+    "text_encoder", "vae") is unloaded or cached in `train` and `datasets`, which the timeline follows; the others have no model but their
+    defaults. `trainer_version`: where the config or the user names one.
     """
 
     name: str
@@ -194,7 +195,6 @@ class Job:
     expandable_segments: bool = False
     unmodelled: tuple[Unmodelled, ...] = ()
     warnings: tuple[str, ...] = ()
-    extra: dict[str, object] = field(default_factory=dict)
     resident: tuple[str, ...] | None = None
     attention: str = "sdpa"
     control_images: int = 0

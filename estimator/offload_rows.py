@@ -8,14 +8,13 @@ looked at: a lower bound of the program's peak, as all peak rows are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 
-from estimator.features import Ints, feature
+from estimator.features import Ints
 from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, SLOTS, WRAPPED
 from estimator.offload_programs import NONE, STAYS, Call, Offloaded
-from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program
+from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program, points_of
 
 NEAR = 24  # of the highest allocations at each workload
 WORKLOADS = {"B": (1, 4), "T": (256, 1024, 4096, 9216), "X": (64, 512), "r": (8, 64)}
@@ -36,7 +35,7 @@ class Outline:
         freed = (events != ALLOCATE) & (tensors >= 0) & (tensors < own)
         self.deaths[tensors[freed]] = np.cumsum(events == ALLOCATE)[freed]
         self.dropped, self.of_layer = self._rebuilt(what)
-        self.points = _points(base.features)
+        self.points = points_of(base.features, WORKLOADS)
         longer = np.zeros((own + 2, len(base.features)), dtype=np.int64)
         tensor, start, end = self._kept([c for c in calls if what.layers[c.layer].bounces])
         np.add.at(longer, start, base.coefficients[tensor])
@@ -112,11 +111,3 @@ class Outline:
                 made = np.searchsorted(places, self.at, side="right")
                 out += sums[made] - sums[np.maximum(made - SLOTS, 0)]
         return out
-
-
-def _points(features: tuple[str, ...]) -> np.ndarray:
-    grid = np.array(list(product(*WORKLOADS.values())), dtype=np.int64)
-    values = dict(zip(WORKLOADS, grid.T, strict=True))
-    values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"]}
-    values |= {"F": np.ones_like(values["T"]), "K": np.ones_like(values["T"]), "I": np.zeros_like(values["T"])}
-    return np.array([np.broadcast_to(feature(name, values), len(grid)) for name in features], dtype=np.float64)

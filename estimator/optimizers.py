@@ -17,7 +17,6 @@ from estimator.optimizer_rules import ALL, CONDITIONS, GRADIENT, Event, Shape, e
 from estimator.program import ALLOCATE, EventProgram, PeakRow, Program
 
 ELEMENT_BYTES = 4  # adapters are fp32 in AI Toolkit
-UNIT_BYTES = 512  # the allocator's rounding (kMinBlockSize)
 NOMINAL_RANK = 16  # decides only where tensors that are made once (two of 1 KiB) come in the first step
 PARTS = ("step.update/", "setup.optimizer/")
 DECAY = "+weight_decay"
@@ -59,14 +58,13 @@ class OptimizerProgram(EventProgram):
             self._known[rank] = out
         return self._known[rank]
 
-
     def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
         """By its events; with a core around, by peak rows, as of other cores."""
         return Program.peak(self, values) if self.core is not None else super().peak(values)
 
-    def own_bytes(self, tensors: Ints, rank: int) -> int:
-        """Bytes of some of the optimizer's own tensors, each rounded up as the allocator does."""
-        return int((-(-self._own(rank)[tensors] // UNIT_BYTES) * UNIT_BYTES).sum())
+    def own_sizes(self, tensors: Ints, rank: int) -> Ints:
+        """Bytes of some of the optimizer's own tensors, as requested."""
+        return self._own(rank)[tensors]
 
 
 def _bytes(slot: Mapping[str, Any], shapes: list[Shape], k: int) -> int:

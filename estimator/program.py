@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from estimator.features import Ints, feature
 
@@ -168,6 +169,15 @@ class EventProgram(Program):
         return int(totals[at]), self.moments[self.labels[int(self.tensor_of_event[at])]]
 
 
+def points_of(features: tuple[str, ...], domain: Mapping[str, Sequence[int]]) -> npt.NDArray[np.float64]:
+    """[feature, workload]: the features' values at every combination of a domain's variables B, T, X and r; images, not clips."""
+    workloads = np.array(list(product(*domain.values())), dtype=np.int64)
+    values = dict(zip(domain, workloads.T, strict=True))
+    values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"]}
+    values |= {"F": np.ones_like(values["T"]), "K": np.ones_like(values["T"]), "I": np.zeros_like(values["T"])}
+    return np.array([np.broadcast_to(feature(name, values), len(workloads)) for name in features], dtype=np.float64)
+
+
 def peak_rows(
     features: tuple[str, ...], coefficients: Ints, events: Ints, labels: Sequence[int], moments: Sequence[str], own: int
 ) -> tuple[PeakRow, ...]:
@@ -179,10 +189,5 @@ def peak_rows(
     signs = np.where(events == ALLOCATE, 1, np.where(events == EMPTY_CACHE, 0, -1))
     totals = np.cumsum(coefficients[np.where(events == EMPTY_CACHE, 0, tensors)] * signs[:, None], axis=0)
     at = np.flatnonzero(events == ALLOCATE)
-    grid = np.array(list(product(*DOMAIN.values())), dtype=np.int64)
-    values = dict(zip(DOMAIN, grid.T, strict=True))
-    values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"]}
-    values |= {"F": np.ones_like(values["T"]), "K": np.ones_like(values["T"]), "I": np.zeros_like(values["T"])}
-    points = np.array([np.broadcast_to(feature(name, values), len(grid)) for name in features], dtype=np.float64)
-    best = np.unique((totals[at].astype(np.float64) @ points).argmax(axis=0))
+    best = np.unique((totals[at].astype(np.float64) @ points_of(features, DOMAIN)).argmax(axis=0))
     return tuple(PeakRow(tuple(totals[at[n]].tolist()), moments[labels[int(tensors[at[n]])]]) for n in best.tolist())

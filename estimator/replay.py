@@ -10,6 +10,7 @@ import numpy as np
 from estimator import operations as op
 from estimator.allocator import EMPTY_CACHE, FREE, OutOfMemory
 from estimator.allocator_compiled import replaying_allocator
+from estimator.allocator_state import UNIT_BYTES
 from estimator.archs import load_archs
 from estimator.features import Ints
 from estimator.job import Job
@@ -20,7 +21,6 @@ from estimator.residents import (
     COMPUTE,
     ROUNDING,
     SLOTS,
-    UNIT_BYTES,
     WORKSPACE_BYTES,
     PhasePeak,
     State,

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 
 from estimator.allocator import Allocator
 from estimator.allocator_compiled import CompiledAllocator
+from estimator.allocator_state import UNIT_BYTES
 from estimator.estimate import Variant
-from estimator.gpus import Gpu
+from estimator.gpus import MIB, Gpu
 from estimator.job import Model
 
-UNIT_BYTES = 512  # the allocator's rounding (kMinBlockSize)
-MIB = 2**20
 # torch's cuBLAS workspace, one for each thread that multiplies: 8.125 MiB below compute capability 9.0, 32 MiB from there on
 # (aten/src/ATen/cuda/CUDABlas/CublasHandlePool: getChosenWorkspaceSize; read off the real allocator on the emulated device)
 WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB

@@ -12,6 +12,7 @@ import numpy as np
 
 from estimator import operations as op
 from estimator import plans
+from estimator.allocator_state import UNIT_BYTES
 from estimator.archs import load_archs
 from estimator.batches import steps_of
 from estimator.features import Ints
@@ -19,7 +20,7 @@ from estimator.job import Job
 from estimator.offload import GROUPS
 from estimator.offload_profile import profile_of
 from estimator.programs import Profile
-from estimator.residents import COMPUTE, UNIT_BYTES, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, shown, unquantised_linears
+from estimator.residents import COMPUTE, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, shown, unquantised_linears
 from estimator.timeline import by_variant
 
 
@@ -155,12 +156,13 @@ def resident_bytes(profile: Profile, component: str, weights: str, unquantised: 
     key = (component, weights, unquantised)
     kept = profile.kept.get(key)
     if kept is None:
-        kept = profile.kept[key] = _rounded_sum(np.array(profile.resident(component, weights, unquantised), dtype=np.int64))
+        kept = profile.kept[key] = rounded_sum(np.array(profile.resident(component, weights, unquantised), dtype=np.int64))
     assert isinstance(kept, int)
     return kept
 
 
-def _rounded_sum(sizes: Ints) -> int:
+def rounded_sum(sizes: Ints) -> int:
+    """Bytes of tensors together, each rounded up as the allocator does."""
     return int((-(-sizes // UNIT_BYTES) * UNIT_BYTES).sum())
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from estimator import operations as op
 from estimator import plans
+from estimator.allocator_state import UNIT_BYTES
 from estimator.archs import load_archs
 from estimator.batches import steps_of
 from estimator.features import Ints, feature
@@ -24,8 +25,8 @@ from estimator.offload import GROUPS
 from estimator.offload_profile import profile_of
 from estimator.optimizers import OptimizerProgram
 from estimator.program import Footprint, Program, sum_of
-from estimator.residents import UNIT_BYTES, unquantised_linears
-from estimator.rows import resident_bytes, workspace_threads
+from estimator.residents import unquantised_linears
+from estimator.rows import resident_bytes, rounded_sum, workspace_threads
 
 PIXELS = "pixels"
 VAE_MOMENTS = "vae"
@@ -194,7 +195,7 @@ def _of_optimizer(program: OptimizerProgram, values: Mapping[str, Ints]) -> tupl
         for group, tensors in side.items():
             of_core = program.of_core[tensors]
             own = tensors[of_core < 0]
-            out[group] = _by_rank(rank, lambda r, own=own: program.own_bytes(own, r))  # type: ignore[misc]
+            out[group] = _by_rank(rank, lambda r, own=own: rounded_sum(program.own_sizes(own, r)))  # type: ignore[misc]
             if core is not None:
                 out[group] = out[group] + _bytes(core.rows_of(of_core[of_core >= 0]), needed)
         sides.append(out)

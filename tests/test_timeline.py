@@ -11,11 +11,11 @@ import pytest
 
 from estimator import operations as op
 from estimator import plans
+from estimator.allocator_state import UNIT_BYTES
 from estimator.batches import steps_of
 from estimator.job import Job, Model, Network, Sample, Train
 from estimator.programs import load_profile
 from estimator.replay import Replay
-from estimator.residents import UNIT_BYTES
 from estimator.rows import bound
 from estimator.timeline import orders_of, simulate
 from tests.made_jobs import ARCHS, batched, dataset, guided, job, optimizers_of, te_weights_of, weights_of

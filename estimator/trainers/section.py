@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from estimator.configfile import ConfigFile, key_name
+from estimator.configfile import ConfigFile
 from estimator.errors import CannotTell, InputError, Problem
 from estimator.job import Place, Unmodelled
 from estimator.tree import KeyPath
@@ -218,8 +218,3 @@ def _looks_numeric(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
-
-
-def section_name(path: KeyPath) -> str:
-    """How a section is called in a sentence."""
-    return key_name(path) or "the file"
