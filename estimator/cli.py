@@ -18,6 +18,7 @@ from estimator.commands import (
     COMMANDS,
     INTERNAL_STATUS,
     SAFE_STATUS,
+    Answer,
     command,
 )
 
@@ -27,33 +28,51 @@ if TYPE_CHECKING:
 
 INTERRUPTED_STATUS, BROKEN_PIPE_STATUS = 130, 141
 """128 + SIGINT and 128 + SIGPIPE, as shells have it: neither is an answer about the job."""
+UNWRITTEN_STATUS = 74
+"""The answer could not be written, such as on a full disk (EX_IOERR of sysexits.h)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. Never raises, never shows a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     gc.disable()  # a short life, and a replay makes a million small objects: collecting them took a fifth of the time
+    # A stream that the caller has closed is None
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name in the config must not break a narrow console
     try:
-        status = _guarded(arguments)
-        sys.stdout.flush()
-        return status
+        answer = _answer(arguments)
+        _say(answer.aside)
+        print(answer.text, end="", flush=True)
+        return answer.status
     except BrokenPipeError:
         _silence(sys.stdout)
         return BROKEN_PIPE_STATUS
+    except OSError as error:
+        _say(f"estimate: the answer could not be written: {error.strerror or error}\n")
+        _silence(sys.stdout)
+        return UNWRITTEN_STATUS
     except KeyboardInterrupt:
         return INTERRUPTED_STATUS
 
 
+def _say(text: str) -> None:
+    """To stderr, if that can be written to: the status says the rest."""
+    try:
+        print(text, end="", file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
+
+
 def _silence(stream: IO[str]) -> None:
-    """Let the interpreter's last flush go nowhere: the reader of the pipe is gone."""
+    """Let the interpreter's last flush go nowhere: the reader of the pipe is gone, or the disk is full."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _guarded(arguments: list[str]) -> int:
+def _answer(arguments: list[str]) -> Answer:
+    """What the command answers, or what is wrong. Raises KeyboardInterrupt alone."""
     from estimator.commands.options import VersionAsked
     from estimator.errors import CannotTell, InputError
 
@@ -61,18 +80,15 @@ def _guarded(arguments: list[str]) -> int:
     try:
         return _run(arguments)
     except SystemExit as done:  # argparse, after --help
-        return int(done.code or 0)
+        return Answer("", int(done.code or 0))
     except VersionAsked as version:
-        print(version)
-        return SAFE_STATUS
+        return Answer(f"{version}\n", SAFE_STATUS)
     except InputError as error:
-        return _fail("input", BAD_INPUT_STATUS, error.problems, as_json)
+        return _failure("input", BAD_INPUT_STATUS, error.problems, as_json)
     except CannotTell as error:
-        return _fail("cannot_tell", CANNOT_TELL_STATUS, error.problems, as_json)
-    except (BrokenPipeError, KeyboardInterrupt):
-        raise
+        return _failure("cannot_tell", CANNOT_TELL_STATUS, error.problems, as_json)
     except Exception as error:
-        return _fail("internal", INTERNAL_STATUS, [_bug(error)], as_json)
+        return _failure("internal", INTERNAL_STATUS, [_bug(error)], as_json)
 
 
 def _bug(error: Exception) -> Problem:
@@ -88,30 +104,26 @@ def _bug(error: Exception) -> Problem:
     return Problem(what, why=why, fix="please report it with this line, the version (estimate --version) and the config")
 
 
-def _fail(kind: str, status: int, problems: Sequence[Problem], as_json: bool) -> int:
+def _failure(kind: str, status: int, problems: Sequence[Problem], as_json: bool) -> Answer:
     from estimator.report import clean  # messages quote the user's files
 
-    for problem in problems:
-        print("\n".join(clean(line) for line in f"estimate: {problem}".split("\n")), file=sys.stderr)
+    lines = [clean(line) for problem in problems for line in f"estimate: {problem}".split("\n")]
+    document = ""
     if as_json:
         from estimator.jsonout import dumps, error_document
 
-        print(dumps(error_document(kind, status, problems)))
-    return status
+        document = dumps(error_document(kind, status, problems)) + "\n"
+    return Answer(document, status, "".join(f"{line}\n" for line in lines))
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> Answer:
     if not arguments:
         from estimator.commands.check import parser
 
-        parser().print_help(sys.stderr)
-        return BAD_INPUT_STATUS
+        return Answer("", BAD_INPUT_STATUS, parser().format_help())
     _refuse_misspelt(arguments)
     name = arguments.pop(0) if arguments[0] in COMMANDS else "check"
-    answer = command(name)(arguments, _style)
-    print(answer.text, end="")
-    print(answer.aside, end="", file=sys.stderr)
-    return answer.status
+    return command(name)(arguments, _style)
 
 
 def _refuse_misspelt(arguments: Sequence[str]) -> None:

@@ -305,6 +305,33 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert done.returncode == 141
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's device that is always full")
+@pytest.mark.parametrize("arguments", [("gpus",), ("no_such.yaml", "--gpu", "4090", "--json")])
+def test_a_full_disk_is_no_bug_of_ours(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "estimator", *arguments], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=full,
+            stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 74
+    assert "could not be written" in done.stderr
+    assert "bug" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's device that is always full")
+def test_a_message_that_cannot_be_written_leaves_the_status() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "estimator", "no_such.yaml", "--gpu", "4090"]
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=full, stdout=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+def test_closed_streams_are_no_error() -> None:
+    command = f"'{sys.executable}' -m estimator gpus >&- 2>&-"
+    assert subprocess.run(command, shell=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60).returncode == 0
+
+
 def test_a_narrow_console_cannot_break_it() -> None:
     done = process("no_such_文件.yaml", "--gpu", "4090", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert done.returncode == 2
