@@ -85,9 +85,13 @@ def test_what_must_be_said(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize("key", ["arch", "method", "weights", "width", "height", "batch_size"])
 def test_a_key_without_a_value_is_not_said(tmp_path: Path, key: str) -> None:
     """`arch:` with nothing behind it once gave no job at all, and an exit status of 0."""
-    with pytest.raises(InputError) as error:
-        read(tmp_path, **{key: None})
-    assert any(problem.place is not None and problem.place.key == f"run.{key}" for problem in error.value.problems)
+    (problem,) = (one for one in problems(tmp_path, **{key: None}) if one.place is not None and one.place.key == f"run.{key}")
+    assert "missing" in problem.what
+
+
+def test_nothing_is_assumed_so_no_default_is_named(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, width=99_999)
+    assert "default" not in problem.fix
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:

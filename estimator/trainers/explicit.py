@@ -86,6 +86,8 @@ def _only(section: Section, keys: frozenset[str]) -> None:
 def _one_of(section: Section, key: str, choices: Sequence[str], default: str) -> str:
     """The text under `key`, which must be one of `choices`."""
     value = section.values.get(key, default)
+    if value is None and key in REQUIRED:  # missing, which is said already
+        return default
     if not isinstance(value, str) or value not in choices:
         section.found.problem(section.at(key), f"{shown(value)} is not one of the choices", "", did_you_mean(str(value), choices))
         return default
@@ -98,6 +100,10 @@ def _flag(section: Section, key: str, default: bool) -> bool:
         section.found.problem(section.at(key), f"expected true or false, got {shown(value)}")
         return default
     return value
+
+
+def _side(section: Section, key: str) -> int:
+    return section.whole(key, 1024, 1, MAX_SIDE, needed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +179,9 @@ def _shape(run: Section, arch: Arch | None) -> _Shape:
     images = run.whole("control_images", 0, 0, MAX_CONTROL_IMAGES)
     if images > modelled.MAX_CONTROL_IMAGES:
         run.found.not_modelled(run.at("control_images"), images, "control images")
-    bucket = Bucket(run.whole("width", 1024, 1, MAX_SIDE), run.whole("height", 1024, 1, MAX_SIDE), frames, count=1)
+    bucket = Bucket(_side(run, "width"), _side(run, "height"), frames, count=1)
     text = run.whole("text_tokens", 1, 1, MAX_TEXT_TOKENS) if run.values.get("text_tokens") is not None else None
-    return _Shape(bucket, run.whole("batch_size", 1, 1, MAX_BATCH), text, images)
+    return _Shape(bucket, run.whole("batch_size", 1, 1, MAX_BATCH, needed=True), text, images)
 
 
 def _dataset(shape: _Shape, arch: Arch, resident: tuple[str, ...]) -> Dataset:
@@ -200,7 +206,7 @@ def _lora(run: Section, method: str) -> Network | None:
             run.found.problem(run.at("lora"), f"a section lora with method: {method}", "", "remove it, or write method: lora")
         return None
     _only(lora, LORA_KEYS)
-    if "rank" not in lora.values:
+    if lora.values.get("rank") is None:
         run.found.problem(lora.at("rank"), "rank is missing", "", "for instance rank: 16")
     dtype = _one_of(lora, "dtype", FLOATS, "fp32")
     if dtype != "fp32":
@@ -215,7 +221,7 @@ def _lora(run: Section, method: str) -> Network | None:
     if targets != TRAINER_TARGETS[0]:
         names = names or (str(targets),)
         run.found.not_modelled(lora.at("targets"), shown(targets), "the adapter on other layers than the trainer's")
-    return Network(kind="lora", rank=lora.whole("rank", 4, 1, MAX_RANK), dtype=dtype, targets=names)
+    return Network(kind="lora", rank=lora.whole("rank", 4, 1, MAX_RANK, needed=True), dtype=dtype, targets=names)
 
 
 def _optimizer(run: Section) -> tuple[str, str | None]:
@@ -247,7 +253,7 @@ def _sample(run: Section, arch: Arch) -> tuple[Sample, ...]:
         return ()
     _only(sample, SAMPLE_KEYS)
     for key in ("width", "height"):
-        if key not in sample.values:
+        if sample.values.get(key) is None:
             run.found.problem(sample.at(key), f"{key} is missing", "nothing is assumed in a run file", f"write {key}: below sample:")
     cfg = _one_of(sample, "cfg", CFG, "none")
     frames = sample.whole("frames", 1, 1, MAX_FRAMES)
@@ -260,7 +266,7 @@ def _sample(run: Section, arch: Arch) -> tuple[Sample, ...]:
         run.found.not_modelled(sample.at("cfg"), cfg, f"guidance in this form on {arch.name}")
     return (
         Sample(
-            width=sample.whole("width", 1024, 1, MAX_SIDE), height=sample.whole("height", 1024, 1, MAX_SIDE), frames=frames,
+            width=_side(sample, "width"), height=_side(sample, "height"), frames=frames,
             cfg=1.0 if cfg == "none" else 2.0, batch=2 if cfg == "batched" else 1, guided=cfg != "none", vae_tiling=tiling,
             text_tokens=arch.fixed_text_tokens, negative_tokens=arch.fixed_text_tokens,
         ),

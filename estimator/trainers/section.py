@@ -162,17 +162,21 @@ class Section:
             return default
         return value
 
-    def whole(self, key: str, default: int, low: int, high: int, *, floats: bool = False) -> int:
-        """The whole number under `key`, from `low` to `high`; with `floats` 1024.0 too, where the trainer only computes with it."""
-        if key not in self.values:
+    def whole(self, key: str, default: int, low: int, high: int, *, floats: bool = False, needed: bool = False) -> int:
+        """The whole number under `key`, from `low` to `high`; with `floats` 1024.0 too, where the trainer only computes with it.
+
+        `needed`: the file must have it, and whoever asks has said so where it has not; the default only lets reading go on.
+        """
+        if key not in self.values or (needed and self.values[key] is None):
             return default
         value = whole_number(self.values[key], floats=floats)
+        remedy = f"write a number from {low} to {high:,}" if needed else f"the default is {default}"
         if value is None:
-            self._not_a_number(key, "a whole number", default)
+            self._not_a_number(key, "a whole number", remedy)
             return default
         if not low <= value <= high:
             bounds = f"must be from {low} to {high:,}"
-            self.found.problem(self.at(key), f"{shown(self.values[key])} is out of range", bounds, f"the default is {default}")
+            self.found.problem(self.at(key), f"{shown(self.values[key])} is out of range", bounds, remedy)
             return default
         return value
 
@@ -182,13 +186,13 @@ class Section:
             return default
         value = self.values[key]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
-            self._not_a_number(key, "a number", default)
+            self._not_a_number(key, "a number", f"the default is {default}")
             return default
         return float(value)
 
-    def _not_a_number(self, key: str, expected: str, default: float) -> None:
+    def _not_a_number(self, key: str, expected: str, remedy: str) -> None:
         value = self.values[key]
-        why, fix = "", f"the default is {default}"
+        why, fix = "", remedy
         if isinstance(value, str):
             why = "it is text, and the trainer does not turn text into numbers"
             fix = f"remove the quotes: {key}: {value.strip()}" if _looks_numeric(value) else fix
