@@ -76,7 +76,7 @@ def render(estimate: Estimate, style: Style = PLAIN, details: bool = False) -> s
         shown = estimate.phases if details else [headline(estimate)]
         parts.extend(_ledger(estimate, phase, style) for phase in shown if phase is not None)
     parts.append(_advice(estimate, style))
-    parts.append(notes("Not modelled", _unmodelled(estimate), style))
+    parts.append(notes("Not modelled", unmodelled(estimate), style))
     parts.append(notes("Warnings", estimate.warnings, style))
     parts.append(notes("Assumed", estimate.assumptions, style))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -286,12 +286,11 @@ def value(given: object) -> str:
     return clean(given)
 
 
-def _unmodelled(estimate: Estimate) -> list[str]:
-    lines = []
-    for each in estimate.job.unmodelled:
-        line = f":{each.place.line}" if each.place.line is not None else ""
-        lines.append(f"{each.place.key} = {value(each.value)} ({each.place.file}{line}): {each.why}")
-    return lines
+def unmodelled(estimate: Estimate) -> list[str]:
+    """The settings without a model, each with its place and what it does."""
+    found = estimate.job.unmodelled
+    where = [each.place.file if each.place.line is None else f"{each.place.file}:{each.place.line}" for each in found]
+    return [f"{each.place.key} = {value(each.value)} ({place}): {each.why}" for each, place in zip(found, where, strict=True)]
 
 
 def notes(title: str, texts: Iterable[str], style: Style) -> str:

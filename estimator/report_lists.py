@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from estimator.estimate import OOM, SAFE, Estimate
+from estimator.estimate import OOM, SAFE, UNKNOWN, Estimate
 from estimator.gpus import Gpu
-from estimator.report import PLAIN, Style, clean, cut, gib, needed_bytes, notes, wrapped
+from estimator.report import PLAIN, Style, clean, cut, gib, needed_bytes, notes, unmodelled, wrapped
 from estimator.report_words import headline, what
 from estimator.screen import WIDTH, Cell, Column, table
 
@@ -22,7 +22,9 @@ _ARCH_COLUMNS = (Column("architecture", 20), Column("what it is", 40), Column("c
 
 
 def render_cards(estimates: Sequence[Estimate], style: Style = PLAIN) -> str:
-    """One job on every card, smallest first: which card to take."""
+    """One job on every card, smallest first: which card to take. What has no model has none on any card: then no table."""
+    if all(each.verdict == UNKNOWN for each in estimates):
+        return _untold(estimates[0], style)
     ordered = sorted(estimates, key=lambda each: (each.gpu.total_bytes, each.gpu.name))
     safe = [each for each in ordered if each.verdict == SAFE]
     worst = ordered[-1]
@@ -41,6 +43,17 @@ def render_cards(estimates: Sequence[Estimate], style: Style = PLAIN) -> str:
     parts = ["\n".join([first, *wrapped(second, "", "  ")]), "\n".join([title, *rows])]
     shared = [note for note in ordered[0].assumptions if all(note in each.assumptions for each in ordered)]
     parts += [notes("Warnings", ordered[0].warnings, style), notes("Assumed", shared, style)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _untold(estimate: Estimate, style: Style) -> str:
+    rest = " cannot be told for any card"
+    name = cut(estimate.job.name, WIDTH - len(UNKNOWN) - 2 - len(rest))
+    parts = [
+        f"{style.verdict(UNKNOWN, UNKNOWN.upper())}: {name}{rest}",
+        notes("Not modelled", unmodelled(estimate), style),
+        notes("Warnings", estimate.warnings, style),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -442,6 +442,7 @@ def test_switched_off_settings_are_no_obstacle(tmp_path: Path) -> None:
         ("datasets.0.scale", {"datasets": [{"folder_path": "/x", "scale": 0}]}),
         ("sample.width", {"sample": {"width": "1024", "prompts": ["a"]}}),
         ("sample.guidance_scale", {"sample": {"guidance_scale": float("inf"), "prompts": ["a"]}}),
+        ("sample.neg", {"sample": {"neg": 5, "prompts": ["a"]}}),
         ("sample.prompts", {"sample": {"prompts": None}}),
         ("sample.samples", {"sample": {"samples": None}}),
         ("sample.samples.0", {"sample": {"samples": ["a prompt"]}}),

@@ -148,6 +148,16 @@ def test_what_is_not_modelled_is_named_with_its_place() -> None:
     assert "model.compile = true (config.yaml:71): no profile was recorded with it" in text
 
 
+def test_what_is_not_modelled_is_named_on_all_cards_too() -> None:
+    unmodelled = (Unmodelled(Place("config.yaml", "model.compile", 71), True, "no profile was recorded with it"),)
+    job = made.job(unmodelled=unmodelled)
+    cards = [made.estimate(find_gpu(name), UNKNOWN, job=job, phases=(), peak=-1) for name in ("RTX4090", "A100-40G")]
+    text = render_cards(cards)
+    assert "cannot be told" in text
+    assert "model.compile = true (config.yaml:71)" in text
+    assert "RTX4090" not in text
+
+
 def test_long_tables_are_cut_to_the_worst_of_each_phase_unless_details_are_asked_for() -> None:
     many = tuple(made.phase("train", 10 + size / 1000, size) for size in range(512, 1024, 16))
     estimate = made.estimate(phases=(*many, made.phase("save", 9)), peak=len(many) - 1)

@@ -117,6 +117,8 @@ def _size(section: Section, width: int, height: int) -> tuple[int, int]:
 
 def _negative(section: Section, default: str) -> str:
     value = section.values.get("neg", default)
+    if value is not None and not isinstance(value, str):
+        section.found.problem(section.at("neg"), f"expected text, got {shown(value)}", "the trainer stops on it", "put it in quotes")
     return value if isinstance(value, str) else ""
 
 
