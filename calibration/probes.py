@@ -83,6 +83,14 @@ def edited_samples(entries: list[dict[str, Any]], texts: Texts) -> list[dict[str
     return out
 
 
+def picture(folder: Path) -> str:
+    """A picture for previews to begin with; the trainer brings it to their size."""
+    path = folder / "picture.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (640, 480)).save(path)
+    return str(path)
+
+
 def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     """The probe job `index` (0, 1 or UNLOADED) of an architecture and a kind of base weights, as AI Toolkit reads it."""
     family, optimizer = ARCHITECTURES[arch], OPTIMIZER_WITH.get(weights, OPTIMIZER_WITH_OTHERS)
@@ -94,7 +102,8 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     # weights, so that the head of each batch size is seen at enough sizes to check its formulas.
     turn = 0 if weights == family.weights[-1] else 1
     for number, entry in enumerate(datasets):
-        entry.update(cache_latents_to_disk=cached or number % 2 == turn, cache_text_embeddings=cached and family.caches_text)
+        disk = (cached or number % 2 == turn) and not family.pictured
+        entry.update(cache_latents_to_disk=disk, cache_text_embeddings=cached and family.caches_text)
     model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=cached)
     if weights != "bf16":
         model.update(qtype=weights, qtype_te=weights if weights in OPTIMIZER_WITH else "qfloat8")
@@ -104,6 +113,8 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
         samples[-1].update({"num_frames": frames[0]} if frames else {})
         if family.controlled:  # the trainer brings it to the preview's size
             samples[-1]["ctrl_img"] = str(Path(datasets[0]["control_path"]) / "image.png")
+        if family.pictured:
+            samples[-1]["ctrl_img"] = picture(run / "data")
     for entry, count in zip(samples, family.negatives, strict=False):
         entry["neg"] = words(count)
     if family.texts:
@@ -118,7 +129,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
             "train_text_encoder": False, "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": optimizer, "lr": 1e-4,
             "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": cached and family.caches_text,
             "unload_text_encoder": unloaded or (cached and not family.caches_text), "disable_sampling": unloaded,
-            "skip_first_sample": bool(family.own) and weights != "bf16",
+            "skip_first_sample": bool(family.own) and weights != "bf16", **family.train,
         },
         "model": model,
         "sample": {

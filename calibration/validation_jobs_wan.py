@@ -29,6 +29,8 @@ IMAGES["short clips"] = ((640, 480, "short", 24), (640, 480, "tag", 30))
 IMAGES["clips and stills"] = ((848, 464, "medium", 50), (1024, 768, "short"))
 UI_MODELS["wan 1.3b"] = {"name_or_path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "arch": "wan21:1b", "quantize": False}
 UI_MODELS["wan 14b"] = {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21:14b", "low_vram": True}
+WAN22 = {"low_vram": True, "model_kwargs": {"train_high_noise": True, "train_low_noise": True}}  # as the web UI has it
+UI_MODELS["wan 2.2 14b"] = {"name_or_path": "ai-toolkit/Wan2.2-T2V-A14B-Diffusers-bf16", "arch": "wan22_14b:t2v", **WAN22}
 LOW_VRAM = {"model.low_vram": True}
 
 
@@ -64,5 +66,19 @@ JOBS = (
     Job(
         "wan14b-images", web_ui("wan 14b"), (("portraits", [512, 768], {}),),
         {**HIGH_VRAM, **UNLOADED, **CACHED_LATENTS, **batch(2), **optimizer("adamw")}, (clip(512, 768, 1), clip(320, 256, 33, SECOND)),
+    ),
+    Job("wan22-ui", web_ui("wan 2.2 14b"), (("clips", [480], frames(33)),), {}, (clip(832, 480, 41),)),
+    Job(
+        "wan22-images-cached", web_ui("wan 2.2 14b"), (("portraits", [512, 768], {}),),
+        {**CACHED_LATENTS, **CACHED_TEXT, **EMA, **rank(16), "train.switch_boundary_every": 2},
+        (clip(512, 768, 1), clip(304, 256, 9, SECOND)),
+    ),
+    Job(
+        "wan22-high-vram-81", web_ui("wan 2.2 14b"), (("clips", [368], frames(81)),),
+        {**HIGH_VRAM, **CACHED_LATENTS, **CACHED_TEXT, **rank(16), **optimizer("adamw")}, (clip(480, 272, 33),),
+    ),
+    Job(
+        "wan22-high-noise-b2", web_ui("wan 2.2 14b"), (("short clips", [320], frames(21)),),
+        {**UNLOADED, **CACHED_LATENTS, **batch(2), **optimizer("adamw"), "model.model_kwargs.train_low_noise": False}, (clip(320, 256, 5),),
     ),
 )  # fmt: skip

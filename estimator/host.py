@@ -56,6 +56,13 @@ def _moments(job: Job, base: Profile) -> dict[str, dict[str, int]]:
             "transformer": pinned, "text_encoder": 0 if unloaded else text_pinned, "latents": latent_bytes(job),
         },
     }  # fmt: skip
+    # With low_vram both experts wait there while loading and caching, and one in training
+    if load_archs().archs[job.arch].model_class.startswith("wan22_14b"):
+        waits = held if model.low_vram else 0
+        out["loading the transformer"]["transformer"] += waits
+        out["loading the text encoder"]["transformer"] += waits
+        out["training"]["transformer"] += waits
+        held = 2 * waits
     if caches:
         out["caching"] = {"transformer": held, "text_encoder": text_held, "latents": latent_bytes(job)}
     return out

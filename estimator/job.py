@@ -39,6 +39,7 @@ class Model:
     offloaded at a percentage then follows. `quantize_exclude`: name patterns (fnmatch) of transformer modules that stay unquantised,
     besides those the trainer itself leaves out.
     `match_target_res`: control images are scaled to the area of the image that is trained, instead of a megapixel.
+    `experts`: those that are trained, of a model with two (0: high noise, 1: low noise; empty: both).
     """
 
     name_or_path: str
@@ -53,6 +54,7 @@ class Model:
     offload_seed: int | None = None
     quantize_exclude: tuple[str, ...] = ()
     match_target_res: bool = False
+    experts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class Train:
 
     `gradients_stay`: not every step ends with an update (gradient_accumulation_steps); those that do not leave their gradients on the card.
     `saturates_prompts`: short captions are repeated now and then, where a step encodes them.
+    `switch_boundary_every`: batches after which a model with two experts trains the other one.
     """
 
     steps: int = 1000
@@ -135,6 +138,7 @@ class Train:
     disable_sampling: bool = False
     noise_scheduler: str = "flowmatch"
     saturates_prompts: bool = False
+    switch_boundary_every: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,7 +256,7 @@ class Plan:
         yield from self.text_out() if self.text_away else self.text_in()
         yield EmptyCache()
 
-    def step(self, step: Step, first: bool, updates: bool = True) -> Iterator[Operation]:
+    def step(self, step: Step, first: bool, updates: bool = True, number: int = 0) -> Iterator[Operation]:
         """`updates`: the optimizer steps; otherwise the gradients stay where they are."""
         detail = "first step" if first else "" if updates else "without update"
         largest = max(step, key=lambda b: b.size * b.bucket.width * b.bucket.height * b.bucket.frames)

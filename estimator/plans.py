@@ -6,6 +6,7 @@ Here is what each class does differently from the common phases (estimator.phase
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from estimator.archs import load_archs
 from estimator.batches import Step, one_or_many, steps_of
@@ -17,6 +18,7 @@ from estimator.phases import Plan
 from estimator.programs import Profile
 from estimator.prompts import PromptsApart, VaeStays
 from estimator.wan import WanPlan
+from estimator.wan22 import Wan22FromImagePlan, Wan22Plan
 
 TEXT_ENCODERS = ("text_encoder0", "text_encoder1")
 
@@ -56,17 +58,27 @@ class KontextPlan(VaeStays, PromptsApart):
 # By `model_class` of profiles/archs.yaml
 PLANS: Mapping[str, type[Plan]] = {
     "stable_diffusion": Plan, "base": Plan, "flux_kontext": KontextPlan, "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan,
-    "wan": WanPlan, "qwen_edit": QwenEditPlan,
+    "wan": WanPlan, "wan22_14b": Wan22Plan, "wan22_14b_i2v": Wan22FromImagePlan, "qwen_edit": QwenEditPlan,
 }  # fmt: skip
 
 
-def plan_of(job: Job, profile: Profile) -> Plan:
-    """The timeline of a job as its architecture's class in the trainer goes through it."""
+def plan_of(job: Job, profile: Profile, order_known: bool = False) -> Plan:
+    """The timeline of a job as its architecture's class in the trainer goes through it.
+
+    `order_known`: the steps will be those of a run. Otherwise experts alternate from step to step, so that each meets all buckets.
+    """
     encoders = tuple(name for name in TEXT_ENCODERS if profile.has_resident(name))
     kind = PLANS[load_archs().archs[job.arch].model_class]
     if kind is Plan and profile.has("step.prompts/one"):  # a profile says how it was cut
         kind = PromptsApart
+    if not order_known and job.train.switch_boundary_every > 1:
+        job = replace(job, train=replace(job.train, switch_boundary_every=1))
     return kind(job, encoders)
+
+
+def warm_up(plan: Plan, up: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Steps after which the optimizer has all of its state: the smallest bucket's, once for each expert that is trained."""
+    return (up[0],) * (len(plan.trained) if isinstance(plan, Wan22Plan) else 1)
 
 
 def before_steps(plan: Plan) -> Iterator[Operation]:
@@ -84,7 +96,7 @@ def before_steps(plan: Plan) -> Iterator[Operation]:
 def steps(plan: Plan, order: Sequence[Step], started: bool = False) -> Iterator[Operation]:
     """Training steps in an order. `started`: the optimizer has its state already."""
     for number, step in enumerate(order):
-        yield from plan.step(step, first=number == 0 and not started)
+        yield from plan.step(step, first=number == 0 and not started, number=number)
 
 
 def after_steps(plan: Plan) -> Iterator[Operation]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import derived_weights, optimizers
+from estimator import derived_weights, experts, optimizers
 from estimator.controls import RAW, RAW_BYTES_PER_PIXEL
 from estimator.derived_weights import Derivation
 from estimator.errors import CannotTell, Problem
@@ -83,6 +83,9 @@ class Profile:
 
     def outline(self, key: str) -> Program | Footprint:
         """The part as far as peak rows and what stays or is freed are concerned: where that is quicker to have than all."""
+        base, whose = experts.split(key)
+        if whose == experts.LOW:  # sizes are those of the first expert's
+            return self.outline(base)
         holder = self._recorded_by(key)
         return self.program(key) if holder is None else holder._footprint(key)
 
@@ -138,7 +141,7 @@ class Profile:
         raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
 
     def _has_rule(self, key: str) -> bool:
-        if key == RAW or (key.startswith("step.core") and optimizers.FUSED in key):
+        if key == RAW or experts.split(key)[1] or (key.startswith("step.core") and optimizers.FUSED in key):
             return True
         if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
             return True
@@ -147,6 +150,9 @@ class Profile:
     def _by_rule(self, key: str) -> Program:
         if key == RAW:
             return RAW_PICTURE
+        base, whose = experts.split(key)
+        if whose:
+            return self._of_expert(base, whose)
         if key.startswith(optimizers.PARTS):
             return optimizers.program(key, self.adapter)
         if optimizers.FUSED in key:
@@ -156,6 +162,11 @@ class Profile:
         assert derived is not None
         return self._derived(key, *derived)
 
+    def _of_expert(self, key: str, whose: str) -> Program:
+        if whose == experts.BOTH:
+            return optimizers.program(key, self.adapter * 2)
+        return experts.of_second(self.program(key), key + whose, len(self.adapter))
+
     def _derived(self, key: str, base: str, derivation: Derivation) -> Program:
         component = "text_encoder0" if key.startswith(OF_TEXT) else "transformer"
         resident = self.resident(component, derivation.base)
@@ -163,7 +174,7 @@ class Profile:
 
     @cached_property
     def adapter(self) -> tuple[int, ...]:
-        """Bytes of each of the adapter's parameters at rank 1, whatever the base weights are."""
+        """Bytes of each of the adapter's parameters at rank 1, whatever the base weights are (of two experts: of one's)."""
         if self.shares_all and self.relative is not None:
             return self.relative.adapter
         key = next(key for key in self.data["parts"] if key.startswith("setup.network/"))
@@ -201,8 +212,10 @@ class Profile:
     def resident(self, component: str, weights: str, unquantised: int = 0) -> list[int]:
         """Bytes of each of a component's tensors when it is on the card. Raises CannotTell.
 
+        Either of two experts is the profile's `transformer`.
         `unquantised`: so many linear layers at the component's beginning are as in bf16, whatever the kind of weights.
         """
+        component = experts.RESIDENT_OF.get(component, component)
         if unquantised and weights in TENSORS_OF_LINEAR:
             bf16, rest = self.resident(component, "bf16"), self.resident(component, weights)
             return bf16[: unquantised * TENSORS_OF_LINEAR["bf16"]] + rest[unquantised * TENSORS_OF_LINEAR[weights] :]

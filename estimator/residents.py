@@ -21,6 +21,7 @@ ROUNDING = "allocator rounding"
 SLOTS = "offload_buffers"
 SHOWN = {
     "text_encoder0": "text_encoder", "text_encoder1": "text_encoder", "ema_copy": "ema", "gradient": "gradients",
+    "transformer_1": "transformer", "transformer_2": "transformer",
     "assistant": "training_adapter", "clip": "activations", "clip_features": "activations",
     "offload": SLOTS, "stuck": "text_encoder", "held": "text_encoder",
 }  # fmt: skip

@@ -174,7 +174,7 @@ def bound(job: Job, *, workspace_bytes: int = WORKSPACE_BYTES) -> Simulation:
     rows.run(plans.before_steps(plan))
     before = len(rows.peaks)
     up = steps_of(job, plan.tokens(None))
-    rows.run(plans.steps(plan, (up[0], *up)))  # the first step has no optimizer state yet: the smallest bucket once more
+    rows.run(plans.steps(plan, (*plans.warm_up(plan, up), *up)))  # the first step has no optimizer state yet: the smallest bucket once more
     rows.peaks[before:] = by_variant(rows.peaks[before:])
     rows.run(plans.after_steps(plan))
     return Simulation(tuple(rows.peaks), None, 0)

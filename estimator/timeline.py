@@ -35,7 +35,7 @@ def simulate(
     Raises CannotTell for a combination that was never recorded.
     """
     profile = profile_of(job.arch, job.model)
-    plan = plans.plan_of(job, profile)
+    plan = plans.plan_of(job, profile, order_known=order is not None)
     replay = Replay(profile, job, capacity_bytes, workspace_bytes)
     if not replay.run(plans.before_steps(plan)) or only_before_steps:
         return _finished(replay.peaks, replay)
@@ -46,7 +46,10 @@ def simulate(
     up = steps_of(job, plan.tokens(None))
     # With room to spare both ends of what can happen; under a capacity the largest last, when small steps' blocks lie about.
     # The first step has no optimizer state yet: the smallest bucket comes again after it.
-    orders = [(up[0], *up)] if capacity_bytes is not None or len(up) == 1 else orders_of(up)
+    first = plans.warm_up(plan, up)
+    orders = [(*first, *up)] if capacity_bytes is not None or len(up) == 1 else orders_of(up)
+    if len(first) > 1 and len(orders) > 1:  # each expert's part of the state is made before any bucket counts
+        orders = [(*first, *one) for one in orders]
     branches = []
     for candidate in orders:
         branch = replay.fork()

@@ -29,6 +29,11 @@ def coded(key: str, coder: str, values: Mapping[str, int], scope: str) -> Iterat
     yield Part(f"{key}/last", values, scope)
 
 
+def first_frame(key: str, width: int, height: int, frames: int, batch: int) -> Iterator[Operation]:
+    """A clip of one picture and black frames through the VAE, from which the transformer gets the picture."""
+    yield from coded(key, "encode", {**image_values(width, height, frames), "B": batch}, "first frame")
+
+
 def tiled(width: int, height: int, frames: int) -> Iterator[Operation]:
     """A decode in tiles that are each decoded like a small clip, then joined in rows, then to the whole."""
     values = image_values(width, height, frames)
@@ -49,6 +54,8 @@ def tiled(width: int, height: int, frames: int) -> Iterator[Operation]:
 
 class WanPlan(Plan):
     """Wan21: with low_vram the transformer is quantised on the host and comes to the card behind the text encoder."""
+
+    tiles = True  # previews are decoded tile by tile with low_vram
 
     def after_text(self) -> Iterator[Operation]:
         yield MoveIn("transformer")
@@ -73,18 +80,30 @@ class WanPlan(Plan):
         if not self.text_away:
             yield self.encode(positive, "preview")
             yield self.encode(negative, "preview")
+        yield from self.before_pipeline(sample)
         if low_vram:
-            yield MoveIn("vae")
-            yield MoveOut("vae")
-            yield from self.text_out()
+            yield from self.make_room()
         yield from self.denoise(sample, when, {**self.rank, "X": positive, "N": negative, "B": sample.batch})
-        yield MoveIn("vae")
-        if low_vram and max(sample.width, sample.height) > TILE_PIXELS:
+        yield from self.decoding()
+        if low_vram and self.tiles and max(sample.width, sample.height) > TILE_PIXELS:
             yield from tiled(sample.width, sample.height, sample.frames)
         else:
             yield from coded("decode", "decode", image_values(sample.width, sample.height, sample.frames), "preview")
         yield Release("preview")
         yield EmptyCache()
+
+    def before_pipeline(self, sample: Sample) -> Iterator[Operation]:
+        """Of a preview, after its prompts are encoded."""
+        yield from ()
+
+    def make_room(self) -> Iterator[Operation]:
+        """With low_vram, before denoising."""
+        yield from (MoveIn("vae"), MoveOut("vae"))
+        yield from self.text_out()
+
+    def decoding(self) -> Iterator[Operation]:
+        """After denoising."""
+        yield MoveIn("vae")
 
     def denoise(self, sample: Sample, when: str, values: Mapping[str, int]) -> Iterator[Operation]:
         merged = f"/{when}" if self.weights == "bf16" else ""

@@ -22,7 +22,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": (
         {"profiles", "features", "program", "programs", "reductions", "optimizer_rules", "optimizers", "derived_weights", "archs",
-         "offload", "offload_programs", "offload_profile", "offload_rows",
+         "experts", "offload", "offload_programs", "offload_profile", "offload_rows",
          "tokens", "controls"},
         {"values", "files"},
     ),
@@ -30,8 +30,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "driver": ({"nvml"}, set()),
     "replay": ({"allocator", "allocator_state", "allocator_expandable", "allocator_compiled"}, set()),
     "model": (
-        {"operations", "batches", "phases", "prompts", "wan", "edit", "flux2", "plans", "replay", "rows", "grid", "rows_grid", "timeline",
-         "residents"},
+        {"operations", "batches", "phases", "prompts", "wan", "wan22", "edit", "flux2", "plans", "replay", "rows", "grid", "rows_grid",
+         "timeline", "residents"},
         {"values", "profiles", "replay"},
     ),
     "engine": ({"engine", "outside", "intervals", "drift", "host"}, {"values", "profiles", "replay", "model"}),

@@ -20,6 +20,7 @@ def kind_of(qtype: str) -> str:
     base, _, adapter = qtype.partition("|")
     return f"{base}+recovery" if adapter else base
 
+CLIPS = ("encode.", "decode", "tile.", "latents", "step.first_frame", "preview.first_frame")  # parts of a VAE that works in chunks
 # Frames that a convolution pads, at each scale of a VAE of factor 8 (estimator.features)
 PADDED = ("C1", "C2", "C4", "C8", "D1", "D2", "D4")
 
@@ -69,7 +70,7 @@ class Layout:
         kind = key.split("/")[0]
         if kind.startswith("load") or kind == "step.end":
             return ("1",)
-        if self.video and (key.startswith("step.head/encoded") or kind.startswith(("encode.", "decode", "tile.", "latents"))):
+        if self.video and (key.startswith("step.head/encoded") or kind.startswith(CLIPS)):
             clip = (*PADDED, "A", "P32", *(("A*K", "K") if kind in ("encode.next", "decode.next") else ("V", "T", "F")))
             return ("1", *clip) if "/many" not in key else ("1", "B", *(f"B*{name}" for name in clip), *clip)
         if kind in ("setup.network", "setup.ema", "step.update", "step.ema", "save", "sample.enter", "sample.leave"):
@@ -111,7 +112,8 @@ class Architecture:
     relative's, to the last weight (none: all parts are its own). `unloaded`: buckets of a further job, whose text encoder is unloaded
     without its text being cached, with cached latents for each second one; heads of steps are taken from it alone. `controlled`: each
     image and preview has a control image of its own size, but for the `uncontrolled` buckets, which the two jobs of each kind of weights
-    have besides.
+    have besides. `pictured`: each preview begins with a given picture, and latents cannot be cached. `train`: settings of the `train`
+    section that its probe jobs have besides.
     """
 
     model: dict[str, Any]
@@ -128,6 +130,8 @@ class Architecture:
     unloaded: tuple[tuple[int, ...], ...] = ()
     controlled: bool = False
     uncontrolled: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] = ((), ())
+    pictured: bool = False
+    train: dict[str, Any] = field(default_factory=dict)
 
 
 def words_of(text: Any) -> int:

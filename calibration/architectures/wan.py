@@ -7,6 +7,7 @@ from typing import Any
 
 from calibration.architectures.base import Architecture, Layout
 
+ABOVE_ALL_TIMESTEPS = 1e9
 TEXT_TOKENS = 512  # UMT5, padded to max_length (toolkit/models/wan21/wan21.py, get_prompt_embeds)
 LOAD = {
     "load.transformer": ("Loading Wan", "Loading transformer", "Quantizing Transformer", "- quantizing", "Moving transformer"),
@@ -42,9 +43,46 @@ ARCHITECTURES = {
     ),
 }
 
+# Wan 2.2 14B: two experts, each Wan 2.1's transformer, but for layers that stay unquantised. Programs are of one expert: the first, which
+# is trained throughout. What text encoder, VAE and adapter do is Wan 2.1's.
+EXPERT_BUCKETS = (
+    (512, 512, 1, 20, 1), (384, 320, 1, 20, 33), (384, 496, 1, 20, 17), (256, 320, 1, 20, 9), (448, 320, 1, 20, 5),
+    (256, 448, 2, 20, 13), (320, 240, 3, 20, 9), (288, 256, 4, 20, 5), (480, 640, 2, 20, 1), (336, 416, 2, 20, 5),
+)  # fmt: skip
+EXPERT_SAMPLES = (
+    (512, 512, 4.0, 9, 1), (448, 320, 4.0, 9, 17), (480, 272, 4.0, 9, 9), (368, 320, 4.0, 9, 5), (416, 304, 1.0, 9, 9),
+    (512, 384, 1.0, 9, 1), (288, 352, 1.0, 9, 5),
+)  # fmt: skip
+T2V = {"name_or_path": "ai-toolkit/Wan2.2-T2V-A14B-Diffusers-bf16", "arch": "wan22_14b"}
+ARCHITECTURES["wan22-14b"] = Architecture(
+    T2V, EXPERT_BUCKETS, EXPERT_SAMPLES,
+    replace(LAYOUT, width=5120, load={**LOAD, "load.transformer": (*LOAD["load.transformer"], "Creating Dual", "Applying Accuracy")}),
+    relative="wan21-14b", weights=("qfloat8",), own=("load.transformer", "load.rest", "preview", "step.core"),
+    train={"switch_boundary_every": 10**6},
+)  # fmt: skip
+
+# Image to video: what a clip that begins with a picture costs the VAE, in steps and previews. All else is T2V's.
+PICTURED_BUCKETS = (
+    (512, 512, 1, 20, 1), (384, 320, 1, 20, 1), (272, 448, 1, 20, 1), (448, 320, 1, 20, 5), (256, 352, 1, 20, 5), (400, 288, 1, 20, 5),
+    (368, 320, 1, 20, 17), (384, 496, 1, 20, 9), (256, 320, 1, 20, 21), (304, 272, 1, 20, 13),
+    (256, 448, 2, 20, 13), (320, 240, 3, 20, 9), (304, 224, 2, 20, 17), (288, 256, 4, 20, 5), (336, 416, 2, 20, 5), (240, 304, 3, 20, 5),
+    (480, 640, 2, 20, 1), (416, 288, 2, 20, 1), (304, 512, 3, 20, 1),
+)  # fmt: skip
+PICTURED_SAMPLES = (
+    (512, 512, 1.0, 9, 1), (384, 448, 1.0, 9, 1), (272, 448, 1.0, 9, 1), (448, 320, 1.0, 9, 17), (480, 272, 1.0, 9, 9),
+    (416, 304, 1.0, 9, 13), (368, 320, 1.0, 9, 5), (288, 352, 1.0, 9, 5), (256, 400, 1.0, 9, 5),
+)  # fmt: skip
+I2V = {"name_or_path": "ai-toolkit/Wan2.2-I2V-A14B-Diffusers-bf16", "arch": "wan22_14b_i2v"}
+ARCHITECTURES["wan22-i2v-14b"] = replace(
+    ARCHITECTURES["wan22-14b"], model=I2V, buckets=PICTURED_BUCKETS, samples=PICTURED_SAMPLES, relative="wan22-14b",
+    own=("step.first_frame", "preview.first_frame"), pictured=True,
+)
+
 
 def diffusers(name: str, place: str) -> dict[str, Any] | None:
     if name == "WanTransformer3DModel":
+        if "wan2.2-i2v" in place:
+            return {"in_channels": 36}
         return {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30} if "1.3b" in place else {}
     return {} if name == "AutoencoderKLWan" else None  # the published configurations are the classes' defaults
 
@@ -59,4 +97,39 @@ def transformers(name: str, place: str) -> dict[str, Any] | None:
 
 
 def patch() -> None:
-    """Nothing: no value read from the device decides anything in Wan 2.1."""
+    """Timesteps read as 0, and decide which expert of Wan 2.2 runs: the trainer's own stage does, in previews the number of the step."""
+    import torch
+    from extensions_built_in.diffusion_models.wan22 import wan22_14b_model, wan22_pipeline
+    from extensions_built_in.sd_trainer.SDTrainer import SDTrainer
+
+    from calibration.trainer.patches import note
+
+    stage, tensor = [0], torch.Tensor
+    dual, pipeline = wan22_14b_model.DualWanTransformer3DModel, wan22_pipeline.Wan22Pipeline
+    real_batch, real_forward, real_call = SDTrainer.train_single_accumulation, dual.forward, pipeline.__call__
+
+    def train_single_accumulation(self: Any, *a: Any, **k: Any) -> Any:
+        stage[0] = self.current_boundary_index
+        return real_batch(self, *a, **k)
+
+    def forward(self: Any, *a: Any, **k: Any) -> Any:
+        self.boundary = -1.0 if stage[0] == 0 else ABOVE_ALL_TIMESTEPS
+        return real_forward(self, *a, **k)
+
+    def call(self: Any, *a: Any, **k: Any) -> Any:
+        asked, real = [0], tensor.__ge__
+
+        def at_least(one: Any, other: Any) -> Any:
+            if not (torch.is_tensor(one) and one.is_cuda and one.dim() == 0 and isinstance(other, (int, float))):
+                return real(one, other)
+            asked[0] += 1
+            return asked[0] == 1
+
+        tensor.__ge__ = at_least
+        try:
+            return real_call(self, *a, **k)
+        finally:
+            tensor.__ge__ = real
+
+    SDTrainer.train_single_accumulation, dual.forward, pipeline.__call__ = train_single_accumulation, forward, call
+    note("Wan 2.2: the trainer's stage chooses a step's expert; in previews the first step is the high noise one's, others the low's")

@@ -23,6 +23,7 @@ from calibration.extract.rows import peak_rows
 from calibration.extract.runs import Run, read
 
 STAMP = (1980, 1, 1, 0, 0, 0)  # of the archive's members: the same bytes whenever it is written
+TWO_EXPERTS = "wan22_14b"
 RESIDENT = ("transformer", "vae", "text_encoder0", "text_encoder1")
 
 
@@ -60,7 +61,17 @@ def residents(run: Run) -> dict[str, list[int]]:
                 latest[component][int(index), int(inner or 0)] = tensor.size
     kind = {"transformer": chosen["weights"], "text_encoder0": chosen["text"], "text_encoder1": chosen["text"]}
     keyed = {c if c == "vae" else f"{c}/{kind[c]}": table for c, table in latest.items()}
-    return {key: [table[place] for place in sorted(table)] for key, table in keyed.items()}
+    out = {key: [table[place] for place in sorted(table)] for key, table in keyed.items()}
+    if str(run.config["model"].get("arch", "")).startswith(TWO_EXPERTS):
+        key = f"transformer/{chosen['weights']}"
+        out[key] = _first_expert(out[key])
+    return out
+
+
+def _first_expert(sizes: list[int]) -> list[int]:
+    """Of two alike, both or one of which were on the card."""
+    half = len(sizes) // 2
+    return sizes[:half] if sizes[:half] == sizes[half:] else sizes
 
 
 def layers(run: Run) -> dict[str, list[str]]:
@@ -141,8 +152,9 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
 
 
 def _owned(key: str, own: tuple[str, ...]) -> bool:
-    """Whether a table of residents belongs to parts that are recorded for the architecture itself: the text encoder's to `text`."""
-    return key.startswith("text_encoder") and "text" in own
+    """Whether a table of residents belongs to parts that are recorded for the architecture itself: the text encoder's to `text`, the
+    transformer's to its loading."""
+    return (key.startswith("text_encoder") and "text" in own) or (key.startswith("transformer") and "load.transformer" in own)
 
 
 def write(

@@ -16,6 +16,7 @@ from calibration.extract.parts import MOVED, Occurrence, component, settings
 from calibration.extract.runs import Phase, Run
 from estimator.features import image_values
 
+FIRST_FRAME = "first_frame"  # the trainer's add_first_frame_conditioning (calibration/trainer/video.py)
 TILE_PIXELS, TILE_STRIDE_PIXELS = 256, 192  # AutoencoderKLWan: tile_sample_min_width, tile_sample_stride_width
 
 
@@ -25,10 +26,19 @@ def split(run: Run, found: Iterable[Occurrence]) -> Iterator[Occurrence]:
     chunks = [p for p in phases if p.name in ("vae_decoder", "vae_encoder")]
     decodes = [p for p in phases if p.name == "vae_decode"]
     singles = [p for p in phases if p.name == "generate_single_image"]
+    moves = [p for p in phases if p.name == "expert_to"]
     for part in found:
+        whole = part
+        if moves:
+            part = _without_experts(part, moves)
         kind, many = part.key.split("/")[0], "many" if part.values.get("B", 1) > 1 else "one"
+        pictures = _inside(whole, [p for p in phases if p.name == FIRST_FRAME])
+        if pictures and kind in ("preview", "step.core"):
+            part, given = _apart(part, pictures)
+            yield from _coded(given, f"{kind.split('.')[0]}.first_frame/{many}", "encode", many, _inside(given, chunks))
         if kind == "preview":
-            yield from _preview(part, _inside(part, singles)[0], _inside(part, decodes)[0], chunks)
+            decode = _inside(whole, decodes)[0]
+            yield from _preview(part, next(p for p in singles if p.first <= decode.first < p.last), decode, chunks)
         elif kind == "cache_latents.item":
             yield from _coded(part, "latents", "encode", many, _inside(part, chunks))
         elif part.key.startswith("step.head/encoded"):
@@ -40,6 +50,21 @@ def split(run: Run, found: Iterable[Occurrence]) -> Iterator[Occurrence]:
             yield _without_padding_loop(part)
         else:
             yield part
+
+
+def _apart(part: Occurrence, pictures: list[Phase]) -> tuple[Occurrence, Occurrence]:
+    """A part without what encodes the clip that begins with a given picture, and that."""
+    inside = {e for picture in pictures for e in range(picture.first, picture.last)}
+    given = [e for e in part.events if e in inside]
+    own = {part.run.events[e][1] for e in given if part.run.events[e][0] == "a"}  # what it leaves is let go later: its scope says when
+    rest = [e for e in part.events if e not in inside and part.run.events[e][1] not in own]
+    return replace(part, events=rest), replace(part, events=given)
+
+
+def _without_experts(part: Occurrence, moves: list[Phase]) -> Occurrence:
+    """Without the moves of Wan 2.2's experts, which the estimator makes itself."""
+    inside = {e for move in moves for e in range(move.first, move.last)}
+    return replace(part, events=[e for e in part.events if e not in inside])
 
 
 def _without_padding_loop(part: Occurrence) -> Occurrence:
@@ -78,11 +103,23 @@ def _coded(part: Occurrence, key: str, coder: str, many: str, chunks: list[Phase
     elif len(cuts) == 2:
         yield piece(f"{key}/two", 0, len(part.events))
     else:
+        _name_what_crosses(part, cuts[1], cuts[-1])
         yield piece(f"{key}/first", 0, cuts[1])
         yield piece(f"{coder}.second/{many}", cuts[1], cuts[2])
         for done in range(2, len(cuts) - 1):
             yield piece(f"{coder}.next/{many}", cuts[done], cuts[done + 1], K=done)
         yield piece(f"{key}/last", cuts[-1], len(part.events))
+
+
+def _name_what_crosses(part: Occurrence, first: int, last: int) -> None:
+    """Names for what is made before the second chunk and let go behind the last one (a clip's pixels), which links the pieces."""
+    tensors, born = part.run.tensors, dict[int, None]()
+    for e in part.events[:first]:
+        if part.run.events[e][0] == "a":
+            born[part.run.events[e][1]] = None
+    freed = {part.run.events[e][1] for e in part.events[last:] if part.run.events[e][0] == "f"}
+    for number, k in enumerate(k for k in born if k in freed and not tensors[k].names):
+        tensors[k].names.append(f"clip:whole{number}")
 
 
 def _preview(part: Occurrence, single: Phase, decode: Phase, chunks: list[Phase]) -> Iterator[Occurrence]:
@@ -92,8 +129,9 @@ def _preview(part: Occurrence, single: Phase, decode: Phase, chunks: list[Phase]
     events = _without_vae_moves(part, events)
     head, body = bisect_left(events, single.first), bisect_left(events, decode.first)
     name, weights, guidance, source, *when = part.key.split("/")
-    if source == "cached" and events[:head]:  # cached prompts move to the card for the first round, and stay there
-        yield Occurrence(run, "preview.prompts", events[:head], {"X": part.values["X"], "N": part.values["N"]})
+    stay = [e for e in events[:head] if run.events[e][0] == "a" and run.tensors[run.events[e][1]].died is None]
+    if source == "cached" and stay:  # cached prompts move to the card for the first round, and stay there
+        yield Occurrence(run, "preview.prompts", stay, {"X": part.values["X"], "N": part.values["N"]})
     yield Occurrence(run, "/".join((name, weights, guidance, *when)), events[head:body], part.values)
     sizes = {key: part.values[key] for key in ("T", "E", "A", "F")}
     end = Occurrence(run, "decode", events[body:], sizes)

@@ -35,7 +35,7 @@ import_stubs.install()
 
 import torch  # noqa: E402
 
-from calibration.trainer import labels, linears, models, patches, recorder, tensors, token_counts, trace  # noqa: E402
+from calibration.trainer import labels, linears, models, patches, recorder, tensors, token_counts, trace, video  # noqa: E402
 
 if not REAL_MODELS:
     torch.set_num_threads(2)
@@ -81,16 +81,6 @@ def cached_tokens(batch: Any) -> list[int] | None:
     return [int(one.shape[-2]) for one in embeds]
 
 
-def switch_checkpointing(transformer: Any, on: bool) -> None:
-    """diffusers' models have a method for either; the trainer's own classes only the attribute that both kinds read."""
-    if on:
-        transformer.enable_gradient_checkpointing()
-    elif hasattr(transformer, "disable_gradient_checkpointing"):
-        transformer.disable_gradient_checkpointing()
-    else:
-        transformer.gradient_checkpointing = False
-
-
 def record_steps(trainer: Any) -> None:
     real = trainer.hook_train_loop
 
@@ -98,7 +88,7 @@ def record_steps(trainer: Any) -> None:
         listed = batches if isinstance(batches, list) else [batches]
         for checkpointing in (True, False) if PROBE else (None,):
             if checkpointing is not None:
-                switch_checkpointing(self.sd.unet, checkpointing)
+                video.switch_checkpointing(self.sd.unet, checkpointing)
             info = {"step": self.step_num, "gradient_checkpointing": checkpointing, "buckets": [bucket_info(b) for b in listed]}
             result = R.wrap(real, "step", lambda *_, info=info, **__: info)(self, batches)
         return result
@@ -117,6 +107,7 @@ def record_trainer() -> None:
     if not REAL_MODELS:
         patches.install(os.environ["TRAINER_WEIGHTS"])
     record_steps(SDTrainer)
+    video.record_first_frames(R)
 
     def sample_info(self: Any, step: Any = None, *_: Any, **__: Any) -> dict[str, Any]:
         config = self.sample_config
@@ -184,9 +175,9 @@ def record_model(process: Any) -> None:
         if os.environ.get("TRAINER_STOP") == "load":
             sys.exit(0)
         name_modules(sd)
+        video.record_experts(R, sd.unet)
         R.open("setup")
-        if sd.vae is not None:
-            record_vae(sd.vae)
+        record_vae(sd.vae)
 
     sd.print_and_status_update, sd.load_model = status_update, load_model
     encode = sd.encode_prompt
@@ -218,6 +209,8 @@ def record_vae(vae: Any) -> None:
     def shape(z: Any, *_: Any, **__: Any) -> dict[str, Any]:
         return {"shape": shape_of(z)}
 
+    if vae is None:
+        return
     vae.decode, vae.encode = R.wrap(vae.decode, "vae_decode", shape), R.wrap(vae.encode, "vae_encode", shape)
     if hasattr(vae, "tiled_decode"):  # each tile of a tiled decode
         vae.decoder.forward = R.wrap(vae.decoder.forward, "vae_decoder", shape)
@@ -231,8 +224,9 @@ def name_modules(sd: Any) -> None:
     encoders = sd.text_encoder if isinstance(sd.text_encoder, (list, tuple)) else [sd.text_encoder]
     for prefix, module in [("transformer", sd.unet), ("vae", sd.vae), *((f"text_encoder{i}", m) for i, m in enumerate(encoders))]:
         if isinstance(module, torch.nn.Module):
-            LABELS.name_modules(module, prefix)
-            if PROBE and prefix != "vae":
+            for expert in video.experts(module):
+                LABELS.name_modules(expert, prefix)
+            if PROBE and prefix != "vae" and len(video.experts(module)) == 1:
                 LINEARS.watch(module, prefix)
 
 

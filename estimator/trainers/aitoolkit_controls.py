@@ -19,6 +19,8 @@ NUMBERED = tuple(f"control_path_{k}" for k in range(1, MOST_IMAGES + 1))
 DATASET_KEYS = frozenset({"control_path", *NUMBERED})  # read here, where the architecture has control images
 # `control_images` in profiles/archs.yaml; UNRECORDED: the trainer takes them, and what they need was not recorded
 PROMPTS, FITTED, TOKENS, UNRECORDED = "prompts", "fitted", "tokens", "unrecorded"
+FIRST_FRAME = "first_frame"  # clips begin with a picture: in training their own first frame, in previews a given one
+ONE = (FITTED, FIRST_FRAME)  # kinds that take one picture for a preview, and bring it to the preview's size
 _WHY = "its tokens stand behind the image's in every pass"
 NAMED_FILES = 5
 SMALL: Size = (512, 512)  # what a control image is resized to without full_size_control_images
@@ -49,7 +51,7 @@ class ControlRule:
 
 def read_controls(section: Section, arch: Arch, train: Train, *, cached: bool, batch_size: int) -> ControlRule:
     """The control folders of a dataset entry; what the trainer stops on is a problem."""
-    if not arch.control_images:
+    if not arch.control_images or arch.control_images == FIRST_FRAME:
         return ControlRule()
     found, folders = section.found, _folders(section)
     if arch.control_images != PROMPTS:
@@ -137,7 +139,7 @@ def sample_controls(section: Section, arch: Arch, flagged: str = "") -> tuple[tu
     numbered[0] = numbered[0] or one
     one = flagged or one
     sizes = {path: _size(section, path) for path in (one, *numbered) if path}
-    if arch.control_images == FITTED:
+    if arch.control_images in ONE:
         return (ASSUMED,) if one else (), ()
     given = [one or numbered[0], *numbered[1:]]
     seen = tuple(sizes[path] for path in (one, *numbered) if path) if arch.control_images == PROMPTS else ()
@@ -148,7 +150,7 @@ def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch) -> 
     """The trainer stops at a preview that has no control image."""
     if arch.control_images in (TOKENS, UNRECORDED):
         return
-    fitted = arch.control_images == FITTED
+    fitted = arch.control_images in ONE
     without = [str(number) for number, one in enumerate(samples, 1) if not (one.controls if fitted else one.seen)]
     if without:
         what = f"no control image for preview {', '.join(without)}: {arch.name} "

@@ -15,7 +15,7 @@ from estimator.buckets import bucket_size, square_bucket, worst_bucket
 from estimator.controls import Size, pixels
 from estimator.datasets import Image, Scan, caption_of, scan
 from estimator.job import Bucket, Dataset, Train
-from estimator.trainers.aitoolkit_controls import DATASET_KEYS, ControlRule, check_pairs, read_controls
+from estimator.trainers.aitoolkit_controls import DATASET_KEYS, FIRST_FRAME, ControlRule, check_pairs, read_controls
 from estimator.trainers.aitoolkit_entry import DEFAULT_RESOLUTION, caption_ending, copies, resolutions, scale
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.aitoolkit_train import MAX_BATCH
@@ -90,7 +90,7 @@ def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, 
 
 def _entry(section: Section, train: Train, trigger: str | None, arch: Arch) -> _Entry:
     found = section.found
-    check_keys(section, "datasets", DATASET_KEYS if arch.control_images else frozenset())
+    check_keys(section, "datasets", DATASET_KEYS if arch.control_images not in (None, FIRST_FRAME) else frozenset())
     folder = section.text("dataset_path") or section.text("folder_path")
     if not folder:
         found.problem(section.at("folder_path"), "no folder", "the trainer stops without it", "give the folder of the images")
@@ -115,6 +115,10 @@ def _entry(section: Section, train: Train, trigger: str | None, arch: Arch) -> _
     if augmented and any(caching.values()):
         found.warn(section.path, "augmentations switch latent caching off in the trainer: the VAE stays on the card")
         caching = dict.fromkeys(caching, False)
+    if arch.control_images == FIRST_FRAME and any(caching.values()):
+        what = f"{arch.name} cannot be trained with cached latents"
+        why = "each step takes the first frame from the pictures themselves, which are then not read: the trainer stops"
+        found.problem(section.at(next(key for key, on in caching.items() if on)), what, why, "set it to false")
     dataset = Dataset(
         folder=folder or "",
         resolution=DEFAULT_RESOLUTION,

@@ -14,6 +14,7 @@ from estimator.trainers.aitoolkit_controls import FITTED
 from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
 DEFAULT_QTYPE = "qfloat8"
+EXPERT_KEYS = ("train_high_noise", "train_low_noise")  # of model_kwargs
 RECOVERY = "+recovery"  # behind the kind of weights, in keys of parts
 QTYPES = (
     "qfloat8", "qfloat8_e4m3fn", "qfloat8_e5m2", "qint8", "qint4", "qint2",  # optimum-quanto
@@ -55,6 +56,7 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
         layer_offloading_text_encoder_percent=model.number("layer_offloading_text_encoder_percent", 1.0),
         quantize_exclude=_quantize_exclude(model, arch),
         match_target_res=_matches_target(model, arch),
+        experts=_experts(model, arch),
     )
     _report_unmodelled(model, arch, result)
     return arch, written, result
@@ -66,6 +68,19 @@ def _matches_target(model: Section, arch: Arch) -> bool:
     if arch.control_images in (None, FITTED):
         return arch.control_images == FITTED
     return isinstance(kwargs, dict) and bool(kwargs.get("match_target_res", False))
+
+
+def _experts(model: Section, arch: Arch) -> tuple[int, ...]:
+    """Which of two experts are trained (Wan 2.2 14B: high noise, low noise), both unless model_kwargs says otherwise."""
+    if not set(EXPERT_KEYS) <= set(arch.model_kwargs):
+        return ()
+    kwargs = model.values.get("model_kwargs")
+    given = kwargs if isinstance(kwargs, dict) else {}
+    trained = tuple(number for number, key in enumerate(EXPERT_KEYS) if given.get(key, True))
+    if not trained:
+        what = f"{' and '.join(EXPERT_KEYS)} are both off"
+        model.found.problem(model.at("model_kwargs"), what, "the trainer stops: nothing would be trained", "switch one of them on")
+    return trained or (0, 1)
 
 
 def _assistant(model: Section) -> str | None:

@@ -93,6 +93,7 @@ def read_train(train: Section) -> Train:
         disable_sampling=train.truth("disable_sampling", False),
         noise_scheduler=scheduler,
         saturates_prompts=train.number("prompt_saturation_chance", 0.0) > 0,
+        switch_boundary_every=max(1, train.whole("switch_boundary_every", 1, 0, MAX_STEPS)),
     )
 
 

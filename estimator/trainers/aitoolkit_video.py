@@ -57,10 +57,11 @@ def read_frames(section: Section, arch: Arch) -> FrameRule:
 
 
 def preview_frames(asked: int, arch: Arch, low_vram: bool) -> int:
-    """Frames of a preview as the pipeline makes it: diffusers' rounds up to whole latent frames, the trainer's own for low_vram down."""
+    """Frames of a preview as the pipeline makes it: diffusers' and Wan 2.2's round up to whole latent frames, the trainer's own for
+    low_vram down, and so do those that start from a first frame."""
     if not arch.video:
         return 1
-    if low_vram:
+    if (low_vram and arch.model_class == "wan") or arch.control_images == "first_frame":
         return 1 + (max(asked, 1) - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT
     whole = asked if asked % FRAMES_PER_LATENT == 1 else asked // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
     return max(whole, 1)
