@@ -31,6 +31,8 @@ UI_MODELS["wan 1.3b"] = {"name_or_path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "ar
 UI_MODELS["wan 14b"] = {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21:14b", "low_vram": True}
 WAN22 = {"low_vram": True, "model_kwargs": {"train_high_noise": True, "train_low_noise": True}}  # as the web UI has it
 UI_MODELS["wan 2.2 14b"] = {"name_or_path": "ai-toolkit/Wan2.2-T2V-A14B-Diffusers-bf16", "arch": "wan22_14b:t2v", **WAN22}
+UI_MODELS["wan 2.2 i2v"] = {"name_or_path": "ai-toolkit/Wan2.2-I2V-A14B-Diffusers-bf16", "arch": "wan22_14b_i2v", **WAN22}
+BEGINNING = {"ctrl_img": "DATA/portraits/image0.png"}  # what a preview begins with
 LOW_VRAM = {"model.low_vram": True}
 
 
@@ -80,5 +82,10 @@ JOBS = (
     Job(
         "wan22-high-noise-b2", web_ui("wan 2.2 14b"), (("short clips", [320], frames(21)),),
         {**UNLOADED, **CACHED_LATENTS, **batch(2), **optimizer("adamw"), "model.model_kwargs.train_low_noise": False}, (clip(320, 256, 5),),
+    ),
+    Job("wan22i-ui", web_ui("wan 2.2 i2v"), (("clips", [368], frames(33)),), {}, (clip(480, 272, 41, **BEGINNING),)),
+    Job(
+        "wan22i-high-vram-b2", web_ui("wan 2.2 i2v"), (("short clips", [320], frames(21)),),
+        {**HIGH_VRAM, **CACHED_TEXT, **batch(2), **rank(16), **optimizer("adamw")}, (clip(320, 256, 5, **BEGINNING),),
     ),
 )  # fmt: skip

@@ -219,8 +219,10 @@ class Profile:
         if unquantised and weights in TENSORS_OF_LINEAR:
             bf16, rest = self.resident(component, "bf16"), self.resident(component, weights)
             return bf16[: unquantised * TENSORS_OF_LINEAR["bf16"]] + rest[unquantised * TENSORS_OF_LINEAR[weights] :]
-        # a component of which any kind was recorded is another one than the relative's (a vision tower more)
-        if self.shares_all and self.relative is not None and not any(key.startswith(component) for key in self.data["residents"]):
+        # a component of which any kind was recorded is another one than the relative's (a vision tower more), but for the transformer: what
+        # differs there is which of its layers are quantised
+        recorded = any(key.startswith(component) for key in self.data["residents"])
+        if self.shares_all and self.relative is not None and (not recorded or (component, weights) == ("transformer", "bf16")):
             return self.relative.resident(component, weights)
         for profile in (self, self.relative if component.startswith(SHARED_COMPONENTS) and not self.shares_all else None):
             sizes = None if profile is None else profile._own_resident(component, weights)

@@ -23,6 +23,8 @@ NAMES = {
     "zimage-turbo": "turbo",
     "wan21-1.3b": "wan1b",
     "wan21-14b": "wan14b",
+    "wan22-14b": "wan22",
+    "wan22-i2v-14b": "wan22i",
     "qwen-image": "qwen",
     "qwen-image-edit-2509": "edit",
     "qwen-image-edit-2511": "edit11",

@@ -145,8 +145,9 @@ def test_what_was_never_recorded_is_named() -> None:
 def test_quantised_weights_are_smaller(arch: str) -> None:
     kinds = [kind for kind in ("bf16", "qfloat8", "float8", "uint4") if load_profile(arch).has(f"load.transformer/{kind}/plain")]
     sizes = {kind: sum(load_profile(arch).resident("transformer", kind)) for kind in kinds}
-    assert all(sizes[kind] == pytest.approx(sizes["bf16"] / 2, rel=0.01) for kind in sizes if kind.endswith("float8"))
-    assert "uint4" not in sizes or sizes["uint4"] < 0.35 * sizes["bf16"]
+    bf16 = sum(load_profile(arch).resident("transformer", "bf16"))
+    assert all(sizes[kind] == pytest.approx(bf16 / 2, rel=0.02) for kind in sizes if kind.endswith("float8"))  # Wan 2.2's embedders stay
+    assert "uint4" not in sizes or sizes["uint4"] < 0.35 * bf16
 
 
 def test_what_neither_of_two_relatives_recorded_is_said_not_to_be() -> None:

@@ -1,0 +1,137 @@
+"""Wan 2.2 14B: two experts that take turns, an adapter on both, clips that begin with a picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_writer import read
+
+from estimator.batches import steps_of
+from estimator.errors import CannotTell, InputError
+from estimator.experts import BOTH, LOW
+from estimator.job import Bucket, Job
+from estimator.operations import EmptyCache, MoveIn, MoveOut, Operation, Part
+from estimator.plans import after_steps, before_steps, plan_of, steps, warm_up
+from estimator.programs import load_profile
+from estimator.rows import bound
+from estimator.timeline import simulate
+from tests.made_jobs import job
+
+ARCH = "wan22-14b"
+T2V = {"name_or_path": "ai-toolkit/Wan2.2-T2V-A14B-Diffusers-bf16", "arch": "wan22_14b:t2v", "quantize": True}
+EXPERTS = {"transformer_1", "transformer_2"}
+
+
+def made(low_vram: bool = True, experts: tuple[int, ...] = (0, 1), **train: Any) -> Job:
+    one = job(ARCH)
+    data = replace(one.datasets[0], buckets=(Bucket(320, 256, frames=9, count=1),))
+    model = replace(one.model, low_vram=low_vram, experts=experts)
+    preview = replace(one.samples[0], width=320, height=256, frames=5)
+    return replace(one, model=model, datasets=(data,), samples=(preview,), train=replace(one.train, **train))
+
+
+def whole(one: Job, count: int = 4) -> list[Operation]:
+    plan = plan_of(one, load_profile(one.arch), order_known=True)
+    order = steps_of(one, 512) * count
+    return [*before_steps(plan), *steps(plan, order), *after_steps(plan)]
+
+
+def cores(one: Job, count: int = 4) -> list[str]:
+    keys = [o.key for o in whole(one, count) if isinstance(o, Part) and o.key.startswith("step.core")]
+    return ["low" if key.endswith(LOW) else "high" for key in keys]
+
+
+# ---------------------------------------------------------------- the timeline
+
+
+def test_with_low_vram_one_expert_at_most_is_on_the_card_and_one_is_where_it_is_used() -> None:
+    there: set[str] = set()
+    for operation in whole(made()):
+        if isinstance(operation, MoveIn):
+            there.add(operation.component)
+        elif isinstance(operation, MoveOut):
+            there.discard(operation.component)
+        elif isinstance(operation, Part) and operation.key.startswith(("step.core", "preview/")):
+            assert len(there & EXPERTS) == 1
+            if operation.key.startswith("step.core"):
+                assert (there & EXPERTS == {"transformer_2"}) == operation.key.endswith(LOW)
+        elif isinstance(operation, Part) and operation.key.startswith(("decode", "tile.", "cache_latents", "latents")):
+            assert not there & EXPERTS
+        assert len(there & EXPERTS) <= 1
+
+
+def test_without_low_vram_no_expert_ever_moves() -> None:
+    moved = {o.component for o in whole(made(low_vram=False)) if isinstance(o, (MoveIn, MoveOut))}
+    assert not moved & {*EXPERTS, "transformer"}
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_the_trainer_changes_the_expert_after_so_many_batches(every: int) -> None:
+    assert cores(made(switch_boundary_every=every), 6) == [("high", "low")[k // every % 2] for k in range(6)]
+
+
+def test_one_expert_alone_is_never_exchanged_and_has_half_of_the_adapter() -> None:
+    only = whole(made(experts=(1,)))
+    assert {o.component for o in only if isinstance(o, MoveIn)} & EXPERTS == EXPERTS  # previews use both
+    assert not [o for o in only if isinstance(o, Part) and o.key.endswith((LOW, BOTH))]
+    both, one = (bound(made(experts=experts)).phases[-1].components["adapter"] for experts in ((0, 1), (1,)))
+    assert both == 2 * one
+
+
+def test_a_swap_empties_the_cache_and_a_first_use_does_not() -> None:
+    operations = whole(made())
+    swaps = [n for n, o in enumerate(operations) if isinstance(o, Part) and o.key.startswith("step.core")]
+    before = [operations[n - 1] == EmptyCache() for n in swaps]
+    assert before == [False, True, True, True]
+
+
+def test_accumulated_batches_of_both_experts_are_one_update_over_both() -> None:
+    updates = [o.key for o in whole(made(gradient_accumulation=2)) if isinstance(o, Part) and o.key.startswith("step.update")]
+    assert updates and all(key.endswith(BOTH) for key in updates)
+
+
+@pytest.mark.parametrize("low_vram", [True, False])
+def test_each_experts_part_of_the_optimizers_state_is_made_in_its_first_step(low_vram: bool) -> None:
+    one = made(low_vram, optimizer="adamw")
+    (bucket,) = steps_of(one, 512)
+    state = [next(p for p in simulate(one, (bucket,) * n).phases if p.phase == "save").components["optimizer"] for n in (1, 2, 3)]
+    assert state[1] == state[2] == 2 * state[0]
+
+
+def test_every_bucket_is_estimated_with_all_of_the_optimizers_state() -> None:
+    """Whatever switch_boundary_every is: in a whole run each expert meets each bucket."""
+    one = made(optimizer="adamw")
+    plan = plan_of(one, load_profile(ARCH))
+    assert len(warm_up(plan, steps_of(one, 512))) == 2
+    often, rarely = (simulate(replace(one, train=replace(one.train, switch_boundary_every=n))) for n in (1, 1000))
+    assert often == rarely
+
+
+def test_two_experts_need_twice_the_room_without_low_vram() -> None:
+    low, plain = (next(p for p in bound(made(low)).phases if p.phase == "train").components["transformer"] for low in (True, False))
+    assert plain == pytest.approx(2 * low, rel=1e-3)
+
+
+def test_what_was_not_recorded_is_named() -> None:
+    with pytest.raises(CannotTell, match="bf16"):
+        simulate(replace(made(), model=replace(made().model, weights="bf16")))
+
+
+# ---------------------------------------------------------------- configs
+
+
+def test_which_experts_are_trained_and_how_they_take_turns(tmp_path: Path) -> None:
+    plain = read(tmp_path, model=T2V, train={"switch_boundary_every": 10})
+    assert (plain.arch, plain.model.experts, plain.train.switch_boundary_every) == (ARCH, (0, 1), 10)
+    assert read(tmp_path, model={**T2V, "model_kwargs": {"train_high_noise": False}}).model.experts == (1,)
+    with pytest.raises(InputError, match="train_low_noise"):
+        read(tmp_path, model={**T2V, "model_kwargs": {"train_high_noise": False, "train_low_noise": False}})
+
+
+@pytest.mark.parametrize("low_vram", [True, False])
+def test_frames_of_previews_are_rounded_by_diffusers_rule(tmp_path: Path, low_vram: bool) -> None:
+    read_job = read(tmp_path, model={**T2V, "low_vram": low_vram}, sample={"num_frames": 40, "samples": [{"prompt": "a"}]})
+    assert [one.frames for one in read_job.samples] == [41]
