@@ -31,11 +31,12 @@ ARCHS = {
     "zimage_turbo_ui": "zimage-turbo",
     "wan21_1b_ui": "wan21-1.3b",
     "wan21_14b_24gb": "wan21-14b",
+    "wan22_14b_ui": "wan22-14b",
     "qwen_image_ui": "qwen-image",
     "qwen_edit_2509_ui": "qwen-image-edit-2509",
 }
 
-RESOLUTIONS = {"flux_kontext_24gb": [512, 768], "wan21_1b_ui": [512], "wan21_14b_24gb": [632]}
+RESOLUTIONS = {"flux_kontext_24gb": [512, 768], "wan21_1b_ui": [512], "wan21_14b_24gb": [632], "wan22_14b_ui": [512]}
 
 examples = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 
