@@ -124,7 +124,7 @@ class Profile:
             holder = self._recorded_by(key)
             if holder is not None and holder is not self:
                 return holder.program(key)
-            self._programs[key] = self._by_rule(key) if holder is None else self._read(key)
+            self._programs[key] = self._by_rule(key) if holder is None else self.recorded(key)
         return self._programs[key]
 
     def _recorded_by(self, key: str) -> Profile | None:
@@ -180,7 +180,8 @@ class Profile:
         key = next(key for key in self.data["parts"] if key.startswith("setup.network/"))
         return self.program(key).stay_bytes("adapter", {"r": 1})
 
-    def _read(self, key: str) -> Program:
+    def recorded(self, key: str) -> Program:
+        """The program of a part that this profile holds, as it was recorded. Raises KeyError for another."""
         part = self.data["parts"][key]
         number = part["number"]
         table = self.arrays[f"t{number}"].astype(np.int64)

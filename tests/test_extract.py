@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from calibration.architectures.flux import LAYOUT as FLUX
@@ -15,7 +15,6 @@ from calibration.extract.affine import solve
 from calibration.extract.align import WORKSPACE_BYTES, Misaligned, canonical, overlay
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Refused, extract
-from calibration.extract.rows import peak_rows
 from calibration.extract.runs import Phase, Run, Tensor
 from estimator.programs import Profile
 
@@ -109,21 +108,6 @@ def test_a_tensor_without_a_formula_is_refused_by_name() -> None:
         extract(KEY, odd, FLUX)
 
 
-def test_the_highest_rows_name_their_moment() -> None:
-    program = extract(KEY, [part(block(v), v) for v in JOBS], FLUX)
-    rows = peak_rows(program.sequence, np.array(program.coefficients), program.features)
-    assert [moment for _, moment in rows] == ["lora", "out"]  # at high ranks the one, at low ones the other
-    given = {**JOBS[0], "r": 8}
-    totals = [sum(c * f for c, f in zip(row, _values(program.features, given), strict=True)) for row, _ in rows]
-    assert max(totals) == (12288 + 6400) * (1024 + 512)
-
-
-def _values(features: tuple[str, ...], given: dict[str, int]) -> list[int]:
-    from estimator.features import feature
-
-    return [feature(name, given) for name in features]
-
-
 # ---- sequences
 
 
@@ -199,8 +183,6 @@ def test_the_same_bytes_each_time(tmp_path: Path) -> None:
 
 
 def test_what_was_written_is_what_the_estimator_reads(tmp_path: Path) -> None:
-    import json
-
     folder = written(tmp_path)
     profile = Profile("made", json.loads((folder / "profile.json").read_text(encoding="utf-8")), folder)
     program = profile.program(KEY)
@@ -210,3 +192,10 @@ def test_what_was_written_is_what_the_estimator_reads(tmp_path: Path) -> None:
     assert program.exported == (3, 4)  # the layer's output and the optimizer's state
     assert program.sizes(JOBS[4]).tolist()[:4] == [size for action, _, size in block(JOBS[4]) if action == "a"]
     assert program.peak(JOBS[0]) == ((12288 + 6400) * (1024 + 512), "out")
+
+
+def test_the_highest_rows_name_their_moment(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    program = Profile("made", json.loads((folder / "profile.json").read_text(encoding="utf-8")), folder).program(KEY)
+    assert [row.moment for row in program.peaks] == ["lora", "out"]  # at high ranks the one, at low ones the other
+    assert [program.peak({**JOBS[0], "r": rank})[1] for rank in (1, 512)] == ["out", "lora"]

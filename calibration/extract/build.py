@@ -19,7 +19,6 @@ from calibration.extract import clips, parts
 from calibration.extract.footprints import with_footprints
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
-from calibration.extract.rows import peak_rows
 from calibration.extract.runs import Run, read
 
 STAMP = (1980, 1, 1, 0, 0, 0)  # of the archive's members: the same bytes whenever it is written
@@ -182,11 +181,9 @@ def write(
             for k in order], dtype=np.int32).reshape(-1, 3)  # fmt: skip
         if program.sequence.calls:
             arrays[f"c{number}"] = calls_of(program, order)
-        rows = peak_rows(program.sequence, wide, features)
         described[key] = {
             "number": number, "imports": sum(program.sequence.imported), "recordings": program.recordings,
             "worst_error": round(program.worst_error, 6), "inexact": sorted(set(program.inexact)),
-            "peaks": [{"bytes": list(row), "moment": moment} for row, moment in rows],
         }  # fmt: skip
         if program.sequence.workspace_at is not None:
             described[key]["workspace_at"] = {program.sequence.workspace_thread: program.sequence.workspace_at}

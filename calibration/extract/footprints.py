@@ -1,6 +1,6 @@
-"""What each part of a profile leaves and frees, written beside its peak rows, so that estimates by peak rows need not read its events.
+"""What estimates by peak rows need to know of each part, so that they need not read its events: peak rows, and what stays or is freed.
 
-`python -m calibration.extract.footprints ARCH ...` writes it into profiles made before it was kept; extraction does so itself.
+`python -m calibration.extract.footprints ARCH ...` writes it anew into existing profiles; extraction does so itself.
 """
 
 from __future__ import annotations
@@ -10,18 +10,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from calibration.extract.rows import peak_rows
 from estimator.paths import profiles_dir
+from estimator.program import Program
 from estimator.programs import Profile
+
+WRITTEN = ("peaks", "stays", "freed")
 
 
 def with_footprints(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """`data` with `stays` and `freed` of each part (see estimator.program.Footprint); the events are in the folder's `programs.npz`."""
-    profile = Profile(data["arch"], data, folder)
-    parts = {}
-    for key, part in data["parts"].items():
-        stays, freed = profile.program(key).rows
-        parts[key] = {**part, "stays": stays, "freed": freed}
-    return {**data, "parts": parts}
+    """`data` with `peaks`, `stays` and `freed` of each part (see estimator.program.Footprint), from the events in `programs.npz`."""
+    recorded = {key: {name: value for name, value in part.items() if name not in WRITTEN} for key, part in data["parts"].items()}
+    profile = Profile(data["arch"], {**data, "parts": {key: {**part, "peaks": []} for key, part in recorded.items()}}, folder)
+    return {**data, "parts": {key: {**part, **_footprint(profile.recorded(key), data["features"])} for key, part in recorded.items()}}
+
+
+def _footprint(program: Program, features: list[str]) -> dict[str, Any]:
+    stays, freed = program.rows
+    peaks = []
+    for row, moment in peak_rows(program):
+        of_feature = dict(zip(program.features, row, strict=True))
+        peaks.append({"bytes": [of_feature.get(name, 0) for name in features], "moment": moment})
+    return {"peaks": peaks, "stays": stays, "freed": freed}
 
 
 def main() -> int:

@@ -1,17 +1,20 @@
 """Peak rows: of all running totals of a program, the few that can be the highest, each with the moment it stands for.
 
-A running total is affine too. One that is nowhere larger than another, feature by feature, can never be the maximum; of the
-rest, those are kept that are the maximum somewhere on a grid over the domain of jobs.
+A running total is affine too. Those are kept that are the highest somewhere: on a grid over the domain of jobs, or at one of many
+jobs drawn from it (always the same ones), which find what is the highest in a narrow band between the grid's points.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from itertools import product
+from random import Random
 
 import numpy as np
 
-from calibration.extract.align import Sequence
 from estimator.features import feature
+from estimator.program import ALLOCATE, EMPTY_CACHE, Program
 
 DOMAIN = {
     "B": (1, 2, 3, 4, 8, 16), "T": (64, 256, 576, 1024, 1551, 2304, 4096, 6400, 9216, 16384), "X": (16, 77, 160, 300, 512),
@@ -19,49 +22,80 @@ DOMAIN = {
 }  # fmt: skip
 IMAGE_CELLS = (180, 400, 600, 1400)  # of the control images of a text, which are tokens beside its own
 CLIP, FRAMES = {"A", "F", "K", "T128"}, (1, 2, 3, 5, 9, 21, 31)  # variables that only video has; latent frames, T being those of one then
+DRAWN, SEED, BLOCK = 4096, 20, 512  # jobs between the grid's points
+LONGEST_TO_SHORTEST, SHORTEST_TOKENS = 4, 9  # edges of an image; a prompt that is empty but for a template
+
+Row = tuple[tuple[int, ...], str]
 
 
-def peak_rows(sequence: Sequence, coefficients: np.ndarray, features: tuple[str, ...]) -> list[tuple[tuple[int, ...], str]]:
-    """(coefficients, moment) of each row that can be the maximum; none for a part that allocates nothing."""
-    totals, tensors = running_totals(sequence, coefficients)
+def peak_rows(program: Program) -> list[Row]:
+    """(coefficients over the program's features, moment) of each row that can be the highest; none for a part that allocates nothing."""
+    totals, labels = running_totals(program)
     if not len(totals):
         return []
     unique, first = np.unique(totals, axis=0, return_index=True)
-    used = np.flatnonzero(unique.any(axis=0))
-    grid = _grid(tuple(features[c] for c in used))
+    points = _points(program.features)
     best = np.zeros(len(unique), dtype=bool)
-    for start in range(0, len(grid), 256):  # the memory of one block, not of the whole product
-        values = unique[:, used] @ grid[start : start + 256].T
-        best[np.unique(values.argmax(axis=0))] = True
-    keep = np.flatnonzero(best)
-    return [(tuple(int(x) for x in unique[k]), sequence.labels[tensors[first[k]]]) for k in keep]
+    for start in range(0, len(points), BLOCK):  # the memory of one block, not of the whole product
+        totals_there = unique.astype(np.float64) @ points[start : start + BLOCK].T.astype(np.float64)
+        # of equal rows the first, however the last bits of a product come out; totals are whole numbers
+        best[np.unique((totals_there > totals_there.max(axis=0) - 0.5).argmax(axis=0))] = True
+    return [(tuple(unique[k].tolist()), program.moments[labels[first[k]]]) for k in np.flatnonzero(best)]
 
 
-def running_totals(sequence: Sequence, coefficients: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Totals after each allocation, as coefficients, and the tensor allocated there."""
-    deltas, tensors, at = [], [], []
-    for event in sequence.events:
-        if event is None:
-            continue
-        if event >= 0:
-            at.append(len(deltas))
-            tensors.append(event)
-        deltas.append(coefficients[event] if event >= 0 else -coefficients[~event])
-    if not at:
-        return np.zeros((0, coefficients.shape[1] if coefficients.ndim == 2 else 0), dtype=np.int64), []
-    return np.cumsum(np.array(deltas, dtype=np.int64), axis=0)[at], tensors
+def running_totals(program: Program) -> tuple[np.ndarray, list[int]]:
+    """Totals after each allocation, as coefficients, and the label of the tensor allocated there."""
+    events, tensors = program.events, program.tensor_of_event
+    signs = np.where(events == ALLOCATE, 1, np.where(events == EMPTY_CACHE, 0, -1))
+    rows = np.vstack([program.coefficients, np.zeros((1, len(program.features)), dtype=np.int64)])[tensors]
+    at = np.flatnonzero(events == ALLOCATE)
+    return np.cumsum(rows * signs[:, None], axis=0)[at], [program.labels[k] for k in tensors[at]]
 
 
-def _grid(features: tuple[str, ...]) -> np.ndarray:
-    rows = []
+def _points(features: tuple[str, ...]) -> np.ndarray:
+    """The values of features in each job of the domain [jobs, features]."""
     factors = {factor for name in features for factor in name.split("*")}
-    domain = DOMAIN if factors.isdisjoint(CLIP) else {**DOMAIN, "F": FRAMES}
-    domain = {**domain, "I": IMAGE_CELLS} if "I" in factors else domain
+    jobs = _jobs(not factors.isdisjoint(CLIP), "I" in factors)
+    count = len(jobs["T"])
+    return np.unique(np.stack([np.broadcast_to(feature(name, jobs), count) for name in features], axis=1), axis=0)
+
+
+@cache
+def _jobs(clip: bool, images: bool) -> dict[str, np.ndarray]:
+    jobs = [*_grid(clip, images), *_drawn(clip, images)]
+    return {name: np.array([job[name] for job in jobs], dtype=np.int64) for name in jobs[0]}
+
+
+def _grid(clip: bool, images: bool) -> Iterator[dict[str, int]]:
+    domain = {**DOMAIN, **({"F": FRAMES} if clip else {}), **({"I": IMAGE_CELLS} if images else {})}
     for values in product(*domain.values()):
         given = dict(zip(domain, values, strict=True))
-        given["E"], given["N"], given["A"] = 2 * int(given["T"] ** 0.5), given["X"], given["T"]
-        given["T"] *= given.setdefault("F", 1)
-        given["X"] += given.get("I", 0)
-        given["K"] = max(given["F"] - 2, 1)  # the last of the chunks that are alike
-        rows.append([feature(name, given) for name in features])
-    return np.unique(np.array(rows, dtype=np.int64), axis=0)
+        yield _completed({**given, "E": 2 * int(given["T"] ** 0.5), "N": given["X"]})
+
+
+def _drawn(clip: bool, images: bool) -> Iterator[dict[str, int]]:
+    """Jobs of any shape: small ones as often as large ones, the two prompts apart."""
+    random = Random(SEED)
+    for _ in range(DRAWN):
+        area, ratio = _between(random, DOMAIN["T"]), _between(random, (1, LONGEST_TO_SHORTEST))
+        long, short = max(round((area * ratio) ** 0.5), 1), max(round((area / ratio) ** 0.5), 1)
+        given = {"T": long * short, "E": long + short, "B": round(_between(random, DOMAIN["B"])), "r": round(_between(random, DOMAIN["r"]))}
+        given |= {name: round(_between(random, (SHORTEST_TOKENS, DOMAIN["X"][-1]))) for name in "XN"}
+        frames, cells = round(_between(random, FRAMES)), round(_between(random, IMAGE_CELLS))
+        yield _completed({**given, **({"F": frames} if clip else {}), **({"I": cells} if images else {})})
+
+
+def _between(random: Random, bounds: tuple[int, ...]) -> float:
+    """Between the first and the last, evenly in the logarithm."""
+    low, high = bounds[0], bounds[-1]
+    return float(low * (high / low) ** random.random())
+
+
+def _completed(given: dict[str, int]) -> dict[str, int]:
+    """With what follows: `T` was of one frame, `X` without the cells of images."""
+    frames = given.setdefault("F", 1)
+    given["A"] = given["T"]
+    given["T"] *= frames
+    given["X"] += given.get("I", 0)
+    given["K"] = max(frames - 2, 1)  # the last of the chunks that are alike
+    return given
