@@ -60,7 +60,7 @@ def test_each_is_read_without_a_question(path: Path) -> None:
     assert job.unmodelled == ()
     said, *others = sorted(job.warnings, key=lambda text: "worst bucket" not in text)
     assert "is not here: the worst bucket of each resolution is assumed" in said
-    assert all(re.search(r"(control_path|samples).* is not here", text) for text in others)
+    assert all(re.search(r"(control_path|samples|prompts).* is not here", text) for text in others)
     assert bool(others) == bool(job.datasets[0].buckets[0].controls)
     assert [each.resolution for each in job.datasets] == RESOLUTIONS.get(path.stem, [512, 768, 1024])
 
