@@ -108,6 +108,7 @@ def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:
 
 
 def without_flash(gpu: Gpu) -> bool:
+    """Whether torch runs another attention kernel on the card than any that was recorded: nothing is called safe on it."""
     return int(gpu.compute_capability.split(".")[0]) < FLASH_FROM
 
 
@@ -184,7 +185,7 @@ def _judge_fast(job: Job, gpu: Gpu, residual: Residual, rows: Simulation, assump
     space = room(gpu, residual, rows.phases)
     verdicts = [_fast_verdict(p, space, residual) for p in rows.phases]
     phases = tuple(_phase(p, gpu, residual, v, None, i) for i, (p, v) in enumerate(zip(rows.phases, verdicts, strict=True)))
-    verdict = next((v for v in (OOM, BORDERLINE) if v in verdicts), SAFE)
+    verdict = next((v for v in (OOM, BORDERLINE) if v in verdicts), BORDERLINE if without_flash(gpu) else SAFE)
     peak = max(range(len(phases)), key=lambda i: phases[i].allocated_bytes)
     return Estimate(job, gpu, verdict, phases, peak, None, 0, (), job.warnings, assumptions, lower_bound=True)
 

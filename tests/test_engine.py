@@ -99,6 +99,14 @@ def test_a_failure_points_at_the_phase_that_fails() -> None:
     assert [p.verdict for p in late.phases if p.phase == "load"] == [SAFE] * 3
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_nothing_is_safe_where_another_attention_kernel_runs(fast: bool) -> None:
+    """FlashAttention-2 needs Ampere: Volta's 32 GB are plenty for what was recorded, which is not what runs there."""
+    volta, ampere = (estimate_job(job("zimage"), find_gpu(card), fast=fast) for card in ("V100-32G", "RTX3090"))
+    assert (volta.verdict, ampere.verdict) == (BORDERLINE, SAFE)
+    assert any("FlashAttention" in note for note in volta.assumptions)
+
+
 def test_a_busy_desktop_can_make_the_difference() -> None:
     made, card = example("zimage_base_ui"), find_gpu("RTX4090")
     required = estimate_job(made, card, required=True).required_bytes

@@ -138,9 +138,9 @@ def sample_controls(section: Section, arch: Arch, flagged: str = "") -> tuple[tu
     numbered = [section.text(f"ctrl_img_{k}") or None for k in range(1, MOST_IMAGES + 1)]
     numbered[0] = numbered[0] or one
     one = flagged or one
-    sizes = {path: _size(section, path) for path in (one, *numbered) if path}
-    if arch.control_images in ONE:
+    if arch.control_images in ONE:  # brought to the preview's size: its own does not matter
         return (ASSUMED,) if one else (), ()
+    sizes = {path: _size(section, path) for path in (one, *numbered) if path}
     given = [one or numbered[0], *numbered[1:]]
     seen = tuple(sizes[path] for path in (one, *numbered) if path) if arch.control_images == PROMPTS else ()
     return tuple(sizes[path] for path in given if path), seen
