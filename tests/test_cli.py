@@ -76,10 +76,11 @@ def test_check_may_be_left_out(stage: Stage, capsys: pytest.CaptureFixture[str])
     assert [path for path, *_ in stage.read] == ["config.yaml", "config.yaml"]
 
 
-def test_options_reach_the_reader_and_the_engine(stage: Stage) -> None:
-    run("c.yaml", "--gpu", "4090", "--set", "train.batch_size=4", "--set", "a=b=c", "--arch", "flex1", "--fast", "--required")
+@pytest.mark.parametrize("how", ["--fast", "--required"])
+def test_options_reach_the_reader_and_the_engine(stage: Stage, how: str) -> None:
+    run("c.yaml", "--gpu", "4090", "--set", "train.batch_size=4", "--set", "a=b=c", "--arch", "flex1", how)
     assert stage.read == [("c.yaml", ("train.batch_size=4", "a=b=c"), "flex1")]
-    assert stage.asked[0] == ("RTX4090", True, True)
+    assert stage.asked[0] == ("RTX4090", how == "--fast", how == "--required")
 
 
 def test_os_changes_the_card(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,6 +194,7 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
         (["c.yaml", "--gpu", "4090", "--jsn"], "did you mean --json?"),
         (["c.yaml", "--gpu", "4090,a100-40g"], "one card"),
         (["c.yaml", "--gpu", "4090", "--ram", "9" * 400 + "GiB", "--fast"], "--ram"),
+        (["c.yaml", "--gpu", "4090", "--fast", "--required"], "not allowed with"),
         (["calibrate", "--minutes", "soon"], "a number of minutes"),
         (["calibrate", "--steps", "0"], "a number of steps"),
         (["c.yaml", "--gpu", "4090", "--req"], "--req"),

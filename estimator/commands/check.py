@@ -48,8 +48,9 @@ def parser() -> options.Parser:
     options.add_job(made)
     options.add_overlay(made)
     made.add_argument("--trainer-version", metavar="V", help="of the trainer that will run it, where another than was recorded")
-    made.add_argument("--fast", action="store_true", help="peak rows only, without the allocator's replay: a lower bound")
-    made.add_argument("--required", action="store_true", help="also find the smallest capacity at which the job is safe")
+    either = made.add_mutually_exclusive_group()  # what is safe takes replays
+    either.add_argument("--fast", action="store_true", help="peak rows only, without the allocator's replay: a lower bound")
+    either.add_argument("--required", action="store_true", help="also find the smallest capacity at which the job is safe")
     made.add_argument("--ram", metavar="SIZE", help="RAM of the machine, such as 32GiB: a warning if it is too small for what waits there")
     made.add_argument("--details", action="store_true", help="all phases, with the ledger of each")
     options.add_version(made)
