@@ -40,6 +40,7 @@ class Model:
     besides those the trainer itself leaves out.
     `match_target_res`: control images are scaled to the area of the image that is trained, instead of a megapixel.
     `experts`: those that are trained, of a model with two (0: high noise, 1: low noise; empty: both).
+    `vae_tiling`: previews are decoded in tiles without low_vram too (Wan).
     """
 
     name_or_path: str
@@ -55,6 +56,7 @@ class Model:
     quantize_exclude: tuple[str, ...] = ()
     match_target_res: bool = False
     experts: tuple[int, ...] = ()
+    vae_tiling: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def tiled(width: int, height: int, frames: int) -> Iterator[Operation]:
 class WanPlan(Plan):
     """Wan21: with low_vram the transformer is quantised on the host and comes to the card behind the text encoder."""
 
-    tiles = True  # previews are decoded tile by tile with low_vram
+    tiles = True  # previews are decoded tile by tile with low_vram, or where model_kwargs asks for it (use_vae_tiling)
 
     def after_text(self) -> Iterator[Operation]:
         yield MoveIn("transformer")
@@ -85,7 +85,7 @@ class WanPlan(Plan):
             yield from self.make_room()
         yield from self.denoise(sample, when, {**self.rank, "X": positive, "N": negative, "B": sample.batch})
         yield from self.decoding()
-        if low_vram and self.tiles and max(sample.width, sample.height) > TILE_PIXELS:
+        if (low_vram or self.job.model.vae_tiling) and self.tiles and max(sample.width, sample.height) > TILE_PIXELS:
             yield from tiled(sample.width, sample.height, sample.frames)
         else:
             yield from coded("decode", "decode", image_values(sample.width, sample.height, sample.frames), "preview")

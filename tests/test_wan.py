@@ -11,6 +11,7 @@ from config_writer import read
 from PIL import Image as Pillow
 
 from calibration.clips import write_clip
+from estimator.archs import load_archs
 from estimator.batches import steps_of
 from estimator.job import Bucket, Job
 from estimator.operations import MoveIn, MoveOut, Part
@@ -125,3 +126,16 @@ def test_clips_and_images_are_steps_of_their_own() -> None:
     made = clip_job("wan21-1.3b", 33)
     mixed = replace(made.datasets[0], buckets=(*made.datasets[0].buckets, Bucket(480, 320, count=1)))
     assert [step[0].bucket.frames for step in steps_of(replace(made, datasets=(mixed,)), 512)] == [1, 33]
+
+
+@pytest.mark.parametrize("arch", [*WANS, "wan22-14b"])
+def test_previews_are_decoded_in_tiles_with_low_vram_or_where_the_config_asks_for_it(tmp_path: Path, arch: str) -> None:
+    wan21 = {**WAN, "name_or_path": load_archs().archs[arch].hub[0]}
+    model = {**wan21, "arch": "wan22_14b"} if arch == "wan22-14b" else wan21
+    asked = read(tmp_path, model={**model, "model_kwargs": {"vae_tiling": True}})
+    assert (asked.model.vae_tiling, [text for text in asked.warnings if "vae_tiling" in text]) == (True, [])
+    whole, tiles = (clip_job(arch, 9, size=(480, 320)) for _ in range(2))
+    tiles = replace(tiles, model=replace(tiles.model, vae_tiling=True))
+    keys = [{o.key.split(".")[0] for o in before_steps(plan_of(one, load_profile(arch))) if isinstance(o, Part)} for one in (whole, tiles)]
+    assert ["tile" in found for found in keys] == [False, True]
+    assert highest(tiles, "sample").allocated_bytes <= highest(whole, "sample").allocated_bytes

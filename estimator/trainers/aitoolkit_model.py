@@ -57,6 +57,7 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
         quantize_exclude=_quantize_exclude(model, arch),
         match_target_res=_matches_target(model, arch),
         experts=_experts(model, arch),
+        vae_tiling=_asked_for(model, arch, "vae_tiling"),
     )
     _report_unmodelled(model, arch, result)
     return arch, written, result
@@ -68,6 +69,12 @@ def _matches_target(model: Section, arch: Arch) -> bool:
     if arch.control_images in (None, FITTED):
         return arch.control_images == FITTED
     return isinstance(kwargs, dict) and bool(kwargs.get("match_target_res", False))
+
+
+def _asked_for(model: Section, arch: Arch, key: str) -> bool:
+    """A switch in model_kwargs that the architecture's class reads."""
+    kwargs = model.values.get("model_kwargs")
+    return key in arch.model_kwargs and isinstance(kwargs, dict) and bool(kwargs.get(key, False))
 
 
 def _experts(model: Section, arch: Arch) -> tuple[int, ...]:
