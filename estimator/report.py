@@ -154,7 +154,7 @@ def _phase_table(estimate: Estimate, style: Style, details: bool) -> str:
     if len(rows) > MOST_ROWS and not details:
         rows = _worst_of_each(rows, peak)
         left_out = f"\n  (the worst of each phase; --details shows all {len(estimate.phases)})"
-    marked = {SAFE: "the highest", UNKNOWN: "the highest"}.get(estimate.verdict, "where it fails first")
+    marked = "the highest" if peak is None or peak.verdict == SAFE else "where it fails first"
     cells = [_phase_row(row, ">" if row is peak else "", style) for row in rows]
     lines = [style.bold(f"GiB at each phase's peak (> marks {marked})"), *table(_PHASE_COLUMNS, cells, style.colour)]
     return "\n".join(lines) + left_out

@@ -124,6 +124,11 @@ def test_borderline_tells_both_ends() -> None:
     assert "0.25 GiB left, or 0.25 too much" in head(made.borderline())[1]
 
 
+def test_a_job_that_no_phase_keeps_from_being_safe_fails_nowhere_first() -> None:
+    """Borderline for another reason, such as an attention kernel that was not recorded."""
+    assert "> marks the highest" in render(made.estimate(verdict=BORDERLINE))
+
+
 def test_fast_is_said_to_be_a_lower_bound() -> None:
     text = render(made.estimate(lower_bound=True))
     assert "at least 20.75 GiB" in text
