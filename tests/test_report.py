@@ -126,7 +126,8 @@ def test_borderline_tells_both_ends() -> None:
 
 def test_a_job_that_no_phase_keeps_from_being_safe_fails_nowhere_first() -> None:
     """Borderline for another reason, such as an attention kernel that was not recorded."""
-    assert "> marks the highest" in render(made.estimate(verdict=BORDERLINE))
+    assert "> marks the highest" in render(replace(made.estimate(), verdict=BORDERLINE))
+    assert "> marks where it fails first" in render(made.borderline())
 
 
 def test_fast_is_said_to_be_a_lower_bound() -> None:
