@@ -25,7 +25,7 @@ NAMES = (
     "adagrad", "adam", "adam8", "adam8bit", "adamw", "adamw8", "adamw8bit", "adafactor", "ademamix8bit", "automagic", "automagic2",
     "automagic3", "lion8bit", "prodigy", "prodigy8bit",
 )  # fmt: skip
-FUSED = ("automagic2", "automagic3")  # their segments begin with the hooks that autograd calls for each gradient
+FUSED = ("automagic2", "automagic3")  # their stretches begin with the hooks that autograd calls for each gradient
 DECAY = "+weight_decay"
 
 

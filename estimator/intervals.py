@@ -29,7 +29,7 @@ GENERATIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
+class Fitted:
     """profiles/residuals.json. `checked`: kind -> the values that were; `unchecked`: kind -> the share that one that was not adds."""
 
     residual: Residual
@@ -38,13 +38,13 @@ class Profile:
 
 
 @cache
-def profile() -> Profile:
+def profile() -> Fitted:
     """The shipped profile. Raises KeyError or ValueError if it is not as it must be: a bug of this package."""
     raw = json.loads((profiles_dir() / "residuals.json").read_text(encoding="utf-8"))
     if raw["schema"] != SCHEMA:
         raise ValueError(f"residuals.json: schema {raw['schema']}, this version reads {SCHEMA}")
     checked = {kind: frozenset(values) for kind, values in raw["checked"].items()}
-    return Profile(residual_of(raw), checked, dict(raw["unchecked"]))
+    return Fitted(residual_of(raw), checked, dict(raw["unchecked"]))
 
 
 def residual_of(raw: Mapping[str, Any]) -> Residual:

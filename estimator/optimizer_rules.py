@@ -4,9 +4,9 @@
 without a model (`python -m calibration.optimizers`). A step depends on the shapes of the parameters and on nothing else, so a rule holds
 for every architecture, rank and kind of adapter.
 
-A rule has stages: `created` (what the constructor makes), `first` and `later` steps. A stage is a list of segments, one after another; a
-segment marked `each` is gone through once for each parameter. Its events are
-- `["a", slot]`: allocate; in a segment that is not `each`, a slot that has one tensor for each parameter is allocated for all;
+A rule has stages: `created` (what the constructor makes), `first` and `later` steps. A stage is a list of stretches, one after another; a
+stretch marked `each` is gone through once for each parameter. Its events are
+- `["a", slot]`: allocate; in a stretch that is not `each`, a slot that has one tensor for each parameter is allocated for all;
 - `["f", slot, which]`: free; `which` is `own` (this parameter's), `before` (that of the parameter before: a loop's variables hold it
   until they are set again), `last` or `first` (that parameter's, after the loop or when the next one
   begins), `all`, or `one`;
@@ -91,21 +91,21 @@ Event = tuple[str, str, int]
 
 
 def expand(
-    stage: list[dict[str, Any]], slots: Mapping[str, Any], shapes: list[Shape], made: frozenset[str] = frozenset(), segments: slice = ALL
+    stage: list[dict[str, Any]], slots: Mapping[str, Any], shapes: list[Shape], made: frozenset[str] = frozenset(), stretches: slice = ALL
 ) -> list[Event]:
     """The events of a stage for a list of parameters, also those of tensors of 0 bytes.
 
-    `made`: slots of kind `once` that are there. `segments`: of which.
+    `made`: slots of kind `once` that are there. `stretches`: of which.
     """
     out: list[Event] = []
-    held_back = {e[1] for segment in stage for e in segment["events"] if e[0] == "f" and e[2] == "first"}
+    held_back = {e[1] for stretch in stage for e in stretch["events"] if e[0] == "f" and e[2] == "first"}
     done = set(made)
-    for segment in stage[segments]:
-        if segment["each"]:
+    for stretch in stage[stretches]:
+        if stretch["each"]:
             for k in range(len(shapes)):
-                out += _iteration(segment["events"], slots, shapes, k, held_back, done)
+                out += _iteration(stretch["events"], slots, shapes, k, held_back, done)
             continue
-        for kind, slot, *which in segment["events"]:
+        for kind, slot, *which in stretch["events"]:
             if slots[slot]["kind"] != "each" and slot != GRADIENT:
                 out.append((kind, slot, -1))
                 continue

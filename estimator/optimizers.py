@@ -93,7 +93,7 @@ def rule_name(optimizer: str, decays: bool) -> str:
 
 def makes_state_at_once(optimizer: str) -> bool:
     """The constructor already makes the state (adagrad)."""
-    return known(optimizer) and any(segment["events"] for segment in load_rules()[optimizer]["stages"]["created"])
+    return known(optimizer) and any(stretch["events"] for stretch in load_rules()[optimizer]["stages"]["created"])
 
 
 def is_fused(optimizer: str) -> bool:
@@ -106,18 +106,18 @@ def core_key(key: str, optimizer: str, when: str) -> str:
     return f"{key}{FUSED}{optimizer}/{when}" if is_fused(optimizer) else key
 
 
-def _events(optimizer: str, stage: str, widths: tuple[int, ...], segments: slice = ALL) -> list[Event]:
+def _events(optimizer: str, stage: str, widths: tuple[int, ...], stretches: slice = ALL) -> list[Event]:
     rule = load_rules()[optimizer]
     made = frozenset(s for s, slot in rule["slots"].items() if slot["kind"] == "once") if stage == "later" else frozenset()
-    return expand(rule["stages"][stage], rule["slots"], shapes_of(widths, NOMINAL_RANK), made, segments)
+    return expand(rule["stages"][stage], rule["slots"], shapes_of(widths, NOMINAL_RANK), made, stretches)
 
 
 def program(key: str, widths: tuple[int, ...]) -> Program:
     """`setup.optimizer/<optimizer>` or `step.update/<optimizer>/first|later`, without what a fused optimizer does in the backward pass."""
     kind, optimizer, *when = key.split("/")
     stage = STAGE_OF[when[0] if when else kind]
-    segments = slice(1, None) if is_fused(optimizer) and when else ALL
-    listed = _events(optimizer, stage, widths, segments)
+    stretches = slice(1, None) if is_fused(optimizer) and when else ALL
+    listed = _events(optimizer, stage, widths, stretches)
     coded = _Coded()
     for event in listed:
         coded.take(*event)

@@ -1,4 +1,4 @@
-"""Recorded steps of an optimizer, read back: tensors numbered, events placed by segment, iteration and operation."""
+"""Recorded steps of an optimizer, read back: tensors numbered, events placed by stretch, iteration and operation."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def read(run: dict[str, Any]) -> Recording:
 
 
 def _gradients(rows: list[Any], sequence: list[Any], addresses: dict[int, int], wanted: list[int], start: int) -> dict[int, int]:
-    """Tensor -> parameter: the last tensors at the gradients' addresses, made before the step or inside it (segment -1)."""
+    """Tensor -> parameter: the last tensors at the gradients' addresses, made before the step or inside it (stretch -1)."""
     out: dict[int, int] = {}
     places = {address: k for k, address in enumerate(wanted)}
     inside = [n for a, b in pairwise(rows) if a[0] == -1 for n in range(a[5] - start, b[5] - start)]
@@ -85,19 +85,19 @@ def _zones(rows: list[Any], sequence: list[Any], start: int, skipped: set[int]) 
     place: tuple[int, int] | None = None
     current = ""
     for row, following in pairwise(rows):
-        segment, iteration, _, zone, name, at = row
-        if segment == -1:
+        stretch, iteration, _, zone, name, at = row
+        if stretch == -1:
             continue
-        if (segment, iteration) != place:
-            place, counts, current = (segment, iteration), Counter(), "begin"
+        if (stretch, iteration) != place:
+            place, counts, current = (stretch, iteration), Counter(), "begin"
         if zone == "in":
             current = f"{name.removeprefix('aten.').removesuffix('.default')}#{counts[name]}"
             counts[name] += 1
         key = current if zone == "in" else current + ", after"
         events = [sequence[n] for n in range(at - start, following[5] - start)]
         events = [e for e in events if e is not None and e[1] not in skipped]
-        if zones and zones[-1].key == (segment, key) and zones[-1].iteration == iteration:
+        if zones and zones[-1].key == (stretch, key) and zones[-1].iteration == iteration:
             zones[-1].events += events
         else:
-            zones.append(Zone((segment, key), iteration, events))
+            zones.append(Zone((stretch, key), iteration, events))
     return zones

@@ -1,6 +1,6 @@
 """Recorded steps of an optimizer -> its rule (estimator/optimizer_rules.py), exact or refused.
 
-Events are placed by segment (a loop over the parameters, or what lies between loops), operation and iteration. Tensors that are made
+Events are placed by stretch (a loop over the parameters, or what lies between loops), operation and iteration. Tensors that are made
 at the same place for each parameter are one slot, whose size must be a whole multiple of one feature of the parameter's shape. The
 rule is then expanded for each recorded list of parameters and must give the recording, event for event and byte for byte.
 """
@@ -40,7 +40,7 @@ class Extractor:
             self._name(stage, prefix)
         self._rename()
         stages = {"created": self._stage("created"), "first": self._stage(self.first), "later": self._stage(self.last)}
-        used = {e[1] for stage in stages.values() for segment in stage for e in segment["events"]}
+        used = {e[1] for stage in stages.values() for stretch in stage for e in stretch["events"]}
         for slot in sorted(used - {GRADIENT}):
             self.slots[slot] = self._slot(slot)
         rule = {"stages": stages, "slots": {s: self.slots[s] for s in sorted(used)}}
@@ -166,26 +166,26 @@ class Extractor:
     # ---- events
 
     def _stage(self, stage: str) -> list[dict[str, Any]]:
-        segments: dict[int, dict[str, Any]] = {}
+        stretches: dict[int, dict[str, Any]] = {}
         order: dict[int, list[str]] = {}
         events: dict[tuple[int, str], list[list[str]]] = {}
         for number, recording in enumerate(self.recordings):
             born: set[int] = set()
             sequences: dict[tuple[int, int], list[str]] = defaultdict(list)
             for zone in recording.stages[stage].zones:
-                segment, key = zone.key
-                segments.setdefault(segment, {"each": zone.iteration >= 0})
-                sequences[segment, zone.iteration].append(key)
+                stretch, key = zone.key
+                stretches.setdefault(stretch, {"each": zone.iteration >= 0})
+                sequences[stretch, zone.iteration].append(key)
                 coded = self._coded(number, zone, born)
                 known = events.setdefault(zone.key, [])
                 events[zone.key] = _merged(known, coded)
-            for (segment, _), keys in sequences.items():
-                order[segment] = _merged(order.get(segment, []), keys)
+            for (stretch, _), keys in sequences.items():
+                order[stretch] = _merged(order.get(stretch, []), keys)
         out = []
-        for segment in sorted(segments):
-            listed = [e for key in order[segment] for e in events.get((segment, key), [])]
+        for stretch in sorted(stretches):
+            listed = [e for key in order[stretch] for e in events.get((stretch, key), [])]
             if listed:
-                out.append({"each": segments[segment]["each"], "events": listed})
+                out.append({"each": stretches[stretch]["each"], "events": listed})
         return out
 
     def _coded(self, number: int, zone: Zone, born: set[int]) -> list[list[str]]:

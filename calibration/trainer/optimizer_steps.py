@@ -50,28 +50,28 @@ PARAMETERS = {"weight_decay": 1e-4}  # what the trainer's web UI writes
 
 
 class Recorder:
-    """Boundaries between events: (segment, iteration, operation, in or after it, name, events so far)."""
+    """Boundaries between events: (stretch, iteration, operation, in or after it, name, events so far)."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, int, int, str, str, int]] = []
-        self.segment, self.iteration, self.operation = 0, -1, -1
+        self.stretch, self.iteration, self.operation = 0, -1, -1
 
     def reset(self) -> None:
-        self.rows, self.segment, self.iteration, self.operation = [], 0, -1, -1
+        self.rows, self.stretch, self.iteration, self.operation = [], 0, -1, -1
         self.at("after", "")
 
     def at(self, zone: str, name: str) -> None:
         stats = torch._C._cuda_memoryStats(0)["allocation"]["all"]
-        self.rows.append((self.segment, self.iteration, self.operation, zone, name, stats["allocated"] + stats["freed"]))
+        self.rows.append((self.stretch, self.iteration, self.operation, zone, name, stats["allocated"] + stats["freed"]))
 
     def enter(self, iteration: int) -> None:
         if iteration == 0:
-            self.segment += 1
+            self.stretch += 1
         self.iteration, self.operation = iteration, -1
         self.at("after", "")
 
     def leave(self) -> None:
-        self.segment, self.iteration, self.operation = self.segment + 1, -1, -1
+        self.stretch, self.iteration, self.operation = self.stretch + 1, -1, -1
         self.at("after", "")
 
 
@@ -170,11 +170,11 @@ class Run:
         """Each parameter's hook, as autograd calls it once the gradient is there."""
         self.gradients[stage] = []
         for k, parameter in enumerate(self.parameters):
-            R.segment = -1  # making the gradient is not the optimizer's
+            R.stretch = -1  # making the gradient is not the optimizer's
             R.at("after", "")
             parameter.grad = torch.empty_like(parameter)
             self.gradients[stage].append(parameter.grad.data_ptr())
-            R.segment = min(k, 1)  # the hooks are one loop
+            R.stretch = min(k, 1)  # the hooks are one loop
             R.enter(k)
             for hook in parameter._post_accumulate_grad_hooks.values():
                 hook(parameter)

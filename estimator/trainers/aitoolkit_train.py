@@ -1,7 +1,7 @@
-"""The `train`, `network` and `sample` sections of AI Toolkit.
+"""The `train` and `network` sections of AI Toolkit.
 
-Source: ostris/ai-toolkit 27a03a91: toolkit/config_modules.py (TrainConfig, NetworkConfig, SampleConfig, GenerateImageConfig),
-toolkit/optimizer.py, toolkit/train_tools.py (get_torch_dtype), jobs/process/BaseSDTrainProcess.py (run, sample).
+Source: ostris/ai-toolkit 27a03a91: toolkit/config_modules.py (TrainConfig, NetworkConfig),
+toolkit/optimizer.py, toolkit/train_tools.py (get_torch_dtype), jobs/process/BaseSDTrainProcess.py (run).
 """
 
 from __future__ import annotations
