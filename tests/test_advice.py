@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from estimator.advice import WORTH_BYTES, advise, edits
+from estimator.engine import estimate_job
 from estimator.errors import CannotTell, Problem
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate
 from estimator.gpus import find_gpu
 from estimator.job import Job
+from estimator.trainers import read_jobs
 from tests import made_estimates as made
 
 GIB = 2**30
@@ -215,7 +219,23 @@ def test_four_bits_are_the_text_encoders_too_where_it_has_no_key_of_its_own(arch
     assert (edit.job.model.weights, edit.job.model.te_weights) == ("uint4", "uint4" if both else "qfloat8")
 
 
-@pytest.mark.parametrize(("arch", "offered"), [("zimage", True), ("flux1-dev", False), ("qwen-image", False)])
+@pytest.mark.parametrize(("arch", "offered"), [("zimage", True), ("zimage-turbo", False), ("flux1-dev", False), ("qwen-image", False)])
 def test_layers_are_offloaded_only_where_the_trainer_does_it_and_it_is_modelled(arch: str, offered: bool) -> None:
     job = replace(heavy_job(), arch=arch)
     assert ("model.layer_offloading" in {edit.key for edit in edits(job)}) == offered
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_what_is_advised_can_be_read_back_and_is_modelled(path: Path) -> None:
+    """Every single edit of every example, written with --set, is understood as the job that the advice was computed for."""
+    (job,) = read_jobs(path)
+    card = find_gpu("8GiB")
+    estimate = replace(estimate_job(job, card, fast=True), verdict=OOM)
+    for advice in advise(job, card, estimate, lambda changed: estimate_job(changed, card, fast=True)):
+        if " + " in advice.key:
+            continue
+        (changed,) = read_jobs(path, (f"{advice.key}={json.dumps(advice.after)}",))
+        assert changed.unmodelled == (), f"{advice.key}: {advice.before} -> {advice.after}"
+        saved = estimate_job(job, card, fast=True), estimate_job(changed, card, fast=True)
+        lower = [max(phase.allocated_bytes for phase in each.phases) for each in saved]
+        assert lower[0] - lower[1] == advice.saves_bytes, f"{advice.key}: {advice.before} -> {advice.after}"

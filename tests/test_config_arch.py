@@ -226,3 +226,8 @@ def test_a_wrong_table_is_refused(tmp_path: Path, change: dict[str, Any]) -> Non
 
 def test_the_table_ships_with_the_profiles() -> None:
     assert (profiles_dir() / "archs.yaml").is_file()
+
+
+def test_offloading_is_modelled_where_the_table_says_what_it_takes() -> None:
+    takes = {key for key, arch in load_archs().archs.items() if arch.layer_offloading not in (None, "nothing")}
+    assert takes == modelled.OFFLOADING
