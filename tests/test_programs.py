@@ -34,15 +34,9 @@ def programs(arch: str) -> list[Program]:
 
 def highest_total(program: Program, given: dict[str, int]) -> int:
     """The plain way: every event added up, in order, whatever the size; the highest after an allocation."""
-    sizes = program.sizes(given).tolist()
-    total = highest = 0
-    for event, tensor in zip(program.events.tolist(), program.tensor_of_event.tolist(), strict=True):
-        if event == ALLOCATE:
-            total += sizes[tensor]
-            highest = max(highest, total)
-        elif event != EMPTY_CACHE:
-            total -= sizes[tensor]
-    return highest
+    sizes = np.append(program.sizes(given), 0)[program.tensor_of_event]
+    signs = np.select([program.events == ALLOCATE, program.events == EMPTY_CACHE], [1, 0], -1)
+    return int(np.cumsum(signs * sizes)[program.events == ALLOCATE].max(initial=0))
 
 
 @st.composite
@@ -64,11 +58,11 @@ def test_every_event_stream_is_well_formed(arch: str) -> None:
     for program in programs(arch):
         own = len(program.names) - program.imports
         assert int((program.events == ALLOCATE).sum()) == own, program.key
-        live: set[int] = set()
-        imported: set[int] = set()
+        born, live, imported = set[int](), set[int](), set[int]()
         for event, tensor in zip(program.events.tolist(), program.tensor_of_event.tolist(), strict=True):
             if event == ALLOCATE:
-                assert tensor == len(live | imported) or tensor not in live, program.key
+                assert tensor not in born, program.key
+                born.add(tensor)
                 live.add(tensor)
             elif event > 0:
                 live.remove(tensor)  # KeyError: freed before it was made, or twice

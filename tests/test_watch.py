@@ -189,7 +189,7 @@ signal.signal({int(number)}, heard)
 child = 0
 child = os.fork() or os.getpid()
 print("ready", flush=True)
-time.sleep(30 if os.getpid() != child else 10)
+time.sleep(30 if os.getpid() != child else 4)
 """
     watch = subprocess.Popen([*WATCH, "--", sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert watch.stdout is not None
