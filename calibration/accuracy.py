@@ -57,13 +57,14 @@ def emulated(args: argparse.Namespace) -> int:
     runs = tuple(run for run in read_rows() if not args.only or any(word in run.name for word in args.only))
     rows, different, capacities = evaluate(runs)
     if args.write is not None:
-        from calibration import accuracy_page, accuracy_verdicts  # need scipy and matplotlib
+        from calibration import accuracy_page, accuracy_verdicts, checked  # the first two need scipy and matplotlib
 
         found = accuracy_published.evaluate()
         verdicts = [*accuracy_verdicts.emulated(), *accuracy_verdicts.published(found)]
         args.write.write_text(accuracy_page.page(rows, different, capacities, found, verdicts), encoding="utf-8")
         accuracy_page.draw(args.write.parent / "img" / "accuracy.png")
-        print(f"written: {args.write}")
+        checked.write(rows, found)
+        print(f"written: {args.write}, {checked.PATH.name}")
     else:
         print(report(rows, different, capacities))
     return int(any(row.misses for row in rows) or bool(different) or any(one.misses for one in capacities))
@@ -77,6 +78,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], help="runs whose name contains one of these words")
     parser.add_argument("--write", type=Path, help="write the page of both checks instead of printing (docs/accuracy.md)")
     args = parser.parse_args()
+    if args.write is not None and args.only:
+        parser.error("--write is of all runs: leave --only out")
     return emulated(args) if args.against == "emulated" else accuracy_published.main()
 
 

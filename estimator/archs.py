@@ -20,7 +20,6 @@ class Arch:
     key: str
     name: str
     modelled: bool = False
-    checked_runs: int = 0
     nearest: str | None = None
     bucket_divisor: int = 16
     sample_divisor: int = 16

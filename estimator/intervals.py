@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from estimator.archs import load_archs
+from estimator.checked import NOTHING, load_checked
 from estimator.drift import DRIFT_SHARE, drift_of
 from estimator.gpus import GIB, Gpu
 from estimator.job import Job
@@ -68,10 +68,9 @@ def settings(job: Job) -> dict[str, str]:
 
 
 def is_checked(kind: str, value: str) -> bool:
-    """An architecture by its whole runs (profiles/archs.yaml), anything else by the profile's rows."""
+    """An architecture by its whole runs (profiles/checked.json), anything else by the profile's rows."""
     if kind == "arch":
-        archs = load_archs().archs
-        return value in archs and archs[value].checked_runs > 0
+        return load_checked().get(value, NOTHING).runs > 0
     return value in profile().checked[kind]
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from estimator.checked import ArchRow, TrainerRow
 from estimator.errors import Problem
 from estimator.estimate import Advice, Estimate, Host, Interval, PhaseEstimate, Variant, worst_verdict
 from estimator.gpus import Calibration, Gpu
@@ -82,14 +83,24 @@ def gpus_document(gpus: Sequence[Gpu]) -> dict[str, Any]:
     return {"schema": SCHEMA, "gpus": [gpu_document(gpu) for gpu in gpus]}
 
 
-def archs_document(archs: Sequence[tuple[str, str, bool, int]]) -> dict[str, Any]:
-    """The architectures as (key, name, modelled, checked_runs); those with `modelled` false cannot be estimated yet."""
+def archs_document(archs: Sequence[ArchRow], trained: Sequence[TrainerRow]) -> dict[str, Any]:
+    """The architectures, and every value of the trainer's model.arch; those with `modelled` false cannot be estimated yet."""
     return {
         "schema": SCHEMA,
         "archs": [
-            {"key": key, "name": name, "modelled": modelled, "checked_runs": checked_runs} for key, name, modelled, checked_runs in archs
+            {
+                "key": row.key, "name": row.name, "modelled": row.modelled, "trainer_archs": list(row.trained_as),
+                "checked_runs": row.checked.runs, "checked_phases": row.checked.phases, "outside": row.checked.outside,
+                "worst_allocated": row.checked.worst_allocated, "worst_reserved": row.checked.worst_reserved,
+                "published_rows": row.checked.published,
+            }
+            for row in archs
         ],
-    }
+        "trainer_archs": [
+            {"key": row.key, "name": row.name, "modelled": bool(row.archs), "archs": list(row.archs), "nearest": row.nearest}
+            for row in trained
+        ],
+    }  # fmt: skip
 
 
 def gpu_document(gpu: Gpu) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from estimator.checked import ArchRow, TrainerRow
 from estimator.estimate import OOM, SAFE, UNKNOWN, Estimate
 from estimator.gpus import Gpu
 from estimator.report import PLAIN, Style, clean, cut, gib, needed_bytes, notes, unmodelled, wrapped
@@ -18,7 +19,15 @@ _GPU_COLUMNS = (
     Column("name (for --gpu)", 19), Column("GiB", 8, right=True), Column("usable", 7, right=True), Column("cc", 5),
     Column("also known as", WIDTH - 44),
 )  # fmt: skip
-_ARCH_COLUMNS = (Column("architecture", 20), Column("what it is", 40), Column("checked against"))
+_ARCH_COLUMNS = (
+    Column("architecture", 21), Column("model.arch", 23), Column("runs", 4, right=True), Column("alloc. %", 8, right=True),
+    Column("reserv. %", 9, right=True), Column("cards", 5, right=True),
+)  # fmt: skip
+_ARCH_WORDS = (
+    "runs: whole runs of the trainer itself on an emulated CUDA device, none of them used to make the model of it. alloc., reserv.: the "
+    "largest error of any phase in them, + where the estimate is higher. cards: rows published of real cards that it was held against. "
+    "Every row: docs/accuracy.md."
+)
 
 
 def render_cards(estimates: Sequence[Estimate], style: Style = PLAIN) -> str:
@@ -86,12 +95,23 @@ def render_gpus(gpus: Sequence[Gpu], style: Style = PLAIN) -> str:
     return "\n".join([*lines, "", *wrapped(text)]) + "\n"
 
 
-def render_archs(archs: Sequence[tuple[str, str, bool, int]], style: Style = PLAIN) -> str:
-    """The architectures, as (key, name, modelled, checked runs): those that can be estimated, and those that are only recognised."""
-    rows = [(key, cut(name, 40), f"{runs} runs" if runs else "nothing yet") for key, name, modelled, runs in archs if modelled]
-    lines = table(_ARCH_COLUMNS, rows, style.colour)
-    lines += ["", *wrapped("Runs: whole runs of the trainer itself on an emulated CUDA device, none of them used to make the model of it.")]
-    others = ", ".join(key for key, _, modelled, _ in archs if not modelled)
+def render_archs(archs: Sequence[ArchRow], trained: Sequence[TrainerRow], style: Style = PLAIN) -> str:
+    """The architectures that can be estimated and how far each was checked, then what is only recognised."""
+    rows = [
+        (
+            row.key, cut(", ".join(row.trained_as), 23), str(row.checked.runs), _worst(row.checked.worst_allocated),
+            _worst(row.checked.worst_reserved), str(row.checked.published),
+        )
+        for row in archs if row.modelled
+    ]  # fmt: skip
+    lines = [*table(_ARCH_COLUMNS, rows, style.colour), "", *wrapped(_ARCH_WORDS)]
+    keys = ", ".join(row.key + (f" (nearest: {row.nearest})" if row.nearest else "") for row in trained if not row.archs)
+    lines += ["", *wrapped(f"Values of model.arch that are not modelled yet (exit status 3): {keys}")]
+    others = ", ".join(row.key for row in archs if not row.modelled and not row.trained_as)
     if others:
-        lines += ["", *wrapped(f"Recognised, not modelled yet (exit status 3): {others}")]
+        lines += ["", *wrapped(f"Of other trainers, not modelled yet: {others}")]
     return "\n".join(lines) + "\n"
+
+
+def _worst(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:+.2f}"

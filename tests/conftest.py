@@ -85,7 +85,7 @@ def emulated(emulated_process: Callable[..., subprocess.CompletedProcess[str]]) 
 
 @pytest.fixture
 def needs_on_device() -> Callable[..., None]:
-    """Skips the test unless the environment with torch's CUDA build is there and has these modules (in CI: torch and numpy)."""
+    """Skips the test unless the environment with torch's CUDA build is there and has these modules (in CI: torch, numpy, yaml and rich)."""
 
     def check(*modules: str) -> None:
         python = os.environ.get("EMULATED_CUDA_PYTHON")

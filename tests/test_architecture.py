@@ -17,7 +17,8 @@ PACKAGE = ROOT / "estimator"
 # Layers in the direction the data flows, each with its modules and the layers that it may import besides itself (docs/design.md).
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "values": (
-        {"job", "errors", "paths", "gpus", "gpu_catalogue", "overlay", "overlay_file", "overlays", "estimate", "residual", "crash"}, set(),
+        {"job", "errors", "paths", "gpus", "gpu_catalogue", "overlay", "overlay_file", "overlays", "estimate", "residual", "crash",
+         "checked"}, set(),
     ),
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": (

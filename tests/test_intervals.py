@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimator import intervals
-from estimator.archs import load_archs
 from estimator.engine import estimate_job
 from estimator.gpus import find_gpu
 from estimator.intervals import profile, residual_for, residual_of
@@ -85,11 +84,9 @@ def test_where_nothing_was_checked_the_interval_is_wider_and_says_so() -> None:
 
 
 def test_an_architecture_without_a_whole_run_is_wider(monkeypatch: pytest.MonkeyPatch) -> None:
-    archs = load_archs()
-    unrun = {key: replace(arch, checked_runs=0) for key, arch in archs.archs.items()}
     job, card = example("zimage_base_ui"), find_gpu("A100-40G")
     before = residual_for(card, job)
-    monkeypatch.setattr(intervals, "load_archs", lambda: replace(archs, archs=unrun))
+    monkeypatch.setattr(intervals, "load_checked", dict)
     after = residual_for(card, job)
     assert after.spread("allocated", "load").high_share > before.spread("allocated", "load").high_share
     assert any("zimage" in reason for reason in after.reasons)

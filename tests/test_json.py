@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from estimator.checked import ArchRow, Checked, TrainerRow
 from estimator.errors import Problem
 from estimator.estimate import OOM, SAFE, UNKNOWN, Advice, Estimate
 from estimator.gpus import all_gpus
@@ -160,5 +161,17 @@ def test_lists() -> None:
     cards = json.loads(dumps(gpus_document(all_gpus())))
     form = {**SCHEMA_1["gpu"], "compute_capability": str, "aliases": [str], "source": str, "os": ("linux", "windows")}
     assert faults(cards, {"schema": (1,), "gpus": [form]}) == []
-    archs = json.loads(dumps(archs_document([("flux1-dev", "FLUX.1-dev", True, 12)])))
-    assert archs["archs"] == [{"key": "flux1-dev", "name": "FLUX.1-dev", "modelled": True, "checked_runs": 12}]
+    rows = [
+        ArchRow("flux1-dev", "FLUX.1-dev", True, ("flux", "flex1"), Checked(12, 166, 1, 0.0007, -0.021, 3)),
+        ArchRow("sd3", "Stable Diffusion 3", False, (), Checked()),
+    ]
+    trained = [TrainerRow("flux", "FLUX.1", ("flux1-dev",), None), TrainerRow("sd3", "SD 3", (), "flux1-dev")]
+    archs = json.loads(dumps(archs_document(rows, trained)))
+    form = {
+        "key": str, "name": str, "modelled": bool, "trainer_archs": [str], "checked_runs": int, "checked_phases": int, "outside": int,
+        "worst_allocated": (float, None), "worst_reserved": (float, None), "published_rows": int,
+    }  # fmt: skip
+    of_trainer = {"key": str, "name": str, "modelled": bool, "archs": [str], "nearest": (str, None)}
+    assert faults(archs, {"schema": (1,), "archs": [form], "trainer_archs": [of_trainer]}) == []
+    assert (archs["archs"][0]["checked_runs"], archs["archs"][0]["worst_reserved"]) == (12, -0.021)
+    assert [row["modelled"] for row in archs["trainer_archs"]] == [True, False]
