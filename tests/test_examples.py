@@ -12,7 +12,9 @@ from types import ModuleType
 
 import pytest
 
+from calibration import examples_page
 from estimator import cli, commands
+from estimator.archs import load_archs
 from estimator.commands import calibrate, check, diagnose, watch
 from estimator.gpus import all_gpus, find_gpu
 from estimator.trainers import read_jobs
@@ -34,6 +36,7 @@ ARCHS = {
     "wan22_14b_ui": "wan22-14b",
     "qwen_image_ui": "qwen-image",
     "qwen_edit_2509_ui": "qwen-image-edit-2509",
+    "qwen_edit_2511_ui": "qwen-image-edit-2511",
 }
 
 RESOLUTIONS = {"flux_kontext_24gb": [512, 768], "wan21_1b_ui": [512], "wan21_14b_24gb": [632], "wan22_14b_ui": [512]}
@@ -48,8 +51,14 @@ def command_in(path: Path) -> list[str]:
     return found[1].split()
 
 
-def test_there_is_one_of_each_family() -> None:
+def test_there_is_one_of_each_architecture() -> None:
     assert {path.stem for path in EXAMPLES} == set(ARCHS)
+    assert set(ARCHS.values()) == set(load_archs().modelled())
+
+
+def test_the_page_of_examples_is_what_they_come_to() -> None:
+    """After an intended change: python -m calibration.examples_page."""
+    assert examples_page.page() == examples_page.PAGE.read_text(encoding="utf-8")
 
 
 @examples
