@@ -120,14 +120,15 @@ def _train(job: Job, key: str, value: object, why: str) -> Edit:
 
 def _free_edits(job: Job) -> Iterator[Edit]:
     """What costs time at most."""
+    arch = load_archs().archs[job.arch]
     if not job.train.gradient_checkpointing:
         yield _train(job, "gradient_checkpointing", True, "same result; each step takes about a third longer")
-    if not job.text_cached and load_archs().archs[job.arch].caches_text:
+    if not job.text_cached and arch.caches_text:
         datasets = tuple(replace(each, cache_text_embeddings=True) for each in job.datasets)
         why = "the text encoder is used once, then leaves the card; captions can no longer be dropped or changed while training"
         edit = _train(job, "cache_text_embeddings", True, why)
         yield replace(edit, job=replace(edit.job, datasets=datasets))
-    if not all(each.latents_cached for each in job.datasets):
+    if arch.caches_latents and not all(each.latents_cached for each in job.datasets):
         datasets = tuple(replace(each, cache_latents_to_disk=True) for each in job.datasets)
         why = "images are encoded once, ahead of training; rules out augmentations"
         yield Edit("datasets.*.cache_latents_to_disk", False, True, why, replace(job, datasets=datasets))
@@ -182,8 +183,9 @@ def _weight_edits(job: Job) -> Iterator[Edit]:
         why = "frozen weights in 8 bit: little loss, somewhat slower steps"
         yield Edit("model.quantize", False, True, why, replace(job, model=replace(model, weights=_eight_bit(job))))
     if model.te_weights in _UNQUANTISED:
-        why = "text encoder in 8 bit: hardly a loss"
-        te_weights = "float8" if model.layer_offloading else "qfloat8"
+        why = "text encoder quantised: hardly a loss in 8 bit"
+        shared = load_archs().archs[job.arch].te_qtype_key == "qtype" and model.weights not in _UNQUANTISED  # by the transformer's key
+        te_weights = model.weights if shared else "float8" if model.layer_offloading else "qfloat8"
         yield Edit("model.quantize_te", False, True, why, replace(job, model=replace(model, te_weights=te_weights)))
     if not model.layer_offloading and load_archs().archs[job.arch].layer_offloading not in (None, "nothing"):
         coerced = {key: "float8" for key in ("weights", "te_weights") if getattr(model, key) == "qfloat8"}

@@ -12,6 +12,9 @@ from estimator.controls import BLANK, Size, cells
 from estimator.paths import profiles_dir
 from estimator.tokens import IMAGE_TEMPLATES, MAX_TEXT_TOKENS, TEMPLATES
 
+FIRST_FRAME = "first_frame"
+"""`control_images` of a model whose clips begin with a picture: in training their own first frame, in previews a given one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arch:
@@ -53,6 +56,11 @@ class Arch:
         if self.template is None:
             raise ValueError(f"{self.key}: neither fixed_text_tokens nor a template in archs.yaml")
         return TEMPLATES[self.template](prompt)
+
+    @property
+    def caches_latents(self) -> bool:
+        """Whether latents may be cached: not where each step takes a first frame from the pictures, on which the trainer stops then."""
+        return self.control_images != FIRST_FRAME
 
     @property
     def most_text_tokens(self) -> int:

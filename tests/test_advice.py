@@ -239,3 +239,17 @@ def test_what_is_advised_can_be_read_back_and_is_modelled(path: Path) -> None:
         saved = estimate_job(job, card, fast=True), estimate_job(changed, card, fast=True)
         lower = [max(phase.allocated_bytes for phase in each.phases) for each in saved]
         assert lower[0] - lower[1] == advice.saves_bytes, f"{advice.key}: {advice.before} -> {advice.after}"
+
+
+@pytest.mark.parametrize(("arch", "expected"), [("flux1-dev", "uint4"), ("zimage", "qfloat8")])
+def test_a_text_encoder_without_a_key_of_its_own_is_quantised_as_the_transformer_is(arch: str, expected: str) -> None:
+    job = replace(heavy_job(), arch=arch)
+    job = replace(job, model=replace(job.model, weights="uint4", te_weights="bf16"))
+    (edit,) = (each for each in edits(job) if each.key == "model.quantize_te")
+    assert edit.job.model.te_weights == expected
+
+
+@pytest.mark.parametrize(("arch", "cached"), [("wan22-14b", True), ("wan22-i2v-14b", False)])
+def test_latents_are_not_to_be_cached_where_each_step_needs_the_pictures(arch: str, cached: bool) -> None:
+    job = replace(heavy_job(), arch=arch)
+    assert ("datasets.*.cache_latents_to_disk" in {edit.key for edit in edits(job)}) == cached

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from estimator.archs import Arch
+from estimator.archs import FIRST_FRAME, Arch
 from estimator.controls import ASSUMED, MOST_IMAGES, Size
 from estimator.datasets import Image, pair_of, size_of
 from estimator.job import Sample, Train
@@ -19,7 +19,6 @@ NUMBERED = tuple(f"control_path_{k}" for k in range(1, MOST_IMAGES + 1))
 DATASET_KEYS = frozenset({"control_path", *NUMBERED})  # read here, where the architecture has control images
 # `control_images` in profiles/archs.yaml; UNRECORDED: the trainer takes them, and what they need was not recorded
 PROMPTS, FITTED, TOKENS, UNRECORDED = "prompts", "fitted", "tokens", "unrecorded"
-FIRST_FRAME = "first_frame"  # clips begin with a picture: in training their own first frame, in previews a given one
 ONE = (FITTED, FIRST_FRAME)  # kinds that take one picture for a preview, and bring it to the preview's size
 _WHY = "its tokens stand behind the image's in every pass"
 NAMED_FILES = 5

@@ -10,12 +10,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from estimator.archs import Arch
+from estimator.archs import FIRST_FRAME, Arch
 from estimator.buckets import bucket_size, square_bucket, worst_bucket
 from estimator.controls import Size, pixels
 from estimator.datasets import Image, Scan, caption_of, scan
 from estimator.job import Bucket, Dataset, Train
-from estimator.trainers.aitoolkit_controls import DATASET_KEYS, FIRST_FRAME, ControlRule, check_pairs, read_controls
+from estimator.trainers.aitoolkit_controls import DATASET_KEYS, ControlRule, check_pairs, read_controls
 from estimator.trainers.aitoolkit_entry import DEFAULT_RESOLUTION, caption_ending, copies, resolutions, scale
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.aitoolkit_train import MAX_BATCH
@@ -115,7 +115,7 @@ def _entry(section: Section, train: Train, trigger: str | None, arch: Arch) -> _
     if augmented and any(caching.values()):
         found.warn(section.path, "augmentations switch latent caching off in the trainer: the VAE stays on the card")
         caching = dict.fromkeys(caching, False)
-    if arch.control_images == FIRST_FRAME and any(caching.values()):
+    if not arch.caches_latents and any(caching.values()):
         what = f"{arch.name} cannot be trained with cached latents"
         why = "each step takes the first frame from the pictures themselves, which are then not read: the trainer stops"
         found.problem(section.at(next(key for key, on in caching.items() if on)), what, why, "set it to false")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from estimator.archs import Arch
+from estimator.archs import FIRST_FRAME, Arch
 from estimator.datasets import Image
 from estimator.features import FRAMES_PER_LATENT
 from estimator.trainers.section import Section
@@ -61,7 +61,7 @@ def preview_frames(asked: int, arch: Arch, low_vram: bool) -> int:
     low_vram down, and so do those that start from a first frame."""
     if not arch.video:
         return 1
-    if (low_vram and arch.model_class == "wan") or arch.control_images == "first_frame":
+    if (low_vram and arch.model_class == "wan") or arch.control_images == FIRST_FRAME:
         return 1 + (max(asked, 1) - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT
     whole = asked if asked % FRAMES_PER_LATENT == 1 else asked // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
     return max(whole, 1)
