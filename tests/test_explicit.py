@@ -89,6 +89,16 @@ def test_a_key_without_a_value_is_not_said(tmp_path: Path, key: str) -> None:
     assert "missing" in problem.what
 
 
+def test_the_documented_file_is_read_as_it_stands(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "cli.md").read_text(encoding="utf-8")
+    sample = text[text.index("```yaml\nrun:") + len("```yaml\n") :]
+    path = tmp_path / "run.yaml"
+    path.write_text(sample[: sample.index("```")], encoding="utf-8")
+    (job,) = read_jobs(path)
+    assert (job.arch, job.unmodelled) == ("zimage", ())
+    assert any("as AI Toolkit does" in text for text in job.warnings)
+
+
 def test_nothing_is_assumed_so_no_default_is_named(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, width=99_999)
     assert "default" not in problem.fix

@@ -118,6 +118,7 @@ class _Shape:
 
 def _read_run(run: Section, arch_override: str | None) -> Job | None:
     found = run.found
+    found.warn((), "loading, caching and saving are estimated as AI Toolkit does them: another trainer's may need more or less")
     _only(run, RUN_KEYS)
     for key in REQUIRED:
         if run.values.get(key) is None:
