@@ -2,9 +2,9 @@
 
     python -m calibration.confirm_plans FOLDER [--only NAME ...] [--list] [options of calibration.trainer]
 
-Each case is an example and a card's size. The example's data is replaced by synthetic images and its run made short; what
-`estimate plan` answers for it is run by the real trainer on the emulated device of that capacity, and must finish; then each step
-up (a change of the plan taken back, or the next larger batch or resolution): where an estimate calls it "oom" it must run out of
+Each case is an example, a card's size and an aim. The example's data is replaced by synthetic images or clips and its run made short; what
+`estimate plan` answers for it is run by the real trainer on the emulated device of that capacity, and must finish; then steps
+up (a change of the plan taken back, or the next larger batch or number of frames): where an estimate calls it "oom" it must run out of
 memory, where it calls it "borderline" either may be.
 """
 
@@ -22,18 +22,22 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from calibration.clips import write_clip
 from estimator.engine import estimate_job
 from estimator.errors import CannotTell
-from estimator.estimate import SAFE
+from estimator.estimate import OOM, SAFE
 from estimator.gpus import find_gpu
+from estimator.planner.buckets import FRAME_STEP, STEP, frame_edits, grown
 from estimator.planner.edits import Edit, merged
 from estimator.planner.output import edited_text
-from estimator.planner.plans import make_plan
+from estimator.planner.plans import Plan, make_plan
+from estimator.planner.space import batch_edits
 from estimator.planner.subject import Subject, read_subject
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 8
 IMAGES = ((2048, 2048), (2304, 1536), (1536, 2304))
+CLIP = (832, 480, 200)
 WORDS = "a brass lantern on a wooden table beside a window at dusk"
 
 
@@ -43,16 +47,18 @@ class Case:
 
     example: str
     gib: int
-    steps_up: int = 1
+    steps_up: int = 2
+    aim: str = "quality"
 
     @property
     def name(self) -> str:
-        return f"{self.example}@{self.gib}"
+        return f"{self.example}@{self.gib}" + (f"-{self.aim}" if self.aim != "quality" else "")
 
 
 CASES = (
     Case("flux_dev_24gb", 16), Case("flux_dev_24gb", 24), Case("zimage_turbo_ui", 12), Case("zimage_turbo_ui", 16),
-    Case("wan21_1b_ui", 12), Case("wan21_14b_24gb", 24), Case("qwen_edit_2509_ui", 32), Case("qwen_edit_2509_ui", 48),
+    Case("wan21_1b_ui", 16), Case("wan21_1b_ui", 16, aim="frames"), Case("wan21_14b_24gb", 24),
+    Case("qwen_edit_2509_ui", 32), Case("qwen_edit_2509_ui", 48),
 )  # fmt: skip
 
 
@@ -67,7 +73,8 @@ def write_job(case: Case, place: Path) -> Path:
         process.setdefault("save", {})["save_every"] = STEPS
         for number, entry in enumerate(process["datasets"]):
             for key in [key for key in entry if key == "folder_path" or key.startswith("control_path")]:
-                entry[key] = str(write_images(place / f"data{number}-{key}"))
+                made = write_clips if int(entry.get("num_frames") or 1) > 1 else write_images
+                entry[key] = str(made(place / f"data{number}-{key}"))
         for sample in process["sample"].get("samples", []):
             for key in [key for key in sample if key.startswith("ctrl_img")]:
                 sample[key] = str(write_images(place / "data-ctrl") / "image0.png")
@@ -84,17 +91,41 @@ def write_images(folder: Path) -> Path:
     return folder
 
 
-def steps_up(subject: Subject, gib: int) -> list[tuple[str, tuple[Edit, ...]]]:
-    """What the plan says is not safe any more: each change taken back alone, or the next of each growth."""
-    gpu = find_gpu(f"{gib}GiB")
-    plan = make_plan(subject, gpu, "quality")
-    if plan.edits:
+def write_clips(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(len(IMAGES)):
+        write_clip(folder / f"clip{number}.avi", *CLIP)
+        (folder / f"clip{number}.txt").write_text(WORDS, encoding="utf-8")
+    return folder
+
+
+GROWN = {"batch": (batch_edits, 1), "frames": (frame_edits, FRAME_STEP), "resolution": (grown, STEP)}
+FURTHEST = 400
+
+
+def steps_up(plan: Plan) -> list[tuple[str, tuple[Edit, ...]]]:
+    """What the plan says is not safe any more: each change taken back alone; or of its growth the next, and the first that is certain
+    to fail.
+    """
+    further = [growth for growth in plan.growth if growth.beyond is not None]
+    if not further:
         return [
             (f"without {change.name}", merged(edit for other in plan.changes if other is not change for edit in other.edits))
             for change in plan.changes
         ]
-    keys = {"batch": "train.batch_size"}
-    return [(f"{g.what} {g.beyond}", (Edit(keys[g.what], g.beyond),)) for g in plan.growth if g.what in keys and g.beyond is not None]
+    what, beyond = further[0].what, further[0].beyond
+    assert beyond is not None
+    edits_for, step = GROWN[what]
+    values = range(beyond, beyond + FURTHEST * step, step)
+    certain = next((value for value in values if _certain_to_fail(plan, edits_for(plan.subject, value))), None)
+    chosen = dict.fromkeys([beyond] if certain is None else [beyond, certain])
+    return [(f"{what} {value}", merged((*plan.edits, *edits_for(plan.subject, value)))) for value in chosen]
+
+
+def _certain_to_fail(plan: Plan, edits: tuple[Edit, ...]) -> bool:
+    """What is allocated alone is more than the card has."""
+    job = plan.subject.read(merged((*plan.edits, *edits)))
+    return job is not None and estimate_job(job, plan.gpu, fast=True).verdict == OOM
 
 
 def confirm(case: Case, folder: Path, options: list[str]) -> list[dict[str, Any]]:
@@ -103,11 +134,11 @@ def confirm(case: Case, folder: Path, options: list[str]) -> list[dict[str, Any]
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     subject = read_subject(str(write_job(case, place)), (), None, ())
-    plan = make_plan(subject, find_gpu(f"{case.gib}GiB"), "quality")
+    plan = make_plan(subject, find_gpu(f"{case.gib}GiB"), case.aim)
     if plan.after is None:
         return [{"case": case.name, "config": "planned", "verdict": "none is safe", "ran": "not run"}]
     rows = []
-    for what, edits in [("planned", plan.edits), *steps_up(subject, case.gib)[: case.steps_up]]:
+    for what, edits in [("planned", plan.edits), *steps_up(plan)[: case.steps_up]]:
         said = {"case": case.name, "config": what, "edits": [edit.override for edit in edits]}
         rows.append({**said, **tried(subject, edits, case, place, options)})
         print(json.dumps(rows[-1]), flush=True)
@@ -136,7 +167,7 @@ def tried(subject: Subject, edits: tuple[Edit, ...], case: Case, place: Path, op
 
 def holds(row: dict[str, Any]) -> bool:
     """Safe must have run without running out of memory, oom must have run out of it."""
-    expected = {SAFE: ("ok",), "oom": ("out of memory",)}.get(row["verdict"])
+    expected = {SAFE: ("ok",), OOM: ("out of memory",)}.get(row["verdict"])
     return expected is None or row["ran"] in expected
 
 

@@ -17,7 +17,7 @@ from estimator.outside import extra_at_peak, outside, room
 from estimator.residents import PhasePeak, Simulation, workspace_of
 from estimator.residual import Residual, interval
 from estimator.rows import bound
-from estimator.timeline import simulate
+from estimator.timeline import simulate, survives_start
 
 REQUIRED_STEP_BYTES = 64 * 2**20  # precision of the search for the smallest capacity
 RECORDED_CAPABILITY = "8.9"  # of the emulated device that the programs were recorded on
@@ -69,14 +69,19 @@ def surely_unsafe(job: Job, gpu: Gpu) -> list[PhasePeak]:
     return [p for p in rows.phases if _fast_verdict(p, space, residual) != SAFE]
 
 
-def surely_fails(job: Job, gpu: Gpu) -> bool:
-    """Whether one replay under the card's capacity, taken rather too large than too small, runs out of memory: quick where it does.
+EARLY = frozenset({"load", "prepare", "cache_latents", "cache_text"})
+"""The phases before the first previews."""
 
-    A job of which this is true is not safe; of another only `estimate_job` can tell. Raises CannotTell.
+
+def fails_at_start(job: Job, gpu: Gpu, *, loading_only: bool) -> bool:
+    """Whether a job runs out of memory before its first previews (or loading), with the most room that one which starts alike has there.
+
+    No such job is safe, as far as more room never fails where less does not. Raises CannotTell.
     """
-    workspace = workspace_of(gpu)
-    most = room(gpu, residual_for(gpu, job), bound(job, workspace_bytes=workspace).phases).low_bytes
-    return _replay(job, max(most, 0), workspace).failed is not None
+    workspace, phases = workspace_of(gpu), {"load"} if loading_only else EARLY
+    rows = [peak for peak in bound(job, workspace_bytes=workspace).phases if peak.phase in phases]
+    most = room(gpu, residual_for(gpu), rows).low_bytes
+    return not survives_start(job, max(most, 0), loading_only=loading_only, workspace_bytes=workspace)
 
 
 def fails_alone(peak: PhasePeak, gpu: Gpu) -> bool:

@@ -81,13 +81,18 @@ def warm_up(plan: Plan, up: tuple[Step, ...]) -> tuple[Step, ...]:
     return (up[0],) * (len(plan.trained) if isinstance(plan, Wan22Plan) else 1)
 
 
-def before_steps(plan: Plan) -> Iterator[Operation]:
-    """Everything up to the first training step."""
-    train = plan.job.train
+def before_previews(plan: Plan) -> Iterator[Operation]:
+    """Everything up to the first round of previews."""
     yield from plan.load()
     yield from plan.set_up()
     yield from plan.caching()
     yield from plan.prepare()
+
+
+def before_steps(plan: Plan) -> Iterator[Operation]:
+    """Everything up to the first training step."""
+    train = plan.job.train
+    yield from before_previews(plan)
     if not (train.skip_first_sample or train.disable_sampling) and plan.makes_previews:
         yield from plan.sampling("first")
     yield from plan.enter_loop()

@@ -63,6 +63,13 @@ def simulate(
     return _finished([*replay.peaks, *train, *worst.peaks], worst)
 
 
+def survives_start(job: Job, capacity_bytes: int, *, loading_only: bool, workspace_bytes: int = WORKSPACE_BYTES) -> bool:
+    """Whether all before the first previews (or loading alone) goes through under a capacity. Raises CannotTell as `simulate` does."""
+    profile = profile_of(job.arch, job.model)
+    plan = plans.plan_of(job, profile)
+    return Replay(profile, job, capacity_bytes, workspace_bytes).run(plan.load() if loading_only else plans.before_previews(plan))
+
+
 def orders_of(up: tuple[Step, ...]) -> list[tuple[Step, ...]]:
     """Orders in which the buckets of a run may come: largest last, largest first, and a shuffle that is always the same."""
     orders = [up, up[::-1]]

@@ -8,6 +8,7 @@ are read, written out in two bytes and read again. Operations are put into bytes
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from estimator.controls import latent_size
 from estimator.errors import CannotTell
@@ -15,7 +16,7 @@ from estimator.estimate import Estimate
 from estimator.features import image_values
 from estimator.job import Job
 from estimator.plans import plan_of
-from estimator.programs import Profile, load_profile
+from estimator.programs import load_profile
 
 OPERATIONS_PER_BYTE = 150
 """Dense bf16 operations per byte of memory traffic: A100 312 T/s and 2.0 TB/s, RTX 4090 165 T/s and 1.0 TB/s (makers' data sheets)."""
@@ -34,20 +35,21 @@ def _traffic(weights: str) -> float:
     return bits / 8 + 2 * BF16_BYTES
 
 
-def _weights_count(profile: Profile, component: str) -> float:
-    return sum(profile.resident(component, "bf16")) / BF16_BYTES
+@cache
+def _weights_count(arch: str, component: str) -> float:
+    return sum(load_profile(arch).resident(component, "bf16")) / BF16_BYTES
 
 
 def work_per_image(job: Job) -> float:
     """Bytes' worth of work for one image of the job, the mean over its buckets; only good beside another. Raises CannotTell."""
     profile = load_profile(job.arch)
     plan = plan_of(job, profile)
-    weights = _weights_count(profile, "transformer")
+    weights = _weights_count(job.arch, "transformer")
     passes = PASSES_CHECKPOINTED if job.train.gradient_checkpointing else PASSES
     moved = _traffic(job.model.weights)
     if job.model.layer_offloading:
         moved += job.model.layer_offloading_transformer_percent * BF16_BYTES * OPERATIONS_PER_COPIED_BYTE / OPERATIONS_PER_BYTE
-    text = 0 if plan.text_away else sum(_weights_count(profile, name) for name in plan.encoders)
+    text = 0 if plan.text_away else sum(_weights_count(job.arch, name) for name in plan.encoders)
     total, images = 0.0, 0
     for dataset in job.datasets:
         for bucket in dataset.buckets:

@@ -1,6 +1,8 @@
 """The cheapest combination of edits that is safe: by rising loss through the peak rows, and only what they let pass through the replay.
 
 Peak rows are a lower bound, so what they reject no replay would call safe: the first that the replay calls safe has the least loss of all.
+Settings are decided one after the other. Before any way is followed further, the lowest that it can lead to is tried: where that fails,
+all that lies on the way fails (estimator.planner.sight).
 """
 
 from __future__ import annotations
@@ -10,20 +12,21 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from estimator.engine import estimate_job, fails_alone, surely_fails, surely_unsafe, without_flash
+from estimator.engine import EARLY, estimate_job, fails_alone, fails_at_start, surely_unsafe, without_flash
 from estimator.errors import CannotTell
 from estimator.estimate import OOM, SAFE, Estimate
 from estimator.gpus import Gpu
 from estimator.planner.edits import NOTHING, Dimension, Edit, Level, Loss, merged
+from estimator.planner.known import Known
+from estimator.planner.sight import LOAD, START, UNTOLD, phase_of, seen
 from estimator.planner.subject import Subject
 from estimator.residents import PhasePeak
 
-# What cannot change a phase's peak rows: a phase that fails, fails with every alternative of these. Held by tests/test_plan_laws.py.
-IRRELEVANT = {
-    "load": frozenset({"latents", "text", "checkpointing", "optimizer", "batch", "previews", "buckets", "frames"}),
-    "save": frozenset({"checkpointing", "batch", "buckets", "frames"}),
-    "sample": frozenset({"checkpointing", "batch", "buckets", "frames"}),
-}
+SPEED = "speed"
+"""The dimension of all that changes the time of a step."""
+FIRST = (SPEED, "text", "low_vram", "weights", "latents")
+LAST = ("batch", "buckets", "frames", "controls", "checkpointing", "optimizer", "offloading", "previews")
+"""In which order settings are decided. LAST: those of which it is known where they leave a phase least (estimator.planner.sight)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Judge:
     replayed: int = 0
     _rows: dict[tuple[Edit, ...], tuple[PhasePeak, ...] | None] = field(default_factory=dict)
     _estimates: dict[tuple[Edit, ...], Estimate] = field(default_factory=dict)
-    _failed: set[tuple[Edit, ...]] = field(default_factory=set)
+    _starts: dict[tuple[str, tuple[Edit, ...]], bool] = field(default_factory=dict)
 
     def failing(self, edits: tuple[Edit, ...]) -> tuple[PhasePeak, ...] | None:
         """The phases that peak rows rule out; None where the edited config cannot be estimated at all."""
@@ -90,9 +93,7 @@ class Judge:
         if estimate is not None:
             return estimate.verdict, tuple(dict.fromkeys(p.phase for p in estimate.phases if p.verdict != SAFE))
         failing = self.failing(edits)
-        if failing:
-            return NOT_SAFE, tuple(dict.fromkeys(p.phase for p in failing))
-        return (NOT_SAFE, ()) if edits in self._failed else ("", ())
+        return (NOT_SAFE, tuple(dict.fromkeys(p.phase for p in failing))) if failing else ("", ())
 
     def standing(self, edits: tuple[Edit, ...] = ()) -> Estimate:
         """The edited config: by peak rows where these are certain that it fails. The edits must be readable. Raises CannotTell."""
@@ -101,90 +102,111 @@ class Judge:
         rows = estimate_job(job, self.gpu, fast=True)
         return rows if rows.verdict == OOM else self.estimate(edits)
 
+    def starts(self, edits: tuple[Edit, ...], part: str) -> bool:
+        """Whether LOAD or START goes through by replay, with the most room it can have. The edits must be readable. Raises CannotTell."""
+        what = part, seen(edits, part)
+        if what not in self._starts:
+            job = self.subject.read(edits)
+            assert job is not None
+            self._starts[what] = not fails_at_start(job, self.gpu, loading_only=part == LOAD)
+        return self._starts[what]
+
     def safe(self, edits: tuple[Edit, ...]) -> bool:
-        """Safe by the rule of `check`. What fails is mostly seen from one replay that breaks off early."""
-        if edits in self._estimates or self.failing(edits) != ():
-            return self.failing(edits) == () and self.estimate(edits).verdict == SAFE
-        job = self.subject.read(edits)
-        assert job is not None
-        if edits not in self._failed and surely_fails(job, self.gpu):
-            self.replayed += 1
-            self._failed.add(edits)
-        return edits not in self._failed and self.estimate(edits).verdict == SAFE
+        """Safe by the rule of `check`."""
+        return self.failing(edits) == () and self.estimate(edits).verdict == SAFE
 
 
-class _Dead:
-    """Combinations of levels that fail whatever the other dimensions are at, by which dimensions they are of."""
+def cheapest(judge: Judge, space: Sequence[Dimension], base: tuple[Edit, ...] = (), *, by_rows: bool = False) -> Choice | None:
+    """The safe choice of the least loss over the edits `base`; None if there is none. Of equal losses, that with the fewest edits.
 
-    def __init__(self, judge: Judge, space: Sequence[Dimension], base: tuple[Edit, ...]) -> None:
-        self.judge, self.space, self.base = judge, space, base
-        self.groups: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
-
-    def note(self, places: tuple[int, ...], failing: tuple[PhasePeak, ...]) -> None:
-        """Only a phase that fails by its own bytes counts: the tolerance is one of the whole job's peak."""
-        for peak in failing:
-            if fails_alone(peak, self.judge.gpu):
-                spared = IRRELEVANT.get(peak.phase, frozenset())
-                group = tuple(d for d, each in enumerate(self.space) if each.name not in spared)
-                self.groups.setdefault(group, set()).add(tuple(places[d] for d in group))
-
-    def has(self, places: tuple[int, ...]) -> bool:
-        return any(tuple(places[d] for d in group) in dead for group, dead in self.groups.items())
-
-    def all_of_loading(self) -> bool:
-        """Try everything that loading depends on, once: where nothing loads there is nothing to search."""
-        group = tuple(d for d, each in enumerate(self.space) if each.name not in IRRELEVANT["load"])
-        every = [range(len(each.levels)) if d in group else range(1) for d, each in enumerate(self.space)]
-        combinations = list(itertools.product(*every))
-        for places in combinations:
-            failing = self.judge.failing(merged((*self.base, *_choice(self.space, places).edits))) or ()
-            self.note(places, tuple(peak for peak in failing if peak.phase == "load"))
-        return len(self.groups.get(group, ())) == len(combinations)
-
-
-def _choice(space: Sequence[Dimension], places: tuple[int, ...]) -> Choice:
-    return Choice(tuple(each.levels[n] for each, n in zip(space, places, strict=True)))
-
-
-def cheapest(judge: Judge, space: Sequence[Dimension], base: tuple[Edit, ...] = ()) -> Choice | None:
-    """The safe choice of the least loss over the edits `base`; None if there is none. Of equal losses, that with the fewest edits."""
+    `by_rows`: the first that peak rows do not rule out.
+    """
     if without_flash(judge.gpu):
         return None  # nothing is called safe there
-    dead = _Dead(judge, space, base)
-    if dead.all_of_loading():
-        return None
-    for places in _rising(space):
-        if dead.has(places) or _hopeless(judge, space, base, places):
-            continue
-        choice = _choice(space, places)
+    search = _Search(judge, space, base)
+    for choice in itertools.chain((Choice(tuple(each.levels[0] for each in space)),), search.rising()):
         edits = merged((*base, *choice.edits))
-        failing = judge.failing(edits)
-        dead.note(places, failing or ())
-        if failing == () and judge.safe(edits):
+        if judge.failing(edits) == () and (by_rows or judge.safe(edits)):
             return choice
+        fails = judge.shortfall(edits)[1] if judge.failing(edits) == () else ()
+        if EARLY.intersection(fails):
+            search.replayed |= {LOAD if LOAD in fails else START}
     return None
 
 
-def _hopeless(judge: Judge, space: Sequence[Dimension], base: tuple[Edit, ...], places: tuple[int, ...]) -> bool:
-    """Whether a choice that offloads a share of the layers fails even with all offloaded, which leaves least: one try for ten."""
-    most = tuple(len(each.levels) - 1 if each.name == "offloading" and n else n for each, n in zip(space, places, strict=True))
-    return most != places and bool(judge.failing(merged((*base, *_choice(space, most).edits))))
+class _Search:
+    """Decides one dimension after the other, the cheapest beginning first: what is decided costs no less with what is not.
 
+    Places are those of levels in the first dimensions, in the order in which they are decided. `replayed`: of what peak rows let pass,
+    these (LOAD, START) are replayed before it is followed further; asked for once some choice has failed in them.
+    """
 
-def _rising(space: Sequence[Dimension]) -> Iterator[tuple[int, ...]]:
-    """Every choice as places in the dimensions, by rising loss, each once."""
+    def __init__(self, judge: Judge, space: Sequence[Dimension], base: tuple[Edit, ...]) -> None:
+        self.judge, self.base, self.given, self.replayed = judge, base, space, set[str]()
+        self.space = sorted(space, key=lambda each: (*FIRST, *LAST).index(each.name))
+        self.known = Known(self.space, base, judge.subject.job.train)
+        self.lowest = tuple(len(each.levels) - 1 if each.name in LAST else 0 for each in self.space)
+        self.costs = [[(*level.loss.order, len(level.edits)) for level in each.levels] for each in self.space]
 
-    def entry(places: tuple[int, ...]) -> tuple[tuple[int, int, int], int, tuple[int, ...]]:
-        levels = [each.levels[n] for each, n in zip(space, places, strict=True)]
-        return sum((level.loss for level in levels), NOTHING).order, sum(len(level.edits) for level in levels), places
+    def rising(self) -> Iterator[Choice]:
+        """Every choice by rising loss, each once, but for those that are known to fail."""
+        waiting = [self._entry(())]
+        while waiting:
+            places = heapq.heappop(waiting)[-1]
+            at = len(places)
+            if at and places[-1] + 1 < len(self.space[at - 1].levels):
+                heapq.heappush(waiting, self._entry((*places[:-1], places[-1] + 1)))
+            if self._fails(places):
+                continue
+            if at == len(self.space):
+                yield self._choice(places)
+            else:
+                heapq.heappush(waiting, self._entry((*places, 0)))
 
-    start = (0,) * len(space)
-    waiting, seen = [entry(start)], {start}
-    while waiting:
-        _, _, places = heapq.heappop(waiting)
-        yield places
-        for d, each in enumerate(space):
-            after = (*places[:d], places[d] + 1, *places[d + 1 :])
-            if after[d] < len(each.levels) and after not in seen:
-                seen.add(after)
-                heapq.heappush(waiting, entry(after))
+    def _entry(self, places: tuple[int, ...]) -> tuple[int, int, int, int, int, tuple[int, ...]]:
+        aimed = learned = trouble = edits = 0
+        for costs, n in zip(self.costs, places, strict=False):
+            each = costs[n]
+            aimed, learned, trouble, edits = aimed + each[0], learned + each[1], trouble + each[2], edits + each[3]
+        return aimed, learned, trouble, edits, -len(places), places
+
+    def _choice(self, places: tuple[int, ...]) -> Choice:
+        levels = {each.name: each.levels[n] for each, n in zip(self.space, places, strict=True)}
+        return Choice(tuple(levels[each.name] for each in self.given))
+
+    def _fails(self, places: tuple[int, ...]) -> bool:
+        """Whether all that these places can lead to fails, as far as can be told from where each phase is least."""
+        at = len(places)
+        if self.known.dead(places):
+            return True
+        if at and places[-1] == self.lowest[at - 1]:
+            return False  # what would be tried was, one place earlier
+        whole = places + self.lowest[at:]
+        for part in self.replayed:
+            if not self._starts(whole, part):
+                self.known.bury(part, whole, at)
+        if self.known.dead(places):
+            return True
+        for phase in self._failing(whole):
+            ends = self.known.ends(phase, whole, at)
+            corners = [tuple(corner.get(d, n) for d, n in enumerate(whole)) for corner in ends]
+            if all(phase in self._failing(corner) for corner in corners):
+                self.known.bury(phase, whole, at)
+                if self.known.dead(places):
+                    return True
+        return False
+
+    def _starts(self, places: tuple[int, ...], part: str) -> bool:
+        """Whether it is not known to fail by replay."""
+        edits = merged((*self.base, *self._choice(places).edits))
+        return self.judge.failing(edits) is None or self.judge.starts(edits, part)
+
+    def _failing(self, places: tuple[int, ...]) -> tuple[str, ...]:
+        """The phases that fail at these places by their own bytes; UNTOLD alone where nothing can be told."""
+        failing = self.known.failing(places)
+        if failing is None:
+            peaks = self.judge.failing(merged((*self.base, *self._choice(places).edits)))
+            told = {phase_of(peak) for peak in peaks if fails_alone(peak, self.judge.gpu)} if peaks is not None else {UNTOLD}
+            failing = tuple(told)
+            self.known.note(places, failing)
+        return failing

@@ -21,6 +21,8 @@ UNLOADED_TEXT_LEARNED = 100  # captions are ignored then: as bad as no bucket at
 BATCH_WITH_ACCUMULATION, BATCH_WITHOUT = 2, 8  # for each halving
 PREVIEW_LEAST, PREVIEW_SCALE, NO_PREVIEWS = 2, 8, 14
 WEIGHTS_8, WEIGHTS_4, TEXT_8, TEXT_4 = 10, 40, 4, 12
+WEIGHTS_LEARNED, TEXT_LEARNED = {3: 60, 2: 95}, {3: 30, 2: 60}
+"""Below 4 bit what is learned suffers: in 3 bit somewhat more than without the buckets above 768 of 1024 px (44)."""
 OFFLOADING_LEAST, OFFLOADING_SCALE = 12, 20
 
 PREVIEW_STEP, PREVIEW_SMALLEST = 64, 512  # px; the trainer's default previews are 512
@@ -54,7 +56,7 @@ def dimensions(subject: Subject, aim: str) -> tuple[Dimension, ...]:
 def _usable(subject: Subject, levels: tuple[Level, ...]) -> tuple[Level, ...]:
     """The config as it stands, and the alternatives that touch nothing pinned and can be read, cheapest first."""
     found = [level for level in levels if not any(subject.kept(edit.key) for edit in level.edits) and subject.read(level.edits)]
-    return (Level(), *sorted(found, key=lambda level: level.loss.order))
+    return (Level(), *sorted(found, key=lambda level: (level.loss.order, len(level.edits))))
 
 
 def _latents(subject: Subject) -> Iterator[Level]:
@@ -197,9 +199,11 @@ def _weights(subject: Subject) -> Iterator[Level]:
             if bits > _bits(now.weights) or text_bits > _bits(now.te_weights):
                 continue
             points = _points(_bits(now.weights), bits, WEIGHTS_8, WEIGHTS_4) + _points(_bits(now.te_weights), text_bits, TEXT_8, TEXT_4)
+            learned = WEIGHTS_LEARNED.get(bits, 0) * (bits < _bits(now.weights))
+            learned += TEXT_LEARNED.get(text_bits, 0) * (text_bits < _bits(now.te_weights))
             words = [*_precision("frozen weights", _bits(now.weights), bits), *_precision("text encoder", _bits(now.te_weights), text_bits)]
             if points:
-                yield Level(edits, Loss(trouble=points), "; ".join(words))
+                yield Level(edits, Loss(learned=learned, trouble=points), "; ".join(words))
 
 
 def unquantised(subject: Subject) -> Level | None:
@@ -240,6 +244,8 @@ def _points(before: int, after: int, to_8: int, to_4: int) -> int:
 def _precision(what: str, before: int, after: int) -> list[str]:
     if after >= before:
         return []
+    if after < 4:
+        return [f"{what} in {after} bit: so much less exact that what is learned suffers"]
     return [f"{what} in {after} bit: " + ("hardly a loss" if after >= 8 else "clearly less exact than in 8")]
 
 
