@@ -24,16 +24,16 @@ _SIZES = ("datasets.*.resolution", "datasets.*.num_frames", "model.model_kwargs.
 UNSEEN: Mapping[str, tuple[str, ...]] = {
     UNTOLD: ("datasets.*.resolution", "sample.*"),
     LOAD: ("train.*", "datasets.*", "sample.*", "model.model_kwargs.*"),
-    "prepare": (*_STEP, *_PREVIEWS, *_SIZES),
+    "prepare": (*_STEP, "sample.*", *_SIZES),
     "cache_latents": (*_STEP, *_PREVIEWS),
     "cache_text": (*_BATCH, "train.optimizer", *_PREVIEWS),
     BASELINE: (*_STEP, *_SIZES),
     "sample": ("train.gradient_checkpointing",),
-    "train": ("model.low_vram", "sample.*"),
-    "save": ("model.low_vram", "train.gradient_checkpointing", "sample.*"),
+    "train": ("sample.*",),
+    "save": ("train.gradient_checkpointing", "sample.*"),
 }
 """Phase -> patterns of the keys that make no difference to it."""
-_UNSEEN_AT_START = (*_BATCH, "train.optimizer", *_PREVIEWS)
+_UNSEEN_AT_START = (*_BATCH, "train.optimizer", "sample.*")
 
 TEXT_WEIGHTS = ("model.quantize_te", "model.qtype_te")
 CACHES_TEXT = "train.cache_text_embeddings"
@@ -42,7 +42,7 @@ AFTER_TEXT = frozenset({BASELINE, "sample", "train", "save"})
 
 LOWERING: Mapping[str, frozenset[str]] = {
     LOAD: frozenset({"offloading"}),
-    "prepare": frozenset({"offloading", "latents"}),
+    "prepare": frozenset({"offloading", "latents", "previews"}),
     "cache_latents": frozenset({"buckets", "frames", "controls"}),
     "cache_text": frozenset({"buckets", "frames", "controls"}),
     BASELINE: frozenset({"offloading", "previews", "latents"}),
