@@ -273,6 +273,12 @@ def test_no_sample_section_means_no_previews(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- settings of a dataset entry
 
 
+@pytest.mark.parametrize(("share", "warned"), [(0.7, False), (1.0, False), (70, True)])
+def test_a_percentage_of_offloading_is_a_share(tmp_path: Path, share: float, warned: bool) -> None:
+    job = read(tmp_path, model={**ZIMAGE, "layer_offloading": True, "layer_offloading_transformer_percent": share})
+    assert any("a share is wanted" in text for text in job.warnings) == warned
+
+
 def test_resolutions_make_a_dataset_each(tmp_path: Path) -> None:
     job = read(
         tmp_path,

@@ -7,6 +7,8 @@ import struct
 from pathlib import Path
 
 import pytest
+from config_writer import read, refusal
+from PIL import Image as Pillow
 
 from calibration.clips import write_clip
 from estimator.datasets import Image, scan
@@ -54,6 +56,25 @@ def test_clips_count_only_where_video_is_trained(tmp_path: Path) -> None:
     assert scan(str(tmp_path)).images == ()
     (found,) = scan(str(tmp_path), video=True).images
     assert (found.width, found.height, found.frames) == (96, 64, 30)
+
+
+def test_a_speed_must_be_one(tmp_path: Path) -> None:
+    wan = {"name_or_path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "arch": "wan21"}
+    data = [{"folder_path": "/x", "num_frames": 17, "auto_frame_count": True, "trim_auto_frame_count_tail": False, "fps": -24}]
+    (problem,) = refusal(tmp_path, model=wan, datasets=data)
+    assert problem.place is not None
+    assert problem.place.key == "datasets.0.fps"
+
+
+def test_a_folder_of_two_entries_has_its_clips_for_the_one_of_video_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "both"
+    folder.mkdir()
+    shutil.copy(CLIPS / "wide.mp4", folder)
+    Pillow.new("RGB", (64, 64)).save(folder / "still.png")
+    wan = {"name_or_path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "arch": "wan21"}
+    data = [{"folder_path": str(folder), "num_frames": frames} for frames in (1, 17)]
+    stills, clips = read(tmp_path, model=wan, datasets=data).datasets
+    assert ({b.frames for b in stills.buckets}, {b.frames for b in clips.buckets}) == ({1}, {1, 17})
 
 
 @pytest.mark.parametrize(

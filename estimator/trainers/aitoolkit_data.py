@@ -78,13 +78,14 @@ def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, 
         what = f"more than {MAX_DATASETS:,} datasets, counting each resolution of each entry"
         found.problem(process.at("datasets"), what, "the trainer makes a dataset of each, with all its images", "use fewer resolutions")
         return ()
-    scans: dict[str, Scan] = {}
+    scans: dict[tuple[str, bool], Scan] = {}
     datasets: list[Dataset] = []
     for entry in entries:
-        if entry.folder not in scans:
-            scans[entry.folder] = scan(entry.folder, entry.frames.video)
-            _report_scan(entry, scans[entry.folder], arch)
-        datasets += _at_resolutions(entry, scans[entry.folder], arch)
+        files = entry.folder, entry.frames.video
+        if files not in scans:
+            scans[files] = scan(*files)
+            _report_scan(entry, scans[files], arch)
+        datasets += _at_resolutions(entry, scans[files], arch)
     return tuple(datasets)
 
 

@@ -237,5 +237,8 @@ def _report_offloading(model: Section, arch: Arch, result: Model) -> None:
     for key, weights, share in zip(("qtype", arch.te_qtype_key), (result.weights, result.te_weights), shares, strict=True):
         if share > 0 and weights != result.dtype and weights not in modelled.OFFLOADED_WEIGHTS:
             model.found.not_modelled(model.at(key), weights, "layers in this quantisation that are moved in and out of the card")
+    for key in ("layer_offloading_transformer_percent", "layer_offloading_text_encoder_percent"):
+        if model.number(key, 1.0) > 1:
+            model.found.warn(model.at(key), "1.0 is all layers already: a share is wanted, such as 0.5 for half of them")
     if any(0 < share < 1 for share in shares):
         model.found.warn(at, "the trainer chooses the layers at random in every run: the estimate is of an even choice")

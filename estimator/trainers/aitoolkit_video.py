@@ -53,6 +53,10 @@ def read_frames(section: Section, arch: Arch) -> FrameRule:
     if section.truth("do_i2v", False) and arch.image_to_video:
         section.found.not_modelled(section.at("do_i2v"), True, "trains from the first frame of each clip")
     per_second = section.number("fps", DEFAULT_PER_SECOND)
+    if per_second <= 0:
+        what, fix = f"{per_second:g} frames a second", f"the default is {DEFAULT_PER_SECOND}"
+        section.found.problem(section.at("fps"), what, "must be above 0", fix)
+        per_second = DEFAULT_PER_SECOND
     return FrameRule(True, frames, auto, per_second, section.truth("trim_auto_frame_count_tail", True))
 
 
