@@ -273,6 +273,12 @@ def test_no_sample_section_means_no_previews(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- settings of a dataset entry
 
 
+def test_how_often_may_be_a_decimal_number(tmp_path: Path) -> None:
+    """The trainer takes the remainder of a division by it, which it does with 250.0 as well."""
+    job = read(tmp_path, sample={"prompts": ["a"], "sample_every": 250.0}, save={"save_every": 500.0})
+    assert (job.sample_every, job.save_every) == (250, 500)
+
+
 @pytest.mark.parametrize(("share", "warned"), [(0.7, False), (1.0, False), (70, True)])
 def test_a_percentage_of_offloading_is_a_share(tmp_path: Path, share: float, warned: bool) -> None:
     job = read(tmp_path, model={**ZIMAGE, "layer_offloading": True, "layer_offloading_transformer_percent": share})

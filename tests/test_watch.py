@@ -218,6 +218,14 @@ def test_a_log_of_its_own_is_read_and_the_streams_left_alone(environment: dict[s
     assert log.exists()
 
 
+@pytest.mark.parametrize("options", [["--gpu", "RTX409"], ["--config", "/nowhere/config.yaml"]])
+def test_mistakes_are_told_before_the_run(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = tmp_path / "ran"
+    assert cli.main(["watch", *options, "--", sys.executable, "-c", f"open({str(ran)!r}, 'w')"]) == 2
+    assert options[1] in capsys.readouterr().err
+    assert not ran.exists()
+
+
 def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     for options, words in ((["--"], "no command to run"), (["--", "/no/such/program"], "cannot be started"), (["--speed"], "--speed")):
         assert cli.main(["watch", *options]) == 2

@@ -58,6 +58,7 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
 
     if not command:
         raise InputError(Problem("no command to run", None, "", "estimate watch -- python run.py config.yaml"))
+    _check(given)
     own = Path(given.log) if given.log else None
     copy = own or Path(tempfile.gettempdir(), f"estimate-watch-{os.getpid()}.log")
     begins = own.stat().st_size if own is not None and own.exists() else 0
@@ -73,6 +74,16 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
         return Answer("", status, _told(given, command, sampler, phases, status, notes))
     except Exception as error:  # the run's status counts, whatever there is to say of it
         return Answer("", status, f"estimate watch: {type(error).__name__}: {error}\n")
+
+
+def _check(given: argparse.Namespace) -> None:
+    """Raises InputError for a card or a config that is not there: before hours of training, not after."""
+    if given.gpu is not None:
+        options.one_card(given)
+    if given.config is not None:
+        from estimator.configfile import read_text
+
+        read_text(given.config)
 
 
 def _log_kept(copy: Path, ours: bool, status: int) -> list[str]:

@@ -67,7 +67,7 @@ def read_every(section: Section | None, key: str, default: int) -> int:
     """Every how many steps; 0 for never (missing section: the default)."""
     if section is None or key not in section.values:
         return default
-    return section.whole(key, default, 0, MAX_EVERY) if section.values[key] else 0
+    return section.whole(key, default, 0, MAX_EVERY, floats=True) if section.values[key] else 0
 
 
 def _items(sample: Section) -> list[tuple[KeyPath, dict[str, object]]]:
