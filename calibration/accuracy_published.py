@@ -6,10 +6,9 @@ row lies because it does not say all (`range`: shown, not judged), or why none o
 words stands with it. Rows of architectures that are not modelled are counted in published_other.jsonl.
 
 What a row is evidence of is decided by its `evidence`, for every row alike: `measured` (a figure that a tool read during the source's own
-run),
-`run` (the source's own run, which fitted or failed), `stated` (the author of a whole config says what it fits on) are judged; `relayed`
-(handed on
-from elsewhere, without a run of the source's own) is shown and not judged, since neither the settings nor the outcome can be checked.
+run), `run` (the source's own run, which fitted or failed), `stated` (the author of a whole config says what it fits on) are judged;
+`relayed` (handed on from elsewhere, without a run of the source's own) is shown and not judged, since neither the settings nor the outcome
+can be checked.
 """
 
 from __future__ import annotations

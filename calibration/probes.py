@@ -24,8 +24,8 @@ from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import OPTIMIZER_WITH, OPTIMIZER_WITH_OTHERS, Texts, kind_of
 from calibration.clips import write_clip
 
-# bitsandbytes keeps tensors of fewer than 4096 elements in fp32: with it, ranks at which no tensor of an adapter is so small
 UNLOADED = 2  # index of the probe job with the text encoder unloaded (Architecture.unloaded)
+# bitsandbytes keeps tensors of fewer than 4096 elements in fp32: with it, ranks at which no tensor of an adapter is so small
 RANKS = {"adamw8bit": (16, 24), "adamw": (8, 24), "adafactor": (8, 24), "prodigy": (8, 24)}
 
 

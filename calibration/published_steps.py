@@ -3,13 +3,12 @@
     python -m calibration.published_steps list
     (on the emulated device) python -m calibration.published_steps run STEP
 
-The programs that estimates rest on are recorded on the emulated device. Few published peaks are of a trainer and a model that are modelled;
-but a step whose script, sizes and software are all published can be repeated on the device, whatever trainer it is of. Here: CogVideoX
-LoRA by
-cogvideox-factory (a-r-r-o-w/finetrainers d81209bf, training/cogvideox_text_to_video_lora.py, October 2024): latents and prompts computed
-before, the text encoder and the VAE on the card until training starts and released then, fp16 autocast through accelerate with outputs in
-fp32, PEFT adapter on to_q, to_k, to_v and to_out.0 in fp32 (which its table of memory before training confirms: 4.1 bytes a parameter),
-v-prediction loss in fp32, clipping, two steps. Written from that description for the device; figures are torch's own.
+The programs that estimates rest on are recorded on the emulated device. Few published peaks are of a trainer and a model that are
+modelled; but a step whose script, sizes and software are all published can be repeated on the device, whatever trainer it is of. Here:
+CogVideoX LoRA by cogvideox-factory (a-r-r-o-w/finetrainers d81209bf, training/cogvideox_text_to_video_lora.py, October 2024): latents and
+prompts computed before, the text encoder and the VAE on the card until training starts and released then, fp16 autocast through accelerate
+with outputs in fp32, PEFT adapter on to_q, to_k, to_v and to_out.0 in fp32 (which its table of memory before training confirms: 4.1 bytes
+a parameter), v-prediction loss in fp32, clipping, two steps. Written from that description for the device; figures are torch's own.
 """
 
 from __future__ import annotations

@@ -5,16 +5,15 @@ For a row with the replayed figure b and the observed one y (bytes; both may be 
     y = b (1 + m[phase] + sum over groups of w[kind] z[kind, group]) + s t,    s^2 = (v[phase] b)^2 + a^2,    t ~ Student(n)
 
 m: bias of a phase; z ~ N(0, 1): a group's effect (architecture, kind of weights, optimizer; trainer, card generation), in units of w, the
-spread
-between groups, which is estimated as well: that shrinks a group of few rows to the common mean. v: multiplicative and a: additive spread. A
-fit is the probability that y is at most the room there was, an OOM that it is more. Rows are weighted so that every source counts once in
-a phase.
+spread between groups, which is estimated as well: that shrinks a group of few rows to the common mean. v: multiplicative and a: additive
+spread. A fit is the probability that y is at most the room there was, an OOM that it is more. Rows are weighted so that every source
+counts once in a phase.
 
 Priors, and why:
 - bias m ~ N(0, 0.5 %): programs are exact by construction; what is left are parts that were missed.
 - v: half the emulated bars (1 % allocated, 2 % reserved), log-normal, a factor of e either way. For cards 0.5 %, a factor of 2:
-  allocations are made
-  by the same code, and the allocator is exact (docs/memory_programs.md); what differs are versions, kernels and the order of freeing.
+  allocations are made by the same code, and the allocator is exact (docs/memory_programs.md); what differs are versions, kernels and the
+  order of freeing.
 - a: 2 MiB (the allocator's small segment), a factor of e either way; for cards 8 MiB (one cuBLAS workspace), a factor of 1.6: several of
   them at the bound.
 - w: 0.5 %, half-normal: groups that differ by more than the bars would have been found as missed tensors.

@@ -33,7 +33,7 @@ from calibration import (
     validation_jobs_wan,
 )  # fmt: skip
 from calibration.clips import write_clip
-from calibration.validation_jobs import CAPTIONS, CARDS_MIB, IMAGES, Job
+from calibration.validation_settings import CAPTIONS, CARDS_MIB, IMAGES, Job
 from estimator.archs import load_archs
 from estimator.buckets import bucket_size
 

@@ -4,29 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibration.validation_jobs import (
-    CACHED_LATENTS,
-    CACHED_TEXT,
-    EMA,
-    FIRST,
-    HIGH_VRAM,
-    IMAGES,
-    LOW_VRAM,
-    NO_CHECKPOINTING,
-    SECOND,
-    UI_MODELS,
-    UNLOADED,
-    UNQUANTISED,
-    Job,
-    batch,
-    optimizer,
-    preview,
-    quantised,
-    rank,
-    web_ui,
-)  # fmt: skip
-from calibration.validation_jobs_qwen import WEIGHTED, example
+from calibration import validation_jobs_qwen as qwen
+from calibration.validation_settings import *
 
+WEIGHTED = qwen.WEIGHTED
 EDIT = {"name_or_path": "Qwen/Qwen-Image-Edit-2509", "arch": "qwen_image_edit_plus"}
 EDIT_2511 = {"name_or_path": "Qwen/Qwen-Image-Edit-2511", "arch": "qwen_image_edit_plus:2511"}
 UI_MODELS["edit"] = {**EDIT, "low_vram": True, "model_kwargs": {"match_target_res": False}}
@@ -57,7 +38,7 @@ def edited(paths: list[str], width: int, height: int, prompt: str = FIRST, **mor
 
 THREE, ONE = controls("portraits", SQUARE, WIDE, PHOTO), controls("odd", PHOTO)
 TWO, FEW, BOTH = controls("five", WIDE, SMALL), controls("small", WIDE), controls("screens", SQUARE, SMALL)
-EXAMPLE = example()
+EXAMPLE = qwen.example()
 EXAMPLE |= {"model": {**EXAMPLE["model"], **EDIT}}
 JOBS = (
     Job(

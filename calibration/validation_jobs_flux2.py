@@ -4,29 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibration.validation_jobs import (
-    CACHED_LATENTS,
-    CACHED_TEXT,
-    EMA,
-    FIRST,
-    GUIDED,
-    HIGH_VRAM,
-    LOW_VRAM,
-    NO_CHECKPOINTING,
-    SECOND,
-    TWO_SIZES,
-    UNCACHED,
-    UNLOADED,
-    UNQUANTISED,
-    Job,
-    batch,
-    example,
-    optimizer,
-    preview,
-    quantised,
-    rank,
-    web_ui,
-)  # fmt: skip
+from calibration.validation_settings import *
 
 
 def klein(size: str) -> dict[str, Any]:

@@ -7,25 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibration.validation_jobs import (
-    CACHED_LATENTS,
-    CACHED_TEXT,
-    EMA,
-    HIGH_VRAM,
-    NO_CHECKPOINTING,
-    SECOND,
-    UNCACHED,
-    UNLOADED,
-    UNQUANTISED,
-    Job,
-    batch,
-    optimizer,
-    preview,
-    quantised,
-    rank,
-    web_ui,
-)  # fmt: skip
 from calibration.validation_jobs_flux2 import klein
+from calibration.validation_settings import *
 
 
 def offloaded(transformer: float, text_encoder: float) -> dict[str, Any]:

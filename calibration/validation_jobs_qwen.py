@@ -4,25 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibration.validation_jobs import (
-    CACHED_LATENTS,
-    EMA,
-    FIRST,
-    HIGH_VRAM,
-    NO_CHECKPOINTING,
-    SECOND,
-    UI_MODELS,
-    UNCACHED,
-    UNLOADED,
-    UNQUANTISED,
-    Job,
-    batch,
-    optimizer,
-    preview,
-    quantised,
-    rank,
-    web_ui,
-)  # fmt: skip
+from calibration.validation_settings import *
 
 QWEN = {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image"}
 QWEN_2512 = {"name_or_path": "Qwen/Qwen-Image-2512", "arch": "qwen_image:2512"}

@@ -4,21 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibration.validation_jobs import (
-    CACHED_LATENTS,
-    CACHED_TEXT,
-    EMA,
-    HIGH_VRAM,
-    UNLOADED,
-    UNQUANTISED,
-    Job,
-    batch,
-    optimizer,
-    preview,
-    quantised,
-    rank,
-    web_ui,
-)  # fmt: skip
+from calibration.validation_settings import *
 
 CACHED: dict[str, Any] = {**CACHED_LATENTS, **CACHED_TEXT}
 ONE_PREVIEW = (preview(512, 512),)

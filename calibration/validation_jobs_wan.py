@@ -4,25 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibration.validation_jobs import (
-    CACHED_LATENTS,
-    CACHED_TEXT,
-    EMA,
-    FIRST,
-    HIGH_VRAM,
-    IMAGES,
-    NO_CHECKPOINTING,
-    SECOND,
-    UI_MODELS,
-    UNLOADED,
-    UNQUANTISED,
-    Job,
-    batch,
-    optimizer,
-    preview,
-    rank,
-    web_ui,
-)  # fmt: skip
+from calibration.validation_settings import *
 
 IMAGES["clips"] = ((832, 480, "medium", 90), (480, 832, "long", 41))
 IMAGES["short clips"] = ((640, 480, "short", 24), (640, 480, "tag", 30))

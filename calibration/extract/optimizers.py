@@ -17,7 +17,6 @@ from estimator.optimizer_rules import GRADIENT, Shape
 
 Tensor = tuple[str, int]
 """Slot, and the number of the parameter (-1: one for all)."""
-CLASSES = (("zero", "small"), ("zero", "large"), ("nonzero", "small"), ("nonzero", "large"))
 
 
 class Extractor:

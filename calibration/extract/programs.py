@@ -24,9 +24,7 @@ PEAK_TOLERANCE = 0.01  # of a part's own peak; the resident weights around it ma
 PEAK_SLACK_BYTES = 8 * 2**20
 # A tensor without an exact formula may be no larger than this, of its part's peak or in bytes, and gets its largest recorded size.
 SMALL_SHARE, SMALL_BYTES = 0.003, 2 * 2**20
-
-
-BLOCK = 256  # a scale of 4 bytes for each 256 elements of 4 bytes: a 256th of the tensor
+BLOCK = 256  # elements of bitsandbytes' 8-bit states: a scale of 4 bytes for each 256 elements of 4 bytes: a 256th of the tensor
 
 
 class Refused(Exception):
@@ -35,7 +33,10 @@ class Refused(Exception):
 
 @dataclass
 class Program:
-    """`coefficients`: for each tensor, whole numbers over `features`. `inexact`: tensors held at their largest recorded size."""
+    """`coefficients`: for each tensor, whole numbers over `features`. `inexact`: tensors held at their largest recorded size.
+
+    `worst_error`: of the peak of any recording, a share of it; negative where the program is too low.
+    """
 
     key: str
     sequence: Sequence
@@ -78,7 +79,7 @@ def extract(key: str, parts: list[Occurrence], layout: Layout) -> Program:
     if any(s.workspace_at is not None for s in sequences):
         first = next(s for s in sequences if s.workspace_at is not None)
         reference.workspace_at, reference.workspace_thread = min(first.workspace_at or 0, len(reference.events)), first.workspace_thread
-    program.worst_error = max(_check(program, part, sequence) for part, sequence in zip(parts, sequences, strict=True))
+    program.worst_error = max((_check(program, part, sequence) for part, sequence in zip(parts, sequences, strict=True)), key=abs)
     return program
 
 
@@ -167,6 +168,7 @@ def _peak(sequence: Sequence, sizes: np.ndarray) -> int:
 
 
 def _check(program: Program, part: Occurrence, sequence: Sequence) -> float:
+    """How far the program's peak is from the recorded one, a share of it; negative where it is too low. Raises Refused beyond the bound."""
     recorded = _peak(sequence, np.array(sequence.sizes, dtype=np.int64))
     predicted = _peak(program.sequence, program.sizes(part.values))
     if abs(predicted - recorded) > PEAK_TOLERANCE * recorded + PEAK_SLACK_BYTES:

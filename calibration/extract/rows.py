@@ -22,7 +22,7 @@ DOMAIN = {
 }  # fmt: skip
 IMAGE_CELLS = (180, 400, 600, 1400)  # of the control images of a text, which are tokens beside its own
 CLIP, FRAMES = {"A", "F", "K", "T128"}, (1, 2, 3, 5, 9, 21, 31)  # variables that only video has; latent frames, T being those of one then
-DRAWN, SEED, BLOCK = 4096, 20, 512  # jobs between the grid's points
+DRAWN, SEED, BLOCK, PADDED = 8192, 20, 512, 0.5  # jobs between the grid's points
 LONGEST_TO_SHORTEST, SHORTEST_TOKENS = 4, 9  # edges of an image; a prompt that is empty but for a template
 
 Row = tuple[tuple[int, ...], str]
@@ -74,13 +74,17 @@ def _grid(clip: bool, images: bool) -> Iterator[dict[str, int]]:
 
 
 def _drawn(clip: bool, images: bool) -> Iterator[dict[str, int]]:
-    """Jobs of any shape: small ones as often as large ones, the two prompts apart."""
-    random = Random(SEED)
-    for _ in range(DRAWN):
+    """Jobs of any shape, the two prompts apart. Of every two one in which small ones are as often as large ones, and one of any batch and
+    rank alike, half of whose prompts are as long as padded ones: with large adapters some rows are the highest in narrow bands."""
+    random, longest = Random(SEED), DOMAIN["X"][-1]
+    for number in range(DRAWN):
+        draw = _between if number % 2 else _evenly
         area, ratio = _between(random, DOMAIN["T"]), _between(random, (1, LONGEST_TO_SHORTEST))
         long, short = max(round((area * ratio) ** 0.5), 1), max(round((area / ratio) ** 0.5), 1)
-        given = {"T": long * short, "E": long + short, "B": round(_between(random, DOMAIN["B"])), "r": round(_between(random, DOMAIN["r"]))}
-        given |= {name: round(_between(random, (SHORTEST_TOKENS, DOMAIN["X"][-1]))) for name in "XN"}
+        given = {"T": long * short, "E": long + short, "B": round(draw(random, DOMAIN["B"])), "r": round(draw(random, DOMAIN["r"]))}
+        given |= {name: round(_between(random, (SHORTEST_TOKENS, longest))) for name in "XN"}
+        if draw is _evenly and random.random() < PADDED:
+            given |= {"X": longest, "N": longest}
         frames, cells = round(_between(random, FRAMES)), round(_between(random, IMAGE_CELLS))
         yield _completed({**given, **({"F": frames} if clip else {}), **({"I": cells} if images else {})})
 
@@ -89,6 +93,10 @@ def _between(random: Random, bounds: tuple[int, ...]) -> float:
     """Between the first and the last, evenly in the logarithm."""
     low, high = bounds[0], bounds[-1]
     return float(low * (high / low) ** random.random())
+
+
+def _evenly(random: Random, bounds: tuple[int, ...]) -> float:
+    return random.uniform(bounds[0], bounds[-1])
 
 
 def _completed(given: dict[str, int]) -> dict[str, int]:
