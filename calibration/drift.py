@@ -62,7 +62,7 @@ def compare(old: Profile, new: Profile) -> list[Moved]:
     moved = [Moved(f"{key}: gone", None) for key in old.data["parts"].keys() - new.data["parts"].keys()]
     moved += [Moved(f"{key}: new", None) for key in new.data["parts"].keys() - old.data["parts"].keys()]
     for key in sorted(old.data["parts"].keys() & new.data["parts"].keys()):
-        moved += part_moved(key, old._read(key), new._read(key))
+        moved += part_moved(key, old.recorded(key), new.recorded(key))
     moved += residents_moved(old.data["residents"], new.data["residents"])
     return sorted(moved, key=lambda one: (-one.weight, one.what))
 
