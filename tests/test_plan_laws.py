@@ -24,7 +24,7 @@ from estimator.trainers import read_jobs
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 NAMES = ("flux_dev_24gb", "zimage_turbo_ui", "zimage_base_ui")
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # no shrinking: a replay takes seconds on a busy machine
-few = settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
+few = settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
 
 SETS = st.lists(
     st.sampled_from(
@@ -82,7 +82,7 @@ def test_a_plan_is_safe_and_each_of_its_changes_is_needed(name: str, sets: tuple
         assert estimate_job(job, gpu).verdict != SAFE, change
 
 
-@settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
+@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
 @given(name=st.sampled_from(NAMES), aim=st.sampled_from(["batch", "resolution", "speed"]), gib=st.sampled_from([16, 23, 31, 47]))
 def test_the_next_step_up_is_not_safe(name: str, aim: str, gib: int) -> None:
     subject, gpu = subject_of(name, ("sample.width=768", "sample.height=768")), find_gpu(f"{gib}GiB")
