@@ -7,6 +7,7 @@ Intervals are wider for an architecture without a whole run (estimator/intervals
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -47,6 +48,7 @@ def write(rows: Sequence[Row], published: Iterable[Judged], path: Path = PATH) -
 
 
 def main() -> int:
+    argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").partition("\n")[0]).parse_args()
     rows = [one for run in read_rows() if run.total_bytes is None for one in compare(run) if isinstance(one, Row)]
     write(rows, accuracy_published.evaluate())
     print(f"written: {PATH.name}")

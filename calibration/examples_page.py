@@ -5,6 +5,7 @@ Needs nothing but the product itself; a test holds the committed page to it (tes
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -70,8 +71,9 @@ def page() -> str:
 
 
 def main() -> int:
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE
-    path.write_text(page(), encoding="utf-8")
+    parser = argparse.ArgumentParser(prog="python -m calibration.examples_page", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("file", nargs="?", type=Path, default=PAGE)
+    parser.parse_args().file.write_text(page(), encoding="utf-8")
     return 0
 
 

@@ -5,6 +5,7 @@ Headroom curves and the timeline of six examples, and a page that shows them, FO
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def page(pictures: list[Path]) -> str:
 
 
 def main() -> int:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "img"
+    parser = argparse.ArgumentParser(prog="python -m calibration.pictures", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "docs" / "img")
+    folder = parser.parse_args().folder
     pictures = draw(folder)
     (folder / "README.md").write_text(page(pictures), encoding="utf-8")
     return 0

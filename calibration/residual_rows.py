@@ -12,6 +12,7 @@ Three kinds of experiment:
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -118,6 +119,7 @@ def publisher(url: str) -> str:
 
 
 def main() -> int:
+    argparse.ArgumentParser(prog="python -m calibration.residual_rows", description=(__doc__ or "").partition("\n")[0]).parse_args()
     rows = [*emulated(), *stepped(), *published()]
     write(rows)
     print(f"{len(rows)} rows written: {PATH.name}")

@@ -179,6 +179,13 @@ def test_phases_of_one_name_in_a_row_are_one_group() -> None:
     assert all(one != other for one, other in pairwise(names))
 
 
+def test_the_page_is_of_the_runs_that_are_kept() -> None:
+    """After new rows: python -m calibration.accuracy --write docs/accuracy.md."""
+    text = (Path(__file__).resolve().parent.parent / "docs" / "accuracy.md").read_text(encoding="utf-8")
+    assert f"\n{len(WHOLE)} runs (" in text
+    assert all(f"### {run.name} (" in text for run in WHOLE)
+
+
 def test_writing_the_page_needs_no_run(tmp_path: Path) -> None:
     pytest.importorskip("scipy")
     from calibration.accuracy_page import page
