@@ -102,6 +102,8 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     # weights, so that the head of each batch size is seen at enough sizes to check its formulas.
     turn = 0 if weights == family.weights[-1] else 1
     for number, entry in enumerate(datasets):
+        if unloaded:  # no process of its own: forking one counts the unloaded weights on the host a second time
+            entry["num_workers"] = 0
         disk = (cached or number % 2 == turn) and not family.pictured
         entry.update(cache_latents_to_disk=disk, cache_text_embeddings=cached and family.caches_text)
     model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=cached)

@@ -1,4 +1,4 @@
-"""Validation jobs of FLUX.2 klein 4B and 9B, Chroma and FLUX.1 Kontext (see calibration.validation_jobs)."""
+"""Validation jobs of FLUX.2 dev, klein 4B and 9B, Chroma and FLUX.1 Kontext (see calibration.validation_jobs)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ def klein(size: str) -> dict[str, Any]:
     return base | {"model": {**base["model"], **name, "model_kwargs": {"match_target_res": False}}}
 
 
+def flux2_dev() -> dict[str, Any]:
+    """The same for FLUX.2 dev."""
+    base = klein("4b")
+    return base | {"model": {**base["model"], "name_or_path": "black-forest-labs/FLUX.2-dev", "arch": "flux2"}}
+
+
 def of_flux(name_or_path: str, arch: str, **model_kwargs: Any) -> dict[str, Any]:
     """What the web UI writes for a relative of FLUX.1."""
     base = web_ui("flex1")
@@ -21,6 +27,8 @@ def of_flux(name_or_path: str, arch: str, **model_kwargs: Any) -> dict[str, Any]
     return base | {"model": {**base["model"], "name_or_path": name_or_path, "arch": arch, "model_kwargs": model_kwargs}}
 
 
+FLUX2 = flux2_dev()
+NO_WORKERS = {"datasets.num_workers": 0}  # forking one counts the unloaded weights on the host a second time
 CHROMA = of_flux("lodestones/Chroma1-Base", "chroma")
 KONTEXT_UI = of_flux("black-forest-labs/FLUX.1-Kontext-dev", "flux_kontext")
 
@@ -97,6 +105,27 @@ JOBS = (
         "klein9b-uint4-1280", klein("9b"), (("wide", [1280], {}), ("big square", [1280], {})),
         {**quantised("uint4", "qfloat8"), **UNCACHED, **EMA}, (preview(1024, 1024),),
     ),
+    Job("flux2dev-ui", FLUX2, (("phone", [512, 768, 1024], {}),)),
+    Job(
+        "flux2dev-ui-cached", FLUX2, (("odd", [512, 1024], {}),), {**CACHED_LATENTS, **CACHED_TEXT, **EMA, **rank(64)}, TWO_SIZES,
+    ),
+    Job(
+        "flux2dev-bf16-b2", FLUX2, (("five", [768], {}),),
+        {**UNQUANTISED, **batch(2), **UNLOADED, **CACHED_LATENTS, **optimizer("adafactor"), **rank(16), **NO_WORKERS},
+    ),
+    Job(
+        "flux2dev-bf16-high-vram", FLUX2, (("small", [512], {}),),
+        {**UNQUANTISED, **HIGH_VRAM, **rank(8), **optimizer("adamw")}, (preview(1280, 720, guidance_scale=1),),
+    ),
+    Job(
+        "flux2dev-uint4-no-checkpointing", FLUX2, (("screens", [512], {}),),
+        {**quantised("uint4"), **NO_CHECKPOINTING, **HIGH_VRAM, **rank(16), **CACHED_LATENTS}, GUIDED,
+    ),
+    Job(
+        "flux2dev-uint4-b4", FLUX2, (("mixed", [512], {}),),
+        {**quantised("uint4"), **batch(4), **UNLOADED, **optimizer("prodigy"), **NO_WORKERS}, (preview(1344, 768, SECOND),),
+    ),
+    Job("flux2dev-edit-ui", FLUX2, (edited("odd", [768], "portraits"),), {}, (edit(1024, 1024, "phone"),)),
     Job("klein4b-edit-ui", klein("4b"), (edited("odd", [512, 768], "portraits"),), {}, (edit(1024, 1024, "phone"),)),
     Job(
         "klein4b-edit-b2", klein("4b"), (edited("five", [512]),),

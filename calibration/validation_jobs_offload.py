@@ -53,4 +53,13 @@ JOBS = (
         "klein4b-offload-uint4", klein("4b"), (("odd", [768], {}),),
         {**offloaded(1, 0), **quantised("uint4", "qfloat8"), **CACHED_LATENTS, **CACHED_TEXT, **rank(64)}, ONE_PREVIEW,
     ),
+    Job("klein9b-offload-ui", klein("9b"), (("phone", [512, 768], {}),), offloaded(1, 1)),
+    Job(
+        "klein9b-offload-half-bf16-b2", klein("9b"), (("five", [512], {}),),
+        {**offloaded(0.5, 1), **UNQUANTISED, **batch(2), **CACHED_LATENTS, **CACHED_TEXT, **rank(16)}, ONE_PREVIEW, seed=5,
+    ),
+    Job(
+        "klein9b-offload-uint4", klein("9b"), (("odd", [768], {}),),
+        {**offloaded(1, 1), **quantised("uint4"), **HIGH_VRAM, **UNLOADED, **rank(64), **optimizer("adafactor")}, ONE_PREVIEW,
+    ),
 )  # fmt: skip

@@ -13,6 +13,9 @@ import math
 Size = tuple[int, int]
 """Width and height in pixels."""
 
+PROMPTS, FITTED, TOKENS = "prompts", "fitted", "tokens"
+"""What an architecture does with control images (`control_images` in profiles/archs.yaml)."""
+
 LATENT_AREA, VISION_AREA = 1024 * 1024, 384 * 384  # pixels: VAE_IMAGE_SIZE, CONDITION_IMAGE_SIZE
 STEP = 32  # both sides are rounded to multiples of it
 TOKEN = 16  # pixels of a side of FLUX.2's tokens
@@ -21,6 +24,7 @@ BLANK = (224, 224)  # what is encoded with a text that has no control image (SDT
 ASSUMED = (1024, 1024)  # of a control image that is not here
 MOST_IMAGES = 3
 RAW = "control.raw"  # part: a picture on the card as it was read, `R` pixels
+ENCODE = "control.encode"  # part: the VAE alone over a picture that is on the card already
 RAW_BYTES_PER_PIXEL = 6  # three channels of bf16
 
 
@@ -34,6 +38,11 @@ def scaled(picture: Size, area: int) -> Size:
 def latent_size(picture: Size, target: Size | None = None) -> Size:
     """The size at which the VAE encodes a picture; `target`: that of the trained image, where model_kwargs.match_target_res is on."""
     return scaled(picture, LATENT_AREA if target is None else target[0] * target[1])
+
+
+def encoded_size(kind: str | None, picture: Size, target: Size | None = None) -> Size:
+    """The size at which an architecture's VAE encodes a picture in a training step. `kind`: its `control_images` in profiles/archs.yaml."""
+    return capped_size(picture, target) if kind == TOKENS else latent_size(picture, target)
 
 
 def cells(picture: Size) -> int:

@@ -1,24 +1,24 @@
-"""What the trainer's FLUX.2 klein class does differently: its text encoder waits on the host, control images are tokens behind the image's.
+"""What the trainer's FLUX.2 classes do differently: control images are tokens behind the image's, klein's text encoder waits on the host.
 
-Source: ostris/ai-toolkit 27a03a91: extensions_built_in/diffusion_models/flux2/flux2_klein_model.py (load_te), flux2_model.py (end of
-load_model, get_noise_prediction, generate_single_image), src/sampling.py (encode_image_refs).
+Source: ostris/ai-toolkit 27a03a91: extensions_built_in/diffusion_models/flux2/flux2_klein_model.py (load_te), flux2_model.py (load_te, end
+of load_model, get_noise_prediction, generate_single_image), src/sampling.py (encode_image_refs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from estimator.batches import Batch
-from estimator.controls import RAW, Size, capped_size, pixels
+from estimator.controls import ENCODE, LATENT_AREA, RAW, Size, capped_size, scaled
 from estimator.features import image_values
 from estimator.job import Sample
 from estimator.operations import EmptyCache, MoveIn, Operation, Part, Release
 from estimator.prompts import PromptsApart, VaeStays
 
 
-class Flux2KleinPlan(VaeStays, PromptsApart):
-    """Flux2KleinModel: the text encoder is quantised on the host, and with low_vram it stays there until the first prompt is encoded.
+class Flux2Plan(VaeStays, PromptsApart):
+    """Flux2Model: the text encoder is loaded and quantised on the card, and with low_vram leaves it until the first prompt is encoded.
 
     Each step encodes the control images, item by item, with the function that caches latents; the transformer then gets the tokens of all
     images, as it would get those of a larger one.
@@ -28,15 +28,21 @@ class Flux2KleinPlan(VaeStays, PromptsApart):
     def text_home(self) -> bool:
         return not self.job.model.low_vram
 
-    def load_text(self) -> Operation:
-        return Part(f"load.text/{self.te_weights}/{self.low}")
-
     def after_loading(self) -> Iterator[Operation]:
-        if not self.job.model.low_vram:
+        yield EmptyCache()
+        if self.job.model.low_vram:
+            yield from self.text_out()
+        else:
             yield from self.text_in()
             yield MoveIn("transformer")
-        if self.job.model.layer_offloading:  # taken off the card after they were moved there (flush, end of load_model)
-            yield EmptyCache()
+        yield EmptyCache()
+
+    def head(self, key: str, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        """An unloaded text encoder leaves the empty prompt's embedding, of which each step makes copies."""
+        if self.text_away and not self.text_cached:
+            part, latents, _, many = key.split("/")
+            key = f"{part}/{latents}/unloaded/{many}"
+        yield Part(key, values, scope)
 
     def _forward_backward(self, batch: Batch, accumulate: bool, when: str) -> Iterator[Operation]:
         pictures, bucket = batch.bucket.controls, batch.bucket
@@ -44,12 +50,10 @@ class Flux2KleinPlan(VaeStays, PromptsApart):
         sizes = [capped_size(picture, target) for picture in pictures]
         for operation in super()._forward_backward(batch, accumulate, when):
             if pictures and isinstance(operation, Part) and operation.key.startswith("step.core"):
-                yield MoveIn("vae")
-                for _ in range(batch.size):
-                    yield Part(RAW, {"R": pixels(pictures if target is None else tuple(sizes))}, "pictures")
-                    yield from _encoded(sizes)
-                    yield Release("pictures")
-                yield _with_tokens(operation, sizes)
+                item = (*_prepared(pictures, sizes, target), *_encoded(sizes))
+                encoding = (MoveIn("vae"), *(Release("pictures"), *item) * batch.size)
+                # the trainer's variables hold the last item's pictures until the forward is over
+                yield replace(_with_tokens(operation, sizes), inside=(encoding, (Release("pictures"),)))
             else:
                 yield operation
 
@@ -57,16 +61,49 @@ class Flux2KleinPlan(VaeStays, PromptsApart):
         sizes = [capped_size(picture) for picture in sample.controls]
         for operation in super()._preview(sample, when):
             if sizes and isinstance(operation, Part) and operation.key.startswith("preview/"):
-                yield from _encoded(sizes)
+                yield Part("step.prompts/one", operation.values, "stacked")
+                for size in sizes:
+                    yield Part(RAW, {"R": _area(size)}, "pictures")
+                    yield from _encoded([size])
+                    yield Release("pictures")
+                yield Release("stacked")
                 yield _with_tokens(operation, sizes)
             else:
                 yield operation
 
 
+class Flux2KleinPlan(Flux2Plan):
+    """Flux2KleinModel: the text encoder is quantised on the host, and with low_vram it stays there until the first prompt is encoded."""
+
+    def load_text(self) -> Operation:
+        return Part(f"load.text/{self.te_weights}/{self.low}")
+
+
+def _area(size: Size) -> int:
+    return size[0] * size[1]
+
+
+def _prepared(pictures: tuple[Size, ...], sizes: list[Size], target: Size | None) -> Iterator[Operation]:
+    """An item's control images on the card: as read, perhaps resized, doubled, shifted; then copies of those that are too large."""
+    for picture in pictures:
+        yield Part(RAW, {"R": _area(picture)}, "read")
+        if target is not None:
+            picture = scaled(picture, _area(target))
+            yield Part(RAW, {"R": _area(picture)}, "resized")
+            yield Release("read")
+        yield Part(RAW, {"R": _area(picture)}, "doubled")
+        yield Part(RAW, {"R": _area(picture)}, "pictures")
+        yield from (Release("doubled"), Release("read"), Release("resized"))
+    most = LATENT_AREA if target is None else _area(target)
+    for picture, size in zip(pictures, sizes, strict=True):
+        if _area(picture if target is None else scaled(picture, most)) > most:
+            yield Part(RAW, {"R": _area(size)}, "pictures")
+
+
 def _encoded(sizes: list[Size]) -> Iterator[Operation]:
     """Control images through the VAE, one after the other."""
     for size in sizes:
-        yield Part("cache_latents.item", image_values(*size), "control")
+        yield Part(ENCODE, image_values(*size), "control")
         yield Release("control")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from estimator.estimate import Variant
 
@@ -28,13 +28,15 @@ class End:
 class Part:
     """Run a program. Unnamed tensors that outlive it belong to `scope` until that is released.
 
-    `accumulate`: gradients are there already: new ones are added to them and freed at once.
+    `accumulate`: gradients are there already: new ones are added to them and freed at once. `inside`: what happens in the middle of a
+    step's core, just before its transformer begins, and when its forward is over (see `flat`).
     """
 
     key: str
     values: Mapping[str, int] = field(default_factory=dict)
     scope: str = "job"
     accumulate: bool = False
+    inside: tuple[tuple[Operation, ...], tuple[Operation, ...]] = ((), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +74,12 @@ class EmptyCache:
 
 
 Operation = Begin | End | Part | MoveIn | MoveOut | Release | Copy | EmptyCache
+
+
+def flat(operations: Iterable[Operation]) -> Iterator[Operation]:
+    """What happens inside a part before it, for those who do not look into parts."""
+    for operation in operations:
+        if isinstance(operation, Part) and any(operation.inside):
+            yield from (each for group in operation.inside for each in group)
+            operation = replace(operation, inside=((), ()))
+        yield operation

@@ -11,7 +11,7 @@ from dataclasses import replace
 from estimator.archs import load_archs
 from estimator.batches import Step, one_or_many, steps_of
 from estimator.edit import QwenEditPlan
-from estimator.flux2 import Flux2KleinPlan
+from estimator.flux2 import Flux2KleinPlan, Flux2Plan
 from estimator.job import Bucket, Dataset, Job
 from estimator.operations import CONTROLLED_CORE, CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part
 from estimator.phases import Plan
@@ -57,8 +57,9 @@ class KontextPlan(VaeStays, PromptsApart):
 
 # By `model_class` of profiles/archs.yaml
 PLANS: Mapping[str, type[Plan]] = {
-    "stable_diffusion": Plan, "base": Plan, "flux_kontext": KontextPlan, "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan,
-    "wan": WanPlan, "wan22_14b": Wan22Plan, "wan22_14b_i2v": Wan22FromImagePlan, "qwen_edit": QwenEditPlan,
+    "stable_diffusion": Plan, "base": Plan, "flux_kontext": KontextPlan, "flux2": Flux2Plan,
+    "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan, "wan": WanPlan, "wan22_14b": Wan22Plan, "wan22_14b_i2v": Wan22FromImagePlan,
+    "qwen_edit": QwenEditPlan,
 }  # fmt: skip
 
 

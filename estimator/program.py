@@ -110,6 +110,12 @@ class Program:
         return np.where(self.events <= FIRST_IMPORT, own + FIRST_IMPORT - self.events, tensors)
 
     @cached_property
+    def forward(self) -> tuple[int, int]:
+        """Of a step's core: the tensors that are made first inside the transformer, and first when its forward is over."""
+        first = next(k for k, row in enumerate(self.labels) if self.moments[row].startswith("transformer"))
+        return first, next(k for k, row in enumerate(self.labels) if k > first and self.moments[row] == "step")
+
+    @cached_property
     def exported(self) -> tuple[int, ...]:
         """Tensors that outlive the part."""
         freed = set(self.tensor_of_event[self.events != ALLOCATE].tolist())
@@ -167,6 +173,24 @@ class EventProgram(Program):
             return 0, ""
         at = int(totals.argmax())
         return int(totals[at]), self.moments[self.labels[int(self.tensor_of_event[at])]]
+
+
+def left_out(program: Program, key: str, label: str) -> Program:
+    """A program without what was made at one moment, as `key`. Only of programs without imports (ValueError)."""
+    if program.imports:
+        raise ValueError(f"{program.key} frees what others made")
+    kept = [k for k, row in enumerate(program.labels) if program.moments[row] != label]
+    place, born, codes = {k: n for n, k in enumerate(kept)}, 0, []
+    for code, k in zip(program.events.tolist(), program.tensor_of_event.tolist(), strict=True):
+        if code != EMPTY_CACHE and k not in place:
+            continue
+        codes.append(code if code <= ALLOCATE else born - place[k])
+        born += code == ALLOCATE
+    events, coefficients = np.array(codes, dtype=np.int64), program.coefficients[kept]
+    labels = tuple(program.labels[k] for k in kept)
+    peaks = peak_rows(program.features, coefficients, events, labels, program.moments, len(kept))
+    names = tuple(program.names[k] for k in kept)
+    return Program(key, program.features, coefficients, labels, program.moments, names, events, 0, peaks, {})
 
 
 def points_of(features: tuple[str, ...], domain: Mapping[str, Sequence[int]]) -> npt.NDArray[np.float64]:

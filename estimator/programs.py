@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 
 from estimator import derived_weights, experts, optimizers
-from estimator.controls import RAW, RAW_BYTES_PER_PIXEL
+from estimator.controls import ENCODE, RAW, RAW_BYTES_PER_PIXEL
 from estimator.derived_weights import Derivation
 from estimator.errors import CannotTell, Problem
 from estimator.features import Ints
 from estimator.paths import profiles_dir
-from estimator.program import ALLOCATE, Footprint, PeakRow, Program
+from estimator.program import ALLOCATE, Footprint, PeakRow, Program, left_out
 
 SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "latents", "encode.", "decode", "tile.", "step.head/", "preview.prompts")
 SHARED_COMPONENTS = ("text_encoder", "vae")
@@ -41,6 +41,7 @@ TENSORS_OF_LINEAR = derived_weights.with_derived({"bf16": 2, "qfloat8": 5, "floa
 PLACES_OF_LINEAR = derived_weights.with_derived({"qfloat8": 4, "float8": 2, "uint4": 4})
 
 
+_CACHED, _PIXELS = "cache_latents.item", "cache_latents"  # the part that caches a latent; what the loader makes of its pixels there
 _PICTURE, _BYTES = "a control image as it was read", (RAW_BYTES_PER_PIXEL,)
 RAW_PICTURE = Program(
     RAW, ("R",), np.array([_BYTES]), (0,), [_PICTURE], (None,), np.array([ALLOCATE]), 0, (PeakRow(_BYTES, _PICTURE),), {}
@@ -141,7 +142,7 @@ class Profile:
         raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
 
     def _has_rule(self, key: str) -> bool:
-        if key == RAW or experts.split(key)[1] or (key.startswith("step.core") and optimizers.FUSED in key):
+        if key in (RAW, ENCODE) or experts.split(key)[1] or (key.startswith("step.core") and optimizers.FUSED in key):
             return True
         if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
             return True
@@ -150,6 +151,8 @@ class Profile:
     def _by_rule(self, key: str) -> Program:
         if key == RAW:
             return RAW_PICTURE
+        if key == ENCODE:
+            return left_out(self.program(_CACHED), key, _PIXELS)
         base, whose = experts.split(key)
         if whose:
             return self._of_expert(base, whose)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -25,12 +24,13 @@ from estimator.residents import (
     PhasePeak,
     State,
     component_of,
+    first_product,
+    freed_at_once,
+    place_of,
     rounded,
     shown,
     unquantised_linears,
 )
-
-BACKWARD_PRODUCT = re.compile(r"\|backward \w*(?:[Mm]m|Linear)Backward")
 
 
 class Replay:
@@ -152,7 +152,7 @@ class Replay:
         before, base = dict(state.bytes_of), state.take_keys(len(program.names))
         keys, events, taken = self._lists(program, part, sizes, base)
         keys, events, workspace_at = self._backward_workspace(program, part, keys, events, base)
-        peak_event = self._run(program, keys, events, base, taken)
+        peak_event = self._run_around(part, program, keys, events, base, taken, before)
         if workspace_at is not None and peak_event is not None and peak_event >= workspace_at:
             before["workspace"] = before.get("workspace", 0) + self.workspace_bytes
         if peak_event is not None:
@@ -172,11 +172,30 @@ class Replay:
             held[group] = {new: held[group][old] for old, new in aged(held.get(group, {}), program.copies).items()}
         return peak_event
 
+    def _run_around(
+        self, part: op.Part, program: Program, keys: Ints, events: Ints, base: int, taken: dict[int, tuple[str, int]],
+        before: dict[str, int],
+    ) -> int | None:  # fmt: skip
+        """`_run`, with what happens inside the part in its places. `before` gets what that leaves on the card."""
+        if not any(part.inside):
+            return self._run(program, keys, events, base, taken)
+        cuts = [int(np.flatnonzero(keys == base + k)[0]) for k in program.forward] if program.streams is None else [0, 0]
+        seen, best, start = dict(self.state.bytes_of), None, 0
+        for end, operations in zip((*cuts, len(keys)), (*part.inside, ()), strict=True):
+            if end > start:
+                event = self._run(program, keys[start:end], events[start:end], base, taken)
+                best = best if event is None else start + event
+            for operation in operations:
+                self._one(operation)
+            start = end
+        before |= {name: before.get(name, 0) + size - seen.get(name, 0) for name, size in self.state.bytes_of.items()}
+        return best
+
     def _leave_unquantised(self) -> None:
         """The transformer's first linears were loaded as if quantised: they become what they are. The transient of it is not recorded."""
         state, weights = self.state, self.job.model.weights
         group = state.named["transformer"]
-        quantised = [name for name in group if _place(name) < self.unquantised * PLACES_OF_LINEAR[weights]]
+        quantised = [name for name in group if place_of(name) < self.unquantised * PLACES_OF_LINEAR[weights]]
         sizes = self.profile.resident("transformer", "bf16")[: self.unquantised * TENSORS_OF_LINEAR["bf16"]]
         gone = [group.pop(name) for name in quantised]
         state.allocator.run([key for key, _ in gone], [FREE] * len(gone))
@@ -212,7 +231,7 @@ class Replay:
             keys, events = keys[there], events[there]
         if part.accumulate:
             doubled = {base + k for k in program.exported if state.holds(program.names[k] or "")}
-            keys, events = _freed_at_once(keys, events, doubled)
+            keys, events = freed_at_once(keys, events, doubled)
         return keys, events, taken
 
     def _keep(self, program: Program, part: op.Part, sizes: Ints, base: int) -> None:
@@ -251,10 +270,7 @@ class Replay:
         name = "workspace:backward"
         if not part.key.startswith("step.core") or self.state.holds(name):
             return keys, events, None
-        product = {k for k, label in enumerate(program.labels) if BACKWARD_PRODUCT.search(program.moments[label])}
-        at = next(
-            (i for i, (key, size) in enumerate(zip(keys.tolist(), events.tolist(), strict=True)) if size >= 0 and key - base in product), 0
-        )
+        at = first_product(program.labels, program.moments, keys - base, events)
         key = self.state.take_keys(1)
         self.state.named.setdefault("workspace", {})[name] = key, self.workspace_bytes
         self.state.count("workspace", self.workspace_bytes)
@@ -282,14 +298,3 @@ class Replay:
             component, size = taken[key]
             ledger[component] -= size
         self._best = (allocated, program.moments[program.labels[int(seen[at]) - base]], ledger)
-
-
-def _place(name: str) -> int:
-    """Of "transformer:12.1": parameter 12 (its inner tensor 1)."""
-    return int(name.partition(":")[2].partition(".")[0])
-
-
-def _freed_at_once(keys: Ints, sizes: Ints, doubled: set[int]) -> tuple[Ints, Ints]:
-    """Gradients that are added to existing ones: freed right after they were made."""
-    where = np.flatnonzero(np.isin(keys, list(doubled)) & (sizes >= 0))
-    return np.insert(keys, where + 1, keys[where]), np.insert(sizes, where + 1, FREE)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from estimator.allocator import Allocator
+import numpy as np
+
+from estimator.allocator import FREE, Allocator
 from estimator.allocator_compiled import CompiledAllocator
 from estimator.allocator_state import UNIT_BYTES
 from estimator.estimate import Variant
+from estimator.features import Ints
 from estimator.gpus import MIB, Gpu
 from estimator.job import Model
 
@@ -17,6 +21,7 @@ from estimator.job import Model
 WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB
 # Parts that multiply matrices. A VAE may or may not (FLUX.2's does not): caching latents, which comes first, was recorded with what it made
 COMPUTE = ("text", "preview", "step.head/encoded", "step.control", "step.core")
+BACKWARD_PRODUCT = re.compile(r"\|backward \w*(?:[Mm]m|Linear)Backward")
 ROUNDING = "allocator rounding"
 SLOTS = "offload_buffers"
 SHOWN = {
@@ -119,3 +124,19 @@ def workspace_bytes_for(compute_capability: str) -> int:
 def workspace_of(gpu: Gpu) -> int:
     """The same of a card: as calibrated, else by compute capability."""
     return workspace_bytes_for(gpu.compute_capability) if gpu.workspace_bytes is None else gpu.workspace_bytes
+
+def place_of(name: str) -> int:
+    """Of "transformer:12.1": parameter 12 (its inner tensor 1)."""
+    return int(name.partition(":")[2].partition(".")[0])
+
+
+def freed_at_once(keys: Ints, sizes: Ints, doubled: set[int]) -> tuple[Ints, Ints]:
+    """Gradients that are added to existing ones: freed right after they were made."""
+    where = np.flatnonzero(np.isin(keys, list(doubled)) & (sizes >= 0))
+    return np.insert(keys, where + 1, keys[where]), np.insert(sizes, where + 1, FREE)
+
+
+def first_product(labels: Sequence[int], moments: Sequence[str], tensors: Ints, events: Ints) -> int:
+    """The event at which autograd's thread first multiplies matrices; 0 where it does not."""
+    products = {k for k, label in enumerate(labels) if BACKWARD_PRODUCT.search(moments[label])}
+    return next((i for i, (k, size) in enumerate(zip(tensors.tolist(), events.tolist(), strict=True)) if size >= 0 and k in products), 0)

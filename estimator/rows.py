@@ -54,7 +54,7 @@ class _Rows:
         self._best: tuple[int, str, dict[str, int]] = (0, "", {})
 
     def run(self, operations: Iterable[op.Operation]) -> None:
-        for operation in operations:
+        for operation in op.flat(operations):
             if isinstance(operation, op.Begin):
                 self._begin, self._best = operation, (self.counts.total, "at the start", dict(self.counts.held))
             elif isinstance(operation, op.End):

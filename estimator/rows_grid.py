@@ -57,7 +57,7 @@ def operations_of(job: Job) -> Operations:
     up = steps_of(job, plan.tokens(None))
     words: list[Any] = []
     values: list[Mapping[str, int]] = []
-    for each in _all(plan, (*plans.warm_up(plan, up), *up)):
+    for each in op.flat(_all(plan, (*plans.warm_up(plan, up), *up))):
         if isinstance(each, op.Part):
             words.append((each.key, each.scope, each.accumulate, tuple(each.values)))
             values.append(each.values)

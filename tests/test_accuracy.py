@@ -34,11 +34,11 @@ SELECTED = frozenset({
     "flex-uint4-b2", "zimage-no-checkpointing-r8", "zimage-bf16-b2-1024", "zimage-uint4-1280", "turbo-float8-no-checkpointing",
     "turbo-bf16-b2", "turbo-uint4-b4", "flux-ui-low-vram-unloaded@16376", "zimage-ui@12282", "turbo-ui@12282", "flex-example@12282",
     "klein4b-uint4-1280", "klein4b-float8-no-checkpointing", "klein9b-qfloat8-256", "qwen-no-checkpointing-r8", "edit-ui",
-    "kontext-float8-b2", "chroma-uint4-1280", "chroma-bf16-b2",
+    "kontext-float8-b2", "chroma-uint4-1280", "chroma-bf16-b2", "flux2dev-uint4-no-checkpointing", "flux2dev-bf16-b2", "klein9b-edit-two",
 })  # fmt: skip
 MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
-FEW_ROWS = frozenset({"qwen-image", "qwen-image-edit-2509", "flux1-kontext", "chroma"})
+FEW_ROWS = frozenset({"qwen-image", "qwen-image-edit-2509", "flux1-kontext", "chroma", "flux2-dev"})
 
 
 def runs(chosen: tuple[Run, ...]) -> pytest.MarkDecorator:

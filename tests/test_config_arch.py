@@ -37,6 +37,7 @@ def arch_of(tmp_path: Path, override: str | None = None, **model: Any) -> str:
         ({"name_or_path": "Tongyi-MAI/Z-Image-Turbo", "arch": "zimage", "assistant_lora_path": ADAPTER}, "zimage-turbo"),
         ({"name_or_path": "ostris/Z-Image-De-Turbo", "arch": "zimage:deturbo"}, "zimage"),
         ({"name_or_path": "/data/z.safetensors", "arch": "zimage"}, "zimage"),
+        ({"name_or_path": "black-forest-labs/FLUX.2-dev", "arch": "flux2"}, "flux2-dev"),
         ({"name_or_path": "black-forest-labs/FLUX.2-klein-base-4B", "arch": "flux2_klein_4b"}, "flux2-klein-4b"),
         ({"name_or_path": "/models/klein", "arch": "flux2_klein_9b"}, "flux2-klein-9b"),  # the key alone decides
     ],

@@ -1,4 +1,4 @@
-"""Control images of FLUX.1 Kontext and FLUX.2 klein, which the prompts know nothing of: in configs, in steps and in previews."""
+"""Control images of FLUX.1 Kontext and FLUX.2, which the prompts know nothing of: in configs, in steps and in previews."""
 
 from __future__ import annotations
 
@@ -13,15 +13,22 @@ from hypothesis import strategies as st
 from made_jobs import job
 from PIL import Image
 
-from estimator.controls import capped_size
+from estimator.batches import steps_of
+from estimator.controls import ENCODE, capped_size
 from estimator.job import Job
-from estimator.operations import MoveOut, Operation
-from estimator.plans import plan_of
+from estimator.operations import MoveOut, Operation, Part, Release, flat
+from estimator.plans import plan_of, steps
 from estimator.programs import load_profile
 from estimator.timeline import simulate
 
 KONTEXT = {"name_or_path": "black-forest-labs/FLUX.1-Kontext-dev", "arch": "flux_kontext"}
 CHROMA = {"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"}
+FLUX2 = {
+    "flux2-dev": {"name_or_path": "black-forest-labs/FLUX.2-dev", "arch": "flux2"},
+    "flux2-klein-4b": {"name_or_path": "black-forest-labs/FLUX.2-klein-base-4B", "arch": "flux2_klein_4b"},
+    "flux2-klein-9b": {"name_or_path": "black-forest-labs/FLUX.2-klein-base-9B", "arch": "flux2_klein_9b"},
+}
+LARGE = (1024, 1024)
 PREVIEW = {"samples": [{"prompt": "a fox", "ctrl_img": "/nowhere/a.png"}]}
 MIB = 2**20
 
@@ -159,10 +166,76 @@ def test_kontexts_control_images_are_at_the_targets_size_already(tmp_path: Path)
     assert kontext(tmp_path, {"control_path": "/a"}).model.match_target_res
 
 
-def test_kleins_control_images_are_named_as_long_as_they_are_not_recorded(tmp_path: Path) -> None:
-    """A preview's would pass unseen otherwise: other architectures ignore them."""
-    klein = {"name_or_path": "black-forest-labs/FLUX.2-klein-base-4B", "arch": "flux2_klein_4b"}
-    data = [{"folder_path": "/nowhere", "resolution": 512, "control_path": "/a", "control_path_2": ""}]
-    preview = {"samples": [{"prompt": "a fox", "ctrl_img_1": "/a.png"}, {"prompt": "a --ctrl_img /b.png", "ctrl_img": None}]}
-    read_job = read(tmp_path, model=klein, datasets=data, sample=preview)
-    assert unmodelled_keys(read_job) == {"datasets.0.control_path", "sample.samples.0.ctrl_img_1", "sample.samples.1.prompt"}
+@pytest.mark.parametrize("model", FLUX2.values(), ids=FLUX2)
+def test_flux2s_control_images_keep_their_sizes(tmp_path: Path, model: dict[str, str]) -> None:
+    images = pictures(tmp_path / "after", a=(512, 512), b=(640, 384))
+    first, second = (pictures(tmp_path / name, a=size) for name, size in (("first", (300, 900)), ("second", (2000, 1000))))
+    data = [{"folder_path": images, "resolution": 512, "control_path_1": first, "control_path_2": second}]
+    prompts = {"prompt": "a fox", "ctrl_img_1": f"{second}/a.png"}, {"prompt": f"a --ctrl_img {first}/a.png", "ctrl_img": None}
+    previews = {"samples": list(prompts)}
+    read_job = read(tmp_path, model=model, datasets=data, sample=previews)
+    assert read_job.unmodelled == ()
+    assert {bucket.width: bucket.controls for bucket in read_job.datasets[0].buckets} == {512: ((300, 900), (2000, 1000)), 640: ()}
+    assert [sample.controls for sample in read_job.samples] == [((2000, 1000),), ((300, 900),)]
+
+
+@pytest.mark.parametrize(("batch_size", "second", "said"), [(2, (900, 300), True), (1, (900, 300), False), (2, (300, 900), False)])
+def test_control_images_that_cannot_meet_in_a_batch_are_said(tmp_path: Path, batch_size: int, second: tuple[int, int], said: bool) -> None:
+    images = pictures(tmp_path / "after", a=(512, 512), b=(512, 512), c=(512, 512))
+    before = pictures(tmp_path / "before", a=(300, 900), c=second)  # b has none
+    data = [{"folder_path": images, "resolution": 512, "control_path": before}]
+    read_job = read(tmp_path, model=FLUX2["flux2-klein-4b"], datasets=data, train=train(batch_size=batch_size))
+    assert any("meet in a batch" in warning for warning in read_job.warnings) is said
+
+
+def flux2_job(arch: str, controls: tuple[tuple[int, int], ...], **changes: Any) -> Job:
+    made = job(arch, **changes)
+    data = tuple(replace(d, buckets=tuple(replace(b, controls=controls) for b in d.buckets)) for d in made.datasets)
+    return replace(made, datasets=data, samples=(replace(made.samples[0], controls=controls),))
+
+
+@pytest.mark.parametrize("arch", FLUX2)
+def test_each_control_image_of_flux2_takes_more(arch: str) -> None:
+    none, one, three = (flux2_job(arch, (LARGE,) * count) for count in (0, 1, 3))
+    assert peak(none, "train") < peak(one, "train") < peak(three, "train")
+    assert peak(none, "sample") <= peak(one, "sample") < peak(three, "sample")  # the VAE's decode may be the highest of small previews
+    assert peak(replace(three, model=replace(three.model, match_target_res=True)), "train") < peak(three, "train")
+
+
+@pytest.mark.parametrize("arch", FLUX2)
+def test_a_control_image_is_encoded_while_the_prompts_are_on_the_card(arch: str) -> None:
+    """In the middle of the step's core; who does not look into parts finds it before."""
+    made = flux2_job(arch, (LARGE, LARGE))
+    plan = plan_of(made, load_profile(arch))
+    (core,) = (one for one in steps(plan, steps_of(made, 30)[:1]) if isinstance(one, Part) and any(one.inside))
+    encoding, over = core.inside
+    assert [one.key for one in encoding if isinstance(one, Part)].count(ENCODE) == 2
+    assert over == (Release("pictures"),)
+    apart = list(flat([core]))
+    assert apart[:-1] == [*encoding, *over]
+    assert apart[-1] == replace(core, inside=((), ()))
+
+
+@pytest.mark.parametrize("arch", FLUX2)
+def test_an_encode_of_its_own_leaves_out_the_copies_of_pixels(arch: str) -> None:
+    profile, values = load_profile(arch), {"T": 4096, "E": 128}
+    alone, cached = profile.program(ENCODE), profile.program("cache_latents.item")
+    pixels = 3 * 2 * 1024 * 1024
+    assert cached.peak(values)[0] - alone.peak(values)[0] == 2 * pixels
+    assert len(cached.names) - len(alone.names) == cached.labels.count(cached.moments.index("cache_latents")) > 0
+    born = int((alone.events == 0).sum())
+    assert born == len(alone.names)
+    assert sorted(alone.tensor_of_event[alone.events != 0].tolist()) == sorted(set(range(born)) - set(alone.exported))
+
+
+@pytest.mark.parametrize("arch", FLUX2)
+def test_flux2s_transformer_gets_the_tokens_of_all_images(arch: str) -> None:
+    """A preview is decoded at its own size all the same."""
+    made = flux2_job(arch, ((2048, 2048), (300, 900)))
+    plan = plan_of(made, load_profile(arch))
+    parts = [one for one in [*plan.sampling("first"), *steps(plan, steps_of(made, 30)[:1])] if isinstance(one, Part)]
+    own = {"preview": made.samples[0], "decode": made.samples[0], "step.core": made.datasets[0].buckets[0]}
+    for name, image in own.items():
+        (part,) = (one for one in parts if one.key.startswith(f"{name}/"))
+        controls = 0 if name == "decode" else 1024 * 1024 // 256 + 288 * 896 // 256
+        assert part.values["T"] == image.width * image.height // 256 + controls

@@ -27,6 +27,7 @@ ARCHS = {
     "flux_kontext_24gb": "flux1-kontext",
     "chroma_24gb": "chroma",
     "flex1_24gb": "flex1",
+    "flux2_dev_ui": "flux2-dev",
     "flux2_klein_4b_ui": "flux2-klein-4b",
     "flux2_klein_9b_ui": "flux2-klein-9b",
     "zimage_base_ui": "zimage",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from estimator.cli import main
+from estimator.gpus import all_gpus, find_gpu
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 ZIMAGE = EXAMPLES / "zimage_turbo_ui.yaml"
@@ -84,6 +85,25 @@ def test_no_card_is_too_small_to_be_told_so(capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert "NO SAFE CONFIG" in shown
     assert "The smallest card of the catalogue on which one is: " in shown
+
+
+ROOM = 1.2  # beside the weights: adapter, activations, interval
+UNQUANTISED = ("model.quantize", "model.quantize_te")
+TEXT_ENCODER_GIB, TRANSFORMER_GIB = 24.0e9 * 2 / 2**30, 32.2e9 * 2 / 2**30  # FLUX.2-dev in bf16
+
+
+@pytest.mark.parametrize(("pinned", "together_gib"), [(True, TEXT_ENCODER_GIB + TRANSFORMER_GIB), (False, TEXT_ENCODER_GIB)])
+def test_flux2_dev_in_bf16_cannot_fit_on_12_gb_at_all(pinned: bool, together_gib: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its text encoder is read onto the card in bf16 whatever is quantised then; unquantised, both meet there before training."""
+    sets = [word for key in UNQUANTISED for word in ("--set", f"{key}=false")]
+    pins = [word for key in UNQUANTISED for word in ("--keep", key)] if pinned else []
+    assert plan(EXAMPLES / "flux2_dev_ui.yaml", "--gpu", "RTX3060", "--json", *sets, *pins) == 1
+    found = document(capsys)
+    assert found["after"] is None
+    card = find_gpu(found["smallest_gpu"])
+    assert together_gib * 2**30 < card.total_bytes
+    others = [other.total_bytes for other in all_gpus("linux") if other.total_bytes > together_gib * 2**30 * ROOM]
+    assert card.total_bytes <= min(others)
 
 
 def test_a_card_without_flash_attention_is_never_safe(capsys: pytest.CaptureFixture[str]) -> None:

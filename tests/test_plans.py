@@ -14,6 +14,7 @@ from estimator.job import Job, Model, Sample, Train
 from estimator.offload_profile import profile_of
 from estimator.operations import Part
 from estimator.plans import before_steps, plan_of, steps
+from estimator.programs import load_profile
 from estimator.residents import PhasePeak
 from estimator.timeline import simulate
 from tests.made_jobs import job
@@ -104,3 +105,24 @@ def test_without_a_first_round_they_come_with_the_later_one() -> None:
     for name, grows in (("train", 0), ("sample", 4 * KLEIN_4B_EMBEDDING_BYTES)):
         one, three = (max(p.allocated_bytes for p in phases if p.phase == name) for phases in (once, thrice))
         assert three - one == pytest.approx(grows, rel=BLOCKS, abs=2**20)
+
+
+@pytest.mark.parametrize(("away", "head"), [("unload_text_encoder", "unloaded"), ("cache_text_embeddings", "cached")])
+def test_an_unloaded_text_encoder_has_heads_of_its_own(away: str, head: str) -> None:
+    """Copies of the empty prompt's embedding are made there; cached ones come with the batch."""
+    made = klein(train=Train(optimizer="adamw8bit", **{away: True}))
+    made = replace(made, datasets=tuple(replace(d, cache_latents=True) for d in made.datasets))
+    plan = plan_of(made, load_profile(made.arch))
+    keys = {op.key for op in steps(plan, steps_of(made, 30)[:1]) if isinstance(op, Part) and op.key.startswith("step.head/")}
+    assert keys == {f"step.head/cached/{head}/one"}
+
+
+@pytest.mark.parametrize("low_vram", [False, True])
+def test_flux2_devs_text_encoder_is_loaded_whole_on_the_card(low_vram: bool) -> None:
+    """24 billion parameters in bf16, even where they are quantised then, and where they go to the host behind that."""
+    made = job("flux2-dev", model=Model("model", weights="uint4", te_weights="uint4", low_vram=low_vram))
+    assert phase(made, "load", "text encoder").components["text_encoder"] > 44 * 2**30
+    rest = phase(made, "load", "the rest")
+    assert ("text_encoder" in phase(made, "prepare", "adapter").components) is not low_vram
+    assert rest.allocated_bytes < phase(made, "load", "text encoder").allocated_bytes
+    assert phase(made, "prepare", "before the loop").components["text_encoder"] > 12 * 2**30

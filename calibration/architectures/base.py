@@ -37,8 +37,9 @@ class Layout:
     own; `decode_apart`: it is one anyway (control images add tokens to denoising and not to decoding).
     `unloaded_apart`: steps whose text encoder was unloaded without cached text have heads of their own.
     `text_on_host`: text encoders are quantised on the host: how they are loaded depends on low_vram, and they move to the card at the end
-    of loading. `prompts_apart`: cached prompts of previews, which stay on the card, and what a step does with prompts that it
-    encoded are parts of their own. `sample_by_sample`: a step has tensors of each sample alone.
+    of loading. `text_unnamed`: they are loaded on the card, and with low_vram gone from it before the trainer's object holds them: how they
+    are loaded is taken from runs without. `prompts_apart`: cached prompts of previews, which stay on the card, and what a step does with
+    prompts that it encoded are parts of their own. `sample_by_sample`: a step has tensors of each sample alone.
     `video`: the VAE works in chunks of frames, which are parts of their own (calibration.extract.clips). `scratch`: features of kernels'
     scratch memory, besides those of column sums. `flash`: of the text encoder's attention over a text with control images.
     """
@@ -56,6 +57,7 @@ class Layout:
     decode_apart: bool = False
     unloaded_apart: bool = False
     text_on_host: bool = False
+    text_unnamed: bool = False
     masks: tuple[str, ...] = ()
     prompts_apart: bool = False
     sample_by_sample: bool = False

@@ -120,7 +120,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         if run.outcome != "ok":
             raise ValueError(f"{folder}: the probe job ended with {run.outcome}")
         found_here = occurrences(run, layout, bool(family.texts))
-        unloaded = bool(family.unloaded) and run.config["train"]["unload_text_encoder"]
+        unloaded = bool(family.unloaded) and run.config["train"].get("unload_text_encoder", False)
         for part in clips.split(run, found_here) if layout.video else found_here:
             if unloaded and "/unloaded/" not in part.key:
                 continue

@@ -65,7 +65,9 @@ def load_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
             if status.startswith(texts):
                 events += range(phase.first, phase.last)
         low = "/low_vram" if chosen["low_vram"] else "/plain"
-        if part == "load.rest" and layout.text_on_host:
+        if part == "load.text" and layout.text_unnamed and chosen["low_vram"]:
+            continue
+        if part == "load.rest" and (layout.text_on_host or layout.text_unnamed):
             events = _without_moves(run, events)
         weights = chosen["text" if part == "load.text" else "weights"]
         plain = part == "load.text" and not layout.text_on_host

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from estimator.controls import latent_size
+from estimator.controls import encoded_size
 from estimator.errors import CannotTell
 from estimator.estimate import Estimate
 from estimator.features import image_values
@@ -57,7 +57,7 @@ def work_per_image(job: Job) -> float:
             caption = plan.tokens(bucket.text_tokens or dataset.text_tokens)
             target = (bucket.width, bucket.height) if job.model.match_target_res else None
             tokens = image_values(bucket.width, bucket.height, bucket.frames)["T"] + caption
-            tokens += sum(image_values(*latent_size(picture, target))["T"] for picture in bucket.controls)
+            tokens += sum(image_values(*encoded_size(plan.arch.control_images, picture, target))["T"] for picture in bucket.controls)
             step = passes * weights * (2 * tokens / OPERATIONS_PER_BYTE + moved / dataset.batch_size)
             step += text * (2 * caption / OPERATIONS_PER_BYTE + _traffic(job.model.te_weights) / dataset.batch_size)
             total, images = total + count * step, images + count

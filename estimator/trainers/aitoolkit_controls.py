@@ -10,17 +10,14 @@ import os
 from dataclasses import dataclass
 
 from estimator.archs import FIRST_FRAME, Arch
-from estimator.controls import ASSUMED, MOST_IMAGES, Size
+from estimator.controls import ASSUMED, FITTED, MOST_IMAGES, PROMPTS, TOKENS, Size
 from estimator.datasets import Image, pair_of, size_of
 from estimator.job import Sample, Train
 from estimator.trainers.section import Section, shown
 
 NUMBERED = tuple(f"control_path_{k}" for k in range(1, MOST_IMAGES + 1))
 DATASET_KEYS = frozenset({"control_path", *NUMBERED})  # read here, where the architecture has control images
-# `control_images` in profiles/archs.yaml; UNRECORDED: the trainer takes them, and what they need was not recorded
-PROMPTS, FITTED, TOKENS, UNRECORDED = "prompts", "fitted", "tokens", "unrecorded"
 ONE = (FITTED, FIRST_FRAME)  # kinds that take one picture for a preview, and bring it to the preview's size
-_WHY = "its tokens stand behind the image's in every pass"
 NAMED_FILES = 5
 SMALL: Size = (512, 512)  # what a control image is resized to without full_size_control_images
 
@@ -76,11 +73,6 @@ def read_controls(section: Section, arch: Arch, train: Train, *, cached: bool, b
 def _read_optional(section: Section, folders: tuple[str, ...], arch: Arch) -> ControlRule:
     """Where the prompts do not need them; pictures without control images are trained as they are."""
     found, fitted = section.found, arch.control_images == FITTED
-    if arch.control_images == UNRECORDED:
-        for key in ("control_path", *NUMBERED):
-            if section.values.get(key):
-                found.not_modelled(section.at(key), section.values[key], _WHY)
-        return ControlRule()
     place = section.at(next((key for key in ("control_path", *NUMBERED) if section.values.get(key)), "control_path"))
     if fitted and len(folders) > 1:
         why = f"{arch.name} takes one control image for a picture, and the trainer stops on more"
@@ -120,18 +112,24 @@ def check_pairs(section: Section, rule: ControlRule, controls: dict[str, tuple[S
         section.found.problem(section.at("control_path"), what, why, "add them, or take these images out")
 
 
+def check_batches(section: Section, arch: Arch, batch_size: int, unlike: list[tuple[int, int, int]]) -> None:
+    """`unlike`: buckets (width, height, frames) whose pictures have control images of several sizes, which FLUX.2 cannot join in a batch.
+
+    Source: toolkit/data_transfer_object/data_loader.py (DataLoaderBatchDTO: torch.cat of control tensors), flux2_model.py
+    (get_noise_prediction: torch.cat of each item's tokens), 27a03a91.
+    """
+    if arch.control_images == TOKENS and batch_size > 1 and unlike:
+        sizes = ", ".join(f"{width}x{height}" for width, height, _ in unlike[:NAMED_FILES])
+        what = f"control images of several sizes beside the pictures of {sizes}: the trainer stops when two of them meet in a batch"
+        section.found.warn(section.at("control_path"), f"{what}; make them one size, or batch_size 1")
+
+
 def sample_controls(section: Section, arch: Arch, flagged: str = "") -> tuple[tuple[Size, ...], tuple[Size, ...]]:
     """(Control images that the transformer gets, those that the prompts are encoded with) of a preview.
 
     `flagged`: the path behind --ctrl_img in its prompt, which takes the place of the key ctrl_img, but not as the first numbered one.
     """
     if not arch.control_images:
-        return (), ()
-    if arch.control_images == UNRECORDED:
-        for key in (key for key in ("ctrl_img", *(f"ctrl_img_{k}" for k in range(1, MOST_IMAGES + 1))) if section.values.get(key)):
-            section.found.not_modelled(section.at(key), section.values[key], _WHY)
-        if flagged:
-            section.found.not_modelled(section.at("prompt"), f"--ctrl_img {flagged}", _WHY)
         return (), ()
     one = section.text("ctrl_img") or None
     numbered = [section.text(f"ctrl_img_{k}") or None for k in range(1, MOST_IMAGES + 1)]
@@ -147,7 +145,7 @@ def sample_controls(section: Section, arch: Arch, flagged: str = "") -> tuple[tu
 
 def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch) -> None:
     """The trainer stops at a preview that has no control image."""
-    if arch.control_images in (TOKENS, UNRECORDED):
+    if arch.control_images == TOKENS:
         return
     fitted = arch.control_images in ONE
     without = [str(number) for number, one in enumerate(samples, 1) if not (one.controls if fitted else one.seen)]

@@ -15,7 +15,7 @@ from estimator.buckets import bucket_size, square_bucket, worst_bucket
 from estimator.controls import Size, pixels
 from estimator.datasets import Image, Scan, caption_of, scan
 from estimator.job import Bucket, Dataset, Train
-from estimator.trainers.aitoolkit_controls import DATASET_KEYS, ControlRule, check_pairs, read_controls
+from estimator.trainers.aitoolkit_controls import DATASET_KEYS, ControlRule, check_batches, check_pairs, read_controls
 from estimator.trainers.aitoolkit_entry import DEFAULT_RESOLUTION, caption_ending, copies, resolutions, scale
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.aitoolkit_train import MAX_BATCH
@@ -226,13 +226,16 @@ def _buckets(
 ) -> tuple[Bucket, ...]:
     size = _size_rule(entry, resolution, arch)
     buckets: dict[tuple[int, int, int], Bucket] = {}
+    unlike: set[tuple[int, int, int]] = set()
     for image in images:
         width, height = max(1, int(image.width * entry.scale)), max(1, int(image.height * entry.scale))
         key = (*size(width, height), entry.frames.of(image))
         known = buckets.setdefault(key, Bucket(*key))
+        unlike |= {key} if known.controls and controls[image.path] not in ((), known.controls) else set()
         most = max(known.controls, controls[image.path], key=lambda sizes: (len(sizes), pixels(sizes)))
         longest = max(known.text_tokens, tokens.get(image.path, 0))
         buckets[key] = replace(known, count=known.count + entry.copies, text_tokens=longest, controls=most)
+    check_batches(entry.section, arch, entry.dataset.batch_size, sorted(unlike))
     return tuple(bucket for _, bucket in sorted(buckets.items()))
 
 

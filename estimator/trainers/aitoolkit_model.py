@@ -7,10 +7,10 @@ toolkit/stable_diffusion_model.py (load_model of FLUX), extensions_built_in/diff
 from __future__ import annotations
 
 from estimator.archs import Arch
+from estimator.controls import FITTED
 from estimator.job import Model
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_arch import resolve_arch, trainer_key
-from estimator.trainers.aitoolkit_controls import FITTED
 from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
 DEFAULT_QTYPE = "qfloat8"
