@@ -382,3 +382,9 @@ def test_a_config_may_be_called_nearly_like_a_command(
     Path("plann").write_text("[]")
     assert cli.main(["plann", "--gpu", "T4"]) == 2
     assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["a.yaml"], ["plan", "a.yaml"], ["plan", "a.yaml", "--gpu"], ["plot", "a.yaml"], ["plan"]])
+def test_without_a_card_it_says_what_to_write(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 2
+    assert "--gpu RTX4090; `estimate gpus` lists them" in capsys.readouterr().err

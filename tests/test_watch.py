@@ -232,6 +232,12 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["python", "run.py", "a b.yaml"], ["--rows", "rows.jsonl", "python", "run.py", "--", "a b.yaml"]])
+def test_a_command_without_the_dashes_is_shown_with_them(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["watch", *words]) == 2
+    assert "estimate watch -- python run.py 'a b.yaml'" in capsys.readouterr().err
+
+
 # --- on the emulated device -----------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 OSES = ("linux", "windows")
 LEAST_RAM_BYTES, MOST_RAM_BYTES = 2**30, 2**50
-_UNKNOWN_OPTIONS = "unrecognized arguments: "  # how argparse's message begins
+_UNKNOWN_OPTIONS, _MISSING = "unrecognized arguments: ", "the following arguments are required: "  # how argparse's messages begin
+_NO_CARD = ("--gpu", "argument --gpu: expected one argument")
+NAME_A_CARD = "say which card, for instance --gpu RTX4090; `estimate gpus` lists them, and a size such as --gpu 24GiB will do"
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,6 +31,9 @@ class Parser(argparse.ArgumentParser):
         unknown = message.removeprefix(_UNKNOWN_OPTIONS).split("=")[0].split(" ")[0] if message.startswith(_UNKNOWN_OPTIONS) else ""
         near = get_close_matches(unknown, self._option_string_actions, n=1) if unknown.startswith("-") else ()
         fix = f"did you mean {near[0]}? " if near else ""
+        missing = message.removeprefix(_MISSING).split(", ") if message.startswith(_MISSING) else [message]
+        if any(each in _NO_CARD for each in missing):
+            fix = f"{NAME_A_CARD}; "
         raise InputError(Problem(message, fix=f"{fix}{self.prog} --help shows how it is used"))
 
 

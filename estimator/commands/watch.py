@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,8 +50,14 @@ def parser() -> options.Parser:
 def run(arguments: list[str], style: StyleOf) -> Answer:
     """Run the command, then tell. Raises InputError where it cannot be started."""
     at = arguments.index(SEPARATOR) if SEPARATOR in arguments else len(arguments)
-    given, command = parser().parse_args(arguments[:at]), arguments[at + 1 :]
     from estimator.errors import InputError, Problem
+
+    known, loose = parser().parse_known_args(arguments[:at])
+    if loose and not loose[0].startswith("-"):
+        words = shlex.join(word for word in arguments[arguments.index(loose[0]) :] if word != SEPARATOR)
+        what, why = f"{words[:80]}: the command to run goes after {SEPARATOR}", "what goes before it is for `estimate watch`"
+        raise InputError(Problem(what, None, why, f"estimate watch {SEPARATOR} {words[:200]}"))
+    given, command = parser().parse_args(arguments[:at]) if loose else known, arguments[at + 1 :]
     from estimator.watching.child import start
     from estimator.watching.phases import Phases
     from estimator.watching.sampling import Sampler

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from estimator.configfile import ConfigFile, key_name, parse
@@ -59,6 +60,7 @@ def _fail(override: str, what: str, why: str = "", fix: str = "") -> InputError:
     return InputError(Problem(what, Place(f"--set {override[:80]}", ""), why, fix))
 
 
+@lru_cache(maxsize=4096)  # planning and grids give the same ones hundreds of times; nothing of an answer is ever changed
 def _parse(override: str) -> tuple[list[str], object]:
     path, equals, text = override.partition("=")
     words = re.sub(r"\[(\d+|\*)\]", r".\1", path.strip()).split(".")
