@@ -39,14 +39,14 @@ def capped(subject: Subject, cap: int) -> tuple[Edit, ...]:
     return subject.allowed(edits)
 
 
-def grown(subject: Subject, resolution: int) -> tuple[Edit, ...]:
-    """A larger bucket besides those of a list, or in place of a single one, in each dataset whose largest is the config's largest."""
+def grown(subject: Subject, *larger: int) -> tuple[Edit, ...]:
+    """Larger buckets besides those of a list, the last in place of a single one, in each dataset whose largest is the config's."""
     top = resolutions(subject)[-1]
     edits = []
     for n, entry in enumerate(subject.entries()):
         values = _values(entry)
         if max(values, default=0) == top:
-            edits.append(_resolution(n, entry, [*values, resolution]))
+            edits.append(_resolution(n, entry, [*values, *larger]))
     return subject.allowed(edits)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from estimator.planner.buckets import FRAME_STEP, LARGEST, MOST_FRAMES, STEP, frame_edits, frames_of, grown, resolutions
-from estimator.planner.edits import Dimension, Edit, Level, merged
+from estimator.planner.edits import Dimension, Edit, Level
 from estimator.planner.search import Judge, Named, cheapest
 from estimator.planner.space import batch_edits, largest_batch
 from estimator.planner.subject import Subject
@@ -27,47 +26,58 @@ class Growth:
     beyond: int | None
 
 
+Edits = Callable[..., tuple[Edit, ...]]
+"""The edits for a value; of buckets, that are added to others, for several."""
 
-def _candidates(subject: Subject, what: str) -> tuple[int, Sequence[int], Callable[[int], tuple[Edit, ...]]]:
+
+def _candidates(subject: Subject, what: str) -> tuple[int, Sequence[int], Edits]:
     """(the value now, larger ones, the edits for one of them)."""
     if what == "batch":
         now = largest_batch(subject)
         return now, range(now + 1, MAX_BATCH + 1), lambda value: batch_edits(subject, value)
     if what == "resolution":
         now = resolutions(subject)[-1]
-        return now, range(now // STEP * STEP + STEP, LARGEST + 1, STEP), lambda value: grown(subject, value)
+        return now, range(now // STEP * STEP + STEP, LARGEST + 1, STEP), lambda *values: grown(subject, *values)
     now = frames_of(subject)
     longer = range(now + FRAME_STEP, MOST_FRAMES + 1, FRAME_STEP) if now > 1 else range(0)
     return now, longer, lambda value: frame_edits(subject, value)
 
 
 def driven(judge: Judge, aim: str, space: Sequence[Dimension], levels: tuple[Named, ...]) -> tuple[tuple[Named, ...], tuple[Growth, ...]]:
-    """The aimed setting as far up as it goes, with whatever of FREE that takes."""
+    """The aimed setting as far up as it goes, with whatever of FREE that takes.
+
+    A bucket more can make room for one that did not fit alone, whose size its blocks suit: so buckets are added until none is safe.
+    """
     now, values, edits_for = _candidates(judge.subject, aim)
     taken = {name for name, _ in levels}
-    free = [each for each in space if each.name in FREE and each.name not in taken]
+    free = [Dimension(d.name, tuple(v for v in d.levels if not v.loss.learned)) for d in space if d.name in FREE and d.name not in taken]
     base = tuple(edit for _, level in levels for edit in level.edits)
 
-    def attempt(value: int, replay: bool) -> tuple[Level, ...] | None:
-        grow = edits_for(value)
-        if not grow:
-            return None
-        if not replay:
-            every = itertools.product(*(each.levels for each in free))
-            fits = any(judge.failing(merged((*base, *grow, *(e for level in levels for e in level.edits)))) == () for levels in every)
-            return () if fits else None
-        found = cheapest(judge, free, (*base, *grow))
+    def attempt(chosen: tuple[int, ...], replay: bool) -> tuple[Level, ...] | None:
+        grow = edits_for(*chosen)
+        found = cheapest(judge, free, (*base, *grow), by_rows=not replay) if grow else None
         return None if found is None else found.levels
 
-    place = _last(len(values), lambda n: attempt(values[n], False) is not None)
-    place = _last(place + 1, lambda n: attempt(values[n], True) is not None, from_top=True)
-    if place < 0:
-        return levels, (Growth(aim, now, now, values[0]),) if values and edits_for(values[0]) else ()
-    helped = attempt(values[place], True) or ()
-    grow = Level(edits_for(values[place]), why=f"{aim} {values[place]} instead of {now}: as far as it goes on this card")
+    def furthest(chosen: tuple[int, ...], values: Sequence[int]) -> int:
+        place = _last(len(values), lambda n: attempt((*chosen, values[n]), False) is not None)
+        return _last(place + 1, lambda n: attempt((*chosen, values[n]), True) is not None, from_top=True)
+
+    chosen: tuple[int, ...] = ()
+    helped: tuple[Level, ...] = ()
+    while values:
+        place = furthest(chosen, values)
+        if place < 0:
+            break
+        chosen = (*chosen, values[place])
+        helped, values = attempt(chosen, True) or (), values[place + 1 :]
+        if not any(isinstance(edit.value, tuple) for edit in edits_for(*chosen)):
+            break
+    beyond = values[0] if values and edits_for(values[0]) else None
+    if not chosen:
+        return levels, (Growth(aim, now, now, beyond),) if beyond is not None else ()
+    grow = Level(edits_for(*chosen), why=f"{aim} {chosen[-1]} instead of {now}: as far as it goes on this card")
     helpers = tuple((each.name, level) for each, level in zip(free, helped, strict=True) if level.edits)
-    beyond = values[place + 1] if place + 1 < len(values) else None
-    return (*levels, *helpers, (aim, grow)), (Growth(aim, now, values[place], beyond),)
+    return (*levels, *helpers, (aim, grow)), (Growth(aim, now, chosen[-1], beyond),)
 
 
 def alone(judge: Judge, what: str) -> Growth | None:
