@@ -27,11 +27,11 @@ from estimator.engine import estimate_job
 from estimator.errors import CannotTell
 from estimator.estimate import OOM, SAFE
 from estimator.gpus import find_gpu
-from estimator.planner.buckets import FRAME_STEP, STEP, frame_edits, grown
+from estimator.planner.buckets import FRAME_STEP, STEP
 from estimator.planner.edits import Edit, merged
+from estimator.planner.growth import grown_to
 from estimator.planner.output import edited_text
 from estimator.planner.plans import Plan, make_plan
-from estimator.planner.space import batch_edits
 from estimator.planner.subject import Subject, read_subject
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,7 +99,7 @@ def write_clips(folder: Path) -> Path:
     return folder
 
 
-GROWN = {"batch": (batch_edits, 1), "frames": (frame_edits, FRAME_STEP), "resolution": (grown, STEP)}
+STEPS_OF = {"batch": 1, "frames": FRAME_STEP, "resolution": STEP}
 FURTHEST = 400
 
 
@@ -115,11 +115,10 @@ def steps_up(plan: Plan) -> list[tuple[str, tuple[Edit, ...]]]:
         ]
     what, beyond = further[0].what, further[0].beyond
     assert beyond is not None
-    edits_for, step = GROWN[what]
-    values = range(beyond, beyond + FURTHEST * step, step)
-    certain = next((value for value in values if _certain_to_fail(plan, edits_for(plan.subject, value))), None)
+    values = range(beyond, beyond + FURTHEST * STEPS_OF[what], STEPS_OF[what])
+    certain = next((value for value in values if _certain_to_fail(plan, grown_to(plan.subject, what, value))), None)
     chosen = dict.fromkeys([beyond] if certain is None else [beyond, certain])
-    return [(f"{what} {value}", merged((*plan.edits, *edits_for(plan.subject, value)))) for value in chosen]
+    return [(f"{what} {value}", merged((*plan.edits, *grown_to(plan.subject, what, value)))) for value in chosen]
 
 
 def _certain_to_fail(plan: Plan, edits: tuple[Edit, ...]) -> bool:

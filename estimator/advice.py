@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from estimator.archs import load_archs
 from estimator.errors import CannotTell, InputError
 from estimator.estimate import BORDERLINE, OOM, Advice, Estimate
-from estimator.gpus import MIB, Gpu
+from estimator.gpus import GIB, MIB, Gpu
 from estimator.job import Job
 
 Run = Callable[[Job], Estimate]
@@ -25,6 +25,10 @@ SMALL_PREVIEW = 512
 """Side in pixels of the smaller preview that is tried: the trainer's own default."""
 MOST_TOGETHER = 8
 """Edits that are put together at most: a job that needs more is another job."""
+PHASE_WORDS = {
+    "load": "loading", "prepare": "preparing", "cache_latents": "caching latents", "cache_text": "caching text", "sample": "previewing",
+    "train": "training", "save": "saving",
+}  # fmt: skip
 TOGETHER = " + "
 """Between the keys of an advice of several edits; its `before` and `after` are then lists."""
 SMALLEST_RANK = 4
@@ -66,7 +70,7 @@ def advise(job: Job, gpu: Gpu, estimate: Estimate, run: Run) -> tuple[Advice, ..
             continue
         saves = before - _peak_bytes(changed)
         if changed.phases and saves >= WORTH_BYTES:
-            found.append(Advice(edit.key, edit.before, edit.after, saves, edit.why, changed.verdict))
+            found.append(Advice(edit.key, edit.before, edit.after, saves, "; ".join([edit.why, *worse(start, changed)]), changed.verdict))
     if all(advice.verdict == OOM for advice in found):
         found.extend(_together(start, run))
     return tuple(found)
@@ -87,7 +91,7 @@ def _together(start: Estimate, run: Run) -> Iterator[Advice]:
         first = {edit.key: edit.before for edit in reversed(applied)}  # an edit that comes twice, such as a rank halved again
         last = {edit.key: (edit.after, edit.why) for edit in applied}
         keys = list(dict.fromkeys(edit.key for edit in applied))
-        values, why = [last[key][0] for key in keys], "; ".join(last[key][1] for key in keys)
+        values, why = [last[key][0] for key in keys], "; ".join([*(last[key][1] for key in keys), *worse(start, current)])
         saves = _peak_bytes(start) - _peak_bytes(current)
         yield Advice(TOGETHER.join(keys), [first[key] for key in keys], values, saves, why, current.verdict)
 
@@ -101,6 +105,18 @@ def _lowering(current: Estimate, run: Run) -> Iterator[tuple[Estimate, Edit]]:
             continue
         if changed.phases and _peak_bytes(current) - _peak_bytes(changed) >= WORTH_BYTES:
             yield changed, edit
+
+
+def worse(before: Estimate, after: Estimate) -> list[str]:
+    """The phases of both that allocate more afterwards, by as much as is worth showing, in words."""
+    tops: list[dict[str, int]] = []
+    for estimate in (before, after):
+        top: dict[str, int] = {}
+        for phase in estimate.phases:
+            top[phase.phase] = max(top.get(phase.phase, 0), phase.allocated_bytes)
+        tops.append(top)
+    rises = {name: tops[1][name] - size for name, size in tops[0].items() if name in tops[1]}
+    return [f"{PHASE_WORDS.get(name, name)} takes {rise / GIB:.2f} GiB more" for name, rise in rises.items() if rise >= WORTH_BYTES]
 
 
 def _peak_bytes(estimate: Estimate) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from estimator.estimate import OOM, SAFE, Estimate
+from estimator.planner.buckets import frames_of
 from estimator.planner.costs import headroom_bytes, pace
 from estimator.planner.edits import Edit
 from estimator.planner.growth import Growth
@@ -81,13 +82,15 @@ def _changes(plan: Plan, style: Style) -> str:
     if not plan.changes:
         return ""
     aims = {
-        "quality": "What to change: the least loss of quality, then of speed",
-        "speed": "What to change: the fastest that is safe",
-    }
-    lines = [style.bold(aims.get(plan.aim, f"What to change: as much {plan.aim} as is safe"))]
+        "quality": "the least loss of quality, then of speed", "speed": "the fastest that is safe",
+        "batch": "the largest batch that is safe",
+        "resolution": "the largest buckets that are safe", "frames": "the longest clips that are safe",
+    }  # fmt: skip
+    lines = [style.bold(f"What to change: {aims[plan.aim]}")]
+    clips = frames_of(plan.subject) > 1
     for number, change in enumerate(plan.changes, 1):
-        lines += _change_lines(number, change)
-    total = pace(plan.ratio)
+        lines += _change_lines(number, change, clips)
+    total = pace(plan.ratio, clips)
     if total:
         lines += wrapped(f"Together: {total}. Times are rough, from counted work.", "  ", "  ")
     if plan.aim == "quality" and all(change.without for change in plan.changes):
@@ -96,12 +99,12 @@ def _changes(plan: Plan, style: Style) -> str:
     return "\n".join(lines)
 
 
-def _change_lines(number: int, change: Change) -> list[str]:
+def _change_lines(number: int, change: Change, clips: bool) -> list[str]:
     edits = "; ".join(edit_words(edit, before) for edit, before in zip(change.edits, change.before, strict=True))
     lines = wrapped(f"{number:>3}. {edits}", "", "     ")
-    words = [change.why, *([pace(change.ratio)] if change.ratio is not None and abs(change.ratio - 1) >= 0.03 else [])]
+    words = [change.why, *([pace(change.ratio, clips)] if change.ratio is not None and abs(change.ratio - 1) >= 0.03 else [])]
     lines += wrapped(clean("; ".join(words)), "     ", "     ")
-    if change.without:
+    if change.without not in ("", SAFE):  # what is aimed at is safe a step weaker
         fails = f" ({', '.join(phase.replace('_', ' ') for phase in change.fails)})" if change.fails else ""
         lines += wrapped(f"a step weaker: {change.without}{fails}", "     ", "     ")
     return lines
@@ -115,10 +118,19 @@ def edit_words(edit: Edit, before: object) -> str:
 
 def _room(plan: Plan, style: Style) -> str:
     if not plan.growth:
-        return ""
+        return f"{style.bold('How far it goes')}\n  {plan.aim}: {_no_growth(plan)}" if plan.aim in _UNITS else ""
     alone = plan.aim == "quality"
     lines = [style.bold("Room to grow, each alone" if alone else "How far it goes")]
     return "\n".join([*lines, *(f"  {growth_words(each)}" for each in plan.growth)])
+
+
+def _no_growth(plan: Plan) -> str:
+    """Why a setting that is aimed at does not grow at all."""
+    if plan.aim == "frames" and frames_of(plan.subject) == 1:
+        return "only images are trained here; clips need num_frames in the dataset"
+    if any(change.name in ("batch", "buckets", "frames") for change in plan.changes):
+        return "less than the config has, as above"
+    return "pinned by --keep" if plan.subject.keep else "no more is looked at"
 
 
 def growth_words(growth: Growth) -> str:

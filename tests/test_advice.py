@@ -241,6 +241,28 @@ def test_what_is_advised_can_be_read_back_and_is_modelled(path: Path) -> None:
         assert lower[0] - lower[1] == advice.saves_bytes, f"{advice.key}: {advice.before} -> {advice.after}"
 
 
+@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_no_advice_makes_a_phase_worse_without_saying_so(path: Path) -> None:
+    """With checkpointing on, for instance, encoding captions keeps the text encoder's whole graph."""
+    sets = ("train.gradient_checkpointing=false", "model.low_vram=false", "train.optimizer=adamw")
+    (job,) = read_jobs(path, sets)
+    card = find_gpu("8GiB")
+
+    def highest(changed: Job) -> dict[str, int]:
+        phases = sorted(estimate_job(changed, card, fast=True).phases, key=lambda phase: phase.allocated_bytes)
+        return {phase.phase: phase.allocated_bytes for phase in phases}
+
+    before, words = highest(job), {"cache_text": "caching text", "cache_latents": "caching latents", "sample": "previewing"}
+    estimate = replace(estimate_job(job, card, fast=True), verdict=OOM)
+    for advice in advise(job, card, estimate, lambda changed: estimate_job(changed, card, fast=True)):
+        if " + " not in advice.key:
+            (changed,) = read_jobs(path, (*sets, f"{advice.key}={json.dumps(advice.after)}"))
+            after = highest(changed)
+            risen = {name for name in before if after.get(name, 0) - before[name] >= WORTH_BYTES}
+            said = {name for name in before if f"{words.get(name, name)} takes" in advice.why.replace("training", "train")}
+            assert risen == said, advice
+
+
 @pytest.mark.parametrize(("arch", "expected"), [("flux1-dev", "uint4"), ("zimage", "qfloat8")])
 def test_a_text_encoder_without_a_key_of_its_own_is_quantised_as_the_transformer_is(arch: str, expected: str) -> None:
     job = replace(heavy_job(), arch=arch)

@@ -73,13 +73,14 @@ def time_ratio(before: Job, after: Job) -> float | None:
     return new / old if old else None
 
 
-def pace(ratio: float | None) -> str:
-    """A ratio in words: "about 1.5 times as long for each image", "about as fast"."""
+def pace(ratio: float | None, clips: bool = False) -> str:
+    """A ratio in words: "each image takes about 1.5 times as long", "about as fast". `clips`: of clips, not images."""
     if ratio is None:
         return ""
     if abs(ratio - 1) < 0.03:
         return "about as fast"
-    return f"each image takes about {ratio:.2g} times as long" if ratio >= 1 else f"each image takes about {ratio:.0%} of the time"
+    each = "each clip" if clips else "each image"
+    return f"{each} takes about {ratio:.2g} times as long" if ratio >= 1 else f"{each} takes about {ratio:.0%} of the time"
 
 
 def headroom_bytes(estimate: Estimate) -> int:

@@ -43,6 +43,11 @@ def _candidates(subject: Subject, what: str) -> tuple[int, Sequence[int], Edits]
     return now, longer, lambda value: frame_edits(subject, value)
 
 
+def grown_to(subject: Subject, what: str, value: int) -> tuple[Edit, ...]:
+    """The edits with which a config of the subject has so large a batch, bucket or number of frames."""
+    return _candidates(subject, what)[2](value)
+
+
 def driven(judge: Judge, aim: str, space: Sequence[Dimension], levels: tuple[Named, ...]) -> tuple[tuple[Named, ...], tuple[Growth, ...]]:
     """The aimed setting as far up as it goes, with whatever of FREE that takes.
 

@@ -21,7 +21,7 @@ class Change:
     """One setting that changes: its edits with the values before, what it costs, and what becomes of the plan without it.
 
     `ratio`: time for each image beside the config without this change (rough); None where it cannot be counted.
-    `without`: the verdict if it alone is taken back by one step; `fails`: the phases that then fail.
+    `without`: the verdict if it alone is taken back by one step; `fails`: the phases that then fail; `weaker`: all edits of that config.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Change:
     ratio: float | None
     without: str = ""
     fails: tuple[str, ...] = ()
+    weaker: tuple[Edit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def _change(judge: Judge, levels: tuple[Named, ...], number: int) -> Change:
     ratio = None if with_it is None or without_it is None else time_ratio(without_it, with_it)
     before = tuple(subject.value(edit.key) for edit in level.edits)
     verdict, fails = judge.shortfall(weaker)
-    return Change(name, level.edits, before, level.why, ratio, verdict, fails)
+    return Change(name, level.edits, before, level.why, ratio, verdict, fails, weaker)
 
 
 def _step_back(judge: Judge, name: str, level: Level) -> Level:
