@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from estimator.engine import surely_unsafe
-from estimator.errors import CannotTell
+from estimator.errors import CannotTell, InputError
 from estimator.gpus import find_gpu
 from estimator.intervals import residual_for
 from estimator.offload_profile import profile_of
@@ -26,7 +26,6 @@ from estimator.rows import bound
 
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.yaml"))
 WASTEFUL = ("train.batch_size=4", "train.gradient_checkpointing=false", "train.optimizer=adamw", "model.low_vram=false")
-ONE_AT_A_TIME = ("qwen_edit_2509_ui",)  # whose batch is of one
 GPU = find_gpu("A100-40G")
 RESIDUAL = residual_for(GPU)
 
@@ -34,7 +33,10 @@ RESIDUAL = residual_for(GPU)
 @cache
 def subject_of(name: str) -> Subject:
     path = next(path for path in EXAMPLES if path.stem == name)
-    return read_subject(str(path), WASTEFUL[1:] if name in ONE_AT_A_TIME else WASTEFUL, None, ())
+    try:
+        return read_subject(str(path), WASTEFUL, None, ())
+    except InputError:  # one image at a time
+        return read_subject(str(path), WASTEFUL[1:], None, ())
 
 
 def edits_at(space: Sequence[Dimension], places: Sequence[int]) -> tuple[Edit, ...]:
