@@ -39,11 +39,14 @@ class Peak:
 
 @dataclass(frozen=True)
 class Run:
-    """One row: a whole run of the trainer on the emulated device. `capacity_bytes` is what its allocator could have; None: no limit."""
+    """One row: a whole run of the trainer on the emulated device. `capacity_bytes` is what its allocator could have; None: no limit.
+
+    `images`: of each folder (width, height, caption, frames of a clip, whether it has sound).
+    """
 
     name: str
     config: dict[str, Any]
-    images: dict[str, list[tuple[int, int, str, int]]]
+    images: dict[str, list[tuple[int, int, str, int, bool]]]
     capacity_bytes: int | None
     total_bytes: int | None
     peaks: tuple[Peak, ...]
@@ -61,7 +64,10 @@ def read_rows(path: Path = ROWS) -> tuple[Run, ...]:
 
 def _run(one: dict[str, Any], job: dict[str, Any]) -> Run:
     total = one["capacity_bytes"]
-    images = {folder: [(w, h, text, *(frames or [0])) for w, h, text, *frames in listed] for folder, listed in job["images"].items()}
+    images = {
+        folder: [(w, h, text, clip[0] if clip else 0, clip[1:] == [1]) for w, h, text, *clip in listed]
+        for folder, listed in job["images"].items()
+    }
     return Run(
         one["name"], job["config"], images, None if total is None else total - one["context_bytes"], total,
         tuple(_peak(phase) for phase in one["phases"] if not _idle(phase)), one["retries"], job["versions"],
@@ -106,9 +112,9 @@ def write_files(run: Run, folder: Path) -> Path:
     for name, images in run.images.items():
         place = folder / "data" / name.removeprefix("DATA/").replace(" ", "_")
         place.mkdir(parents=True)
-        for index, (width, height, caption, frames) in enumerate(images):
+        for index, (width, height, caption, frames, sound) in enumerate(images):
             if frames:
-                write_clip(place / f"image{index}.avi", width, height, frames)
+                write_clip(place / f"image{index}.avi", width, height, frames, sound=sound)
             else:
                 (place / f"image{index}.png").write_bytes(png_header(width, height))
             (place / f"image{index}.txt").write_text(caption, encoding="utf-8")

@@ -39,17 +39,18 @@ def write_images(folder: Path, buckets: tuple[tuple[int, ...], ...], controlled:
     `controlled`: and one beside it with a control image of the same size.
     """
     entries: list[dict[str, Any]] = []
-    for width, height, batch, caption, *frames in buckets:
+    for width, height, batch, caption, *video in buckets:
+        frames, sound = video[:1], bool(video[1:] and video[1])
         place = folder / f"{width}x{height}b{batch}"
         place.mkdir(parents=True, exist_ok=True)
         if frames and frames[0] > 1:
-            write_clip(place / "image.avi", width, height, frames[0])
+            write_clip(place / "image.avi", width, height, frames[0], sound=sound)
         else:
             Image.new("RGB", (width, height)).save(place / "image.png")
         (place / "image.txt").write_text(words(caption))
         entries.append({"folder_path": str(place), "caption_ext": "txt", "resolution": 2048, "batch_size": batch})
         if frames:
-            entries[-1]["num_frames"] = frames[0]
+            entries[-1].update({"num_frames": frames[0]} | ({"do_audio": True} if sound else {}))
         if controlled:
             beside = place.with_name(f"{place.name}-control")
             beside.mkdir(exist_ok=True)
@@ -96,6 +97,9 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     family, optimizer = ARCHITECTURES[arch], OPTIMIZER_WITH.get(weights, OPTIMIZER_WITH_OTHERS)
     cached, unloaded, rank = index == 1, index == UNLOADED, RANKS[optimizer][index == 1]
     buckets = family.unloaded if unloaded else family.other_buckets.get(weights, family.buckets)
+    previews = family.samples
+    if cached and family.second is not None:
+        buckets, previews = family.second
     datasets = write_edits(run / "data", family.texts) if family.texts else write_images(run / "data", buckets, family.controlled)
     datasets += [] if unloaded else write_images(run / "data", family.uncontrolled[index])
     # Uncached runs have batches with cached latents too: the step's head of both. Which are cached differs for the last kind of
@@ -110,7 +114,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     if weights != "bf16":
         model.update(qtype=weights, qtype_te=weights if weights in OPTIMIZER_WITH else "qfloat8")
     samples: list[dict[str, Any]] = []
-    for width, height, guidance, count, *frames in family.samples:
+    for width, height, guidance, count, *frames in previews:
         samples.append({"prompt": words(count), "width": width, "height": height, "guidance_scale": guidance})
         samples[-1].update({"num_frames": frames[0]} if frames else {})
         if family.controlled:  # the trainer brings it to the preview's size

@@ -27,6 +27,7 @@ from calibration import (
     validation_jobs,
     validation_jobs_edit,
     validation_jobs_flux2,
+    validation_jobs_ltx2,
     validation_jobs_offload,
     validation_jobs_qwen,
     validation_jobs_settings,
@@ -39,7 +40,7 @@ from estimator.buckets import bucket_size
 
 JOBS = (
     *validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS, *validation_jobs_wan.JOBS,
-    *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS, *validation_jobs_offload.JOBS,
+    *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS, *validation_jobs_offload.JOBS, *validation_jobs_ltx2.JOBS,
 )  # fmt: skip
 ROWS = Path(__file__).parent / "data" / "emulated_runs.jsonl"
 DATA = "DATA/"  # in place of the folder that holds a job's images
@@ -134,9 +135,9 @@ def folders(job: Job) -> list[str]:
 def write_images(name: str, folder: Path) -> None:
     place = folder / name.replace(" ", "_")
     place.mkdir(parents=True, exist_ok=True)
-    for index, (width, height, caption, *frames) in enumerate(IMAGES[name]):
-        if frames:
-            write_clip(place / f"image{index}.avi", width, height, frames[0])
+    for index, (width, height, caption, *clip) in enumerate(IMAGES[name]):
+        if clip:
+            write_clip(place / f"image{index}.avi", width, height, clip[0], sound=clip[1:] == [1])
         else:
             Image.new("RGB", (width, height)).save(place / f"image{index}.png")
         (place / f"image{index}.txt").write_text(CAPTIONS[caption])

@@ -41,8 +41,15 @@ class Arch:
     name_contains: tuple[str, ...] = ()
     video: bool = False
     image_to_video: bool = False
+    cell_pixels: int = 16
+    cell_frames: int = 4
+    sound_per_second: int = 0
     control_images: str | None = None
     transformer_config: Mapping[str, object] = field(default_factory=dict)
+
+    def sound_tokens(self, frames: int, per_second: float) -> int:
+        """Tokens of the sound of a clip taken at so many frames a second, or of an image; 0 where a model has none."""
+        return round(frames / per_second * self.sound_per_second) if self.sound_per_second else 0
 
     def text_tokens(self, prompt: str, pictures: Sequence[Size] = (BLANK,)) -> int:
         """Estimated text tokens that the transformer gets for a prompt or caption. ValueError where no template is known.

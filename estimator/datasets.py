@@ -34,7 +34,7 @@ _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF orientations that swap wi
 class Image:
     """A readable image or clip: its size in pixels as it is meant to be seen (EXIF orientation applied).
 
-    `frames`: of a clip (0: an image), `per_second`: its speed.
+    `frames`: of a clip (0: an image), `per_second`: its speed, `sound`: it has some.
     """
 
     path: str
@@ -42,6 +42,7 @@ class Image:
     height: int
     frames: int = 0
     per_second: float = 0.0
+    sound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ def _open_all(paths: list[str], captions: Mapping[str, str] | None, skipped: lis
             try:
                 if path.lower().endswith(VIDEO_ENDINGS):
                     clip = read_clip(path)
-                    images.append(Image(path, clip.width, clip.height, clip.frames, clip.per_second))
+                    images.append(Image(path, clip.width, clip.height, clip.frames, clip.per_second, clip.sound))
                 else:
                     images.append(Image(path, *image_size(path)))
             except Exception as error:

@@ -4,7 +4,8 @@ Variables that a job gives: `B` samples in one forward, `T` image tokens of a sa
 edge ((width + height) / 16, which padded convolutions add), `X` text tokens of a sample, `N` those of the negative prompt,
 `I` those of `X` that are cells of control images (a text encoder with a vision tower), `r` the adapter's rank. Of video, `T` and
 the text encoder's count are of the whole clip, and there are besides: `A` tokens of one latent frame (of an image: T), `F` latent
-frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has done already. Derived ones:
+frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has done already, `O` tokens of a clip's sound. LTX-2's tokens are of 32 pixels
+each way, and its latent frames of 8 (`Cells`). Derived ones:
 
 - `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
 - `U` = 2 T, an image and a control image of the same size (FLUX.1 Kontext); `J` = 2 T + X, the joint sequence with both;
@@ -16,6 +17,7 @@ frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has done already. De
 - any other of these with a number behind it is rounded up to a multiple of that: `S128` to FlashAttention's tile (dq accumulator,
   logsumexp), `S32` and `L32` to the memory-efficient kernel's (logsumexp), `X32` to Z-Image's padding;
 - `M8`: S where it is no multiple of 8, else 0: rows of an attention mask of which memory-efficient attention makes a padded copy (Chroma);
+- `H1`, `H2`, `H4`, `H8`: a latent frame, so many times as wide, padded by one on each side (LTX-2's decoder);
 - `B>2`: 1 where a forward has more than 2 samples, else 0: what is made for the third one alone (FLUX.2 places tokens sample by sample);
 - `reduceD_V` (D a width, V a variable): partial results of one column sum over V rows of a [B, V, D] tensor, such as the
   gradient of a gate, that torch's reduction kernel keeps in global memory. 0 where it needs none. It is the number of
@@ -35,6 +37,7 @@ integer arrays and returns an array (estimator.grid).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -50,6 +53,7 @@ _SUMS = {
     "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "P": {"A": 4}, "V": {"T": 4, "A": -3},
     **{f"C{s}": {"A": (16 // s) ** 2, "E": 2 * 16 // s, "1": 4} for s in (1, 2, 4, 8)},
     **{f"D{s}": {"A": (16 // s) ** 2, "E": 16 // s, "1": 1} for s in (1, 2, 4)},
+    **{f"H{s}": {"A": s**2, "E": 2 * s, "1": 4} for s in (1, 2, 4, 8)},
 }  # fmt: skip
 MASK_TILE = 8  # rows of a mask are padded to multiples of it for memory-efficient attention (aten/native/transformers/attention.cpp)
 
@@ -77,15 +81,26 @@ PIXELS_PER_EDGE = 16
 FRAMES_PER_LATENT = 4  # temporal compression of Wan's VAE (AutoencoderKLWan: scale_factor_temporal); the first frame is one of its own
 
 
-def latent_frames(frames: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """What a token is of pixels: `edge` of them each way, and `frames` to a latent frame behind the first, which is one of its own."""
+
+    edge: int = PIXELS_PER_EDGE
+    frames: int = FRAMES_PER_LATENT
+
+
+IMAGE_CELLS = Cells()
+
+
+def latent_frames(frames: int, cells: Cells = IMAGE_CELLS) -> int:
     """Latent frames of a clip; what is left over at its end is dropped."""
-    return 1 + (frames - 1) // FRAMES_PER_LATENT
+    return 1 + (frames - 1) // cells.frames
 
 
-def image_values(width: int, height: int, frames: int = 1) -> dict[str, int]:
+def image_values(width: int, height: int, frames: int = 1, cells: Cells = IMAGE_CELLS) -> dict[str, int]:
     """`T`, `E`, `A` and `F` of an image or clip of so many pixels."""
-    area, count = width * height // PIXELS_PER_TOKEN, latent_frames(frames)
-    return {"T": area * count, "E": (width + height) // PIXELS_PER_EDGE, "A": area, "F": count}
+    area, count = width * height // cells.edge**2, latent_frames(frames, cells)
+    return {"T": area * count, "E": (width + height) // cells.edge, "A": area, "F": count}
 
 
 def round_up(value: IntOrInts, multiple: int) -> IntOrInts:

@@ -81,6 +81,7 @@ class Bucket:
 
     `text_tokens`: tokens of the longest caption among its items, as estimated (0: unknown, or the same for every text).
     `controls`: sizes of the control images of the item that has most of them, as they lie on the disk.
+    `sound_tokens`: of the sound that a model of video with sound makes beside the pictures; `sound`: it is trained too.
     """
 
     width: int
@@ -89,6 +90,8 @@ class Bucket:
     count: int = 0
     text_tokens: int = 0
     controls: tuple[tuple[int, int], ...] = ()
+    sound_tokens: int = 0
+    sound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ class Sample:
     along with the positive one; `guided`: it runs, in the same forward or in one of its own.
     `text_tokens` / `negative_tokens`: as estimated from the prompts (None: unknown).
     `controls`: sizes of the control images that the transformer gets, `seen`: of those that the prompts are encoded with (the trainer
-    shows the text encoder a picture given as ctrl_img twice).
+    shows the text encoder a picture given as ctrl_img twice). `sound_tokens`: as of a Bucket.
     """
 
     width: int
@@ -165,6 +168,7 @@ class Sample:
     vae_tiling: bool = False
     controls: tuple[tuple[int, int], ...] = ()
     seen: tuple[tuple[int, int], ...] = ()
+    sound_tokens: int = 0
 
     @property
     def memory_key(self) -> tuple[object, ...]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from estimator.estimate import Variant
 
-CORE, CONTROLLED_CORE = "step.core", "step.core.controlled"  # forward, loss, backward of a step: without, and with control images
+# Forward, loss, backward of a step: alone, with control images, with the sound of clips
+CORE, CONTROLLED_CORE, SOUND_CORE = "step.core", "step.core.controlled", "step.core.sound"
 
 
 @dataclass(frozen=True, slots=True)

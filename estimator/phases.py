@@ -16,6 +16,7 @@ from estimator.estimate import Variant
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Sample
 from estimator.operations import Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
+from estimator.sizes import sizes_of
 
 
 class Plan:
@@ -33,10 +34,9 @@ class Plan:
         train, model = job.train, job.model
         self.text_cached, self.text_away = job.text_cached, train.unload_text_encoder or job.text_cached
         self.all_latents_cached = all(dataset.latents_cached for dataset in job.datasets)
-        self.low = "low_vram" if model.low_vram else "plain"
+        self.low, self.ema = "low_vram" if model.low_vram else "plain", "ema" if train.ema else "none"
         self.weights, self.te_weights = model.weights, model.te_weights
         self.rank = {"r": job.network.rank if job.network else 0}
-        self.ema = "ema" if train.ema else "none"
         # without sampling their prompts are not cached either (SDTrainer.cache_sample_prompts)
         self.samples = () if train.disable_sampling else tuple({s.memory_key: s for s in job.samples}.values())
         self.optimizer = optimizers.rule_name(train.optimizer, train.weight_decay)
@@ -279,7 +279,7 @@ class Plan:
         """`when`: "first" where the optimizer has no state yet."""
         bucket, many = batch.bucket, one_or_many(batch.size)
         latents = "encoded" if encodes_latents(self.job, bucket) else "cached"
-        values = {**image_values(bucket.width, bucket.height, bucket.frames), **self.rank, "B": batch.size, "X": batch.text_tokens}
+        values = {**sizes_of(self.arch, bucket), **self.rank, "B": batch.size, "X": batch.text_tokens}
         # Cached text with latents encoded was not recorded: a head of encoded text lacks the copy of embeddings (FLUX: 4 MiB a sample)
         text = "cached" if self.text_away and latents == "cached" else "encoded"
         checkpointing = "checkpointed" if self.job.train.gradient_checkpointing else "full"

@@ -13,6 +13,7 @@ from estimator.batches import Step, one_or_many, steps_of
 from estimator.edit import QwenEditPlan
 from estimator.flux2 import Flux2KleinPlan, Flux2Plan
 from estimator.job import Bucket, Dataset, Job
+from estimator.ltx2 import Ltx2Plan
 from estimator.operations import CONTROLLED_CORE, CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part
 from estimator.phases import Plan
 from estimator.programs import Profile
@@ -59,7 +60,7 @@ class KontextPlan(VaeStays, PromptsApart):
 PLANS: Mapping[str, type[Plan]] = {
     "stable_diffusion": Plan, "base": Plan, "flux_kontext": KontextPlan, "flux2": Flux2Plan,
     "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan, "wan": WanPlan, "wan22_14b": Wan22Plan, "wan22_14b_i2v": Wan22FromImagePlan,
-    "qwen_edit": QwenEditPlan,
+    "qwen_edit": QwenEditPlan, "ltx2": Ltx2Plan,
 }  # fmt: skip
 
 

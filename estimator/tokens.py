@@ -16,6 +16,8 @@ MAX_TEXT_TOKENS = 512  # max_sequence_length of both pipelines: FLUX pads to it,
 
 QWEN_IMAGE_END_TOKENS = 5  # <|im_end|>, a line break, <|im_start|>, assistant, a line break
 QWEN_IMAGE_MAX_TOKENS = 1024  # tokenizer_max_length of the pipeline
+GEMMA_BEGIN_TOKENS = 1  # <bos>
+GEMMA_MAX_TOKENS = 1024  # max_length of LTX2Model.get_prompt_embeds (ostris/ai-toolkit 27a03a91)
 
 _PIECE = re.compile(r"<[^>]*>|\w+|[^\w\s]")
 _LONG_WORD = re.compile(r"\w{7,}")
@@ -64,5 +66,11 @@ def qwen_edit_tokens(prompt: str, cells: Sequence[int]) -> int:
     return word_tokens(pictures + prompt) + sum(cells) - len(cells) + QWEN_IMAGE_END_TOKENS
 
 
-TEMPLATES = {"qwen3_chat": qwen3_chat_tokens, "qwen_image": qwen_image_tokens}  # by the name that profiles/archs.yaml uses
+def gemma_tokens(prompt: str) -> int:
+    """Estimated tokens of a prompt as Gemma-3 gets it: one before the text, and at most 1024 (source: LTX2Model.get_prompt_embeds)."""
+    return min(word_tokens(prompt.strip()) + GEMMA_BEGIN_TOKENS, GEMMA_MAX_TOKENS)
+
+
+# By the name that profiles/archs.yaml uses
+TEMPLATES = {"qwen3_chat": qwen3_chat_tokens, "qwen_image": qwen_image_tokens, "gemma": gemma_tokens}
 IMAGE_TEMPLATES = {"qwen_image_edit": qwen_edit_tokens}  # of prompts that control images are part of

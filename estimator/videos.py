@@ -7,13 +7,16 @@ tkhd, mdhd, hdlr, stts), Microsoft's AVI RIFF reference (avih).
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".wmv", ".m4v", ".flv")  # toolkit/data_loader.py: video_extensions
 BOXED = (".mp4", ".mov", ".m4v")
+PICTURES, SOUND = b"vide", b"soun"  # handlers of tracks
+AVI_SOUND = re.compile(rb"strh.{4}auds", re.DOTALL)  # the header of a stream of sound
 MAX_HEADER_BYTES = 64 * 2**20  # of a box that is read whole
 _WHOLE = 2**16  # a fixed-point one of tkhd
 _SIDEWAYS = 2**15  # of its matrix: a picture turned by a quarter has nothing on the diagonal
@@ -25,12 +28,13 @@ class NotAVideo(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """`width`, `height` in pixels as it is meant to be seen; `frames` in all; `per_second`."""
+    """`width`, `height` in pixels as it is meant to be seen; `frames` in all; `per_second`; `sound`: it has a track of it."""
 
     width: int
     height: int
     frames: int
     per_second: float
+    sound: bool = False
 
 
 def read_clip(path: str) -> Clip:
@@ -57,7 +61,7 @@ def _by_pyav(path: str, ending: str) -> Clip:
             stream = container.streams.video[0]
             rate = float(stream.average_rate or 0)
             frames = int(stream.frames or rate * float((container.duration or 0) / av.time_base))
-            return Clip(int(stream.width), int(stream.height), frames, rate)
+            return Clip(int(stream.width), int(stream.height), frames, rate, bool(container.streams.audio))
     except Exception as error:
         raise NotAVideo(str(error)) from None
 
@@ -90,19 +94,24 @@ def _boxed(file: BinaryIO) -> Clip:
         if size < head:
             break
         if kind == b"moov":
-            for inner, track in _boxes(file.read(min(size - head, MAX_HEADER_BYTES))):
-                clip = _track(track) if inner == b"trak" else None
-                if clip is not None:
-                    return clip
+            tracks = [track for inner, track in _boxes(file.read(min(size - head, MAX_HEADER_BYTES))) if inner == b"trak"]
+            clip = next((clip for clip in map(_track, tracks) if clip is not None), None)
+            if clip is not None:
+                return replace(clip, sound=any(_kind(track) == SOUND for track in tracks))
         place += size
     raise NotAVideo("no video track")
 
 
+def _kind(track: bytes) -> bytes:
+    """What a track holds, as its handler says."""
+    return dict(_boxes(dict(_boxes(track)).get(b"mdia", b""))).get(b"hdlr", b"")[8:12]
+
+
 def _track(track: bytes) -> Clip | None:
+    if _kind(track) != PICTURES:
+        return None
     parts = dict(_boxes(track))
     media = dict(_boxes(parts.get(b"mdia", b"")))
-    if media.get(b"hdlr", b"")[8:12] != b"vide":
-        return None
     head = parts.get(b"tkhd", b"")
     start = 52 if head[:1] == b"\1" else 40  # version 1 has times of 8 bytes
     matrix = struct.unpack_from(">9i", head, start)
@@ -127,4 +136,4 @@ def _avi(file: BinaryIO) -> Clip:
     values = struct.unpack_from("<14I", data, place + 8)
     if not (values[0] and values[4] and values[8] and values[9]):
         raise NotAVideo("an AVI header without size or length")
-    return Clip(values[8], values[9], values[4], 1_000_000 / values[0])
+    return Clip(values[8], values[9], values[4], 1_000_000 / values[0], AVI_SOUND.search(data) is not None)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from estimator.features import IMAGE_CELLS, Cells
+
 # Kinds of base weights, and the optimizer that is recorded with each
 OPTIMIZER_WITH = {"bf16": "adamw8bit", "qfloat8": "adamw", "float8": "adafactor", "uint4": "prodigy"}
 OPTIMIZER_WITH_OTHERS = "adamw8bit"
@@ -23,6 +25,7 @@ def kind_of(qtype: str) -> str:
 CLIPS = ("encode.", "decode", "tile.", "latents", "step.first_frame", "preview.first_frame")  # parts of a VAE that works in chunks
 # Frames that a convolution pads, at each scale of a VAE of factor 8 (estimator.features)
 PADDED = ("C1", "C2", "C4", "C8", "D1", "D2", "D4")
+FRAMED = ("H1", "H2", "H4", "H8")  # the same of a decoder that takes all frames of a clip together
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Layout:
     are loaded is taken from runs without. `prompts_apart`: cached prompts of previews, which stay on the card, and what a step does with
     prompts that it encoded are parts of their own. `sample_by_sample`: a step has tensors of each sample alone.
     `video`: the VAE works in chunks of frames, which are parts of their own (calibration.extract.clips). `scratch`: features of kernels'
-    scratch memory, besides those of column sums. `flash`: of the text encoder's attention over a text with control images.
+    scratch memory, besides those of column sums. `flash`: of the text encoder's attention over a text with control images. `cells`: what
+    a token is of pixels and frames. `sound_per_second`: tokens of sound that video has beside its own, silent or not; its VAE then takes a
+    clip whole, or in tiles of frames (calibration.extract.sounded).
     """
 
     load: dict[str, tuple[str, ...]]
@@ -62,16 +67,35 @@ class Layout:
     prompts_apart: bool = False
     sample_by_sample: bool = False
     video: bool = False
+    cells: Cells = IMAGE_CELLS
+    sound_per_second: int = 0
 
     def caption_tokens(self, words: int) -> int:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
         return words + self.template_tokens if self.padded_tokens is None else self.padded_tokens
+
+    def _with_sound(self, key: str) -> tuple[str, ...]:
+        """Candidates of the parts that only video with sound has; none of others."""
+        kind, many = key.split("/")[0], "/many" in key
+        if kind in ("step.prompts", "step.captions"):
+            return ("1", "B", "B*X") if many else ("1", "X")
+        if kind in ("sound", "decode.sound"):
+            return ("1", "B", "O", "B*O") if many else ("1", "O")
+        if kind in ("encode.image", "encode.clip", "decode.image", "decode.clip"):
+            names = ("T", "A", *(f"{frame}*F" for frame in FRAMED), *FRAMED, "F", "E*F", "E") if kind.startswith("dec") else ("T", "A")
+        elif kind in ("latents", "decode", "decode.joined", "decode.shown") or key.startswith(("step.head/encoded", "step.head/cached")):
+            names = ("T", "A")
+        else:
+            return ()
+        return ("1", "B", *(f"B*{name}" for name in names), *names) if many else ("1", *names)
 
     def features(self, key: str) -> tuple[str, ...]:
         """Candidate features of a part, the likelier first."""
         kind = key.split("/")[0]
         if kind.startswith("load") or kind == "step.end":
             return ("1",)
+        if self.sound_per_second and (own := self._with_sound(key)):
+            return own
         if self.video and (key.startswith("step.head/encoded") or kind.startswith(CLIPS)):
             clip = (*PADDED, "A", "P32", *(("A*K", "K") if kind in ("encode.next", "decode.next") else ("V", "T", "F")))
             return ("1", *clip) if "/many" not in key else ("1", "B", *(f"B*{name}" for name in clip), *clip)
@@ -115,7 +139,8 @@ class Architecture:
     without its text being cached, with cached latents for each second one; heads of steps are taken from it alone. `controlled`: each
     image and preview has a control image of its own size, but for the `uncontrolled` buckets, which the two jobs of each kind of weights
     have besides. `pictured`: each preview begins with a given picture, and latents cannot be cached. `train`: settings of the `train`
-    section that its probe jobs have besides.
+    section that its probe jobs have besides. `second`: buckets and previews of the second job of each kind of weights
+    (none: those of the first).
     """
 
     model: dict[str, Any]
@@ -134,6 +159,7 @@ class Architecture:
     uncontrolled: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] = ((), ())
     pictured: bool = False
     train: dict[str, Any] = field(default_factory=dict)
+    second: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int, float, int, *tuple[int, ...]], ...]] | None = None
 
 
 def words_of(text: Any) -> int:

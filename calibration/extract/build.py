@@ -15,7 +15,7 @@ import numpy as np
 
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import Layout, words_of
-from calibration.extract import clips, parts
+from calibration.extract import clips, parts, sounded
 from calibration.extract.footprints import with_footprints
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
@@ -23,7 +23,7 @@ from calibration.extract.runs import Run, read
 
 STAMP = (1980, 1, 1, 0, 0, 0)  # of the archive's members: the same bytes whenever it is written
 TWO_EXPERTS = "wan22_14b"
-RESIDENT = ("transformer", "vae", "text_encoder0", "text_encoder1")
+RESIDENT = parts.MOVED
 
 
 def occurrences(run: Run, layout: Layout, only_text: bool = False) -> Iterator[Occurrence]:
@@ -41,7 +41,7 @@ def occurrences(run: Run, layout: Layout, only_text: bool = False) -> Iterator[O
     yield from parts.load_parts(run, layout)
     yield from parts.setup_parts(run)
     yield from parts.text_parts(run, layout)
-    yield from parts.caching_parts(run)
+    yield from parts.caching_parts(run, layout)
     yield from parts.cache_text_parts(run)
     yield from parts.sample_parts(run, lambda i: tuple(map(layout.caption_tokens, prompts[i])), layout)
     yield from parts.step_parts(run, lambda b: layout.caption_tokens(words[b["width"], b["height"], b["batch"]]), layout)
@@ -59,7 +59,7 @@ def residents(run: Run) -> dict[str, list[int]]:
                 index, _, inner = place.partition(".")
                 latest[component][int(index), int(inner or 0)] = tensor.size
     kind = {"transformer": chosen["weights"], "text_encoder0": chosen["text"], "text_encoder1": chosen["text"]}
-    keyed = {c if c == "vae" else f"{c}/{kind[c]}": table for c, table in latest.items()}
+    keyed = {f"{c}/{kind[c]}" if c in kind else c: table for c, table in latest.items()}
     out = {key: [table[place] for place in sorted(table)] for key, table in keyed.items()}
     if str(run.config["model"].get("arch", "")).startswith(TWO_EXPERTS):
         key = f"transformer/{chosen['weights']}"
@@ -121,7 +121,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
             raise ValueError(f"{folder}: the probe job ended with {run.outcome}")
         found_here = occurrences(run, layout, bool(family.texts))
         unloaded = bool(family.unloaded) and run.config["train"].get("unload_text_encoder", False)
-        for part in clips.split(run, found_here) if layout.video else found_here:
+        for part in _cut(run, found_here, layout):
             if unloaded and "/unloaded/" not in part.key:
                 continue
             if not family.own or part.key.startswith(tuple(f"{kind}/" for kind in family.own)):
@@ -148,6 +148,13 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         raise Refused("\n".join(refused))
     write((arch, family.relative, bool(family.own)), programs, tables, made, out, offload if offload["layers"] else None)
     return report
+
+
+def _cut(run: Run, found: Iterator[Occurrence], layout: Layout) -> Iterator[Occurrence]:
+    """Parts of video cut further."""
+    if layout.sound_per_second:
+        return sounded.split(run, found, layout)
+    return clips.split(run, found) if layout.video else found
 
 
 def _owned(key: str, own: tuple[str, ...]) -> bool:

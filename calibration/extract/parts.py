@@ -14,9 +14,10 @@ from typing import Any
 from calibration.architectures.base import Layout, kind_of
 from calibration.extract.runs import Phase, Run
 from estimator.features import image_values
-from estimator.operations import CONTROLLED_CORE, CORE
+from estimator.operations import CONTROLLED_CORE, CORE, SOUND_CORE
 
-MOVED = ("transformer", "vae", "text_encoder0", "text_encoder1")
+MOVED = ("transformer", "vae", "text_encoder0", "text_encoder1", "connectors", "vocoder")
+PER_SECOND = 24  # frames: default of a dataset, and what LTX-2's pipeline takes a preview to have
 
 
 @dataclass
@@ -121,7 +122,13 @@ def _batch_key(batch: int) -> str:
     return "/one" if batch == 1 else "/many"
 
 
-def caching_parts(run: Run) -> Iterator[Occurrence]:
+def sizes_of(layout: Layout, width: int, height: int, frames: int = 1) -> dict[str, int]:
+    """Values of a bucket or preview."""
+    values = image_values(width, height, frames, layout.cells)
+    return values | ({"O": round(frames / PER_SECOND * layout.sound_per_second)} if layout.sound_per_second else {})
+
+
+def caching_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
     """One image's latent: what lies between the move that brings the VAE in and the one that takes it out."""
     for phase in run.root.inner:
         if phase.name != "cache_latents":
@@ -131,7 +138,8 @@ def caching_parts(run: Run) -> Iterator[Occurrence]:
         leave = [p for p in phase.inner if p.name == "restore_device_state"]
         if len(encode) == 1 and enter and leave:
             _, _, *frames, height, width = encode[0].info["shape"]
-            yield Occurrence(run, "cache_latents.item", list(range(enter[0].last, leave[0].first)), image_values(width, height, *frames))
+            events = list(range(enter[0].last, leave[0].first))
+            yield Occurrence(run, "cache_latents.item", events, sizes_of(layout, width, height, *frames))
 
 
 def cache_text_parts(run: Run) -> Iterator[Occurrence]:
@@ -183,7 +191,7 @@ def _preview_parts(
         events = [e for e in range(begin, decode.first if apart else end) if run.events[e][0] != "e"]
         cfg = "cfg" if layout.guidance != "none" and sample["cfg"] > 1 else "plain"
         batch = 2 if cfg == "cfg" and layout.guidance == "batched" else 1
-        values = {**image_values(sample["width"], sample["height"], sample["frames"]), "r": chosen["rank"], "B": batch}
+        values = {**sizes_of(layout, sample["width"], sample["height"], sample["frames"]), "r": chosen["rank"], "B": batch}
         values["X"], values["N"] = prompt(number)
         source = "encoded" if own else "cached"
         if layout.prompts_apart and not own:
@@ -237,7 +245,7 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layo
     for step in (p for p in run.root.inner if p.name == "step"):
         (bucket,) = step.info["buckets"]
         batch, inner = bucket["batch"], {p.name: p for p in step.inner}
-        values = {**image_values(bucket["width"], bucket["height"], bucket["frames"]), "B": batch, "r": rank, "X": captions(bucket)}
+        values = {**sizes_of(layout, bucket["width"], bucket["height"], bucket["frames"]), "B": batch, "r": rank, "X": captions(bucket)}
         checkpointing = "checkpointed" if step.info["gradient_checkpointing"] else "full"
         cached = "cached" if bucket["latents"] else "encoded"
         text = "encoded" if "encode_prompt" in inner else "unloaded" if layout.unloaded_apart and unloaded else "cached"
@@ -255,7 +263,8 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layo
             if controlled:
                 encode = _without_moves(run, list(range(condition.first, condition.last)))
                 yield Occurrence(run, f"step.control{_batch_key(batch)}", encode, values)
-        core = f"{CONTROLLED_CORE if controlled else CORE}/{weights}/{checkpointing}{_batch_key(batch)}"
+        kind = CONTROLLED_CORE if controlled else SOUND_CORE if bucket.get("sound") else CORE
+        core = f"{kind}/{weights}/{checkpointing}{_batch_key(batch)}"
         yield Occurrence(run, core, list(range(condition.last, clip.first)), values)
         when = "first" if first_step else "later"
         ema = inner.get("ema_update")

@@ -21,7 +21,8 @@ DOMAIN = {
     "r": (1, 4, 16, 32, 64, 128, 256),
 }  # fmt: skip
 IMAGE_CELLS = (180, 400, 600, 1400)  # of the control images of a text, which are tokens beside its own
-CLIP, FRAMES = {"A", "F", "K", "T128"}, (1, 2, 3, 5, 9, 21, 31)  # variables that only video has; latent frames, T being those of one then
+CLIP, FRAMES = {"A", "F", "K", "T128", "O", "O128"}, (1, 2, 3, 5, 9, 21, 31)  # only video has them; latent frames, T is of one
+SOUND_OF_LATENT = 8  # tokens of sound to a latent frame of LTX-2: 8 frames of 24 a second, 25 tokens
 DRAWN, SEED, BLOCK, PADDED = 8192, 20, 512, 0.5  # jobs between the grid's points
 LONGEST_TO_SHORTEST, SHORTEST_TOKENS = 4, 9  # edges of an image; a prompt that is empty but for a template
 
@@ -105,5 +106,6 @@ def _completed(given: dict[str, int]) -> dict[str, int]:
     given["A"] = given["T"]
     given["T"] *= frames
     given["X"] += given.get("I", 0)
+    given["O"] = max(1, (frames - 1) * SOUND_OF_LATENT + 1)
     given["K"] = max(frames - 2, 1)  # the last of the chunks that are alike
     return given

@@ -35,7 +35,7 @@ import_stubs.install()
 
 import torch  # noqa: E402
 
-from calibration.trainer import labels, linears, models, patches, recorder, tensors, token_counts, trace, video  # noqa: E402
+from calibration.trainer import labels, linears, models, patches, recorder, sounds, tensors, token_counts, trace, video  # noqa: E402
 
 if not REAL_MODELS:
     torch.set_num_threads(2)
@@ -70,6 +70,7 @@ def bucket_info(batch: Any) -> dict[str, Any]:
     return {
         "batch": len(batch.file_items), "width": item.crop_width, "height": item.crop_height, "frames": getattr(item, "num_frames", 1),
         "latents": shape_of(getattr(batch, "latents", None)), "pixels": shape_of(pixels), "text": cached_tokens(batch),
+        "sound": sounds.has_sound(batch),
     }  # fmt: skip
 
 
@@ -177,7 +178,7 @@ def record_model(process: Any) -> None:
         name_modules(sd)
         video.record_experts(R, sd.unet)
         R.open("setup")
-        record_vae(sd.vae)
+        record_vae(sounds.record(R, sd))
 
     sd.print_and_status_update, sd.load_model = status_update, load_model
     encode = sd.encode_prompt
@@ -214,7 +215,7 @@ def record_vae(vae: Any) -> None:
     vae.decode, vae.encode = R.wrap(vae.decode, "vae_decode", shape), R.wrap(vae.encode, "vae_encode", shape)
     if hasattr(vae, "tiled_decode"):  # each tile of a tiled decode
         vae.decoder.forward = R.wrap(vae.decoder.forward, "vae_decoder", shape)
-    if tensors.works_in_chunks(vae):
+    if tensors.works_in_chunks(vae) or hasattr(vae, "_temporal_tiled_encode"):
         vae.encoder.forward = R.wrap(vae.encoder.forward, "vae_encoder", shape)
 
 
@@ -222,11 +223,12 @@ def name_modules(sd: Any) -> None:
     if LABELS is None:
         return
     encoders = sd.text_encoder if isinstance(sd.text_encoder, (list, tuple)) else [sd.text_encoder]
-    for prefix, module in [("transformer", sd.unet), ("vae", sd.vae), *((f"text_encoder{i}", m) for i, m in enumerate(encoders))]:
+    named = [("transformer", sd.unet), ("vae", sd.vae), *((f"text_encoder{i}", m) for i, m in enumerate(encoders)), *tensors.beside(sd)]
+    for prefix, module in named:
         if isinstance(module, torch.nn.Module):
             for expert in video.experts(module):
                 LABELS.name_modules(expert, prefix)
-            if PROBE and prefix != "vae" and len(video.experts(module)) == 1:
+            if PROBE and prefix.startswith(("transformer", "text_encoder")) and len(video.experts(module)) == 1:
                 LINEARS.watch(module, prefix)
 
 

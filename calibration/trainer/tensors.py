@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 CHUNKED = ("_encode", "_decode")  # methods that put a result together chunk by chunk
+BESIDE = ("connectors", "vocoder")  # models of a pipeline that no preset moves (LTX-2)
 
 
 def storages(tensor: Any) -> Iterator[torch.Tensor]:
@@ -31,6 +32,15 @@ def apply_order(module: torch.nn.Module) -> Iterator[torch.Tensor]:
     for tensor in [*module._parameters.values(), *module._buffers.values()]:
         if tensor is not None:
             yield tensor
+
+
+def beside(sd: Any) -> Iterator[tuple[str, torch.nn.Module]]:
+    """The models of `sd`'s pipeline that are neither transformer, text encoder nor VAE."""
+    pipeline = getattr(sd, "pipeline", None)
+    for name in BESIDE:
+        module = getattr(pipeline, name, None)
+        if isinstance(module, torch.nn.Module):
+            yield name, module
 
 
 def works_in_chunks(vae: Any) -> bool:
@@ -84,6 +94,8 @@ class Names:
             if isinstance(module, torch.nn.Module):
                 own = (tensor for tensor in apply_order(module) if id(tensor) not in adapter_set)
                 yield from ((name, index, tensor) for index, tensor in enumerate(own))
+        for name, module in beside(sd):
+            yield from ((name, index, tensor) for index, tensor in enumerate(apply_order(module)))
         for index, parameter in enumerate(adapter):
             yield "adapter", index, parameter
             if parameter.grad is not None:

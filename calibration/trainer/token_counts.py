@@ -34,7 +34,7 @@ class Tokenizer:
         self.name_or_path = str(path)
         if "CLIP" in self.kind:
             self.model_max_length = 77
-        self.special = 2 if "CLIP" in self.kind else 1 if "T5" in self.kind else 0
+        self.special = 2 if "CLIP" in self.kind else 1 if "T5" in self.kind or "Gemma" in self.kind else 0
 
     def __len__(self) -> int:
         return 32000

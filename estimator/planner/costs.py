@@ -17,6 +17,7 @@ from estimator.features import image_values
 from estimator.job import Job
 from estimator.plans import plan_of
 from estimator.programs import load_profile
+from estimator.sizes import sizes_of
 
 OPERATIONS_PER_BYTE = 150
 """Dense bf16 operations per byte of memory traffic: A100 312 T/s and 2.0 TB/s, RTX 4090 165 T/s and 1.0 TB/s (makers' data sheets)."""
@@ -56,7 +57,7 @@ def work_per_image(job: Job) -> float:
             count = max(bucket.count, 1)
             caption = plan.tokens(bucket.text_tokens or dataset.text_tokens)
             target = (bucket.width, bucket.height) if job.model.match_target_res else None
-            tokens = image_values(bucket.width, bucket.height, bucket.frames)["T"] + caption
+            tokens = sizes_of(plan.arch, bucket)["T"] + caption
             tokens += sum(image_values(*encoded_size(plan.arch.control_images, picture, target))["T"] for picture in bucket.controls)
             step = passes * weights * (2 * tokens / OPERATIONS_PER_BYTE + moved / dataset.batch_size)
             step += text * (2 * caption / OPERATIONS_PER_BYTE + _traffic(job.model.te_weights) / dataset.batch_size)

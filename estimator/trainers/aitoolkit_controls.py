@@ -129,6 +129,8 @@ def sample_controls(section: Section, arch: Arch, flagged: str = "") -> tuple[tu
 
     `flagged`: the path behind --ctrl_img in its prompt, which takes the place of the key ctrl_img, but not as the first numbered one.
     """
+    if arch.image_to_video and (flagged or section.values.get("ctrl_img")):
+        section.found.not_modelled(section.at("ctrl_img"), flagged or section.values["ctrl_img"], "makes the preview from a first picture")
     if not arch.control_images:
         return (), ()
     one = section.text("ctrl_img") or None

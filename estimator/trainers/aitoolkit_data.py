@@ -218,7 +218,7 @@ def _worst(entry: _Entry, resolution: int, arch: Arch) -> Bucket:
     if entry.frames.auto:
         entry.section.found.not_modelled(entry.section.at("auto_frame_count"), True, "clips that are not here have a length of their own")
     size = square_bucket(resolution) if entry.square else worst_bucket(resolution, arch.bucket_divisor)
-    return Bucket(*size, entry.frames.frames, controls=entry.controls.assumed)
+    return entry.frames.with_sound(Bucket(*size, entry.frames.frames, controls=entry.controls.assumed), arch, None)
 
 
 def _buckets(
@@ -230,7 +230,7 @@ def _buckets(
     for image in images:
         width, height = max(1, int(image.width * entry.scale)), max(1, int(image.height * entry.scale))
         key = (*size(width, height), entry.frames.of(image))
-        known = buckets.setdefault(key, Bucket(*key))
+        known = entry.frames.with_sound(buckets.get(key, Bucket(*key)), arch, image)
         unlike |= {key} if known.controls and controls[image.path] not in ((), known.controls) else set()
         most = max(known.controls, controls[image.path], key=lambda sizes: (len(sizes), pixels(sizes)))
         longest = max(known.text_tokens, tokens.get(image.path, 0))

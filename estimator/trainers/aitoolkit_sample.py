@@ -14,7 +14,7 @@ from estimator.controls import Size
 from estimator.job import Sample
 from estimator.trainers.aitoolkit_controls import sample_controls
 from estimator.trainers.aitoolkit_keys import check_keys
-from estimator.trainers.aitoolkit_video import MAX_FRAMES, preview_frames
+from estimator.trainers.aitoolkit_video import MAX_FRAMES, SOUND_PER_SECOND, preview_frames
 from estimator.trainers.section import Findings, Section, shown
 from estimator.tree import KeyPath
 
@@ -188,10 +188,12 @@ def _finite(text: str) -> float:
 def _sample(request: _Request, arch: Arch, low_vram: bool) -> Sample:
     guided = arch.guidance != "none" and request.guidance > 1
     controls, seen = request.controls
+    frames = preview_frames(request.frames, arch, low_vram)
     return Sample(
         width=_rounded(request.width, arch.sample_divisor),
         height=_rounded(request.height, arch.sample_divisor),
-        frames=preview_frames(request.frames, arch, low_vram),
+        frames=frames,
+        sound_tokens=arch.sound_tokens(frames, SOUND_PER_SECOND),
         cfg=request.guidance,
         text_tokens=arch.text_tokens(request.prompt, seen),
         negative_tokens=arch.text_tokens(request.negative, seen),

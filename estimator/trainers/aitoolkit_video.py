@@ -2,27 +2,30 @@
 
 Source: ostris/ai-toolkit 27a03a91: toolkit/data_transfer_object/data_loader.py (FileItemDTO: images of a video dataset are one frame),
 toolkit/dataloader_mixins.py (get_auto_frame_count), toolkit/models/wan21/wan21.py (AggressiveWanUnloadPipeline);
-diffusers c9438378: WanPipeline.__call__ (rounding of previews).
+extensions_built_in/diffusion_models/ltx2/ltx2.py (get_noise_prediction, generate_single_image);
+diffusers c9438378: WanPipeline.__call__ (rounding of previews), LTX2Pipeline.__call__ (frame_rate), LTX2VideoDownsampler3d.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from estimator.archs import FIRST_FRAME, Arch
 from estimator.datasets import Image
-from estimator.features import FRAMES_PER_LATENT
+from estimator.job import Bucket
 from estimator.trainers.section import Section
 
 DEFAULT_PER_SECOND = 24
+SOUND_PER_SECOND = 24.0  # frames a second by which a preview's sound is counted, whatever sample.fps says: the pipeline's default
 MAX_FRAMES = 10_000
+WAN_FRAMES = 4  # to a latent frame; what is left over at a clip's end its VAE drops
 
 
 @dataclass(frozen=True, slots=True)
 class FrameRule:
     """`video`: the folder is searched for clips too. `auto`: each clip at its own length, taken at `per_second`; else all have `frames`.
 
-    `trim`: of `auto`: rounded down to what fits into the clip, not up.
+    `trim`: of `auto`: rounded down to what fits into the clip, not up. `step`: frames of a latent frame. `sound`: clips' own is trained.
     """
 
     video: bool = False
@@ -30,6 +33,8 @@ class FrameRule:
     auto: bool = False
     per_second: float = DEFAULT_PER_SECOND
     trim: bool = True
+    step: int = WAN_FRAMES
+    sound: bool = False
 
     def of(self, image: Image) -> int:
         """Frames that an image or clip is trained at."""
@@ -38,34 +43,51 @@ class FrameRule:
         if not self.auto:
             return self.frames
         wanted = int(image.frames / image.per_second * self.per_second) if image.per_second else image.frames
-        return (max(0, wanted - 1) if self.trim else wanted) // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
+        return (max(0, wanted - 1) if self.trim else wanted) // self.step * self.step + 1
+
+    def with_sound(self, bucket: Bucket, arch: Arch, image: Image | None) -> Bucket:
+        """`image`: one that falls into the bucket (None: its folder is not here, and its clips are taken to have sound)."""
+        trained = self.sound and bucket.frames > 1 and (image is None or image.sound)
+        tokens = arch.sound_tokens(bucket.frames, self.per_second)
+        return replace(bucket, sound_tokens=tokens, sound=bucket.sound or trained)
 
 
 def read_frames(section: Section, arch: Arch) -> FrameRule:
     """The frame settings of a dataset entry. Those that ask for video of a model that has none are not modelled."""
     frames, auto = section.whole("num_frames", 1, 1, MAX_FRAMES), section.truth("auto_frame_count", False)
     if frames == 1 and not auto:
-        return FrameRule()
+        return FrameRule(per_second=_per_second(section)) if arch.sound_per_second else FrameRule()
     if not arch.video:
         key = "auto_frame_count" if auto else "num_frames"
         section.found.not_modelled(section.at(key), section.values[key], "trains on video")
         return FrameRule()
     if section.truth("do_i2v", False) and arch.image_to_video:
         section.found.not_modelled(section.at("do_i2v"), True, "trains from the first frame of each clip")
+    if arch.cell_frames != WAN_FRAMES and not auto and frames % arch.cell_frames != 1:
+        near = (frames - 1) // arch.cell_frames * arch.cell_frames + 1
+        why = f"the VAE takes whole groups of {arch.cell_frames} frames behind the first, and stops on anything else"
+        section.found.problem(section.at("num_frames"), f"{frames} frames", why, f"use {near} or {near + arch.cell_frames}")
+    sound = section.truth("do_audio", False) and arch.sound_per_second > 0
+    trim = section.truth("trim_auto_frame_count_tail", True)
+    return FrameRule(True, frames, auto, _per_second(section), trim, arch.cell_frames, sound)
+
+
+def _per_second(section: Section) -> float:
     per_second = section.number("fps", DEFAULT_PER_SECOND)
-    if per_second <= 0:
-        what, fix = f"{per_second:g} frames a second", f"the default is {DEFAULT_PER_SECOND}"
-        section.found.problem(section.at("fps"), what, "must be above 0", fix)
-        per_second = DEFAULT_PER_SECOND
-    return FrameRule(True, frames, auto, per_second, section.truth("trim_auto_frame_count_tail", True))
+    if per_second > 0:
+        return per_second
+    what, fix = f"{per_second:g} frames a second", f"the default is {DEFAULT_PER_SECOND}"
+    section.found.problem(section.at("fps"), what, "must be above 0", fix)
+    return DEFAULT_PER_SECOND
 
 
 def preview_frames(asked: int, arch: Arch, low_vram: bool) -> int:
     """Frames of a preview as the pipeline makes it: diffusers' and Wan 2.2's round up to whole latent frames, the trainer's own for
-    low_vram down, and so do those that start from a first frame."""
+    low_vram down, and so do LTX-2's and those that start from a first frame."""
     if not arch.video:
         return 1
-    if (low_vram and arch.model_class == "wan") or arch.control_images == FIRST_FRAME:
-        return 1 + (max(asked, 1) - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT
-    whole = asked if asked % FRAMES_PER_LATENT == 1 else asked // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
+    step = arch.cell_frames
+    if (low_vram and arch.model_class == "wan") or arch.control_images == FIRST_FRAME or arch.sound_per_second:
+        return 1 + (max(asked, 1) - 1) // step * step
+    whole = asked if asked % step == 1 else asked // step * step + 1
     return max(whole, 1)

@@ -34,6 +34,7 @@ from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_model import QTYPES
 from estimator.trainers.aitoolkit_sample import MAX_SIDE
 from estimator.trainers.aitoolkit_train import MAX_BATCH, MAX_RANK, OPTIMIZERS
+from estimator.trainers.aitoolkit_video import SOUND_PER_SECOND
 from estimator.trainers.overrides import apply_overrides
 from estimator.trainers.section import Findings, Section, did_you_mean, nearest, shown
 from estimator.tree import KeyPath
@@ -180,7 +181,8 @@ def _shape(run: Section, arch: Arch | None) -> _Shape:
     images = run.whole("control_images", 0, 0, MAX_CONTROL_IMAGES)
     if images > modelled.MAX_CONTROL_IMAGES:
         run.found.not_modelled(run.at("control_images"), images, "control images")
-    bucket = Bucket(_side(run, "width"), _side(run, "height"), frames, count=1)
+    sound = 0 if arch is None else arch.sound_tokens(frames, SOUND_PER_SECOND)
+    bucket = Bucket(_side(run, "width"), _side(run, "height"), frames, count=1, sound_tokens=sound)
     text = run.whole("text_tokens", 1, 1, MAX_TEXT_TOKENS) if run.values.get("text_tokens") is not None else None
     return _Shape(bucket, run.whole("batch_size", 1, 1, MAX_BATCH, needed=True), text, images)
 
@@ -270,5 +272,6 @@ def _sample(run: Section, arch: Arch) -> tuple[Sample, ...]:
             width=_side(sample, "width"), height=_side(sample, "height"), frames=frames,
             cfg=1.0 if cfg == "none" else 2.0, batch=2 if cfg == "batched" else 1, guided=cfg != "none", vae_tiling=tiling,
             text_tokens=arch.fixed_text_tokens, negative_tokens=arch.fixed_text_tokens,
+            sound_tokens=arch.sound_tokens(frames, SOUND_PER_SECOND),
         ),
     )  # fmt: skip

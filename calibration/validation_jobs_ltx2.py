@@ -1,0 +1,54 @@
+"""Validation jobs of LTX-2: as the trainer's web UI writes them, on clips with and without sound and on images (see validation_jobs)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calibration.validation_jobs import (
+    CACHED_LATENTS,
+    CACHED_TEXT,
+    EMA,
+    HIGH_VRAM,
+    IMAGES,
+    SECOND,
+    UI_MODELS,
+    UNLOADED,
+    UNQUANTISED,
+    Job,
+    batch,
+    optimizer,
+    rank,
+    web_ui,
+)
+from calibration.validation_jobs_wan import LOW_VRAM, clip
+
+IMAGES["sounding clips"] = ((960, 540, "medium", 90, 1), (540, 960, "long", 60, 1))
+IMAGES["short sounding clips"] = ((640, 480, "short", 24, 1), (640, 480, "tag", 30, 1))
+UI_MODELS["ltx2"] = {"name_or_path": "Lightricks/LTX-2", "arch": "ltx2", "low_vram": True}
+
+
+def frames(count: int, **more: Any) -> dict[str, Any]:
+    """A dataset's own settings as the UI has them for LTX-2: clips of so many frames, their sound trained."""
+    return {"num_frames": count, "fps": 24, "do_i2v": False, "do_audio": True, "auto_frame_count": False, **more}
+
+
+UI = {"sample.fps": 24, "sample.width": 768, "sample.height": 768, "sample.num_frames": 121, "train.timestep_type": "weighted"}
+JOBS = (
+    Job("ltx2-ui", web_ui("ltx2"), (("sounding clips", [512], frames(33)),), UI, (clip(768, 768, 121),)),
+    Job(
+        "ltx2-images", web_ui("ltx2"), (("portraits", [512, 768], frames(1)),),
+        {**UI, **CACHED_LATENTS, **CACHED_TEXT, **EMA, **rank(16)}, (clip(512, 768, 1), clip(544, 320, 49, SECOND)),
+    ),
+    Job(
+        "ltx2-81-cached", web_ui("ltx2"), (("sounding clips", [384], frames(81)), ("clips", [256], frames(17))),
+        {**UI, **CACHED_LATENTS, **CACHED_TEXT, **optimizer("adamw")}, (clip(480, 288, 81),),
+    ),
+    Job(
+        "ltx2-high-vram", web_ui("ltx2"), (("short sounding clips", [320], frames(25)), ("portraits", [384], frames(1))),
+        {**UI, **HIGH_VRAM, **UNLOADED, **batch(2), **CACHED_LATENTS}, (clip(480, 320, 33), clip(320, 256, 57, SECOND)),
+    ),
+    Job(
+        "ltx2-bf16", web_ui("ltx2"), (("short sounding clips", [256], frames(17, do_audio=False)), ("sounding clips", [320], frames(41))),
+        {**UI, **UNQUANTISED, **LOW_VRAM, **rank(64)}, (clip(352, 256, 33), clip(384, 384, 1, SECOND, guidance_scale=1)),
+    ),
+)  # fmt: skip

@@ -1,0 +1,113 @@
+"""LTX-2: how its clips, their sound and its texts are counted, and in which order its timeline takes them. (It has no recordings yet.)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from calibration.architectures import ARCHITECTURES
+from calibration.clips import write_clip
+from estimator.archs import load_archs
+from estimator.batches import Batch, steps_of
+from estimator.datasets import scan
+from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
+from estimator.ltx2 import Ltx2Plan
+from estimator.operations import MoveIn, Operation, Part, Release
+from estimator.plans import before_steps, steps
+from estimator.sizes import sizes_of
+from estimator.trainers.aitoolkit_video import FrameRule, preview_frames
+from estimator.videos import read_clip
+
+ARCH = load_archs().archs["ltx2"]
+CLIP = Bucket(512, 320, 81, count=1, text_tokens=40, sound_tokens=84, sound=True)
+
+
+def clips(low_vram: bool = True, cached: bool = False, sampling: bool = True) -> Job:
+    dataset = Dataset("/clips", 512, 1, (CLIP,), scanned=True, cache_latents_to_disk=cached)
+    samples = (Sample(512, 512, 41, 4.0, 20, 1, batch=2, guided=True, sound_tokens=43),)
+    model = Model("Lightricks/LTX-2", weights="qfloat8", te_weights="qfloat8", low_vram=low_vram)
+    train = Train(disable_sampling=not sampling, optimizer="adamw8bit")
+    return Job("made", "ai-toolkit", "ltx2", "ltx2", "lora", model, Network(rank=16), train, (dataset,), samples)
+
+
+def plan(job: Job) -> Ltx2Plan:
+    return Ltx2Plan(job, ("text_encoder0",))
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_sound_is_trained_where_it_is_asked_for_and_there(tmp_path: Path, sound: bool) -> None:
+    write_clip(tmp_path / "a.avi", 640, 480, 50, sound=sound)
+    assert read_clip(str(tmp_path / "a.avi")).sound == sound
+    (image,) = scan(str(tmp_path), video=True).images
+    asked = FrameRule(True, 49, step=8, sound=True).with_sound(Bucket(640, 480, 49), ARCH, image)
+    assert (asked.sound, asked.sound_tokens) == (sound, 51)  # 49 / 24 seconds of 25 tokens
+    not_asked = FrameRule(True, 49, step=8).with_sound(Bucket(640, 480, 49), ARCH, image)
+    assert (not_asked.sound, not_asked.sound_tokens) == (False, 51)
+    slower = FrameRule(True, 49, per_second=16, step=8, sound=True).with_sound(Bucket(640, 480, 49), ARCH, image)
+    assert slower.sound_tokens == 77
+    still = FrameRule(True, 49, step=8, sound=True).with_sound(Bucket(640, 480, 1), ARCH, image)
+    assert (still.sound, still.sound_tokens) == (False, 1)
+
+
+def test_clips_that_are_not_here_are_taken_to_sound() -> None:
+    assert FrameRule(True, 33, step=8, sound=True).with_sound(Bucket(640, 480, 33), ARCH, None).sound
+
+
+def test_frames_of_previews_go_down_to_whole_groups() -> None:
+    assert [preview_frames(asked, ARCH, low) for asked in (121, 120, 8, 1) for low in (True, False)] == [121, 121, 113, 113, 1, 1, 1, 1]
+
+
+def test_a_token_is_of_32_pixels_and_8_frames() -> None:
+    assert sizes_of(ARCH, CLIP) == {"T": 16 * 10 * 11, "E": 26, "A": 160, "F": 11, "O": 84}
+    assert sizes_of(ARCH, Sample(768, 768, 1, sound_tokens=1))["T"] == 24 * 24
+
+
+def test_recordings_and_estimates_count_tokens_alike() -> None:
+    for key, family in ARCHITECTURES.items():
+        if key in load_archs().archs and load_archs().archs[key].bucket_divisor:
+            arch = load_archs().archs[key]
+            if arch.modelled or key == "ltx2":
+                assert (family.layout.cells.edge, family.layout.cells.frames) == (arch.cell_pixels, arch.cell_frames), key
+                assert family.layout.sound_per_second == arch.sound_per_second, key
+
+
+@pytest.mark.parametrize(("low_vram", "encoded", "decoded"), [(True, [9, 9, 7, 5, 3, 1], [3, 3, 3, 3, 2, 1]), (False, [11], [6])])
+def test_low_vram_takes_clips_in_tiles_of_frames(low_vram: bool, encoded: list[int], decoded: list[int]) -> None:
+    """81 frames in tiles of 64 and one every 16; a preview of 41 in tiles of 16 and one every 8 (encode_images, generate_single_image)."""
+    parts = [one for one in before_steps(plan(clips(low_vram, cached=True))) if isinstance(one, Part)]
+    assert [one.values["F"] for one in parts if one.key.startswith("encode.")] == encoded
+    assert [one.values["F"] for one in parts if one.key.startswith(("decode.image", "decode.clip"))] == decoded
+
+
+def in_steps(job: Job) -> list[Operation]:
+    return list(steps(plan(job), steps_of(job, 512)))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_sounds_are_encoded_in_the_step_unless_they_are_cached(cached: bool) -> None:
+    keys = [one.key for one in in_steps(clips(cached=cached)) if isinstance(one, Part)]
+    assert any(key.startswith("step.core.sound") for key in keys)
+    assert ("sound/one" in keys) == (not cached)
+
+
+def test_captions_are_gone_when_they_were_padded() -> None:
+    made = in_steps(clips())
+    padded = next(n for n, op in enumerate(made) if isinstance(op, Part) and op.key.startswith("text.padded"))
+    assert made[padded + 1] == Release("captions")
+
+
+def test_the_text_that_is_padded_is_the_longest_of_the_batch() -> None:
+    job = clips()
+    made = list(plan(job).step((Batch(CLIP, 2, 77),), first=False))
+    (padded,) = (op for op in made if isinstance(op, Part) and op.key.startswith("text.padded"))
+    assert (padded.key, padded.values) == ("text.padded/many", {"X": 77, "B": 2})
+
+
+def test_connectors_come_with_the_first_preview_or_step_and_the_vocoder_with_a_preview() -> None:
+    silent = clips(sampling=False)
+    assert MoveIn("connectors") not in list(before_steps(plan(silent)))
+    assert MoveIn("connectors") in in_steps(silent)
+    assert MoveIn("vocoder") not in in_steps(silent)
+    made = list(before_steps(plan(clips())))
+    assert {MoveIn("connectors"), MoveIn("vocoder")} <= {op for op in made if isinstance(op, MoveIn)}
