@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from estimator.estimate import OOM, SAFE, Estimate
@@ -64,10 +65,19 @@ def _why_none(plan: Plan) -> str:
     if plan.smallest_card is not None:
         card = plan.smallest_card
         lines.append(f"The smallest card of the catalogue on which one is: {card.name} ({gib(card.total_bytes)} GiB).")
-        lines.append(f"Its plan: estimate plan {clean(plan.subject.file.name)} --gpu {card.name}")
+        lines.append(f"Its plan: {clean(_command(plan, card.name))}")
     else:
         lines.append("No larger card of the catalogue has one either.")
     return "\n".join(line for text in lines for line in wrapped(text, "", "  "))
+
+
+def _command(plan: Plan, card: str) -> str:
+    """The same question about another card."""
+    words = ["estimate", "plan", plan.subject.file.name, "--gpu", card]
+    words += ["--aim", plan.aim] if plan.aim != "quality" else []
+    for option, values in (("--set", plan.subject.sets), ("--keep", plan.subject.keep)):
+        words += [word for value in values for word in (option, value)]
+    return shlex.join(words)
 
 
 def _pins(plan: Plan) -> str:

@@ -50,6 +50,9 @@ def document(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]
 
 # --- the prediction beside the log ---
 
+BY_LITTLE = ("emulated-cache-text-in-pieces", "emulated-load-while-fusing")
+"""They failed by a few hundred MiB, so that the interval reaches below the card."""
+
 
 def test_config_and_card_come_from_the_log(document: Callable[..., dict[str, Any]]) -> None:
     prediction = document(log("emulated-load-text-encoder"))["prediction"]
@@ -65,9 +68,9 @@ def test_the_trainers_own_failures_are_predicted_where_they_happened(path: Path,
     if found["kind"] is None:
         return
     prediction, failure = found["prediction"], found["failure"]
-    assert prediction["verdict"] in (BORDERLINE, OOM)  # the interval may reach below the card: two of them failed by a few hundred MiB
+    assert prediction["verdict"] in ((BORDERLINE, OOM) if path.stem in BY_LITTLE else (OOM,))
     assert prediction["phase"]["phase"] == failure["phase"]
-    assert prediction["phase"]["verdict"] in (BORDERLINE, OOM)
+    assert prediction["phase"]["verdict"] in ((BORDERLINE, OOM) if path.stem in BY_LITTLE else (OOM,))
     numbers = failure["numbers"]
     if numbers["allocated_bytes"] is not None:
         assert numbers["allocated_bytes"] + numbers["tried_bytes"] <= prediction["phase"]["allocated_bytes"] * 1.01

@@ -85,6 +85,7 @@ def test_no_card_is_too_small_to_be_told_so(capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert "NO SAFE CONFIG" in shown
     assert "The smallest card of the catalogue on which one is: " in shown
+    assert "Its plan: estimate plan " in shown  # with the same options
 
 
 ROOM = 1.2  # beside the weights: adapter, activations, interval

@@ -207,12 +207,16 @@ def test_only_the_edited_keys_change(text: str, windows: bool, chosen: set[str])
     assert edit(after, *((key, NEW[key]) for key in sorted(chosen))) == after  # again: nothing more
 
 
+@pytest.mark.parametrize("windows", [False, True])
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_the_examples_lines_stay(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
+def test_the_examples_lines_stay(path: Path, windows: bool) -> None:
+    text = path.read_text(encoding="utf-8").replace("\n", "\r\n" if windows else "\n")
     after = edit(text, ("train.batch_size", 7), ("model.low_vram", False), ("datasets.0.resolution", (512,)), ("sample.width", 640))
     removed, added = changed_lines(text, after)
     assert all(any(key in line for key in ("batch_size", "low_vram", "resolution", "width", "768", "1024")) for line in (*removed, *added))
     train = as_file(after).data["config"]["process"][0]  # type: ignore[index]
     assert (train["train"]["batch_size"], train["model"]["low_vram"], train["sample"]["width"]) == (7, False, 640)
     assert train["datasets"][0]["resolution"] == [512]
+    assert after.count("\r\n") == after.count("\n") * windows
+    kept = [line for line in text.splitlines(keepends=True) if line not in removed and f"{line.rstrip()}" not in removed]
+    assert [line for line in after.splitlines(keepends=True) if line in set(kept)] == kept  # byte for byte, in order
