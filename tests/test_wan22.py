@@ -135,3 +135,31 @@ def test_which_experts_are_trained_and_how_they_take_turns(tmp_path: Path) -> No
 def test_frames_of_previews_are_rounded_by_diffusers_rule(tmp_path: Path, low_vram: bool) -> None:
     read_job = read(tmp_path, model={**T2V, "low_vram": low_vram}, sample={"num_frames": 40, "samples": [{"prompt": "a"}]})
     assert [one.frames for one in read_job.samples] == [41]
+
+
+# ---------------------------------------------------------------- image to video
+
+I2V_ARCH = "wan22-i2v-14b"
+I2V = {"name_or_path": "ai-toolkit/Wan2.2-I2V-A14B-Diffusers-bf16", "arch": "wan22_14b_i2v", "quantize": True}
+PICTURED = {"num_frames": 17, "samples": [{"prompt": "a", "ctrl_img": "/nowhere/a.png"}]}
+
+
+def test_a_clip_that_begins_with_a_picture_goes_through_the_vae_in_each_step_and_preview() -> None:
+    one = replace(made(), arch=I2V_ARCH, datasets=(replace(made().datasets[0], cache_latents=False, cache_latents_to_disk=False),))
+    keys = [o.key.split("/")[0] for o in whole(one) if isinstance(o, Part)]
+    assert keys.count("step.core") == 4
+    assert keys.count("preview") == 2
+    firsts = [o.key for o in whole(one) if isinstance(o, Part) and ".first_frame/" in o.key]
+    assert len([key for key in firsts if key.startswith("step.") and key.endswith(("/first", "/two", "/one"))]) == 4
+    assert len([key for key in firsts if key.startswith("preview.") and key.endswith(("/first", "/two", "/one"))]) == 2
+    assert not [key for key in keys if key.startswith("tile.")]  # its previews are never decoded in tiles
+
+
+def test_a_config_of_image_to_video_needs_pixels_and_a_picture_for_each_preview(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    clips = [{"folder_path": "/nowhere/clips", "num_frames": 17, "resolution": 512}]
+    assert read(tmp_path, model=I2V, datasets=clips, sample=PICTURED).arch == I2V_ARCH
+    with pytest.raises(InputError, match="cached latents"):
+        read(tmp_path, model=I2V, datasets=[{**clips[0], "cache_latents_to_disk": True}], sample=PICTURED)
+    with pytest.raises(InputError, match="preview 1"):
+        read(tmp_path, model=I2V, datasets=clips, sample={"num_frames": 17, "samples": [{"prompt": "a"}]})

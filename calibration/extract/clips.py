@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from calibration.extract.parts import MOVED, Occurrence, component, settings
+from calibration.extract.parts import MOVED, Occurrence, component
 from calibration.extract.runs import Phase, Run
 from estimator.features import image_values
 
@@ -124,7 +124,7 @@ def _name_what_crosses(part: Occurrence, first: int, last: int) -> None:
 
 def _preview(part: Occurrence, single: Phase, decode: Phase, chunks: list[Phase]) -> Iterator[Occurrence]:
     """Prompts, denoising without moves of components, decoding."""
-    run, chosen = part.run, settings(part.run)
+    run = part.run
     events = [e for e in part.events if component(run.tensors[run.events[e][1]].name) not in MOVED]
     events = _without_vae_moves(part, events)
     head, body = bisect_left(events, single.first), bisect_left(events, decode.first)
@@ -136,10 +136,11 @@ def _preview(part: Occurrence, single: Phase, decode: Phase, chunks: list[Phase]
     sizes = {key: part.values[key] for key in ("T", "E", "A", "F")}
     end = Occurrence(run, "decode", events[body:], sizes)
     width, height = decode.info["shape"][-1] * 8, decode.info["shape"][-2] * 8
-    if chosen["low_vram"] and max(width, height) > TILE_PIXELS:
-        yield from _tiled(end, decode, (width, height), _inside(end, chunks))
+    inside = _inside(end, chunks)
+    if len(inside) > part.values["F"]:  # each tile's chunks
+        yield from _tiled(end, decode, (width, height), inside)
     else:
-        yield from _coded(end, "decode", "decode", "one", _inside(end, chunks))
+        yield from _coded(end, "decode", "decode", "one", inside)
 
 
 def _without_vae_moves(part: Occurrence, events: list[int]) -> list[int]:
