@@ -1,14 +1,17 @@
 """A transformer of two experts with an adapter on both (Wan 2.2 14B): parts of one expert, for either of them.
 
 Programs are of one expert and its adapter. In keys of parts, behind them: `LOW`, the second expert's (low noise), whose adapter's tensors
-stand behind the first's in every list; `BOTH`, a step of an optimizer over both, where accumulated batches went to both.
+stand behind the first's in every list; `BOTH`, both at once: a step of an optimizer after accumulated batches of both, and what there is
+of the whole adapter at one time (a copy of it, with EMA).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from estimator.program import Program
+import numpy as np
+
+from estimator.program import ALLOCATE, FIRST_IMPORT, PeakRow, Program
 
 LOW, BOTH = "@low", "@both"
 OF_ADAPTER = ("adapter", "gradient", "optimizer", "ema", "ema_copy")
@@ -24,6 +27,28 @@ def split(key: str) -> tuple[str, str]:
 def of_second(program: Program, key: str, parameters: int) -> Program:
     """A program with its adapter's tensors named as those behind so many parameters of the first expert's."""
     return replace(program, key=key, names=tuple(_behind(name, parameters) for name in program.names))
+
+
+def doubled(program: Program, key: str, parameters: int) -> Program:
+    """A program with each event made for both experts, one right after the other: what it holds is twice as much at every moment."""
+    tensors, events, born = program.tensor_of_event.tolist(), [], 0
+    own = len(program.names) - program.imports
+    for event, tensor in zip(program.events.tolist(), tensors, strict=True):
+        if event == ALLOCATE:
+            born += 2
+            events += [ALLOCATE, ALLOCATE]
+        elif tensor < 0:
+            events.append(event)
+        elif tensor < own:
+            events += [born - 2 * tensor, born - 2 * tensor - 1]
+        else:
+            events += [FIRST_IMPORT - 2 * (tensor - own), FIRST_IMPORT - 2 * (tensor - own) - 1]
+    return replace(
+        program, key=key, coefficients=np.repeat(program.coefficients, 2, axis=0), events=np.array(events, dtype=np.int64),
+        labels=tuple(label for label in program.labels for _ in range(2)), imports=2 * program.imports,
+        names=tuple(name for first in program.names for name in (first, _behind(first, parameters))),
+        peaks=tuple(PeakRow(tuple(2 * c for c in row.coefficients), row.moment) for row in program.peaks),
+    )  # fmt: skip
 
 
 def _behind(name: str | None, parameters: int) -> str | None:

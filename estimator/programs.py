@@ -166,8 +166,10 @@ class Profile:
         return self._derived(key, *derived)
 
     def _of_expert(self, key: str, whose: str) -> Program:
-        if whose == experts.BOTH:
+        if whose == experts.BOTH and key.startswith(optimizers.PARTS):
             return optimizers.program(key, self.adapter * 2)
+        if whose == experts.BOTH:
+            return experts.doubled(self.program(key), key + whose, len(self.adapter))
         return experts.of_second(self.program(key), key + whose, len(self.adapter))
 
     def _derived(self, key: str, base: str, derivation: Derivation) -> Program:

@@ -39,9 +39,13 @@ class Wan22Plan(WanPlan):
         for operation in operations:
             if isinstance(operation, (MoveIn, MoveOut)) and operation.component == "transformer":
                 continue
-            yield operation
-            if isinstance(operation, Part) and operation.key.startswith(OF_ADAPTER) and len(self.trained) > 1:
-                yield replace(operation, key=operation.key + LOW)
+            twice = isinstance(operation, Part) and operation.key.startswith(OF_ADAPTER) and len(self.trained) > 1
+            if not twice or not isinstance(operation, Part):
+                yield operation
+            elif "/ema" in operation.key:  # a copy of the whole adapter is there at one time
+                yield replace(operation, key=operation.key + BOTH)
+            else:
+                yield from (operation, replace(operation, key=operation.key + LOW))
 
     def _use(self, expert: int) -> Iterator[Operation]:
         """An expert before its forward: with low_vram it takes the other's place."""

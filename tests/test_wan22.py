@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from config_writer import read
 
@@ -91,6 +92,18 @@ def test_a_swap_empties_the_cache_and_a_first_use_does_not() -> None:
 def test_accumulated_batches_of_both_experts_are_one_update_over_both() -> None:
     updates = [o.key for o in whole(made(gradient_accumulation=2)) if isinstance(o, Part) and o.key.startswith("step.update")]
     assert {key[-len(BOTH) :] for key in updates} == {BOTH}
+
+
+def test_a_copy_of_the_whole_adapter_is_there_at_one_time() -> None:
+    """EMA's weights are swapped in for a save: the weights trained on wait beside them, of both experts together."""
+    profile, rank = load_profile(ARCH), {"r": 16}
+    one, two = (profile.program(key) for key in ("save/ema", "save/ema" + BOTH))
+    assert two.peak(rank)[0] == 2 * one.peak(rank)[0] > 0
+    totals = [np.cumsum(np.where(p.events == 0, 1, -1) * np.append(p.sizes(rank), 0)[p.tensor_of_event]) for p in (one, two)]
+    assert totals[1].max() == 2 * totals[0].max()
+    assert totals[1][-1] == 2 * totals[0][-1]
+    named = [{name for name in p.names if name} for p in (one, two)]
+    assert len(named[1]) == 2 * len(named[0])
 
 
 @pytest.mark.parametrize("low_vram", [True, False])
