@@ -28,6 +28,7 @@ RUNS = read_rows()
 WHOLE = tuple(run for run in RUNS if run.total_bytes is None)
 ON_CARDS = tuple(run for run in RUNS if run.total_bytes is not None)
 SELECTED = frozenset({
+    "wan22-images-cached", "wan22i-ui",
     "wan14b-images",
     "wan1b-images",
     "flux-float8-no-checkpointing", "flux-uint4-b4", "flux-accumulated-b2", "schnell-bf16-b2", "schnell-low-vram", "flex-b4",
