@@ -188,9 +188,9 @@ def test_copies_are_on_a_stream_of_their_own() -> None:
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_a_seeded_choice_is_within_chance_of_the_even_one(seed: int) -> None:
-    """Four standard deviations: 1 of 16,000 draws lies outside."""
+    """Five standard deviations: 1 of 1,700,000 draws lies outside."""
     job = zimage(0.5, 0)
     even, drawn = (waiting(profile_of("zimage", replace(job.model, offload_seed=s))) for s in (None, seed))
     assert even is not None
     assert drawn is not None
-    assert abs(even.waiting_bytes("transformer") - drawn.waiting_bytes("transformer")) < 4 * even.deviation_bytes
+    assert abs(even.waiting_bytes("transformer") - drawn.waiting_bytes("transformer")) < 5 * even.deviation_bytes
