@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from estimator.configfile import ConfigFile, read_config
-from estimator.crash import Failure, LoggedRun, OomText, Prediction
+from estimator.crash import Failure, LoggedRun, Prediction
 from estimator.errors import CannotTell, InputError
 from estimator.estimate import Estimate, PhaseEstimate
 from estimator.gpus import MIB, Gpu, find_gpu
@@ -108,13 +108,6 @@ def candidates(estimate: Estimate, failure: Failure) -> list[PhaseEstimate]:
 def matching(estimate: Estimate, failure: Failure) -> PhaseEstimate | None:
     """Of these the highest: what was on its way there when it failed."""
     return max(candidates(estimate, failure), key=lambda phase: phase.allocated_bytes, default=None)
-
-
-def demanded_bytes(numbers: OomText) -> int | None:
-    """What torch would have had allocated, had the request been granted."""
-    if numbers.allocated_bytes is None:
-        return None
-    return numbers.allocated_bytes + (numbers.tried_bytes or 0)
 
 
 def raw_process(path: str) -> dict[str, object] | None:

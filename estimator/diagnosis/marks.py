@@ -51,7 +51,6 @@ FUNCTIONS: dict[str, tuple[str, str]] = {
     "generate_images": SAMPLE, "hook_train_loop": TRAIN, "train_single_accumulation": TRAIN,
 }  # fmt: skip
 
-HASHES = b"####"
 JOB = re.compile(r"^# Running job: (.*)$")
 START = re.compile(r"^Running (\d+) jobs?$")
 SKIP = re.compile(r"# OOM during training step, skipping batch (\d+)/(\d+) #")
