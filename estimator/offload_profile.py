@@ -212,13 +212,12 @@ class OffloadProfile(Profile):
     def _calls(self, key: str, component: str) -> tuple[Call, ...]:
         """Where in a recorded part the component's layers are used."""
         part = self.base.data["parts"].get(key)
-        name = f"c{part['number']}" if part else ""
-        if name not in self.base.arrays:
+        calls = self.base.archive.calls(part["number"]) if part else None
+        if calls is None:
             raise CannotTell(_unknown(f"{self.arch}: where {key!r} uses each layer"))
         names = self.base.data["layers"]
         first = sum(len(names[other]) for other in list(names)[: list(names).index(component)])
-        table = self.base.arrays[name].astype(int).tolist()
-        return tuple(Call(row[0] - first, *row[1:]) for row in table if first <= row[0] < first + len(names[component]))
+        return tuple(Call(row[0] - first, *row[1:]) for row in calls.tolist() if first <= row[0] < first + len(names[component]))
 
     def __hash__(self) -> int:
         return id(self)

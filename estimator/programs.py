@@ -3,10 +3,9 @@
 An architecture's programs are in `profiles/<arch>/`: `profile.json` says what there is (parts, features, peak rows with their
 moments, residents, and what made them), `programs.npz` holds the events. Both are written by `python -m calibration.extract`.
 
-Layout of `programs.npz`: `coefficients` [sizes, features]; for the part number p, `e<p>` its events and `t<p>` its tensors,
-[tensor, (row of coefficients, row of labels, row of names or -1)], in order of allocation, imports (tensors of other parts
-that are freed here, always named) last. An event 0 allocates the next tensor, k > 0 frees the one allocated k allocations
-ago, -1 empties the cache, and -2 - i frees import i.
+Each part has a number, by which estimator.archive finds its events and tensors. Imports are tensors of other parts that are freed
+here, always named. An event 0 allocates the next tensor, k > 0 frees the one allocated k allocations ago, -1 empties the cache, and
+-2 - i frees import i.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from estimator import derived_weights, experts, optimizers
+from estimator.archive import Archive
 from estimator.controls import ENCODE, RAW, RAW_BYTES_PER_PIXEL
 from estimator.derived_weights import Derivation
 from estimator.errors import CannotTell, Problem
-from estimator.features import Ints
 from estimator.paths import profiles_dir
 from estimator.program import ALLOCATE, Footprint, PeakRow, Program, left_out
 
@@ -60,14 +59,8 @@ class Profile:
     folder: Path
 
     @cached_property
-    def arrays(self) -> Any:
-        """The arrays of `programs.npz`, read as they are asked for."""
-        return np.load(self.folder / "programs.npz")
-
-    @cached_property
-    def _coefficients(self) -> Ints:
-        table: Ints = self.arrays["coefficients"].astype(np.int64)
-        return table
+    def archive(self) -> Archive:
+        return Archive(self.folder)
 
     @cached_property
     def _programs(self) -> dict[str, Program]:
@@ -189,14 +182,14 @@ class Profile:
         """The program of a part that this profile holds, as it was recorded. Raises KeyError for another."""
         part = self.data["parts"][key]
         number = part["number"]
-        table = self.arrays[f"t{number}"].astype(np.int64)
+        table = self.archive.tensors(number)
         names = self.data["names"]
-        coefficients = self._coefficients[table[:, 0]]
+        coefficients = self.archive.coefficients[table[:, 0]]
         used = np.flatnonzero(coefficients.any(axis=0)).tolist()  # a part is given only the variables that it depends on
         peaks = _peaks(part, used)
         return Program(
             key, tuple(self.data["features"][c] for c in used), coefficients[:, used], tuple(table[:, 1].tolist()), self.labels,
-            tuple(names[n] if n >= 0 else None for n in table[:, 2].tolist()), self.arrays[f"e{number}"].astype(np.int64),
+            tuple(names[n] if n >= 0 else None for n in table[:, 2].tolist()), self.archive.events(number),
             part["imports"], peaks, part.get("workspace_at", {}),
         )  # fmt: skip
 

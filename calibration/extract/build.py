@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,8 +18,8 @@ from calibration.extract.footprints import with_footprints
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
 from calibration.extract.runs import Run, read
+from estimator import archive
 
-STAMP = (1980, 1, 1, 0, 0, 0)  # of the archive's members: the same bytes whenever it is written
 TWO_EXPERTS = "wan22_14b"
 RESIDENT = parts.MOVED
 
@@ -182,26 +180,26 @@ def write(
         columns = [program.features.index(f) if f in program.features else -1 for f in features]
         wide = np.stack([matrix[:, c] if c >= 0 else np.zeros(len(matrix), dtype=np.int64) for c in columns], axis=1)
         order = order_of(program)
-        arrays[f"e{number}"], arrays[f"t{number}"] = coded(program, order), np.array([
+        arrays[f"{archive.EVENTS}{number}"], arrays[f"{archive.TENSORS}{number}"] = coded(program, order), np.array([
             (pool.setdefault(tuple(wide[k].tolist()), len(pool)), labels.setdefault(program.sequence.labels[k], len(labels)),
              -1 if program.sequence.names[k] is None else names.setdefault(str(program.sequence.names[k]), len(names)))
             for k in order], dtype=np.int32).reshape(-1, 3)  # fmt: skip
         if program.sequence.calls:
-            arrays[f"c{number}"] = calls_of(program, order)
+            arrays[f"{archive.CALLS}{number}"] = calls_of(program, order)
         described[key] = {
             "number": number, "imports": sum(program.sequence.imported), "recordings": program.recordings,
             "worst_error": round(program.worst_error, 6), "inexact": sorted(set(program.inexact)),
         }  # fmt: skip
         if program.sequence.workspace_at is not None:
             described[key]["workspace_at"] = {program.sequence.workspace_thread: program.sequence.workspace_at}
-    arrays["coefficients"] = np.array(list(pool), dtype=np.int64)
+    arrays[archive.COEFFICIENTS] = np.array(list(pool), dtype=np.int64)
     profile = {
         "arch": arch[0], "relative": arch[1], **({"shares": "all"} if arch[2] else {}), "made": made,
         "features": list(features), "parts": described,
         "residents": {key: _runs_of(sizes) for key, sizes in sorted(tables.items())}, "labels": list(labels), "names": list(names),
         **(offload or {}),
     }  # fmt: skip
-    write_archive(out / "programs.npz", arrays)
+    archive.write(out, arrays)
     (out / "profile.json").write_text(readable(with_footprints(profile, out)))
 
 
@@ -270,13 +268,3 @@ def readable(profile: dict[str, Any]) -> str:
         else:
             lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def write_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name in sorted(arrays):
-            buffer = io.BytesIO()
-            array = arrays[name]
-            small = array.astype(np.int16) if array.size and np.abs(array).max() < 2**15 else array
-            np.lib.format.write_array(buffer, np.asfortranarray(small), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", STAMP), buffer.getvalue(), zipfile.ZIP_DEFLATED)

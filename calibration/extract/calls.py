@@ -19,6 +19,7 @@ from calibration.extract import build
 from calibration.extract.align import Sequence, canonical
 from calibration.extract.programs import Program
 from calibration.extract.runs import read
+from estimator import archive
 
 USING = ("step.core/", "preview/", "text/")
 
@@ -26,7 +27,7 @@ USING = ("step.core/", "preview/", "text/")
 def add(arch: str, folders: list[Path], out: Path) -> tuple[list[str], list[str]]:
     """Parts that have calls now, and parts of the recorded kinds of weights that have none."""
     profile: dict[str, Any] = json.loads((out / "profile.json").read_text())
-    arrays = dict(np.load(out / "programs.npz").items())
+    arrays = archive.Archive(out).all()
     parts = profile["parts"]
     offload: dict[str, Any] = {"layers": profile.get("layers", {}), "places": profile.get("places", {})}
     weights: set[str] = set()
@@ -44,13 +45,13 @@ def add(arch: str, folders: list[Path], out: Path) -> tuple[list[str], list[str]
             program = _program(part.key, canonical(part))
             order = build.order_of(program)
             codes = build.coded(program, order)
-            if f"c{number}" not in arrays and np.array_equal(codes, arrays[f"e{number}"]):
-                arrays[f"c{number}"] = build.calls_of(program, order)
+            if f"{archive.CALLS}{number}" not in arrays and np.array_equal(codes, arrays[f"{archive.EVENTS}{number}"]):
+                arrays[f"{archive.CALLS}{number}"] = build.calls_of(program, order)
     profile.update(offload)
     (out / "profile.json").write_text(build.readable(profile))
-    build.write_archive(out / "programs.npz", arrays)
+    archive.write(out, arrays)
     mine = [key for key in parts if key.startswith(USING) and key.split("/")[1] in weights]
-    found = [key for key in mine if f"c{parts[key]['number']}" in arrays]
+    found = [key for key in mine if f"{archive.CALLS}{parts[key]['number']}" in arrays]
     return found, [key for key in mine if key not in found]
 
 
