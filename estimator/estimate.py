@@ -110,6 +110,16 @@ class Estimate:
         """The phase of the peak; None where nothing could be estimated (verdict unknown)."""
         return self.phases[self.peak] if 0 <= self.peak < len(self.phases) else None
 
+    @property
+    def spilled_bytes(self) -> int:
+        """What Windows' driver moves to system RAM at the worst phase, in the likely case; 0 on another system.
+
+        Reserved beyond what the card has for torch: no allocation fails there, so that torch releases nothing of its cache.
+        """
+        if self.gpu.os != "windows":
+            return 0
+        return max(0, max((phase.reserved_bytes for phase in self.phases), default=0) - self.gpu.usable_bytes)
+
 
 _BADNESS = (SAFE, UNKNOWN, BORDERLINE, OOM)
 

@@ -167,7 +167,8 @@ def _error(what: str, fix: str) -> InputError:
 # --- making a card ---------------------------------------------------------------------------------------------------------------
 
 _WINDOWS_NOTE = (
-    "on Windows the driver moves memory to system RAM instead of failing: where this says OOM the run may crawl instead of crashing"
+    "on Windows the driver moves memory to system RAM (half of it at most) instead of failing, unless its CUDA sysmem fallback is "
+    "turned off: what is called oom then crawls, or crashes"
 )
 _NO_WINDOWS_READING = "its capacity was not read on Windows: that on Linux is used, which is a little less"
 _LINUX_NOTE = "nothing else runs on the card and it drives no screen; on Windows or WSL2 add --os windows"

@@ -7,7 +7,10 @@ Sizes are pixels, counts are counts, and nothing here knows about bytes.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+_OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\\w")  # C:\data, C:/data, \\server\share
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,3 +218,9 @@ class Job:
     def text_cached(self) -> bool:
         """Prompts are encoded before training: for all datasets, since the trainer refuses a mixture."""
         return self.train.cache_text_embeddings or any(dataset.cache_text_embeddings for dataset in self.datasets)
+
+    @property
+    def windows_path(self) -> str | None:
+        """The first of its paths that only Windows has: with a drive's letter, or of a share."""
+        paths = (*(dataset.folder for dataset in self.datasets), self.model.name_or_path)
+        return next((path for path in paths if _OF_WINDOWS.match(path)), None)

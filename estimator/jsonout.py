@@ -46,6 +46,7 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
             for each in job.unmodelled
         ],
         "retries": estimate.retries,
+        "spilled_bytes": estimate.spilled_bytes,
         "lower_bound": estimate.lower_bound,
         "host": None if estimate.host is None else host_document(estimate.host),
     }

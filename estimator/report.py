@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Advice, Estimate, Interval, PhaseEstimate
 from estimator.gpus import GIB, Gpu
-from estimator.report_words import calibrated, component, distinct, headline, moment, row_name, what
+from estimator.report_words import calibrated, component, distinct, headline, moment, row_name, spilled, what
 from estimator.screen import WIDTH, Cell, Column, painted, table
 
 MOST_ROWS = 14
@@ -93,8 +93,8 @@ def _answer(estimate: Estimate, style: Style) -> str:
         lines.extend(wrapped(clean(calibrated(gpu.calibration)), "", "  "))
     if estimate.lower_bound:
         lines.append("Without the allocator's replay (--fast): a lower bound; safe is not certain.")
-    lines.extend(_another_fails(estimate, phase))
-    if estimate.retries and estimate.verdict != OOM:
+    lines.extend([*_another_fails(estimate, phase), *wrapped(spilled(estimate), "", "  ")])
+    if estimate.retries and estimate.verdict != OOM and not estimate.spilled_bytes:
         times = {1: "once", 2: "twice"}.get(estimate.retries, f"{estimate.retries} times")
         lines.extend(wrapped(f"To fit here torch releases cached memory {times}; that costs speed where it recurs.", "", "  "))
     if estimate.required_bytes is not None:

@@ -6,8 +6,8 @@ import os
 import re
 from collections.abc import Sequence
 
-from estimator.estimate import SAFE, Estimate, PhaseEstimate, Variant
-from estimator.gpus import Calibration
+from estimator.estimate import OOM, SAFE, Estimate, PhaseEstimate, Variant
+from estimator.gpus import GIB, Calibration
 
 _DOING = {
     "load": "loading",
@@ -117,3 +117,13 @@ def calibrated(used: Calibration) -> str:
     """That a card's figures are an overlay's."""
     emulated = "; made on the emulated device, no measurement" if used.emulated else ""
     return f"The card as calibrated on {used.date[:10]} (overlay {os.path.basename(used.path)}{emulated})."
+
+
+def spilled(estimate: Estimate) -> str:
+    """What happens on Windows where a job is larger than the card; empty where nothing of the kind does."""
+    if not estimate.spilled_bytes:
+        return ""
+    size, where = f"{estimate.spilled_bytes / GIB:.2f} GiB", what(max(estimate.phases, key=lambda phase: phase.reserved_bytes))
+    if estimate.verdict == OOM:
+        return f"On Windows it need not crash: the driver moves {size} to the machine's RAM ({where}), and it will run many times slower."
+    return f"On Windows torch's cache may grow {size} beyond the card ({where}), which the driver moves to RAM: many times slower there."

@@ -88,6 +88,25 @@ def test_os_changes_the_card(stage: Stage, capsys: pytest.CaptureFixture[str]) -
     assert "(23.99 GiB)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("folder", [r"C:\data\cat", "D:/data/cat", r"\\nas\cats"])
+def test_paths_of_windows_change_the_card_and_are_named(folder: str, stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = made.job().datasets[0]
+    stage.jobs = (made.job(datasets=(replace(entry, folder=folder),)),)
+    run("c.yaml", "--gpu", "4090")
+    assert "(23.99 GiB)" in (text := capsys.readouterr().out)
+    assert "is a path of Windows" in " ".join(text.split())
+    run("c.yaml", "--gpu", "4090", "--os", "linux")
+    assert "(23.51 GiB)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", ["/data/c:/cat", "data/cat", "~/cat", "http://cat", "/mnt/c/cat"])
+def test_other_paths_do_not(folder: str, stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = made.job().datasets[0]
+    stage.jobs = (made.job(datasets=(replace(entry, folder=folder),)),)
+    run("c.yaml", "--gpu", "4090")
+    assert "(23.51 GiB)" in capsys.readouterr().out
+
+
 def test_a_piped_report_has_no_escape_sequences(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     run("c.yaml", "--gpu", "4090")
     assert "\x1b" not in capsys.readouterr().out

@@ -147,6 +147,16 @@ def test_survival_by_releasing_cached_memory_is_said() -> None:
     assert "releases" not in render(made.estimate())
 
 
+def test_on_windows_it_is_said_what_is_moved_to_ram() -> None:
+    small = replace(find_gpu("RTX4090", "windows"), total_bytes=20 * GIB)
+    job = made.oom(small)
+    text = " ".join(render(job).split())
+    assert job.spilled_bytes == 20.3 * GIB // 1 - small.usable_bytes  # 19.8 allocated and half a GiB cached, beside context and desktop
+    assert f"moves {job.spilled_bytes / GIB:.2f} GiB to the machine's RAM (training 1024x1024), and it will run many times slower" in text
+    assert "many times slower" not in render(replace(job, gpu=replace(small, os="linux")))
+    assert "many times slower" not in render(made.estimate(find_gpu("RTX4090", "windows")))
+
+
 def test_what_is_not_modelled_is_named_with_its_place() -> None:
     unmodelled = (Unmodelled(Place("config.yaml", "model.compile", 71), True, "no profile was recorded with it"),)
     text = render(made.estimate(verdict=UNKNOWN, job=made.job(unmodelled=unmodelled), phases=(), peak=-1))

@@ -62,12 +62,11 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     """Estimate every job of the config; the status is that of the worst."""
     given = parser().parse_args(arguments)
     from estimator.estimate import worst_verdict
-
-    every_card = given.gpu.strip().lower() == "all"
-    gpus = options.cards(given) if every_card else (options.one_card(given),)
     from estimator.trainers import read_jobs
 
     jobs = read_jobs(given.config, tuple(given.set), given.arch)
+    every_card = given.gpu.strip().lower() == "all"
+    gpus = options.cards(given, jobs) if every_card else (options.one_card(given, jobs),)
     if given.trainer_version is not None:
         from dataclasses import replace
 

@@ -32,7 +32,6 @@ def parser() -> options.Parser:
     made.add_argument("--gpu", metavar="NAME", help="the card it ran on (see `estimate gpus`); default: as the log's messages say")
     options.add_job(made, "where it ran (windows: also WSL2); default: as the paths in the log say")
     options.add_overlay(made)
-    made.set_defaults(os=None)
     made.add_argument("--record", metavar="FILE", help="append what was seen as a measurement row; for logs of real cards")
     options.add_output(made)
     return made

@@ -13,7 +13,7 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     given = parser.parse_args(arguments)
     from estimator import gpus, jsonout, report_lists
 
-    cards = gpus.all_gpus(given.os)
+    cards = gpus.all_gpus(given.os or options.LINUX)
     if given.json:
         return Answer(jsonout.dumps(jsonout.gpus_document(cards)) + "\n", SAFE_STATUS)
     return Answer(report_lists.render_gpus(cards, style(given.no_color)), SAFE_STATUS)

@@ -6,9 +6,12 @@ import argparse
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from estimator.gpus import Gpu
+    from collections.abc import Iterable
 
-OSES = ("linux", "windows")
+    from estimator.gpus import Gpu
+    from estimator.job import Job
+
+OSES = LINUX, WINDOWS = "linux", "windows"
 LEAST_RAM_BYTES, MOST_RAM_BYTES = 2**30, 2**50
 _UNKNOWN_OPTIONS, _MISSING = "unrecognized arguments: ", "the following arguments are required: "  # how argparse's messages begin
 _NO_CARD = ("--gpu", "argument --gpu: expected one argument")
@@ -58,7 +61,10 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
 
 
-def add_job(parser: argparse.ArgumentParser, os_help: str = "where it will train (windows: also WSL2); default linux") -> None:
+WHERE = "where it will train (windows: also WSL2); default: as the config's paths say, else linux"
+
+
+def add_job(parser: argparse.ArgumentParser, os_help: str = WHERE) -> None:
     """How a config is read: --set, --os, --arch."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the config; may be repeated")
     add_os(parser, os_help)
@@ -74,7 +80,7 @@ def add_overlay(parser: argparse.ArgumentParser) -> None:
 
 def add_os(parser: argparse.ArgumentParser, help: str) -> None:
     """--os."""
-    parser.add_argument("--os", choices=OSES, default="linux", help=help)
+    parser.add_argument("--os", choices=OSES, help=help)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -103,42 +109,51 @@ def is_several(text: str) -> bool:
     return text.strip().lower() == "all" or "," in text
 
 
-def cards(given: argparse.Namespace) -> tuple[Gpu, ...]:
-    """The cards of --gpu as calibrated: one, several with commas between, or all, smallest first.
+def _system(given: argparse.Namespace, jobs: Iterable[Job]) -> tuple[str, tuple[str, ...]]:
+    """The operating system: --os, or Windows where a config's paths are of it, else Linux; and what is to be said of that."""
+    path = next((job.windows_path for job in jobs if job.windows_path is not None), None)
+    if given.os is not None or path is None:
+        return given.os or LINUX, ()
+    return WINDOWS, (f"{path} is a path of Windows, so its capacity and desktop are assumed; --os linux if it runs elsewhere",)
+
+
+def cards(given: argparse.Namespace, jobs: Iterable[Job] = ()) -> tuple[Gpu, ...]:
+    """The cards of --gpu as calibrated: one, several with commas between, or all, smallest first; on the system that `jobs` are for.
 
     Raises InputError with every unknown name, for an overlay that cannot be used, and for --overlay with several cards.
     """
+    from dataclasses import replace
+
     from estimator.errors import InputError, Problem
     from estimator.gpus import all_gpus, find_gpu
     from estimator.overlays import with_overlay
 
+    os, notes = _system(given, jobs)
     if given.overlay is not None and is_several(given.gpu):
         raise InputError(Problem("--overlay takes one card", None, "an overlay is of one", "name the card that it was made on"))
     found: dict[str, Gpu] = {}
     problems: list[Problem] = []
     if given.gpu.strip().lower() == "all":
-        found = {card.name: card for card in all_gpus(given.os)}
+        found = {card.name: card for card in all_gpus(os)}
     else:
         for name in given.gpu.split(","):
             try:
-                card = find_gpu(name, given.os)
+                card = find_gpu(name, os)
                 found[card.name] = card
             except InputError as error:
                 problems += error.problems
     if problems:
         raise InputError(*problems)
     every = found.values() if given.no_overlay else [with_overlay(card, given.overlay) for card in found.values()]
-    return tuple(sorted(every, key=lambda card: (card.total_bytes, card.name)))
+    noted = (replace(card, notes=(*card.notes, *notes)) for card in every)
+    return tuple(sorted(noted, key=lambda card: (card.total_bytes, card.name)))
 
 
-def one_card(given: argparse.Namespace) -> Gpu:
+def one_card(given: argparse.Namespace, jobs: Iterable[Job] = ()) -> Gpu:
     """The card of --gpu as calibrated, where only one makes sense. Raises InputError."""
     from estimator.errors import InputError, Problem
-    from estimator.gpus import find_gpu
-    from estimator.overlays import with_overlay
 
     if is_several(given.gpu):
         fix = "name one; `estimate CONFIG --gpu all` compares every card, `estimate plan` plans for several"
         raise InputError(Problem(f"--gpu {given.gpu[:80]}: one card is wanted here", None, "", fix))
-    card = find_gpu(given.gpu, given.os)
-    return card if given.no_overlay else with_overlay(card, given.overlay)
+    return cards(given, jobs)[0]

@@ -63,9 +63,9 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     from estimator.planner.subject import check_keep, read_subject
 
     _check_usage(given)
-    gpus = options.cards(given)
     target = given.write if given.write is not None else given.config if given.in_place else None
     subject = read_subject(given.config, tuple(given.set), given.arch, ())
+    gpus = options.cards(given, [subject.job])
     if target is not None:
         check_target(given.config, target, given.in_place)
     if given.keep:

@@ -42,9 +42,9 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
 
     if given.kind == "timeline" and given.over is not None:
         raise InputError(Problem("--over belongs to curves", None, "a timeline has phases", "leave it out, or --kind timeline"))
-    gpu = options.one_card(given)
     check_picture(given.out)
     subject = read_subject(given.config, tuple(given.set), given.arch, ())
+    gpu = options.one_card(given, [subject.job])
     if given.kind == "timeline":
         from estimator.engine import estimate_job
 

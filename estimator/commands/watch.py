@@ -136,7 +136,7 @@ def _estimate(given: argparse.Namespace, command: list[str], sampler: Sampler, l
         if given.gpu is not None:
             card = options.one_card(given)
         elif seen is not None and (memory := seen.memory()) is not None:
-            found = named(seen.name, memory.total_bytes, given.os)
+            found = named(seen.name, memory.total_bytes, given.os or options.LINUX)
             card = found if found is None or given.no_overlay else with_overlay(found, given.overlay)
         if card is None:
             return None, "the card is not in the catalogue: name one with --gpu"
