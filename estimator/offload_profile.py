@@ -93,7 +93,7 @@ class OffloadProfile(Profile):
         return self._once(("layers", component, weights), lambda: self._read_layers(component, weights))  # type: ignore[no-any-return]
 
     def _read_layers(self, component: str, weights: str) -> tuple[Layer, ...]:
-        table = self.base.data.get("places", {})
+        table = self.base.table("places")
         derivation = derived_weights.DERIVED.get(weights)
         recorded = weights if derivation is None or f"{component}/{weights}" in table else derivation.base
         places = table.get(f"{component}/{recorded}")
@@ -211,11 +211,12 @@ class OffloadProfile(Profile):
 
     def _calls(self, key: str, component: str) -> tuple[Call, ...]:
         """Where in a recorded part the component's layers are used."""
-        part = self.base.data["parts"].get(key)
-        calls = self.base.archive.calls(part["number"]) if part else None
+        holder = self.base.holder(key)
+        part = holder.data["parts"].get(key)
+        calls = holder.archive.calls(part["number"]) if part else None
         if calls is None:
             raise CannotTell(_unknown(f"{self.arch}: where {key!r} uses each layer"))
-        names = self.base.data["layers"]
+        names = self.base.table("layers")
         first = sum(len(names[other]) for other in list(names)[: list(names).index(component)])
         return tuple(Call(row[0] - first, *row[1:]) for row in calls.tolist() if first <= row[0] < first + len(names[component]))
 

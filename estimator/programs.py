@@ -121,6 +121,15 @@ class Profile:
             self._programs[key] = self._by_rule(key) if holder is None else self.recorded(key)
         return self._programs[key]
 
+    def holder(self, key: str) -> Profile:
+        """The profile that holds a recorded part: this one or a relative. Raises CannotTell if none does."""
+        return self._recorded_by(key) or self
+
+    def table(self, name: str) -> dict[str, Any]:
+        """What layer offloading has to know of components (`layers`, `places`): with a relative's, where all else is the relative's too."""
+        shared = self.relative.table(name) if self.shares_all and self.relative is not None else {}
+        return {**shared, **self.data.get(name, {})}
+
     def _recorded_by(self, key: str) -> Profile | None:
         """The profile that holds a part, this one or a relative's; None for what is made by rule. Raises CannotTell if none does."""
         if self._has_rule(key):

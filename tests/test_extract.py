@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from calibration.architectures.flux import LAYOUT as FLUX
-from calibration.extract import build
+from calibration.extract import build, stored
 from calibration.extract.affine import solve
-from calibration.extract.align import WORKSPACE_BYTES, Misaligned, canonical, overlay
+from calibration.extract.align import WORKSPACE_BYTES, LayerCall, Misaligned, canonical, overlay
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Refused, extract
 from calibration.extract.runs import Phase, Run, Tensor
+from estimator.paths import profiles_dir
 from estimator.programs import Profile
 
 KEY = "step.core/bf16/checkpointed/one"
@@ -192,6 +193,33 @@ def test_what_was_written_is_what_the_estimator_reads(tmp_path: Path) -> None:
     assert program.exported == (3, 4)  # the layer's output and the optimizer's state
     assert program.sizes(JOBS[4]).tolist()[:4] == [size for action, _, size in block(JOBS[4]) if action == "a"]
     assert program.peak(JOBS[0]) == ((12288 + 6400) * (1024 + 512), "out")
+
+
+def rewritten(folder: Path, out: Path) -> Path:
+    data, kept = json.loads((folder / "profile.json").read_text(encoding="utf-8")), stored.read(folder)
+    offload = kept.offload if kept.offload["layers"] else None
+    build.write((data["arch"], data["relative"], data.get("shares") == "all"), kept.programs, kept.tables, kept.made, out, offload)
+    return out
+
+
+def test_a_profile_read_back_is_written_the_same(tmp_path: Path) -> None:
+    """So that what is added to it leaves what it has as it was."""
+    source = profiles_dir() / "wan22-i2v-14b"
+    assert digest(rewritten(source, tmp_path / "again")) == digest(source)
+
+
+def test_uses_of_layers_are_read_back_too(tmp_path: Path) -> None:
+    program = extract(KEY, [part([*block(v), ("e", "", 0), ("a", "kept=optimizer:0", 8192)], v) for v in JOBS], FLUX)
+    program.sequence.calls = [
+        LayerCall(0, first=0, last=1, input=None, output=0),
+        LayerCall(1, first=1, last=2, input=0, output=1, backward=3, until=4, saved=True),
+        LayerCall(1, first=1, last=None, input=0, output=1, backward=3, until=None, saved=True),
+        LayerCall(0, first=2, last=3, input=1, output=2, saved=True, stays=True),
+    ]
+    offload = {"layers": {"transformer": ["a", "b"]}, "places": {"transformer/bf16": [[0, 1, 0, 0], [1, 1, 1, 0]]}}
+    build.write(("made", "other", True), {KEY: program}, {"vae": [512, 512]}, {"command": "made", "probes": []}, tmp_path / "one", offload)
+    assert stored.read(tmp_path / "one").programs[KEY].sequence.calls == program.sequence.calls
+    assert digest(rewritten(tmp_path / "one", tmp_path / "two")) == digest(tmp_path / "one")
 
 
 def test_the_highest_rows_name_their_moment(tmp_path: Path) -> None:

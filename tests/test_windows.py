@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("yaml")
 
-from calibration.extract.align import Sequence
+from calibration.extract.align import LayerCall, Sequence
 from calibration.extract.windows import joined
 
 LAYER = "text_encoder0.model.visual.blocks.3.attn|forward"
@@ -68,3 +68,18 @@ def test_another_kind_of_attention_is_refused() -> None:
     odd.sizes[1] += 1
     with pytest.raises(ValueError, match="another kind"):
         joined(odd)
+
+
+def test_uses_of_layers_follow_the_joining() -> None:
+    """A layer before the windows and one behind them, whose moments are those of tensors that are gone or have become one."""
+    windows = sequence(64, 32)  # before, (result, logsumexp, seed, offset) twice, after
+    windows.calls = [
+        LayerCall(0, first=0, last=3, input=None, output=0, backward=4, until=None),
+        LayerCall(1, first=8, last=None, input=5, output=9, backward=9, until=7, saved=True),
+    ]
+    whole = joined(windows)
+    assert whole.sizes == [7, 96 * 2560, 96 * 64, 9]
+    assert whole.calls == [
+        LayerCall(0, first=0, last=3, input=None, output=0, backward=3, until=None),
+        LayerCall(1, first=3, last=None, input=1, output=3, backward=3, until=3, saved=True),
+    ]

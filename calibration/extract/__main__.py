@@ -8,6 +8,7 @@ from pathlib import Path
 
 from calibration import probes
 from calibration.architectures import ARCHITECTURES
+from calibration.extract import stored
 from calibration.extract.build import build
 from calibration.extract.programs import Refused
 
@@ -16,6 +17,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m calibration.extract", description=__doc__)
     parser.add_argument("arch", choices=sorted(ARCHITECTURES))
     parser.add_argument("probes", type=Path, help="the folder that calibration.probes recorded into")
+    parser.add_argument("--add", action="store_true", help="keep the parts that the profile has, and add those that it has not")
     parser.add_argument("--out", type=Path, help="default: profiles/ARCH")
     args = parser.parse_args()
     recorded = [run for run in probes.folders(args.arch, args.probes) if (run / "trace.npz").exists()]
@@ -23,7 +25,7 @@ def main() -> int:
         parser.error(f"no recorded probe jobs of {args.arch} in {args.probes}")
     out = args.out or Path(__file__).resolve().parents[2] / "profiles" / args.arch
     try:
-        report = build(args.arch, recorded, out, f"python -m calibration.extract {args.arch}")
+        report = build(args.arch, recorded, out, f"python -m calibration.extract {args.arch}", stored.read(out) if args.add else None)
     except Refused as error:
         print(f"refused: {error}", file=sys.stderr)
         return 1

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from calibration.architectures import ARCHITECTURES
-from calibration.architectures.base import Layout, words_of
+from calibration.architectures.base import Architecture, Layout, words_of
 from calibration.extract import clips, parts, sounded
 from calibration.extract.footprints import with_footprints
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
 from calibration.extract.runs import Run, read
+from calibration.extract.stored import Stored
 from estimator import archive
 
 TWO_EXPERTS = "wan22_14b"
@@ -105,14 +106,16 @@ def places(run: Run) -> dict[str, list[list[int]]]:
     return out
 
 
-def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
-    """Extract everything and write the profile. Returns a line of report for each part. Raises Refused."""
+def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored | None = None) -> list[str]:
+    """Extract everything and write the profile. Returns a line of report for each part. Raises Refused.
+
+    `kept`: what the profile has already: its parts stay, others are added."""
+    kept = kept or Stored()
     family = ARCHITECTURES[arch]
     layout = family.layout
     found: dict[str, list[Occurrence]] = defaultdict(list)
-    tables: dict[str, list[int]] = {}
-    offload: dict[str, Any] = {"layers": {}, "places": {}}
-    made: dict[str, Any] = {"command": command, "probes": []}
+    tables, offload = dict(kept.tables), {name: dict(table) for name, table in kept.offload.items()}
+    made: dict[str, Any] = {"command": command, "probes": list(kept.made["probes"])}
     for folder in folders:
         run = read(folder)
         if run.outcome != "ok":
@@ -120,18 +123,20 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         found_here = occurrences(run, layout, bool(family.texts))
         unloaded = bool(family.unloaded) and run.config["train"].get("unload_text_encoder", False)
         for part in _cut(run, found_here, layout):
-            if unloaded and "/unloaded/" not in part.key:
+            if part.key in kept.programs or (unloaded and "/unloaded/" not in part.key):
                 continue
             if not family.own or part.key.startswith(tuple(f"{kind}/" for kind in family.own)):
                 found[part.key].append(part)
         if unloaded:
             continue
-        tables.update({key: table for key, table in residents(run).items() if not family.own or _owned(key, family.own)})
-        offload["layers"].update(layers(run))
-        offload["places"].update(places(run))
+        if run.versions != kept.made.get("versions", run.versions):
+            raise ValueError(f"{folder}: recorded with other versions than what the profile has: {run.versions}")
+        tables.update({**own_of(family, residents(run)), **kept.tables})
+        for name, table in (("layers", layers(run)), ("places", places(run))):
+            offload[name].update({**own_of(family, table), **kept.offload[name]})
         made["versions"] = run.versions
         made["probes"].append({"name": folder.name, **parts.settings(run), "optimizer": run.config["train"]["optimizer"]})
-    programs: dict[str, Program] = {}
+    programs = dict(kept.programs)
     found = {key: recorded for key, recorded in found.items() if not (layout.video and clips.too_few(recorded))}
     report, refused = [], []
     for key in sorted(found):
@@ -144,6 +149,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str) -> list[str]:
         report.append(f"{key}: {len(p.sequence.events)} events, {p.recordings} recordings, {quality}")
     if refused:
         raise Refused("\n".join(refused))
+    programs = dict(sorted(programs.items()))
     write((arch, family.relative, bool(family.own)), programs, tables, made, out, offload if offload["layers"] else None)
     return report
 
@@ -153,6 +159,11 @@ def _cut(run: Run, found: Iterator[Occurrence], layout: Layout) -> Iterator[Occu
     if layout.sound_per_second:
         return sounded.split(run, found, layout)
     return clips.split(run, found) if layout.video else found
+
+
+def own_of(family: Architecture, tables: dict[str, Any]) -> dict[str, Any]:
+    """Those of the tables by component that are not the relative's."""
+    return {key: table for key, table in tables.items() if not family.own or _owned(key, family.own)}
 
 
 def _owned(key: str, own: tuple[str, ...]) -> bool:

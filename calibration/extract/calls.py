@@ -19,6 +19,7 @@ from calibration.extract import build
 from calibration.extract.align import Sequence, canonical
 from calibration.extract.programs import Program
 from calibration.extract.runs import read
+from calibration.extract.windows import joined
 from estimator import archive
 
 USING = ("step.core/", "preview/", "text/")
@@ -31,23 +32,24 @@ def add(arch: str, folders: list[Path], out: Path) -> tuple[list[str], list[str]
     parts = profile["parts"]
     offload: dict[str, Any] = {"layers": profile.get("layers", {}), "places": profile.get("places", {})}
     weights: set[str] = set()
+    family = ARCHITECTURES[arch]
     for folder in folders:
         run = read(folder)
         if not run.layers:
             continue
-        offload["layers"].update(build.layers(run))
-        offload["places"].update(build.places(run))
-        for part in build.occurrences(run, ARCHITECTURES[arch].layout):
+        for name, table in (("layers", build.layers(run)), ("places", build.places(run))):
+            offload[name].update(build.own_of(family, table))
+        for part in build.occurrences(run, family.layout, bool(family.texts)):
             if not part.key.startswith(USING) or part.key not in parts:
                 continue
             weights.add(part.key.split("/")[1])
             number = parts[part.key]["number"]
-            program = _program(part.key, canonical(part))
+            program = _program(part.key, joined(canonical(part)))
             order = build.order_of(program)
             codes = build.coded(program, order)
             if f"{archive.CALLS}{number}" not in arrays and np.array_equal(codes, arrays[f"{archive.EVENTS}{number}"]):
                 arrays[f"{archive.CALLS}{number}"] = build.calls_of(program, order)
-    profile.update(offload)
+    profile.update(offload if offload["layers"] else {})
     (out / "profile.json").write_text(build.readable(profile))
     archive.write(out, arrays)
     mine = [key for key in parts if key.startswith(USING) and key.split("/")[1] in weights]

@@ -8,8 +8,9 @@ of the allocator's for each call) and the buffers, which are gone with the call 
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
-from calibration.extract.align import Sequence
+from calibration.extract.align import LayerCall, Sequence
 
 WINDOWED = (".visual.blocks.", ".attn|forward")  # of the label of a layer that attends window by window
 RANDOM_STATE = [16, 8]  # bytes: seed and offset (ATen/native/transformers/cuda/flash_attn)
@@ -48,7 +49,28 @@ def joined(sequence: Sequence) -> Sequence:
             out.names.append(sequence.names[whole])
             out.imported.append(sequence.imported[whole])
         out.events.append(number[whole] if event == k else ~number[whole])
+    later, held_by = _next_kept(sequence, number), number | {k: number[whole] for k, whole in into.items()}
+    out.calls = [_renumbered(call, later, held_by) for call in sequence.calls]
     return out
+
+
+def _next_kept(sequence: Sequence, number: dict[int, int]) -> dict[int, int | None]:
+    """For each tensor that is allocated here, the new number of the first that is still there, itself or a later one."""
+    out: dict[int, int | None] = {}
+    following: int | None = None
+    for k in reversed([e for e in sequence.events if e is not None and e >= 0]):
+        following = out[k] = number.get(k, following)
+    return out
+
+
+def _renumbered(call: LayerCall, later: dict[int, int | None], number: dict[int, int]) -> LayerCall:
+    """A layer's use: moments before an allocation are before the next one that is there, its input and output what they went into."""
+    first = later[call.first]
+    if first is None:
+        raise ValueError(f"layer {call.layer}: its use begins after all tensors that are kept")
+    last, backward, until = (None if k is None else later[k] for k in (call.last, call.backward, call.until))
+    given, made = (None if k is None else number.get(k) for k in (call.input, call.output))
+    return replace(call, first=first, last=last, input=given, output=made, backward=backward, until=until)
 
 
 def _calls(sequence: Sequence) -> dict[str, list[list[int]]]:
