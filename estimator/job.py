@@ -128,7 +128,8 @@ class Train:
 
     `gradients_stay`: not every step ends with an update (gradient_accumulation_steps); those that do not leave their gradients on the card.
     `saturates_prompts`: short captions are repeated now and then, where a step encodes them.
-    `switch_boundary_every`: batches after which a model with two experts trains the other one.
+    `switch_boundary_every`: batches after which a model with two experts trains the other one. `weighs_timesteps`: the loss is multiplied
+    by a weight of each sample's timestep.
     """
 
     steps: int = 1000
@@ -147,6 +148,7 @@ class Train:
     noise_scheduler: str = "flowmatch"
     saturates_prompts: bool = False
     switch_boundary_every: int = 1
+    weighs_timesteps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
 
-from estimator import derived_weights, offload_programs, optimizers
+from estimator import derived_weights, loss_weights, offload_programs, optimizers
 from estimator.archs import load_archs
 from estimator.errors import CannotTell, Problem
 from estimator.job import Job, Model
+from estimator.loss_weights import WEIGHED
 from estimator.offload import OWN, Layer, choose, deviation_bytes, layers_of, taken_before_quantising
 from estimator.offload_programs import Call, Offloaded
 from estimator.offload_rows import Outline
@@ -180,6 +181,8 @@ class OffloadProfile(Profile):
         if optimizers.FUSED in key and name == "step.core":
             core, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(core_of(core), update, self.adapter)
+        if key.endswith(WEIGHED):
+            return loss_weights.weighed(core_of(key.removesuffix(WEIGHED)))
         component = USING[name]
         layers = resident = self.layers(component, rest[0])
         if (name, rest[0]) == ("preview", "bf16"):

@@ -15,6 +15,7 @@ from estimator.batches import Batch, Step, encodes_latents, one_or_many
 from estimator.estimate import Variant
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Sample
+from estimator.loss_weights import WEIGHED
 from estimator.operations import Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.sizes import sizes_of
 
@@ -290,7 +291,7 @@ class Plan:
         if accumulate:  # the loop's variables hold the batch before until the next one is made
             yield Release("batch")
         yield from self.condition(bucket, values, scope)
-        core = f"{self.core(bucket)}/{self.weights}/{checkpointing}/{many}"
+        core = f"{self.core(bucket)}/{self.weights}/{checkpointing}/{many}{WEIGHED if self.job.train.weighs_timesteps else ''}"
         yield Part(optimizers.core_key(core, self.optimizer, when), values, "step", accumulate=accumulate)
 
     def save(self) -> Iterator[Operation]:

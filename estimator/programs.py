@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from estimator import derived_weights, experts, optimizers
+from estimator import derived_weights, experts, loss_weights, optimizers
 from estimator.archive import Archive
 from estimator.controls import ENCODE, RAW, RAW_BYTES_PER_PIXEL
 from estimator.derived_weights import Derivation
 from estimator.errors import CannotTell, Problem
+from estimator.loss_weights import WEIGHED
 from estimator.paths import profiles_dir
 from estimator.program import ALLOCATE, Footprint, PeakRow, Program, left_out
 
@@ -78,8 +79,8 @@ class Profile:
     def outline(self, key: str) -> Program | Footprint:
         """The part as far as peak rows and what stays or is freed are concerned: where that is quicker to have than all."""
         base, whose = experts.split(key)
-        if whose == experts.LOW:  # sizes are those of the first expert's
-            return self.outline(base)
+        if whose == experts.LOW or key.endswith(WEIGHED):  # sizes are those of the first expert's, of the core as it was recorded
+            return self.outline(base.removesuffix(WEIGHED))
         holder = self._recorded_by(key)
         return self.program(key) if holder is None else holder._footprint(key)
 
@@ -146,6 +147,8 @@ class Profile:
     def _has_rule(self, key: str) -> bool:
         if key in (RAW, ENCODE) or experts.split(key)[1] or (key.startswith("step.core") and optimizers.FUSED in key):
             return True
+        if key.endswith(WEIGHED):
+            return True
         if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
             return True
         return derived_weights.base_key(key) is not None and not self.has(key)
@@ -163,6 +166,8 @@ class Profile:
         if optimizers.FUSED in key:
             core, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(self.program(core), update, self.adapter)
+        if key.endswith(WEIGHED):
+            return loss_weights.weighed(self.program(key.removesuffix(WEIGHED)))
         derived = derived_weights.base_key(key)
         assert derived is not None
         return self._derived(key, *derived)

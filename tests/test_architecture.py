@@ -23,7 +23,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": (
         {"profiles", "features", "archive", "program", "programs", "reductions", "optimizer_rules", "optimizers", "derived_weights",
-         "archs", "experts", "offload", "offload_programs", "offload_profile", "offload_rows",
+         "archs", "experts", "loss_weights", "offload", "offload_programs", "offload_profile", "offload_rows",
          "tokens", "controls"},
         {"values", "files"},
     ),

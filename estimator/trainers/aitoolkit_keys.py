@@ -43,6 +43,7 @@ READ: Mapping[str, frozenset[str]] = {
         " gradient_checkpointing noise_scheduler ema_config unload_text_encoder cache_text_embeddings skip_first_sample"
         " force_first_sample disable_sampling start_step timestep_type train_text_encoder bypass_guidance_embedding"
         " do_guidance_loss prompt_saturation_chance diff_output_preservation blank_prompt_preservation switch_boundary_every"
+        " linear_timesteps linear_timesteps2"
     ),
     "train.ema_config": _words("use_ema"),
     "model": _words(
@@ -81,8 +82,8 @@ NEUTRAL: Mapping[str, frozenset[str]] = {
         " diff_output_preservation_multiplier diff_output_preservation_class blank_prompt_preservation_multiplier"
         " standardize_images standardize_latents dynamic_noise_offset cfg_scale max_cfg_scale cfg_rescale"
         " correct_pred_norm_multiplier t0_loss_target t0_velocity_equiv_weight do_fft_loss do_fft_velocity_equiv_weight"
-        " pred_scaler target_norm_std target_norm_std_value next_sample_timesteps linear_timesteps"
-        " linear_timesteps2 paramiter_swapping_factor latent_feature_loss_weight diffusion_feature_extractor_weight"
+        " pred_scaler target_norm_std target_norm_std_value next_sample_timesteps"
+        " paramiter_swapping_factor latent_feature_loss_weight diffusion_feature_extractor_weight"
         " optimal_noise_pairing_samples force_consistent_noise blended_blur_noise guidance_loss_target do_guidance_loss_cfg_zero"
         " guidance_loss_schedule unconditional_prompt do_differential_guidance differential_guidance_scale"
         " do_blank_stabilization audio_loss_multiplier max_loss_debug max_loss"

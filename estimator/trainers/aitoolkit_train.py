@@ -39,6 +39,7 @@ TIMESTEP_TYPES = (
     "sigmoid", "linear", "weighted", "shift", "flux_shift", "lumina2_shift", "lognorm_blend", "one_step", "two_step", "four_step",
     "eight_step", "next_sample",
 )  # fmt: skip
+DEFAULT_TIMESTEPS = "sigmoid"
 NETWORK_TYPES = ("lora", "locon", "lokr", "lorm", "dora", "fullrank", "lycoris")
 
 
@@ -94,7 +95,14 @@ def read_train(train: Section) -> Train:
         noise_scheduler=scheduler,
         saturates_prompts=train.number("prompt_saturation_chance", 0.0) > 0,
         switch_boundary_every=max(1, train.whole("switch_boundary_every", 1, 0, MAX_STEPS)),
+        weighs_timesteps=_weighs_timesteps(train),
     )
+
+
+def _weighs_timesteps(train: Section) -> bool:
+    """Models trained by flow matching (all that are modelled) weigh the loss of each sample by its timestep (SDTrainer.calculate_loss)."""
+    older = [train.truth(key, False) for key in ("linear_timesteps", "linear_timesteps2")]
+    return any(older) or train.values.get("timestep_type", DEFAULT_TIMESTEPS) == "weighted"
 
 
 def _starts_late(train: Section) -> bool:
@@ -135,7 +143,7 @@ def _check_switches(train: Section) -> None:
             found.problem(
                 train.at(other), f"{one} and {other} exclude each other", "the trainer refuses them together", "switch one of them off"
             )
-    kind = train.values.get("timestep_type", "sigmoid")
+    kind = train.values.get("timestep_type", DEFAULT_TIMESTEPS)
     if kind not in TIMESTEP_TYPES:
         fix = did_you_mean(str(kind), TIMESTEP_TYPES)
         found.problem(train.at("timestep_type"), f"unknown timestep_type {shown(kind)}", "the trainer stops on it", fix)
