@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -165,6 +166,8 @@ def write(arch: str, folder: Path) -> list[tuple[Path, Path]]:
 
 def record(job: tuple[Path, Path], options: list[str]) -> tuple[str, int]:
     path, run = job
+    for left in run.glob("data/*/_*_cache"):  # of a run that was broken off: what lies there is not encoded again
+        shutil.rmtree(left)
     only_text = ["--stop-after", "prepare"] if (run / "data" / "edit0").exists() else []
     command = [sys.executable, "-m", "calibration.trainer", str(path), str(run), "--events", "--probe", *only_text, *options]
     done = subprocess.run(command, capture_output=True, text=True)
