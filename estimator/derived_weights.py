@@ -164,5 +164,6 @@ def _edited(base: Program, key: str, coefficients: Ints, dropped: set[int], doub
     labels = tuple(np.array(base.labels)[order].tolist())
     return replace(
         base, key=key, coefficients=coefficients[order], labels=labels, names=tuple(names.tolist()), events=events, peaks=peaks,
+        workspace_at={thread: int(np.searchsorted(at, event)) for thread, event in base.workspace_at.items()},
         streams=None if base.streams is None else base.streams[order],
     )  # fmt: skip

@@ -74,8 +74,7 @@ class Ltx2Plan(PromptsApart):
                 if self.text_away:
                     yield Part(f"step.captions/{many}", operation.values, captions)
             elif operation.key.startswith(CORE):
-                scope = "next batch" if accumulate else "batch"
-                yield Part(f"text.padded/{many}", {"X": batch.text_tokens, "B": batch.size}, scope)
+                yield Part(f"text.padded/{many}", {"X": batch.text_tokens, "B": batch.size}, "batch")
                 yield Release(captions)
                 if batch.bucket.sound and encodes_latents(self.job, batch.bucket):
                     yield Part(f"sound/{many}", {"O": batch.bucket.sound_tokens, "B": batch.size}, "step")

@@ -119,12 +119,14 @@ class _Editor:
         self.slots: dict[str, list[dict[str, int]]] = {FORWARD: [], BACKWARD: []}  # each copy's tensors, by part
         self.imports: dict[str, int] = {}  # names of slots' tensors that were there before -> number of import
         self.born: dict[int, int] = {}
+        self.workspace_at = dict(base.workspace_at)
 
     def program(self, calls: Sequence[Call]) -> Program:
         base = self.base
         before: dict[int, list[tuple[str, int]]] = defaultdict(list)
         kept = self._plan(calls, before)
-        for event, k in zip(base.events.tolist(), base.tensor_of_event.tolist(), strict=True):
+        for n, (event, k) in enumerate(zip(base.events.tolist(), base.tensor_of_event.tolist(), strict=True)):
+            self.workspace_at |= {thread: len(self.events) for thread, at in base.workspace_at.items() if at == n}
             if event == EMPTY_CACHE:
                 self.events.append(event)
             elif event == ALLOCATE:
@@ -288,6 +290,6 @@ class _Editor:
         events = np.array(self.events, dtype=np.int64)
         return Program(
             base.key, features, coefficients, labels, moments, (*names, *self.imports), events, base.imports + len(self.imports),
-            peak_rows(features, coefficients, events, labels, moments, len(self.tensors)), base.workspace_at,
+            peak_rows(features, coefficients, events, labels, moments, len(self.tensors)), self.workspace_at,
             streams=streams if streams.any() else None, copies=counts,
         )  # fmt: skip

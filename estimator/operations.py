@@ -27,7 +27,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Run a program. Unnamed tensors that outlive it belong to `scope` until that is released.
+    """Run a program. Unnamed tensors that outlive it belong to `scope` until that is released; a step's latents to `holds`, where given.
 
     `accumulate`: gradients are there already: new ones are added to them and freed at once. `inside`: what happens in the middle of a
     step's core, just before its transformer begins, and when its forward is over (see `flat`).
@@ -38,6 +38,7 @@ class Part:
     scope: str = "job"
     accumulate: bool = False
     inside: tuple[tuple[Operation, ...], tuple[Operation, ...]] = ((), ())
+    holds: str = ""
 
 
 @dataclass(frozen=True, slots=True)

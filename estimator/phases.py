@@ -8,6 +8,7 @@ trainer itself on the emulated device. Operations name programs by key and compo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from estimator import optimizers
 from estimator.archs import load_archs
@@ -271,10 +272,10 @@ class Plan:
             yield Part(f"step.update/{self.optimizer}/{'first' if first else 'later'}", self.rank, "step")
             yield from [Part("step.ema", self.rank, "step")] if self.job.train.ema else []
         yield Part("step.end", {}, "step")
-        for scope in ("step", "batch", "next batch"):  # all locals of hook_train_loop
-            yield Release(scope)
+        yield Release("step")
         yield End()
         yield from [EmptyCache()] if first else []
+        yield Release("latents")  # DataLoaderBatchDTO.cleanup
 
     def _forward_backward(self, batch: Batch, accumulate: bool, when: str) -> Iterator[Operation]:
         """`when`: "first" where the optimizer has no state yet."""
@@ -284,15 +285,14 @@ class Plan:
         # Cached text with latents encoded was not recorded: a head of encoded text lacks the copy of embeddings (FLUX: 4 MiB a sample)
         text = "cached" if self.text_away and latents == "cached" else "encoded"
         checkpointing = "checkpointed" if self.job.train.gradient_checkpointing else "full"
-        scope = "next batch" if accumulate else "batch"
-        yield from self.head(f"step.head/{latents}/{text}/{many}", values, scope)
+        for operation in self.head(f"step.head/{latents}/{text}/{many}", values, "batch"):
+            yield replace(operation, holds="latents") if isinstance(operation, Part) else operation
         if not self.text_away:
-            yield from self.encode_batch(values, scope)
-        if accumulate:  # the loop's variables hold the batch before until the next one is made
-            yield Release("batch")
-        yield from self.condition(bucket, values, scope)
+            yield from self.encode_batch(values, "batch")
+        yield from self.condition(bucket, values, "batch")
         core = f"{self.core(bucket)}/{self.weights}/{checkpointing}/{many}{WEIGHED if self.job.train.weighs_timesteps else ''}"
         yield Part(optimizers.core_key(core, self.optimizer, when), values, "step", accumulate=accumulate)
+        yield Release("batch")  # all locals of train_single_accumulation
 
     def save(self) -> Iterator[Operation]:
         yield Begin("save")

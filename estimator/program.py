@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,13 @@ class Program:
         return first, next(k for k, row in enumerate(self.labels) if k > first and self.moments[row] == "step")
 
     @cached_property
+    def latents(self) -> int | None:
+        """Of a step's head: the latents, made right after noise of the same size, which the batch keeps. None of other parts."""
+        sized = [k for k in self.exported if self.coefficients[k, [name != "1" for name in self.features]].any() and self.names[k] is None]
+        alike = [k for first, k in pairwise(sized) if (self.coefficients[first] == self.coefficients[k]).all()]
+        return alike[0] if alike and self.key.startswith("step.head") and not self.key.endswith("/first") else None  # pixels of a clip
+
+    @cached_property
     def exported(self) -> tuple[int, ...]:
         """Tensors that outlive the part."""
         freed = set(self.tensor_of_event[self.events != ALLOCATE].tolist())
@@ -197,7 +204,7 @@ def points_of(features: tuple[str, ...], domain: Mapping[str, Sequence[int]]) ->
     """[feature, workload]: the features' values at every combination of a domain's variables B, T, X and r; images, not clips."""
     workloads = np.array(list(product(*domain.values())), dtype=np.int64)
     values = dict(zip(domain, workloads.T, strict=True))
-    values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"]}
+    values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"], "Q": values["T"]}
     values |= {"F": np.ones_like(values["T"]), "K": np.ones_like(values["T"]), "I": np.zeros_like(values["T"])}
     return np.array([np.broadcast_to(feature(name, values), len(workloads)) for name in features], dtype=np.float64)
 

@@ -17,13 +17,13 @@ from estimator.offload import GROUP, GROUPS, STREAM, aged
 from estimator.program import ALLOCATE, Program
 from estimator.programs import PLACES_OF_LINEAR, TENSORS_OF_LINEAR, Profile
 from estimator.residents import (
-    COMPUTE,
     ROUNDING,
     SLOTS,
     WORKSPACE_BYTES,
     PhasePeak,
     State,
     component_of,
+    first_in,
     first_product,
     freed_at_once,
     place_of,
@@ -148,14 +148,12 @@ class Replay:
     def _part(self, part: op.Part) -> None:
         program, state = self.profile.program(part.key), self.state
         sizes = program.sizes(part.values)
-        self._workspaces(program, part)
         before, base = dict(state.bytes_of), state.take_keys(len(program.names))
         keys, events, taken = self._lists(program, part, sizes, base)
-        keys, events, workspace_at = self._backward_workspace(program, part, keys, events, base)
+        keys, events, made = self._workspaces(program, part, keys, events, base)
         peak_event = self._run_around(part, program, keys, events, base, taken, before)
-        if workspace_at is not None and peak_event is not None and peak_event >= workspace_at:
-            before["workspace"] = before.get("workspace", 0) + self.workspace_bytes
         if peak_event is not None:
+            before["workspace"] = before.get("workspace", 0) + self.workspace_bytes * sum(at <= peak_event for at in made)
             self._peak_inside(program, part, sizes, before, keys, events, peak_event, base, taken)
         self._keep(program, part, sizes, base)
         if self.unquantised and part.key.startswith("load.transformer") and state.named.get("transformer"):
@@ -237,12 +235,13 @@ class Replay:
     def _keep(self, program: Program, part: op.Part, sizes: Ints, base: int) -> None:
         """Enter what outlives a part: by name, or into its scope."""
         state, scope = self.state, self.state.scopes.setdefault(part.scope, [])
+        latents = program.latents if part.holds else None
         blocks = (-(-sizes // UNIT_BYTES) * UNIT_BYTES).tolist()
         unnamed, totals = component_of(None, part.key), dict[str, int]()
         for k, name, group in program.kept:
             size, component = blocks[k], shown(group) if group else unnamed
             if name is None:
-                scope.append((base + k, component, size))
+                (state.scopes.setdefault(part.holds, []) if k == latents else scope).append((base + k, component, size))
             elif name not in (named := state.named.setdefault(group, {})):
                 named[name] = base + k, size
             elif part.accumulate:
@@ -253,29 +252,25 @@ class Replay:
         for component, size in totals.items():
             state.count(component, size)
 
-    def _workspaces(self, program: Program, part: op.Part) -> None:
-        """cuBLAS's workspace of a thread is made once, by the first that needs it, and stays (autograd's: `_backward_workspace`)."""
-        threads = [thread for thread in program.workspace_at if thread != "backward"]
-        threads = threads or (["forward"] if part.key.startswith(COMPUTE) else [])
-        for thread in threads:
-            name = f"workspace:{thread}"
+    def _workspaces(self, program: Program, part: op.Part, keys: Ints, events: Ints, base: int) -> tuple[Ints, Ints, list[int]]:
+        """cuBLAS's workspace of a thread is made once, by its first matrix product, and stays. Returns the events that make one.
+
+        Where no recording says where the first product is, before the part. Autograd's is after the product's result: in the middle of
+        the first step, when the card is full.
+        """
+        places = {"forward": program.workspace_at.get("forward", 0)} if first_in(part.key, program.workspace_at) else {}
+        if part.key.startswith("step.core"):
+            places["backward"] = first_product(program.labels, program.moments, keys - base, events) + 1
+        made: list[int] = []
+        for thread, product in places.items():
+            name, at = f"workspace:{thread}", product + len(made)
             if not self.state.holds(name):
                 key = self.state.take_keys(1)
-                self.state.allocator.run([key], [self.workspace_bytes])
                 self.state.named.setdefault("workspace", {})[name] = key, self.workspace_bytes
                 self.state.count("workspace", self.workspace_bytes)
-
-    def _backward_workspace(self, program: Program, part: op.Part, keys: Ints, events: Ints, base: int) -> tuple[Ints, Ints, int | None]:
-        """That of autograd's thread is made by its first matrix product: in the middle of the first step, when the card is full."""
-        name = "workspace:backward"
-        if not part.key.startswith("step.core") or self.state.holds(name):
-            return keys, events, None
-        at = first_product(program.labels, program.moments, keys - base, events)
-        key = self.state.take_keys(1)
-        self.state.named.setdefault("workspace", {})[name] = key, self.workspace_bytes
-        self.state.count("workspace", self.workspace_bytes)
-        at += 1  # the product's result comes first
-        return np.insert(keys, at, key), np.insert(events, at, self.workspace_bytes), at
+                keys, events = np.insert(keys, at, key), np.insert(events, at, self.workspace_bytes)
+                made.append(at)
+        return keys, events, made
 
     def _peak_inside(
         self, program: Program, part: op.Part, sizes: Ints, before: dict[str, int], keys: Ints, events: Ints, at: int, base: int,

@@ -136,6 +136,11 @@ def freed_at_once(keys: Ints, sizes: Ints, doubled: set[int]) -> tuple[Ints, Int
     return np.insert(keys, where + 1, keys[where]), np.insert(sizes, where + 1, FREE)
 
 
+def first_in(key: str, workspace_at: Mapping[str, int]) -> bool:
+    """Whether a part multiplies matrices in its forward."""
+    return key.startswith(COMPUTE) or "forward" in workspace_at
+
+
 def first_product(labels: Sequence[int], moments: Sequence[str], tensors: Ints, events: Ints) -> int:
     """The event at which autograd's thread first multiplies matrices; 0 where it does not."""
     products = {k for k, label in enumerate(labels) if BACKWARD_PRODUCT.search(moments[label])}

@@ -37,6 +37,8 @@ SELECTED = frozenset({
     "klein4b-uint4-1280", "klein4b-float8-no-checkpointing", "klein9b-qfloat8-256", "qwen-no-checkpointing-r8", "edit-ui",
     "kontext-float8-b2", "chroma-uint4-1280", "chroma-bf16-b2", "flux2dev-uint4-no-checkpointing", "flux2dev-bf16-b2", "klein9b-edit-two",
 })  # fmt: skip
+# Runs whose reserved memory hangs on where single megabytes lie: a block of 200 to 1,200 MiB finds a hole, or a segment is added
+PLACED = ("klein9b-uint4-b4", "klein9b-ui", "flux2dev-uint4-b4", "flex-b4", "chroma-bf16-b2")
 MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
 FEW_ROWS = frozenset({"qwen-image", "qwen-image-edit-2509", "flux1-kontext", "chroma", "flux2-dev"})
@@ -49,6 +51,14 @@ def runs(chosen: tuple[Run, ...]) -> pytest.MarkDecorator:
 
 
 # --- the bars ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PLACED)
+def test_blocks_come_to_lie_where_the_trainers_do(name: str) -> None:
+    (run,) = (run for run in WHOLE if run.name == name)
+    rows = [row for row in compare(run) if isinstance(row, Row)]
+    assert rows
+    assert {(row.phase, row.label): round(row.reserved_error, 3) for row in rows if abs(row.reserved_error) > 0.0015} == {}
 
 
 @runs(WHOLE)

@@ -22,7 +22,7 @@ from tests.made_jobs import ARCHS, batched, dataset, guided, job, optimizers_of,
 
 archs = pytest.mark.parametrize("arch", ARCHS)
 TOO_LONG = frozenset({"step", "batch", "preview", "item", "prompt"})
-"""Scopes of what may not outlive a phase (a batch lives until the next one has come)."""
+"""Scopes of what may not outlive a phase."""
 CACHING: tuple[dict[str, bool], ...] = (
     {},
     {"cache_latents": True},
@@ -82,7 +82,7 @@ class Watched(Replay):
         assert all(size >= 0 for size in self.state.bytes_of.values()), f"{operation}: {self.state.bytes_of}"
         if isinstance(operation, op.End):
             assert self._begin is None
-            left = {scope for scope, rows in self.state.scopes.items() if rows} & (TOO_LONG - {"batch"})
+            left = {scope for scope, rows in self.state.scopes.items() if rows} & TOO_LONG
             assert not left, f"left over: {left}"
 
 
@@ -139,6 +139,53 @@ def test_a_second_step_of_a_kind_changes_nothing(arch: str) -> None:
     steps = steps_of(made, 512)
     train = [p for p in simulate(made, order=(*steps, *steps, *steps)).phases if p.phase == "train"]
     assert [p.allocated_bytes for p in train[2:4]] == [p.allocated_bytes for p in train[4:6]]
+
+
+class Batches(Replay):
+    """Notes how many tensors of batches are on the card as an optimizer steps, and as a phase begins."""
+
+    def _one(self, operation: op.Operation) -> None:
+        if isinstance(operation, op.Begin) or (isinstance(operation, op.Part) and operation.key.startswith("step.update")):
+            held = tuple(len(self.state.scopes.get(scope, [])) for scope in ("batch", "latents"))
+            assert held == ((0, 0) if isinstance(operation, op.Begin) else (0, self.job.train.gradient_accumulation)), operation
+        super()._one(operation)
+
+
+@archs
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_of_a_batch_only_latents_outlive_its_backward_pass(arch: str, accumulated: int) -> None:
+    """The trainer's function returns before the optimizer steps; the batch itself keeps its latents until the step is over."""
+    made = job(arch)
+    made = replace(made, train=replace(made.train, gradient_accumulation=accumulated))
+    assert Batches(load_profile(arch), made, None).run(operations(made))
+
+
+class Sizes:
+    """An allocator's requests, in order: bytes, negative for what is no request."""
+
+    def __init__(self, allocator: object) -> None:
+        self.allocator, self.seen = allocator, list[int]()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.allocator, name)
+
+    def run(self, keys: list[int], sizes: list[int]) -> object:
+        self.seen += [int(size) for size in sizes]
+        return self.allocator.run(keys, sizes)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("arch", ["flux2-klein-4b", "qwen-image", "wan21-14b"])
+def test_the_first_product_makes_the_workspace(arch: str) -> None:
+    """Behind as many of the text encoder's tensors as in the recording; the second text has one already."""
+    made = job(arch)
+    part = op.Part(f"text/{made.model.te_weights}/plain/one", {"X": 512, "B": 1}, "prompt")
+    program = load_profile(arch).program(part.key)
+    replay = Replay(load_profile(arch), made, None)
+    spy = replay.state.allocator = Sizes(replay.state.allocator)  # type: ignore[assignment]
+    assert replay.run([part, part])
+    at = [n for n, size in enumerate(spy.seen) if size == replay.workspace_bytes]
+    assert at == [program.workspace_at["forward"]]
+    assert at[0] > 0
 
 
 def test_accumulated_batches_hold_one_set_of_gradients() -> None:
