@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 
 from calibration.architectures import ARCHITECTURES
-from calibration.architectures.base import OPTIMIZER_WITH, OPTIMIZER_WITH_OTHERS, Texts, kind_of
+from calibration.architectures.base import OPTIMIZER_WITH, OPTIMIZER_WITH_OTHERS, Architecture, Texts, kind_of
 from calibration.clips import write_clip
 
 UNLOADED = 2  # index of the probe job with the text encoder unloaded (Architecture.unloaded)
@@ -93,6 +93,13 @@ def picture(folder: Path) -> str:
     return str(path)
 
 
+def network(family: Architecture, index: int, rank: int) -> dict[str, Any]:
+    """The adapter that the probe job trains."""
+    if family.factors is None:
+        return {"type": "lora", "linear": rank, "linear_alpha": rank}
+    return {"type": "lokr", "lokr_full_rank": True, "lokr_factor": family.factors[index]}
+
+
 def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     """The probe job `index` (0, 1 or UNLOADED) of an architecture and a kind of base weights, as AI Toolkit reads it."""
     family, optimizer = ARCHITECTURES[arch], OPTIMIZER_WITH.get(weights, OPTIMIZER_WITH_OTHERS)
@@ -128,7 +135,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
         samples = edited_samples(datasets, family.texts)
     process = {
         "type": "sd_trainer", "training_folder": str(run / "out"), "device": "cuda:0",
-        "network": {"type": "lora", "linear": rank, "linear_alpha": rank},
+        "network": network(family, index, rank),
         "save": {"dtype": "float16", "save_every": 10000, "max_step_saves_to_keep": 1},
         "datasets": datasets,
         "train": {

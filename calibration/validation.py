@@ -25,6 +25,7 @@ from PIL import Image
 
 from calibration import (
     validation_jobs,
+    validation_jobs_adapters,
     validation_jobs_edit,
     validation_jobs_flux2,
     validation_jobs_ltx2,
@@ -41,6 +42,7 @@ from estimator.buckets import bucket_size
 JOBS = (
     *validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS, *validation_jobs_wan.JOBS,
     *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS, *validation_jobs_offload.JOBS, *validation_jobs_ltx2.JOBS,
+    *validation_jobs_adapters.JOBS,
 )  # fmt: skip
 ROWS = Path(__file__).parent / "data" / "emulated_runs.jsonl"
 DATA = "DATA/"  # in place of the folder that holds a job's images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from estimator.archs import load_archs
 from estimator.job import Bucket, Job
 
 MOST_BATCHES = 3  # of an accumulated step: from the second on each finds what the one before it found
@@ -27,6 +28,27 @@ class Batch:
     bucket: Bucket
     size: int
     text_tokens: int
+
+
+def preserved(job: Job, batch: Batch) -> dict[str, int]:
+    """`W`: text tokens of the prompts whose output a step preserves; nothing where it preserves none.
+
+    Captions, if the step has them (encoded in it, or cached), else one prompt that was encoded before the loop.
+    Source: SDTrainer.train_single_accumulation.
+    """
+    train = job.train
+    if train.preserves is None:
+        return {}
+    captions = train.preserves_captions and (job.text_cached or not train.unload_text_encoder)
+    return {"W": batch.text_tokens if captions else load_archs().archs[job.arch].text_tokens(train.preserves)}
+
+
+def preserved_before(job: Job) -> tuple[int, ...]:
+    """Text tokens of each such prompt that is encoded before the loop: the class where text encoders go, else the empty one."""
+    train, away = job.train, job.train.unload_text_encoder or job.text_cached
+    if train.preserves is None or train.preserves_captions != away:
+        return ()
+    return (load_archs().archs[job.arch].text_tokens(train.preserves),)
 
 
 Step = tuple[Batch, ...]

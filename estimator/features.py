@@ -1,16 +1,17 @@
 """The quantities that sizes of allocations depend on: products of a few integer variables of a workload.
 
 Variables that a job gives: `B` samples in one forward, `T` image tokens of a sample (width * height / 256), `E` the image's
-edge ((width + height) / 16, which padded convolutions add), `X` text tokens of a sample, `N` those of the negative prompt,
-`I` those of `X` that are cells of control images (a text encoder with a vision tower), `r` the adapter's rank. Of video, `T` and
-the text encoder's count are of the whole clip, and there are besides: `A` tokens of one latent frame (of an image: T), `F` latent
-frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has done already, `O` tokens of a clip's sound. LTX-2's tokens are of 32 pixels
-each way, and its latent frames of 8 (`Cells`). Derived ones:
+edge ((width + height) / 16, which padded convolutions add), `X` text tokens of a sample, `N` those of the negative prompt, `W` those of
+a prompt whose output a step preserves (estimator.preservation), `I` those of `X` that are cells of control images (a text encoder with a
+vision tower), `r` the adapter's rank (`f`: a LoKr's factor). Of video, `T` and the text encoder's count are of the whole clip, and there
+are besides: `A` tokens of one latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has
+done already, `O` tokens of a clip's sound. LTX-2's tokens are of 32 pixels each way, and its latent frames of 8 (`Cells`). Derived ones:
 
 - `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
 - `U` = 2 T, an image and a control image of the same size (FLUX.1 Kontext); `J` = 2 T + X, the joint sequence with both;
 - `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block
   attention, `P` = 4 A those of one frame;
+- `Sw`, `Jw`, `Zw`: S, J and Z with W in place of X;
 - `V` = 4 T - 3 A: pixels of a whole clip, in tokens of a frame (the first latent frame is of one frame, the others of four);
 - `C1`, `C2`, `C4`, `C8`: pixels of a frame, of one half, a quarter, an eighth as wide, that a convolution pads by one on each side;
   `D1`, `D2`, `D4`: padded on two sides only, before a convolution of stride 2;
@@ -27,6 +28,8 @@ each way, and its latent frames of 8 (`Cells`). Derived ones:
 - `Y` = X + 64: text tokens with those of Qwen-Image-Edit's template, which the pipeline drops behind the text encoder;
 - `flashH_V` (H attention heads, V a length): the parts in which FlashAttention's forward goes through the keys where heads and rows alone
   would leave multiprocessors idle, each with a result of its own in fp32 until they are joined; 0 where it does not;
+- `kron1_IxO`, `kron2_IxO`, `kron3_IxO` (I inputs, O outputs of a layer): of a LoKr of factor `f` on it, elements of the small and of the
+  large matrix, and of what a token is between the two (estimator.kronecker);
 - `splitsH_V` (H attention heads, V a length): the parts in which memory-efficient attention's backward goes through the keys, each with
   scratch memory of its own for gk and gv: at most one for 64 keys, and as many as 200 for all heads of all samples together.
 
@@ -43,6 +46,8 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 
+from estimator import kronecker
+
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 IntOrInts = TypeVar("IntOrInts", int, Ints)
 
@@ -51,10 +56,12 @@ IntOrInts = TypeVar("IntOrInts", int, Ints)
 _SUMS = {
     "S": {"T": 1, "X": 1}, "Y": {"X": 1, "1": 64}, "G": {"T": 1, "N": 1}, "U": {"T": 2}, "J": {"T": 2, "X": 1},
     "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "P": {"A": 4}, "V": {"T": 4, "A": -3},
+    "Sw": {"T": 1, "W": 1}, "Jw": {"T": 2, "W": 1}, "Zw": {"T32": 1, "W32": 1},
     **{f"C{s}": {"A": (16 // s) ** 2, "E": 2 * 16 // s, "1": 4} for s in (1, 2, 4, 8)},
     **{f"D{s}": {"A": (16 // s) ** 2, "E": 16 // s, "1": 1} for s in (1, 2, 4)},
     **{f"H{s}": {"A": s**2, "E": 2 * s, "1": 4} for s in (1, 2, 4, 8)},
 }  # fmt: skip
+PRESERVED = {"X": "W", "S": "Sw", "J": "Jw", "Z": "Zw"}  # of the prompts that a step preserves, in place of those that it trains
 MASK_TILE = 8  # rows of a mask are padded to multiples of it for memory-efficient attention (aten/native/transformers/attention.cpp)
 
 REDUCE_BLOCK_WIDTH, REDUCE_BLOCK_HEIGHT = 32, 4  # threads of a reduction block: over outputs, over rows
@@ -166,11 +173,25 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
     if name.startswith("splits"):
         heads, over = _of(name, "splits")
         return key_splits(given.get("B", 1) * heads, variable(over, given))
+    if name.startswith("kron"):
+        return kronecker.elements(name, given["f"])
     if name.startswith("reduce"):
         width, over = _of(name, "reduce")
         return reduce_blocks(given.get("B", 1) * width, variable(over, given))
     base, multiple = _rounded(name)
     return round_up(variable(base, given), multiple)
+
+
+@cache
+def with_preserved(name: str) -> str:
+    """A feature with what depends on the prompts taken of those that a step preserves (`W`): r*S128 -> r*Sw128."""
+    return "*".join(_preserved(factor) for factor in name.split("*"))
+
+
+def _preserved(factor: str) -> str:
+    head, bar, over = factor.rpartition("_")
+    base = over.rstrip("0123456789")
+    return f"{head}{bar}{PRESERVED.get(base, base)}{over[len(base) :]}"
 
 
 @cache

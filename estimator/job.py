@@ -67,6 +67,7 @@ class Network:
     """The adapter that is trained. `kind`: "lora" | "lokr" | ... ; `rank` is network.linear.
 
     `dtype`: of the adapter's weights (always fp32 in AI Toolkit). `targets`: the modules it sits on (empty: the trainer's choice).
+    `factor`: of a LoKr (-1: the trainer chooses).
     """
 
     kind: str = "lora"
@@ -76,6 +77,12 @@ class Network:
     only_if_contains: tuple[str, ...] = ()
     dtype: str = "fp32"
     targets: tuple[str, ...] = ()
+    factor: int | None = None
+
+    @property
+    def variables(self) -> dict[str, int]:
+        """What the sizes of the adapter's tensors depend on (estimator.features)."""
+        return {"r": self.rank} if self.factor is None else {"f": self.factor}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -130,6 +137,8 @@ class Train:
     `saturates_prompts`: short captions are repeated now and then, where a step encodes them.
     `switch_boundary_every`: batches after which a model with two experts trains the other one. `weighs_timesteps`: the loss is multiplied
     by a weight of each sample's timestep.
+    `preserves`: the prompt on which the model's output is preserved (None: it is not); `preserves_captions`: each caption with this in
+    place of the trigger word, where the step has captions.
     """
 
     steps: int = 1000
@@ -149,6 +158,8 @@ class Train:
     saturates_prompts: bool = False
     switch_boundary_every: int = 1
     weighs_timesteps: bool = False
+    preserves: str | None = None
+    preserves_captions: bool = False
 
 
 @dataclass(frozen=True, slots=True)

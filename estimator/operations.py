@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from estimator.estimate import Variant
 
-# Forward, loss, backward of a step: alone, with control images, with the sound of clips
-CORE, CONTROLLED_CORE, SOUND_CORE = "step.core", "step.core.controlled", "step.core.sound"
+# Forward, loss, backward of a step: alone, with control images, with the sound of clips, with outputs that are preserved
+CORE, CONTROLLED_CORE, SOUND_CORE, PRESERVING_CORE = "step.core", "step.core.controlled", "step.core.sound", "step.core.preserving"
 
 
 @dataclass(frozen=True, slots=True)

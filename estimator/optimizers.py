@@ -1,7 +1,7 @@
 """An optimizer's step on an adapter, as a program: its rule (optimizer_rules) gone through for the adapter's parameters.
 
 The parameters are those of the profile's `setup.network`, in order: of each adapted layer the first matrix, rank x inputs, then the
-second, outputs x rank, which is zero when training starts.
+second, outputs x rank, which is zero when training starts. Of a LoKr the small matrix, then the large one, zero likewise.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from estimator.features import Ints
+from estimator.kronecker import matrices
 from estimator.optimizer_rules import ALL, CONDITIONS, GRADIENT, Event, Shape, expand, load_rules, size_of, size_of_list
 from estimator.program import ALLOCATE, EventProgram, PeakRow, Program
 
 ELEMENT_BYTES = 4  # adapters are fp32 in AI Toolkit
-NOMINAL_RANK = 16  # decides only where tensors that are made once (two of 1 KiB) come in the first step
+LORA, LOKR = "lora", "lokr"
+SIZE = {LORA: "r", LOKR: "f"}  # the variable that an adapter's shapes depend on
+NOMINAL = {LORA: 16, LOKR: 4}  # rank, factor: decide only where tensors that are made once (two of 1 KiB) come in the first step
 PARTS = ("step.update/", "setup.optimizer/")
 DECAY = "+weight_decay"
 FUSED = "+"  # between the key of a step's core and that of an optimizer that updates in its backward pass
@@ -28,26 +31,32 @@ STAGE_OF = {"setup.optimizer": "created", "first": "first", "later": "later"}
 class OptimizerProgram(EventProgram):
     """`places`: slot and parameter of each tensor. `widths`: bytes of each adapter parameter at rank 1.
 
-    `core`: the program that a fused optimizer's updates were laid into; `of_core`: for each tensor its number there, or -1.
+    `kind`: of the adapter. `core`: the program that a fused optimizer's updates were laid into; `of_core`: for each tensor its number
+    there, or -1.
     """
 
     slots: Mapping[str, Any] = field(default_factory=dict)
     places: tuple[tuple[str, int], ...] = ()
     widths: tuple[int, ...] = ()
+    kind: str = LORA
     core: Program | None = None
     of_core: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     _known: dict[int, Ints] = field(default_factory=dict)
 
     def sizes(self, values: Mapping[str, int]) -> Ints:
         """Bytes of each tensor."""
-        own = self._own(values["r"])
+        own = self._own(values[self.variable])
         if self.core is None:
             return own
         return np.where(self.of_core >= 0, np.append(self.core.sizes(values), 0)[self.of_core], own)
 
-    def _own(self, rank: int) -> Ints:
-        if rank not in self._known:
-            shapes = shapes_of(self.widths, rank)
+    @property
+    def variable(self) -> str:
+        return SIZE[self.kind]
+
+    def _own(self, size: int) -> Ints:
+        if size not in self._known:
+            shapes = shapes_of(self.widths, size, self.kind)
             table: dict[tuple[str, Shape | None], int] = {("", None): 0}
             out = np.zeros(len(self.places), dtype=np.int64)
             for i, (slot, k) in enumerate(self.places):
@@ -55,16 +64,16 @@ class OptimizerProgram(EventProgram):
                 if key not in table:
                     table[key] = _bytes(self.slots[slot], shapes, k)
                 out[i] = table[key]
-            self._known[rank] = out
-        return self._known[rank]
+            self._known[size] = out
+        return self._known[size]
 
     def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
         """By its events; with a core around, by peak rows, as of other cores."""
         return Program.peak(self, values) if self.core is not None else super().peak(values)
 
-    def own_sizes(self, tensors: Ints, rank: int) -> Ints:
-        """Bytes of some of the optimizer's own tensors, as requested."""
-        return self._own(rank)[tensors]
+    def own_sizes(self, tensors: Ints, size: int) -> Ints:
+        """Bytes of some of the optimizer's own tensors, as requested, at a rank (or factor)."""
+        return self._own(size)[tensors]
 
 
 def _bytes(slot: Mapping[str, Any], shapes: list[Shape], k: int) -> int:
@@ -75,11 +84,13 @@ def _bytes(slot: Mapping[str, Any], shapes: list[Shape], k: int) -> int:
     return sum(size for condition, _, size in slot["size"] if any(CONDITIONS[condition](shape) for shape in shapes))
 
 
-def shapes_of(widths: Sequence[int], rank: int) -> list[Shape]:
-    """Shapes of an adapter's parameters."""
-    return [
-        (rank, width // ELEMENT_BYTES, False) if k % 2 == 0 else (width // ELEMENT_BYTES, rank, True) for k, width in enumerate(widths)
-    ]
+def shapes_of(widths: Sequence[int], size: int, kind: str = LORA) -> list[Shape]:
+    """Shapes of an adapter's parameters. `widths`: bytes of a LoRA's of rank 1; `size`: the rank, or a LoKr's factor."""
+    features = [width // ELEMENT_BYTES for width in widths]
+    if kind == LORA:
+        return [(size, width, False) if k % 2 == 0 else (width, size, True) for k, width in enumerate(features)]
+    pairs = [matrices(*pair, size) for pair in zip(features[::2], features[1::2], strict=True)]
+    return [(*matrix, zero) for pair in pairs for matrix, zero in zip(pair, (False, True), strict=True)]
 
 
 def known(optimizer: str) -> bool:
@@ -106,25 +117,25 @@ def core_key(key: str, optimizer: str, when: str) -> str:
     return f"{key}{FUSED}{optimizer}/{when}" if is_fused(optimizer) else key
 
 
-def _events(optimizer: str, stage: str, widths: tuple[int, ...], stretches: slice = ALL) -> list[Event]:
+def _events(optimizer: str, stage: str, widths: tuple[int, ...], kind: str, stretches: slice = ALL) -> list[Event]:
     rule = load_rules()[optimizer]
     made = frozenset(s for s, slot in rule["slots"].items() if slot["kind"] == "once") if stage == "later" else frozenset()
-    return expand(rule["stages"][stage], rule["slots"], shapes_of(widths, NOMINAL_RANK), made, stretches)
+    return expand(rule["stages"][stage], rule["slots"], shapes_of(widths, NOMINAL[kind], kind), made, stretches)
 
 
-def program(key: str, widths: tuple[int, ...]) -> Program:
+def program(key: str, widths: tuple[int, ...], adapter: str = LORA) -> Program:
     """`setup.optimizer/<optimizer>` or `step.update/<optimizer>/first|later`, without what a fused optimizer does in the backward pass."""
     kind, optimizer, *when = key.split("/")
     stage = STAGE_OF[when[0] if when else kind]
     stretches = slice(1, None) if is_fused(optimizer) and when else ALL
-    listed = _events(optimizer, stage, widths, stretches)
+    listed = _events(optimizer, stage, widths, adapter, stretches)
     coded = _Coded()
     for event in listed:
         coded.take(*event)
-    return coded.program(key, load_rules()[optimizer]["slots"], widths)
+    return coded.program(key, load_rules()[optimizer]["slots"], widths, adapter)
 
 
-def fused(core: Program, update: str, widths: tuple[int, ...]) -> Program:
+def fused(core: Program, update: str, widths: tuple[int, ...], adapter: str = LORA) -> Program:
     """A step's core with the updates that a fused optimizer makes in its backward pass: each as soon as its gradient is there.
 
     `update`: `<optimizer>/first|later`. The position is exact but for what the gradient's own operation frees after it.
@@ -132,7 +143,7 @@ def fused(core: Program, update: str, widths: tuple[int, ...]) -> Program:
     optimizer, when = update.split("/")
     blocks: dict[int, list[Event]] = {}
     number = -1
-    for event in _events(optimizer, when, widths, slice(0, 1)):
+    for event in _events(optimizer, when, widths, adapter, slice(0, 1)):
         number = max(event[2], number)
         blocks.setdefault(max(number, 0), []).append(event)
     coded = _Coded()
@@ -146,7 +157,7 @@ def fused(core: Program, update: str, widths: tuple[int, ...]) -> Program:
             for update_event in blocks.get(k, ()):
                 coded.take(*update_event)
             coded.gradient = None
-    return coded.program(f"{core.key}+{update}", load_rules()[optimizer]["slots"], widths, core)
+    return coded.program(f"{core.key}+{update}", load_rules()[optimizer]["slots"], widths, adapter, core)
 
 
 class _Coded:
@@ -190,7 +201,9 @@ class _Coded:
         else:
             self._free((slot, k), kind == "i" or (slot, k) not in self.born)
 
-    def program(self, key: str, slots: Mapping[str, Any], widths: tuple[int, ...], core: Program | None = None) -> OptimizerProgram:
+    def program(
+        self, key: str, slots: Mapping[str, Any], widths: tuple[int, ...], kind: str, core: Program | None = None
+    ) -> OptimizerProgram:
         everything = [*self.tensors, *self.imports]
         of_core = [n if slot == "" else -1 for slot, n in everything]
         places = list(dict.fromkeys(slot for slot, _ in everything if slot))
@@ -209,7 +222,7 @@ class _Coded:
             key, core.features if core else (), np.zeros((len(everything), 0), dtype=np.int64), tuple(labels), moments, tuple(names),
             np.array(self.events, dtype=np.int64), len(self.imports), _without_gradients(core),
             core.workspace_at if core else {}, slots, tuple(everything),
-            widths, core, np.array(of_core, dtype=np.int64), streams=_streams(core, of_core), copies=core.copies if core else {},
+            widths, kind, core, np.array(of_core, dtype=np.int64), streams=_streams(core, of_core), copies=core.copies if core else {},
         )  # fmt: skip
 
 

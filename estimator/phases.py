@@ -12,12 +12,12 @@ from dataclasses import replace
 
 from estimator import optimizers
 from estimator.archs import load_archs
-from estimator.batches import Batch, Step, encodes_latents, one_or_many
+from estimator.batches import Batch, Step, encodes_latents, one_or_many, preserved, preserved_before
 from estimator.estimate import Variant
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Sample
 from estimator.loss_weights import WEIGHED
-from estimator.operations import Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
+from estimator.operations import CORE, PRESERVING_CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.sizes import sizes_of
 
 
@@ -31,14 +31,13 @@ class Plan:
     def __init__(self, job: Job, encoders: tuple[str, ...]) -> None:
         self.job = job
         self.arch = load_archs().archs[job.arch]
-        self.legacy = self.arch.model_class == "stable_diffusion"
-        self.encoders = encoders
+        self.legacy, self.encoders = self.arch.model_class == "stable_diffusion", encoders
         train, model = job.train, job.model
         self.text_cached, self.text_away = job.text_cached, train.unload_text_encoder or job.text_cached
         self.all_latents_cached = all(dataset.latents_cached for dataset in job.datasets)
         self.low, self.ema = "low_vram" if model.low_vram else "plain", "ema" if train.ema else "none"
         self.weights, self.te_weights = model.weights, model.te_weights
-        self.rank = {"r": job.network.rank if job.network else 0}
+        self.rank = job.network.variables if job.network else {"r": 0}
         # without sampling their prompts are not cached either (SDTrainer.cache_sample_prompts)
         self.samples = () if train.disable_sampling else tuple({s.memory_key: s for s in job.samples}.values())
         self.optimizer = optimizers.rule_name(train.optimizer, train.weight_decay)
@@ -103,7 +102,7 @@ class Plan:
 
     def core(self, bucket: Bucket) -> str:
         """The part that holds forward, loss and backward."""
-        return "step.core"
+        return CORE if self.job.train.preserves is None else PRESERVING_CORE
 
     def after_loading(self) -> Iterator[Operation]:
         """Moves of whole components at the end of loading that no part holds."""
@@ -189,7 +188,7 @@ class Plan:
         yield from (MoveIn("vae"), MoveIn("transformer"))
         yield from [MoveOut("transformer")] if self.text_cached else []
         yield from self.text_in()
-        yield self.encode(self.empty_prompt(), "job")
+        yield from (self.encode(tokens, "job") for tokens in (self.empty_prompt(), *preserved_before(self.job)))
         yield from (MoveOut("vae"), EmptyCache()) if self.all_latents_cached else ()
         if self.text_away:
             yield self.encode(self.empty_prompt(), "job")
@@ -281,7 +280,7 @@ class Plan:
         """`when`: "first" where the optimizer has no state yet."""
         bucket, many = batch.bucket, one_or_many(batch.size)
         latents = "encoded" if encodes_latents(self.job, bucket) else "cached"
-        values = {**sizes_of(self.arch, bucket), **self.rank, "B": batch.size, "X": batch.text_tokens}
+        values = {**sizes_of(self.arch, bucket), **self.rank, **preserved(self.job, batch), "B": batch.size, "X": batch.text_tokens}
         # Cached text with latents encoded was not recorded: a head of encoded text lacks the copy of embeddings (FLUX: 4 MiB a sample)
         text = "cached" if self.text_away and latents == "cached" else "encoded"
         checkpointing = "checkpointed" if self.job.train.gradient_checkpointing else "full"
@@ -289,6 +288,7 @@ class Plan:
             yield replace(operation, holds="latents") if isinstance(operation, Part) else operation
         if not self.text_away:
             yield from self.encode_batch(values, "batch")
+            yield from self.encode_batch(values, "batch") if self.job.train.preserves_captions else ()
         yield from self.condition(bucket, values, "batch")
         core = f"{self.core(bucket)}/{self.weights}/{checkpointing}/{many}{WEIGHED if self.job.train.weighs_timesteps else ''}"
         yield Part(optimizers.core_key(core, self.optimizer, when), values, "step", accumulate=accumulate)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from estimator.features import Ints, feature
 
 ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
+NOMINAL_FACTOR = 8  # of a LoKr
 # Workloads at which peak rows are told apart, of programs that are made here
 DOMAIN = {"B": (1, 2, 4, 8), "T": (256, 1024, 2304, 4096, 9216), "X": (16, 128, 512), "r": (4, 32, 128)}
 
@@ -206,6 +207,7 @@ def points_of(features: tuple[str, ...], domain: Mapping[str, Sequence[int]]) ->
     values = dict(zip(domain, workloads.T, strict=True))
     values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"], "Q": values["T"]}
     values |= {"F": np.ones_like(values["T"]), "K": np.ones_like(values["T"]), "I": np.zeros_like(values["T"])}
+    values |= {"W": values["X"], "f": np.full_like(values["T"], NOMINAL_FACTOR)}
     return np.array([np.broadcast_to(feature(name, values), len(workloads)) for name in features], dtype=np.float64)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import derived_weights, experts, loss_weights, optimizers
+from estimator import derived_weights, experts, loss_weights, optimizers, preservation
 from estimator.archive import Archive
 from estimator.controls import ENCODE, RAW, RAW_BYTES_PER_PIXEL
 from estimator.derived_weights import Derivation
@@ -30,6 +30,8 @@ from estimator.program import ALLOCATE, Footprint, PeakRow, Program, left_out
 
 SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "latents", "encode.", "decode", "tile.", "step.head/", "preview.prompts")
 SHARED_COMPONENTS = ("text_encoder", "vae")
+PRESERVING = "step.core.preserving/"  # with what follows in a core's key
+FULL, CHECKPOINTED = "/full/", "/checkpointed/"  # in the keys of cores
 OF_TEXT = ("load.text", "text/", "cache_text")
 
 
@@ -106,7 +108,8 @@ class Profile:
 
     def _is_relatives(self, key: str) -> bool:
         """Whether a part is the relative's whatever it is: of a kind of which none was recorded here (else the relative's is another)."""
-        return self.shares_all and not self.has_own(f"{key.split('/')[0]}/")
+        kind = key.split("/")[0]
+        return self.shares_all and kind not in self.data["parts"] and not self.has_own(f"{kind}/")
 
     @cached_property
     def relative(self) -> Profile | None:
@@ -147,7 +150,7 @@ class Profile:
     def _has_rule(self, key: str) -> bool:
         if key in (RAW, ENCODE) or experts.split(key)[1] or (key.startswith("step.core") and optimizers.FUSED in key):
             return True
-        if key.endswith(WEIGHED):
+        if key.endswith(WEIGHED) or key.startswith(PRESERVING):
             return True
         if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
             return True
@@ -158,19 +161,25 @@ class Profile:
             return RAW_PICTURE
         if key == ENCODE:
             return left_out(self.program(_CACHED), key, _PIXELS)
+        if key.startswith(PRESERVING):
+            return self._preserving(key)
         base, whose = experts.split(key)
         if whose:
             return self._of_expert(base, whose)
         if key.startswith(optimizers.PARTS):
-            return optimizers.program(key, self.adapter)
+            return optimizers.program(key, self.adapter, self.adapter_kind)
         if optimizers.FUSED in key:
             core, update = key.split(optimizers.FUSED, 1)
-            return optimizers.fused(self.program(core), update, self.adapter)
+            return optimizers.fused(self.program(core), update, self.adapter, self.adapter_kind)
         if key.endswith(WEIGHED):
             return loss_weights.weighed(self.program(key.removesuffix(WEIGHED)))
         derived = derived_weights.base_key(key)
         assert derived is not None
         return self._derived(key, *derived)
+
+    def _preserving(self, key: str) -> Program:
+        core = "step.core/" + key.removeprefix(PRESERVING)
+        return preservation.program(key, self.program(core), self.program(core.removesuffix(WEIGHED).replace(FULL, CHECKPOINTED)))
 
     def _of_expert(self, key: str, whose: str) -> Program:
         if whose == experts.BOTH and key.startswith(optimizers.PARTS):
@@ -184,9 +193,13 @@ class Profile:
         resident = self.resident(component, derivation.base)
         return derived_weights.program(self.program(base), key, derivation, resident, component)
 
+    @property
+    def adapter_kind(self) -> str:
+        return self.data.get("adapter", optimizers.LORA)  # type: ignore[no-any-return]
+
     @cached_property
     def adapter(self) -> tuple[int, ...]:
-        """Bytes of each of the adapter's parameters at rank 1, whatever the base weights are (of two experts: of one's)."""
+        """Bytes of each of a LoRA's parameters at rank 1, whatever the base weights are (of two experts: of one's)."""
         if self.shares_all and self.relative is not None:
             return self.relative.adapter
         key = next(key for key in self.data["parts"] if key.startswith("setup.network/"))

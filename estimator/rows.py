@@ -17,8 +17,8 @@ from estimator.archs import load_archs
 from estimator.batches import steps_of
 from estimator.features import Ints
 from estimator.job import Job
+from estimator.job_profile import profile_of
 from estimator.offload import GROUPS
-from estimator.offload_profile import profile_of
 from estimator.programs import Profile
 from estimator.residents import COMPUTE, WORKSPACE_BYTES, PhasePeak, Simulation, component_of, shown, unquantised_linears
 from estimator.timeline import by_variant
@@ -168,7 +168,7 @@ def rounded_sum(sizes: Ints) -> int:
 
 def bound(job: Job, *, workspace_bytes: int = WORKSPACE_BYTES) -> Simulation:
     """Peaks of all phases from peak rows. Raises CannotTell for a combination that was never recorded."""
-    profile = profile_of(job.arch, job.model)
+    profile = profile_of(job.arch, job.model, job.network)
     plan = plans.plan_of(job, profile)
     rows = _Rows(profile, job, workspace_bytes)
     rows.run(plans.before_steps(plan))

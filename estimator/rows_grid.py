@@ -21,8 +21,8 @@ from estimator.batches import steps_of
 from estimator.features import Ints, feature
 from estimator.grid import NO_ROW, grid
 from estimator.job import Job
+from estimator.job_profile import profile_of
 from estimator.offload import GROUPS
-from estimator.offload_profile import profile_of
 from estimator.optimizers import OptimizerProgram
 from estimator.program import Footprint, Program, sum_of
 from estimator.residents import unquantised_linears
@@ -53,7 +53,7 @@ class PhaseGrid:
 
 def operations_of(job: Job) -> Operations:
     """The operations of a job, as `bound` runs them. Raises CannotTell for an architecture without programs."""
-    plan = plans.plan_of(job, profile_of(job.arch, job.model))
+    plan = plans.plan_of(job, profile_of(job.arch, job.model, job.network))
     up = steps_of(job, plan.tokens(None))
     words: list[Any] = []
     values: list[Mapping[str, int]] = []
@@ -94,7 +94,7 @@ class GridRows:
     """Runs the operations of `job`, one of the grid's, with arrays in place of its sizes."""
 
     def __init__(self, job: Job, workspace_bytes: int) -> None:
-        self.profile, self.job, self.workspace_bytes = profile_of(job.arch, job.model), job, workspace_bytes
+        self.profile, self.job, self.workspace_bytes = profile_of(job.arch, job.model, job.network), job, workspace_bytes
         self.unquantised = unquantised_linears(job.model, load_archs().archs[job.arch].embedder_linears)
         self.counts = _Counts()
         self.phases: list[PhaseGrid] = []
@@ -186,9 +186,9 @@ class GridRows:
 
 def _of_optimizer(program: OptimizerProgram, values: Mapping[str, Ints]) -> tuple[Ints, Bools, dict[str, Ints], dict[str, Ints]]:
     """An optimizer's tensors depend on the rank alone, rank by rank; a core that a fused one is laid into has peak rows."""
-    rank, core = np.asarray(values["r"]), program.core
+    rank, core = np.asarray(values[program.variable]), program.core
     needed = _needed(core, values) if core is not None else {}
-    peak = grid(program, needed)[0] if core is not None else _by_rank(rank, lambda r: program.peak({"r": r})[0])
+    peak = grid(program, needed)[0] if core is not None else _by_rank(rank, lambda r: program.peak({program.variable: r})[0])
     sides = []
     for side in program.flows:
         out: dict[str, Ints] = {}

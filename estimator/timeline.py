@@ -14,7 +14,7 @@ from estimator import plans
 from estimator.batches import Step, steps_of
 from estimator.estimate import Variant
 from estimator.job import Job
-from estimator.offload_profile import profile_of
+from estimator.job_profile import profile_of
 from estimator.replay import Replay
 from estimator.residents import WORKSPACE_BYTES, PhasePeak, Simulation
 
@@ -34,7 +34,7 @@ def simulate(
     `capacity_bytes`: what the allocator may reserve (None: unbounded). `only_before_steps`: stop there.
     Raises CannotTell for a combination that was never recorded.
     """
-    profile = profile_of(job.arch, job.model)
+    profile = profile_of(job.arch, job.model, job.network)
     plan = plans.plan_of(job, profile, order_known=order is not None)
     replay = Replay(profile, job, capacity_bytes, workspace_bytes)
     if not replay.run(plans.before_steps(plan)) or only_before_steps:
@@ -65,7 +65,7 @@ def simulate(
 
 def survives_start(job: Job, capacity_bytes: int, *, loading_only: bool, workspace_bytes: int = WORKSPACE_BYTES) -> bool:
     """Whether all before the first previews (or loading alone) goes through under a capacity. Raises CannotTell as `simulate` does."""
-    profile = profile_of(job.arch, job.model)
+    profile = profile_of(job.arch, job.model, job.network)
     plan = plans.plan_of(job, profile)
     return Replay(profile, job, capacity_bytes, workspace_bytes).run(plan.load() if loading_only else plans.before_previews(plan))
 

@@ -23,6 +23,9 @@ def kind_of(qtype: str) -> str:
     return f"{base}+recovery" if adapter else base
 
 CLIPS = ("encode.", "decode", "tile.", "latents", "step.first_frame", "preview.first_frame")  # parts of a VAE that works in chunks
+# Parts that the adapter is in, where its kind is all that is recorded anew; and their previews from the start
+WITH_ADAPTER = ("setup.network", "setup.ema", "sample.enter", "sample.leave", "preview", "step.core", "step.ema", "save")
+SAMPLED = {"skip_first_sample": False}
 # Frames that a convolution pads, at each scale of a VAE of factor 8 (estimator.features)
 PADDED = ("C1", "C2", "C4", "C8", "D1", "D2", "D4")
 FRAMED = ("H1", "H2", "H4", "H8")  # the same of a decoder that takes all frames of a clip together
@@ -46,7 +49,8 @@ class Layout:
     `video`: the VAE works in chunks of frames, which are parts of their own (calibration.extract.clips). `scratch`: features of kernels'
     scratch memory, besides those of column sums. `flash`: of the text encoder's attention over a text with control images. `cells`: what
     a token is of pixels and frames. `sound_per_second`: tokens of sound that video has beside its own, silent or not; its VAE then takes a
-    clip whole, or in tiles of frames (calibration.extract.sounded).
+    clip whole, or in tiles of frames (calibration.extract.sounded). `adapted`: inputs and outputs of the layers that a LoKr sits on, one
+    pair for each size (estimator.kronecker); none: the adapter is a LoRA.
     """
 
     load: dict[str, tuple[str, ...]]
@@ -69,10 +73,22 @@ class Layout:
     video: bool = False
     cells: Cells = IMAGE_CELLS
     sound_per_second: int = 0
+    adapted: tuple[tuple[int, int], ...] = ()
 
     def caption_tokens(self, words: int) -> int:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
         return words + self.template_tokens if self.padded_tokens is None else self.padded_tokens
+
+    def _with_lokr(self, key: str, lengths: tuple[str, ...], reductions: tuple[str, ...]) -> tuple[str, ...]:
+        between = self._kron(3)
+        single = (*lengths, *(f"{kron}*{over}" for over in self.reduced for kron in between), *reductions)
+        weights = (*self._kron(1), *self._kron(2))
+        if key.endswith("/many"):
+            return ("1", "B", *weights, *(f"B*{name}" for name in (*between, *single)), *single)
+        return ("1", *weights, *between, *single)
+
+    def _kron(self, which: int) -> tuple[str, ...]:
+        return tuple(f"kron{which}_{inputs}x{outputs}" for inputs, outputs in self.adapted)
 
     def _with_sound(self, key: str) -> tuple[str, ...]:
         """Candidates of the parts that only video with sound has; none of others."""
@@ -100,7 +116,7 @@ class Layout:
             clip = (*PADDED, "A", "P32", *(("A*K", "K") if kind in ("encode.next", "decode.next") else ("V", "T", "F")))
             return ("1", *clip) if "/many" not in key else ("1", "B", *(f"B*{name}" for name in clip), *clip)
         if kind in ("setup.network", "setup.ema", "step.update", "step.ema", "save", "sample.enter", "sample.leave"):
-            return ("1", "r")
+            return ("1", *self._kron(1), *self._kron(2)) if self.adapted else ("1", "r")
         if kind == "preview.prompts":  # N first: where all negative prompts are empty, what has their tokens' size is theirs
             return ("X", "N", "1")
         if kind.startswith(("text", "cache_text")):
@@ -117,6 +133,8 @@ class Layout:
             lengths = (*lengths, "N", *("G" + name[1:] for name in lengths if name.startswith("S")))
         if kind == "preview" and self.guidance == "batched" and "/cfg" in key:  # each prompt is padded by itself before they meet
             lengths = (*lengths, "N", "N32")
+        if self.adapted:
+            return self._with_lokr(key, (*lengths, *self.masks, "E", "L32"), reductions)
         single = (*lengths, *self.masks, "E", "L32", *(f"r*{length}" for length in lengths), *reductions)
         if not key.endswith("/many"):
             return ("1", "r", *single)
@@ -140,7 +158,7 @@ class Architecture:
     image and preview has a control image of its own size, but for the `uncontrolled` buckets, which the two jobs of each kind of weights
     have besides. `pictured`: each preview begins with a given picture, and latents cannot be cached. `train`: settings of the `train`
     section that its probe jobs have besides. `second`: buckets and previews of the second job of each kind of weights
-    (none: those of the first).
+    (none: those of the first). `factors`: of a LoKr that is trained instead of a LoRA, of the two jobs.
     """
 
     model: dict[str, Any]
@@ -160,6 +178,11 @@ class Architecture:
     pictured: bool = False
     train: dict[str, Any] = field(default_factory=dict)
     second: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int, float, int, *tuple[int, ...]], ...]] | None = None
+    factors: tuple[int, int] | None = None
+
+    def owns(self, key: str) -> bool:
+        """Whether a part was recorded for it alone, where all else is the relative's."""
+        return not self.own or key in self.own or key.startswith(tuple(f"{kind}/" for kind in self.own))
 
 
 def words_of(text: Any) -> int:

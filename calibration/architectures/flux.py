@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from calibration.architectures.base import Architecture, Layout
+from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout
 
 TEXT_TOKENS = 512  # T5, padded to max_length (toolkit/stable_diffusion_model.py, get_prompt_embeds)
 LOAD = {
@@ -25,8 +25,14 @@ SCHNELL = {
     "name_or_path": "black-forest-labs/FLUX.1-schnell", "is_flux": True,
     "assistant_lora_path": "ostris/FLUX.1-schnell-training-adapter",
 }  # fmt: skip
+FEW = tuple(BUCKETS[n] for n in (0, 1, 2, 5, 7))  # of the second job, which is there for its factor
+LOKR = replace(
+    DEV, relative="flux1-dev", own=WITH_ADAPTER, weights=("qfloat8",), factors=(4, -1), train=SAMPLED, second=(FEW, SAMPLES[:2]),
+    layout=replace(LAYOUT, adapted=((3072, 3072), (3072, 12288), (12288, 3072), (15360, 3072), (3072, 18432), (3072, 9216))),
+)  # fmt: skip
 ARCHITECTURES = {
     "flux1-dev": DEV,
+    "flux1-dev-lokr": LOKR,
     "flux1-schnell": replace(DEV, relative="flux1-dev", model=SCHNELL),
     "flex1": replace(DEV, relative="flux1-dev", model={"name_or_path": "ostris/Flex.1-alpha", "is_flux": True}),
 }

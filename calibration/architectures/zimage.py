@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from calibration.architectures import flux
-from calibration.architectures.base import Architecture, Layout
+from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout
 
 TEMPLATE_TOKENS = 9  # chat template of the pipeline, as the stand-in tokenizer counts it
 LOAD = {
@@ -33,10 +33,17 @@ TURBO = {
     "name_or_path": "Tongyi-MAI/Z-Image-Turbo", "arch": "zimage:turbo",
     "assistant_lora_path": "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors",
 }  # fmt: skip
+FEW = tuple(BUCKETS[n] for n in (0, 1, 2, 5, 7))  # of the second job, which is there for its factor
+LOKR = replace(
+    BASE, relative="zimage", own=WITH_ADAPTER, weights=("qfloat8",), factors=(4, -1), train=SAMPLED, second=(FEW, SAMPLES[:4]),
+    layout=replace(LAYOUT, adapted=((3840, 3840), (3840, 10240), (10240, 3840), (256, 15360))),
+)  # fmt: skip
 ARCHITECTURES = {
     "zimage": BASE,
     # the trainer makes float8 of qfloat8 here
     "zimage-turbo": replace(BASE, model=TURBO, relative="zimage", weights=("bf16", "float8", "uint4")),
+    "zimage-lokr": LOKR,
+    "zimage-turbo-lokr": replace(LOKR, model=TURBO, relative="zimage-turbo", weights=("float8",)),
 }
 
 

@@ -20,6 +20,7 @@ from calibration.extract.programs import Program, Refused, extract
 from calibration.extract.runs import Run, read
 from calibration.extract.stored import Stored
 from estimator import archive
+from estimator.optimizers import LOKR
 
 TWO_EXPERTS = "wan22_14b"
 RESIDENT = parts.MOVED
@@ -125,7 +126,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
         for part in _cut(run, found_here, layout):
             if part.key in kept.programs or (unloaded and "/unloaded/" not in part.key):
                 continue
-            if not family.own or part.key.startswith(tuple(f"{kind}/" for kind in family.own)):
+            if family.owns(part.key):
                 found[part.key].append(part)
         if unloaded:
             continue
@@ -150,8 +151,17 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
     if refused:
         raise Refused("\n".join(refused))
     programs = dict(sorted(programs.items()))
-    write((arch, family.relative, bool(family.own)), programs, tables, made, out, offload if offload["layers"] else None)
+    write((arch, family.relative, bool(family.own)), programs, tables, made, out, _beside(family, programs, offload))
     return report
+
+
+def _beside(family: Architecture, programs: dict[str, Program], offload: dict[str, Any]) -> dict[str, Any] | None:
+    """What a profile says besides: layers that offloading can take, or, of a LoKr, with which it has no model, that it is one."""
+    if not family.factors:
+        return offload if offload["layers"] else None
+    for program in programs.values():
+        program.sequence.calls.clear()
+    return {"adapter": LOKR}
 
 
 def _cut(run: Run, found: Iterator[Occurrence], layout: Layout) -> Iterator[Occurrence]:

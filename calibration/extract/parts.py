@@ -37,8 +37,14 @@ def component(name: str | None) -> str:
 def settings(run: Run) -> dict[str, Any]:
     model = run.config["model"]
     weights, text = (model.get(key, "qfloat8") if model.get("quantize") else "bf16" for key in ("qtype", "qtype_te"))
-    rank = int(run.config["network"]["linear"])
-    return {"weights": kind_of(weights), "text": text, "low_vram": bool(model.get("low_vram")), "rank": rank}
+    size = {{"r": "rank", "f": "factor"}[name]: value for name, value in adapter(run).items()}
+    return {"weights": kind_of(weights), "text": text, "low_vram": bool(model.get("low_vram")), **size}
+
+
+def adapter(run: Run) -> dict[str, int]:
+    """What the adapter's sizes depend on: the rank of a LoRA, the factor of a LoKr."""
+    network = run.config["network"]
+    return {"f": int(network["lokr_factor"])} if network["type"] == "lokr" else {"r": int(network["linear"])}
 
 
 def _outside(first: int, last: int, holes: list[tuple[int, int]]) -> list[int]:
@@ -79,7 +85,7 @@ def setup_parts(run: Run) -> Iterator[Occurrence]:
     setup = next(p for p in run.root.inner if p.name == "setup")
     ema = [p for p in setup.inner if p.name == "setup_ema"]
     holes = [(p.first, p.last) for p in ema]
-    rank = {"r": settings(run)["rank"]}
+    rank = adapter(run)
     yield Occurrence(run, f"setup.network/{settings(run)['weights']}", _without_moves(run, _outside(setup.first, setup.last, holes)), rank)
     for phase in ema:
         if phase.last > phase.first:
@@ -165,13 +171,13 @@ def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]], layout: Lay
             continue
         enter = next(p for p in phase.inner if p.name == "set_device_state")
         leave = next(p for p in phase.inner if p.name == "restore_device_state")
-        when, rank = "later" if trained else "first", chosen["rank"]
+        when, rank = "later" if trained else "first", adapter(run)
         ema = "ema" if (run.config["train"].get("ema_config") or {}).get("use_ema") else "none"
         before = _without_moves(run, list(range(phase.first, enter.first)))
-        yield Occurrence(run, f"sample.enter/{chosen['weights']}/{ema}/{when}", before, {"r": rank})
+        yield Occurrence(run, f"sample.enter/{chosen['weights']}/{ema}/{when}", before, rank)
         yield from _preview_parts(run, phase, (enter.last, leave.first), when, prompt, layout)
         after = _without_moves(run, _outside(leave.first, phase.last, []))
-        yield Occurrence(run, f"sample.leave/{chosen['weights']}/{ema}/{when}", after, {"r": rank})
+        yield Occurrence(run, f"sample.leave/{chosen['weights']}/{ema}/{when}", after, rank)
 
 
 def _preview_parts(
@@ -191,7 +197,7 @@ def _preview_parts(
         events = [e for e in range(begin, decode.first if apart else end) if run.events[e][0] != "e"]
         cfg = "cfg" if layout.guidance != "none" and sample["cfg"] > 1 else "plain"
         batch = 2 if cfg == "cfg" and layout.guidance == "batched" else 1
-        values = {**sizes_of(layout, sample["width"], sample["height"], sample["frames"]), "r": chosen["rank"], "B": batch}
+        values = {**sizes_of(layout, sample["width"], sample["height"], sample["frames"]), **adapter(run), "B": batch}
         values["X"], values["N"] = prompt(number)
         source = "encoded" if own else "cached"
         if layout.prompts_apart and not own:
@@ -239,13 +245,13 @@ def _outlives(run: Run, event: int, end: int) -> bool:
 def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layout) -> Iterator[Occurrence]:
     """Head (batch to the device), core (forward, loss, backward), update (clip, optimizer), EMA, and the end of a step."""
     chosen = settings(run)
-    rank, weights = chosen["rank"], chosen["weights"]
+    rank, weights = adapter(run), chosen["weights"]
     optimizer, first_step = run.config["train"]["optimizer"], True
     unloaded = run.config["train"].get("unload_text_encoder", False)
     for step in (p for p in run.root.inner if p.name == "step"):
         (bucket,) = step.info["buckets"]
         batch, inner = bucket["batch"], {p.name: p for p in step.inner}
-        values = {**sizes_of(layout, bucket["width"], bucket["height"], bucket["frames"]), "B": batch, "r": rank, "X": captions(bucket)}
+        values = {**sizes_of(layout, bucket["width"], bucket["height"], bucket["frames"]), "B": batch, **rank, "X": captions(bucket)}
         checkpointing = "checkpointed" if step.info["gradient_checkpointing"] else "full"
         cached = "cached" if bucket["latents"] else "encoded"
         text = "encoded" if "encode_prompt" in inner else "unloaded" if layout.unloaded_apart and unloaded else "cached"
@@ -269,9 +275,9 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layo
         when = "first" if first_step else "later"
         ema = inner.get("ema_update")
         released = ema.first if ema else _gradients_gone(run, update.last, step.last)
-        yield Occurrence(run, f"step.update/{optimizer}/{when}", list(range(clip.first, released)), {"r": rank})
+        yield Occurrence(run, f"step.update/{optimizer}/{when}", list(range(clip.first, released)), rank)
         if ema is not None:
-            yield Occurrence(run, "step.ema", list(range(ema.first, ema.last)), {"r": rank})
+            yield Occurrence(run, "step.ema", list(range(ema.first, ema.last)), rank)
         yield Occurrence(run, "step.end", list(range(ema.last if ema else released, step.last)), {})
         first_step = False
 
@@ -286,4 +292,4 @@ def save_parts(run: Run) -> Iterator[Occurrence]:
     ema = "ema" if (run.config["train"].get("ema_config") or {}).get("use_ema") else "none"
     for phase in run.root.inner:
         if phase.name == "save":
-            yield Occurrence(run, f"save/{ema}", list(range(phase.first, phase.last)), {"r": settings(run)["rank"]})
+            yield Occurrence(run, f"save/{ema}", list(range(phase.first, phase.last)), adapter(run))

@@ -21,6 +21,7 @@ DOMAIN = {
     "r": (1, 4, 16, 32, 64, 128, 256),
 }  # fmt: skip
 IMAGE_CELLS = (180, 400, 600, 1400)  # of the control images of a text, which are tokens beside its own
+FACTORS = (4, 8, 16, 32, -1)  # of a LoKr, which has no rank: those that the trainer's web UI offers
 CLIP, FRAMES = {"A", "F", "K", "T128", "O", "O128"}, (1, 2, 3, 5, 9, 21, 31)  # only video has them; latent frames, T is of one
 SOUND_OF_LATENT = 8  # tokens of sound to a latent frame of LTX-2: 8 frames of 24 a second, 25 tokens
 DRAWN, SEED, BLOCK, PADDED = 8192, 20, 512, 0.5  # jobs between the grid's points
@@ -56,25 +57,26 @@ def running_totals(program: Program) -> tuple[np.ndarray, list[int]]:
 def _points(features: tuple[str, ...]) -> np.ndarray:
     """The values of features in each job of the domain [jobs, features]."""
     factors = {factor for name in features for factor in name.split("*")}
-    jobs = _jobs(not factors.isdisjoint(CLIP), "I" in factors)
+    jobs = _jobs(not factors.isdisjoint(CLIP), "I" in factors, any(name.startswith("kron") for name in factors))
     count = len(jobs["T"])
     return np.unique(np.stack([np.broadcast_to(feature(name, jobs), count) for name in features], axis=1), axis=0)
 
 
 @cache
-def _jobs(clip: bool, images: bool) -> dict[str, np.ndarray]:
-    jobs = [*_grid(clip, images), *_drawn(clip, images)]
+def _jobs(clip: bool, images: bool, factored: bool) -> dict[str, np.ndarray]:
+    jobs = [*_grid(clip, images, factored), *_drawn(clip, images, factored)]
     return {name: np.array([job[name] for job in jobs], dtype=np.int64) for name in jobs[0]}
 
 
-def _grid(clip: bool, images: bool) -> Iterator[dict[str, int]]:
+def _grid(clip: bool, images: bool, factored: bool) -> Iterator[dict[str, int]]:
     domain = {**DOMAIN, **({"F": FRAMES} if clip else {}), **({"I": IMAGE_CELLS} if images else {})}
+    domain |= {"r": (1,), "f": FACTORS} if factored else {}
     for values in product(*domain.values()):
         given = dict(zip(domain, values, strict=True))
         yield _completed({**given, "E": 2 * int(given["T"] ** 0.5), "N": given["X"]})
 
 
-def _drawn(clip: bool, images: bool) -> Iterator[dict[str, int]]:
+def _drawn(clip: bool, images: bool, factored: bool) -> Iterator[dict[str, int]]:
     """Jobs of any shape, the two prompts apart. Of every two one in which small ones are as often as large ones, and one of any batch and
     rank alike, half of whose prompts are as long as padded ones: with large adapters some rows are the highest in narrow bands."""
     random, longest = Random(SEED), DOMAIN["X"][-1]
@@ -87,6 +89,7 @@ def _drawn(clip: bool, images: bool) -> Iterator[dict[str, int]]:
         if draw is _evenly and random.random() < PADDED:
             given |= {"X": longest, "N": longest}
         frames, cells = round(_between(random, FRAMES)), round(_between(random, IMAGE_CELLS))
+        given |= {"f": FACTORS[number // 2 % len(FACTORS)]} if factored else {}
         yield _completed({**given, **({"F": frames} if clip else {}), **({"I": cells} if images else {})})
 
 

@@ -16,8 +16,9 @@ from estimator.trainers.aitoolkit_controls import check_previews
 from estimator.trainers.aitoolkit_data import read_datasets
 from estimator.trainers.aitoolkit_keys import READ, check_keys, known_keys
 from estimator.trainers.aitoolkit_model import read_model
+from estimator.trainers.aitoolkit_network import check_network, read_network
 from estimator.trainers.aitoolkit_sample import read_every, read_samples
-from estimator.trainers.aitoolkit_train import read_dtype, read_network, read_train
+from estimator.trainers.aitoolkit_train import check_passes, read_dtype, read_train
 from estimator.trainers.overrides import apply_overrides
 from estimator.trainers.section import Findings, Section, did_you_mean, shown
 from estimator.tree import KeyPath
@@ -159,6 +160,8 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
             _read_rest(process, settings, next(iter(load_archs().archs.values())), low_vram=False)
         return None
     arch, trainer_arch, model = resolved
+    check_network(process, network, arch, model)
+    check_passes(process, settings, arch, model, network.kind if network else "full")
     datasets, samples = _read_rest(process, settings, arch, model.low_vram)
     return Job(
         name=process.text("name", job_name) or job_name,

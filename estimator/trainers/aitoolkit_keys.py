@@ -36,14 +36,14 @@ READ: Mapping[str, frozenset[str]] = {
     "file": _words("job config meta"),
     "config": _words("name process"),
     "process": _words("type name training_folder trigger_word network train model datasets sample save"),
-    "network": _words("type linear rank network_kwargs"),
+    "network": _words("type linear rank network_kwargs lokr_full_rank lokr_factor"),
     "network.network_kwargs": _words("ignore_if_contains only_if_contains"),
     "train": _words(
         "batch_size steps gradient_accumulation gradient_accumulation_steps dtype optimizer optimizer_params"
         " gradient_checkpointing noise_scheduler ema_config unload_text_encoder cache_text_embeddings skip_first_sample"
         " force_first_sample disable_sampling start_step timestep_type train_text_encoder bypass_guidance_embedding"
         " do_guidance_loss prompt_saturation_chance diff_output_preservation blank_prompt_preservation switch_boundary_every"
-        " linear_timesteps linear_timesteps2"
+        " linear_timesteps linear_timesteps2 diff_output_preservation_class inverted_mask_prior"
     ),
     "train.ema_config": _words("use_ema"),
     "model": _words(
@@ -68,7 +68,7 @@ NEUTRAL: Mapping[str, frozenset[str]] = {
         "process device sqlite_db_path performance_log_every logging training_seed log_dir lorm_extract_mode lorm_extract_mode_param"
     ),
     "network": _words(
-        "alpha linear_alpha conv conv_alpha lokr_full_rank lokr_factor old_lokr_format split_multistage_loras pretrained_lora_path"
+        "alpha linear_alpha conv conv_alpha old_lokr_format split_multistage_loras pretrained_lora_path"
     ),
     "train": _words(
         "content_or_style lr unet_lr text_encoder_lr refiner_lr embedding_lr adapter_lr lr_scheduler lr_scheduler_params"
@@ -79,7 +79,7 @@ NEUTRAL: Mapping[str, frozenset[str]] = {
         " random_noise_shift img_multiplier noisy_latent_multiplier latent_multiplier negative_prompt max_negative_prompts"
         " reg_weight num_train_timesteps adaptive_scaling_factor prompt_dropout_prob match_noise_norm"
         " short_and_long_captions_encoder_split match_adapter_assist match_adapter_chance inverted_mask_prior_multiplier"
-        " diff_output_preservation_multiplier diff_output_preservation_class blank_prompt_preservation_multiplier"
+        " diff_output_preservation_multiplier blank_prompt_preservation_multiplier"
         " standardize_images standardize_latents dynamic_noise_offset cfg_scale max_cfg_scale cfg_rescale"
         " correct_pred_norm_multiplier t0_loss_target t0_velocity_equiv_weight do_fft_loss do_fft_velocity_equiv_weight"
         " pred_scaler target_norm_std target_norm_std_value next_sample_timesteps"
@@ -144,7 +144,6 @@ UNMODELLED: Mapping[str, Mapping[str, NoModel]] = {
         "single_item_batching": NoModel("runs a batch item by item"),
         "loss_target": NoModel("encodes images again in every step", ("noise",)),
         "loss_type": NoModel(_EXTRA_PASS, ("mse", "mae", "pseudo_huber", "wavelet", "stepped")),
-        "inverted_mask_prior": NoModel(_EXTRA_PASS),
         "do_cfg": NoModel("doubles the batch of the training pass"),
         "do_random_cfg": NoModel("doubles the batch of the training pass"),
         "correct_pred_norm": NoModel(_EXTRA_PASS),

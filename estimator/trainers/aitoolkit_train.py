@@ -1,19 +1,22 @@
-"""The `train` and `network` sections of AI Toolkit.
+"""The `train` section of AI Toolkit.
 
-Source: ostris/ai-toolkit 27a03a91: toolkit/config_modules.py (TrainConfig, NetworkConfig),
+Source: ostris/ai-toolkit 27a03a91: toolkit/config_modules.py (TrainConfig),
 toolkit/optimizer.py, toolkit/train_tools.py (get_torch_dtype), jobs/process/BaseSDTrainProcess.py (run).
 """
 
 from __future__ import annotations
 
-from estimator.job import Network, Train
+from typing import Any
+
+from estimator.archs import Arch
+from estimator.job import Model, Train
+from estimator.optimizers import is_fused
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.section import Section, did_you_mean, shown
 
 # Above these no card and no trainer helps; they keep a slip of the pen (1e9) from being taken for a job.
 MAX_BATCH = 4096
-MAX_RANK = 65_536
 MAX_STEPS = 10**9
 
 DTYPES = {
@@ -40,7 +43,6 @@ TIMESTEP_TYPES = (
     "eight_step", "next_sample",
 )  # fmt: skip
 DEFAULT_TIMESTEPS = "sigmoid"
-NETWORK_TYPES = ("lora", "locon", "lokr", "lorm", "dora", "fullrank", "lycoris")
 
 
 def read_dtype(train: Section) -> str:
@@ -96,6 +98,7 @@ def read_train(train: Section) -> Train:
         saturates_prompts=train.number("prompt_saturation_chance", 0.0) > 0,
         switch_boundary_every=max(1, train.whole("switch_boundary_every", 1, 0, MAX_STEPS)),
         weighs_timesteps=_weighs_timesteps(train),
+        **_preserved(train),
     )
 
 
@@ -103,6 +106,46 @@ def _weighs_timesteps(train: Section) -> bool:
     """Models trained by flow matching (all that are modelled) weigh the loss of each sample by its timestep (SDTrainer.calculate_loss)."""
     older = [train.truth(key, False) for key in ("linear_timesteps", "linear_timesteps2")]
     return any(older) or train.values.get("timestep_type", DEFAULT_TIMESTEPS) == "weighted"
+
+
+PRESERVED_CLASS = ""  # diff_output_preservation_class
+CLASS_PRESERVED, BLANK_PRESERVED = "diff_output_preservation", "blank_prompt_preservation"
+
+
+def _preserved(train: Section) -> dict[str, Any]:
+    """Fields of `Train`: on which prompt a step preserves the model's output."""
+    if train.truth(CLASS_PRESERVED, False):
+        return {"preserves": train.text("diff_output_preservation_class", PRESERVED_CLASS) or "", "preserves_captions": True}
+    return {"preserves": ""} if train.truth(BLANK_PRESERVED, False) else {}
+
+
+def check_passes(process: Section, train: Train, arch: Arch, model: Model, kind: str) -> None:
+    """Where steps of several passes have no model, and what the trainer asks for besides. `kind`: of the adapter."""
+    section = process.section("train")
+    if section is None:
+        return
+    if section.truth("inverted_mask_prior", False):
+        if any(_given(process, "mask_path") + _given(process, "alpha_mask")):
+            section.found.not_modelled(section.at("inverted_mask_prior"), True, "a pass without the adapter before each step")
+        else:
+            section.found.warn(section.at("inverted_mask_prior"), "no effect: no dataset has masks")
+    if train.preserves is None:
+        return
+    found, key = section.found, CLASS_PRESERVED if train.preserves_captions else BLANK_PRESERVED
+    why = "a second forward with gradients is alive beside the first"
+    if arch.key not in modelled.PRESERVING:
+        found.not_modelled(section.at(key), True, f"{why} (modelled for {', '.join(sorted(modelled.PRESERVING))})")
+    elif model.layer_offloading or kind != "lora" or is_fused(train.optimizer):
+        other = "layer offloading" if model.layer_offloading else f"a {kind}" if kind != "lora" else train.optimizer
+        found.not_modelled(section.at(key), True, f"{why}, together with {other}")
+    if train.preserves_captions and not process.text("trigger_word", "") and not any(_given(process, "trigger_word")):
+        found.problem(section.at(key), f"{key} needs a trigger word", "the trainer stops without it", "set trigger_word")
+
+
+def _given(process: Section, key: str) -> list[bool]:
+    """Whether each dataset has a key, set to something."""
+    entries = process.values.get("datasets")
+    return [isinstance(entry, dict) and bool(entry.get(key)) for entry in (entries if isinstance(entries, list) else [])]
 
 
 def _starts_late(train: Section) -> bool:
@@ -126,8 +169,6 @@ def _check_switches(train: Section) -> None:
     reasons = {
         "train_text_encoder": "an adapter on the text encoder, with gradients through it",
         "do_guidance_loss": "an extra pass through the transformer while the first one's tensors are alive",
-        "diff_output_preservation": "a second forward with gradients is alive beside the first",
-        "blank_prompt_preservation": "a second forward with gradients is alive beside the first",
     }
     for key, why in reasons.items():
         if on[key]:
@@ -180,45 +221,3 @@ def _decays(train: Section) -> bool:
     """A weight decay is set and not 0."""
     params = train.section("optimizer_params")
     return params is not None and bool(params.values.get("weight_decay"))
-
-
-def read_network(process: Section) -> tuple[str, Network | None]:
-    """The method ("lora", or "full" without a network section) and the adapter."""
-    network = process.section("network")
-    if network is None:
-        if "full" not in modelled.METHODS and process.values.get("network") is None:
-            why = "no network section: the whole model is trained; for a LoRA add network: {type: lora, linear: 16}"
-            process.found.not_modelled(process.at("network"), None, why)
-        return "full", None
-    check_keys(network, "network")
-    found = network.found
-    kind = (network.text("type", "lora") or "lora").lower()
-    if kind not in NETWORK_TYPES:
-        found.problem(network.at("type"), f"unknown network type {shown(kind)}", "", did_you_mean(kind, NETWORK_TYPES))
-    elif kind not in modelled.ADAPTERS:
-        found.not_modelled(network.at("type"), kind, "another kind of adapter than LoRA")
-    key = "rank" if network.values.get("rank") is not None else "linear"
-    rank = network.whole(key, 4, 1, MAX_RANK) if network.values.get(key) is not None else 4
-    conv = network.whole("conv", 4, 1, MAX_RANK) if network.values.get("conv") is not None else None
-    if network.values.get("lokr_full_rank", True) and kind == "lokr":
-        rank = conv = 9_999_999_999  # what NetworkConfig puts there; LoKr then ignores the rank
-    ignore, only = _name_filters(network)
-    return "lora", Network(kind=kind, rank=rank, conv_rank=conv, ignore_if_contains=ignore, only_if_contains=only)
-
-
-def _name_filters(network: Section) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    kwargs = network.section("network_kwargs")
-    filters: dict[str, tuple[str, ...]] = {"ignore_if_contains": (), "only_if_contains": ()}
-    if kwargs is None:
-        return (), ()
-    for key, value in kwargs.values.items():
-        if value is None or value in ([], "", 0, False):
-            continue
-        if key not in filters:
-            network.found.not_modelled(kwargs.at(key), value, "changes the adapter's layers")
-        elif isinstance(value, list) and all(isinstance(word, str) for word in value):
-            filters[key] = tuple(value)
-            network.found.not_modelled(kwargs.at(key), value, "the adapter sits on a part of the layers only")
-        else:
-            network.found.problem(kwargs.at(key), f"expected a list of name parts, got {shown(value)}", fix='for instance ["norm"]')
-    return filters["ignore_if_contains"], filters["only_if_contains"]

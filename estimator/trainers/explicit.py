@@ -32,8 +32,9 @@ from estimator.configfile import ConfigFile
 from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_model import QTYPES
+from estimator.trainers.aitoolkit_network import MAX_RANK
 from estimator.trainers.aitoolkit_sample import MAX_SIDE
-from estimator.trainers.aitoolkit_train import MAX_BATCH, MAX_RANK, OPTIMIZERS
+from estimator.trainers.aitoolkit_train import MAX_BATCH, OPTIMIZERS
 from estimator.trainers.aitoolkit_video import SOUND_PER_SECOND
 from estimator.trainers.overrides import apply_overrides
 from estimator.trainers.section import Findings, Section, did_you_mean, nearest, shown

@@ -10,12 +10,16 @@ from estimator.derived_weights import DERIVED
 from estimator.optimizer_rules import load_rules
 
 METHODS = frozenset({"lora"})
-ADAPTERS = frozenset({"lora"})
+ADAPTERS = frozenset({"lora", "lokr"})
+LOKR: dict[str, frozenset[str]] = {}  # architecture -> weights of the transformer that a LoKr was recorded on
+# Architectures where an adapter on some layers, and steps that preserve outputs, were held against runs, and those of the same classes
+FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"})
 DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
 WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the transformer
 RECOVERED: dict[str, str] = {}  # the transformer with an accuracy recovery adapter: architecture -> its weights
 RECOVERY_RANK = 16  # of the stand-in that was recorded (calibration/trainer/adapters.py)
 TE_WEIGHTS = WEIGHTS  # of the text encoder
+PRESERVING = FILTERED
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used

@@ -1,0 +1,179 @@
+"""Where in a recorded program an adapter's layers are: which tensors each makes, forward, recomputed and backward.
+
+A program says of each tensor which module made it, in the forward pass (again: recomputed, under gradient checkpointing) or by which
+node of the backward pass. A LoRA on a layer is two linear modules within it, so that its tensors are known by their place:
+
+    forward, behind the layer's own result:   input in fp32; down; up; times scale; times multiplier; in the result's type; the sum
+    backward, before the layer's own:         gradient in fp32; twice multiplied; up's gradient; down's result's; down's gradient;
+                                              the input's, in fp32 and in its own type (where the input needs one)
+Source: toolkit/network_mixins.py (ToolkitModuleMixin.forward, _call_forward), as recorded.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from estimator.errors import CannotTell, Problem
+from estimator.program import ALLOCATE, EMPTY_CACHE, Program
+
+FORWARD, RECOMPUTED, BACKWARD = "forward", "recompute", "backward"
+INNER = "/Linear"  # the module that a LoRA's matrices are to the layer they are in
+BLOCK = re.compile(r"transformer(?:_1|_2)?\.(\w+)\.(\d+)(?=[./]|$)")
+CAST = "ToCopyBackward0"
+# A workload at which no two sizes of different meaning are alike
+UNLIKE = {"B": 3, "T": 1553, "E": 79, "X": 97, "N": 89, "r": 13, "A": 1553, "F": 1, "K": 1, "I": 0, "O": 1}
+
+
+def never(what: str) -> CannotTell:
+    return CannotTell(Problem(f"{what} is not where an adapter's tensors are looked for", None, "", "train all layers"))
+
+
+@dataclass(frozen=True)
+class Made:
+    """Who made a tensor: the module's name, the pass, and the node of the backward pass ("" elsewhere)."""
+
+    module: str
+    run: str
+    node: str
+
+    @cached_property
+    def block(self) -> tuple[str, int] | None:
+        """The transformer block that the module is or is in: the list's name, and its number there."""
+        found = BLOCK.match(self.module)
+        return (found.group(1), int(found.group(2))) if found else None
+
+
+def made_by(moment: str) -> Made:
+    module, bar, rest = moment.partition("|")
+    run, _, node = rest.partition(" ")
+    return Made(module if bar else "", run if bar else module, node)
+
+
+class Tape:
+    """A program's tensors: `made`, and when each is born and dies, as places in the list of events (None: it outlives the part)."""
+
+    def __init__(self, base: Program) -> None:
+        self.base = base
+        known = [made_by(moment) for moment in base.moments]
+        self.own = len(base.names) - base.imports
+        self.made = [known[label] for label in base.labels[: self.own]]
+        self.born = [0] * self.own
+        self.died: list[int | None] = [None] * self.own
+        for place, (code, k) in enumerate(zip(base.events.tolist(), base.tensor_of_event.tolist(), strict=True)):
+            if code == ALLOCATE:
+                self.born[k] = place
+            elif code != EMPTY_CACHE and k < self.own:
+                self.died[k] = place
+        self.sizes: list[int] = base.sizes(UNLIKE)[: self.own].tolist()
+
+    def made_before(self, place: int) -> int:
+        """The last tensor that is born before a place."""
+        return self._made_before[place]
+
+    @cached_property
+    def _made_before(self) -> list[int]:
+        out, last = [], -1
+        for code in self.base.events.tolist():
+            out.append(last)
+            last += code == ALLOCATE
+        return [*out, last]
+
+    def next_birth(self, k: int) -> int:
+        """The place of the next tensor's birth, or the end."""
+        return self.born[k + 1] if k + 1 < self.own else len(self.base.events)
+
+    def at_once(self, k: int) -> bool:
+        """Freed before the next tensor is born."""
+        died = self.died[k]
+        return died is not None and died < self.next_birth(k)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A LoRA in a forward pass. `result`: of the layer itself; `total`: with the adapter's; `between`: all else it makes."""
+
+    layer: str
+    result: int
+    total: int
+    between: tuple[int, ...]
+
+
+def sites(tape: Tape) -> list[Site]:
+    """Every use of an adapted layer, in order. Raises CannotTell."""
+    out, k = [], 0
+    while k < tape.own:
+        made = tape.made[k]
+        if made.run in (FORWARD, RECOMPUTED) and made.module.endswith(INNER) and made.module.startswith("transformer"):
+            out.append(_site(tape, k, made.module.removesuffix(INNER)))
+            k = out[-1].total
+        k += 1
+    return out
+
+
+def _site(tape: Tape, down: int, layer: str) -> Site:
+    """Behind up and scale the multiplier is repeated where a forward has several samples for each of its values: one tensor more."""
+    made, first, result = tape.made, down - 1, down - 2
+    total = down + next((n for n in (5, 6) if down + n < tape.own and _ends_after(tape, down, n)), 0)
+    if total == down or any(one.module != layer for one in (made[first], made[result], *made[down + 2 : total + 1])):
+        raise never(layer)
+    died = tape.died[result]
+    if tape.sizes[result] != tape.sizes[total] or made[result].run != made[total].run or died is None or died < tape.born[total]:
+        raise never(layer)
+    return Site(layer, result, total, tuple(range(first, total)))
+
+
+def _ends_after(tape: Tape, down: int, count: int) -> bool:
+    """Whether the sum is made so many tensors behind the first matrix's result: the layer's own result goes then."""
+    total = down + count
+    died = {tape.made_before(place) for k in range(down, total) if (place := tape.died[k]) is not None}
+    return total in died and tape.made[total].module == tape.made[down].module.removesuffix(INNER)
+
+
+@dataclass(frozen=True)
+class Returned:
+    """A LoRA in the backward pass. `tensors`: all it makes, gradients included; `passed`: the input's gradient in its own type, of which
+    `own` is the layer's own (None, both: the input needs none); `first`: the first of all.
+    """
+
+    layer: str
+    tensors: tuple[int, ...]
+    passed: int | None
+    own: int | None
+
+    @property
+    def first(self) -> int:
+        return self.tensors[0]
+
+
+def returned(tape: Tape, layer: str, up: int) -> Returned:
+    """`up`: the tensor that is the second matrix's gradient. Raises CannotTell."""
+    first, down = up - 3, up + 2
+    nodes = [(made.module, made.node) for made in tape.made[first:up]]
+    if nodes[0] != (layer, CAST) or any(module != layer for module, _ in nodes):
+        raise never(layer)
+    last = down
+    if down + 2 < tape.own and tape.made[down + 1].module == layer + INNER and not tape.base.names[down + 1]:
+        last = down + 2
+        if tape.made[last].node != CAST or tape.made[last].module != layer + INNER:
+            raise never(layer)
+    if last == down:
+        return Returned(layer, tuple(range(first, down + 1)), None, None)
+    own, k = None, last + 1
+    while k < tape.own and tape.made[k].module == layer:  # a copy of what comes in, perhaps, a weight unpacked and cast, then the gradient
+        own = k if tape.sizes[k] == tape.sizes[last] else own
+        k += 1
+    if own is None:
+        raise never(layer)
+    return Returned(layer, tuple(range(first, last + 1)), last, own)
+
+
+def layers_of(tape: Tape) -> dict[str, int]:
+    """The adapted layers by name, with the number of each: gradients 2n and 2n + 1 are its matrices'."""
+    out: dict[str, int] = {}
+    for k in range(tape.own):
+        name = tape.base.names[k]
+        if name is not None and name.startswith("gradient:") and tape.made[k].module.endswith(INNER):
+            out[tape.made[k].module.removesuffix(INNER)] = int(name.partition(":")[2]) // 2
+    return dict(sorted(out.items(), key=lambda item: item[1]))

@@ -1,0 +1,84 @@
+"""Adapters other than a LoRA on all layers, and steps that preserve outputs, as a config asks for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_writer import FLUX_DEV, read, train
+
+from estimator.errors import InputError
+from estimator.job import Job
+
+CHROMA = {"name_or_path": "lodestones/Chroma", "arch": "chroma"}
+ZIMAGE = {"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage", "quantize": True}
+ONLY = {"linear": 16, "network_kwargs": {"only_if_contains": ["layers.3."]}}
+
+
+def named(job: Job) -> set[str]:
+    return {entry.place.key for entry in job.unmodelled}
+
+
+def test_filters_are_read_where_they_are_modelled(tmp_path: Path) -> None:
+    kwargs = {"ignore_if_contains": ["norm", "ff"], "only_if_contains": ["transformer_blocks.7."]}
+    job = read(tmp_path, train=train(), model=FLUX_DEV, network={"linear": 16, "network_kwargs": kwargs})
+    assert job.unmodelled == ()
+    assert job.network is not None
+    assert (job.network.ignore_if_contains, job.network.only_if_contains) == (("norm", "ff"), ("transformer_blocks.7.",))
+
+
+@pytest.mark.parametrize("model", [CHROMA, ZIMAGE | {"layer_offloading": True}], ids=["another architecture", "offloaded layers"])
+def test_filters_are_named_where_they_are_not(tmp_path: Path, model: dict[str, Any]) -> None:
+    job = read(tmp_path, train=train(), model=model, network=ONLY)
+    assert any(key.endswith("network_kwargs.only_if_contains") for key in named(job))
+
+
+def test_a_filter_that_leaves_no_layer_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="leaves no layer"):
+        read(tmp_path, train=train(), model=FLUX_DEV, network={"linear": 16, "network_kwargs": {"only_if_contains": []}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "prompt", "captions"),
+    [
+        ({"diff_output_preservation": True, "diff_output_preservation_class": "person"}, "person", True),
+        ({"blank_prompt_preservation": True}, "", False),
+        ({}, None, False),
+    ],
+)
+def test_what_a_step_preserves(tmp_path: Path, settings: dict[str, Any], prompt: str | None, captions: bool) -> None:
+    job = read(tmp_path, train=train(**settings), model=FLUX_DEV, network={"linear": 16}, trigger_word="p3rs0n")
+    assert job.unmodelled == ()
+    assert (job.train.preserves, job.train.preserves_captions) == (prompt, captions)
+
+
+def test_preserving_a_class_needs_a_trigger_word(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="trigger word"):
+        read(tmp_path, train=train(diff_output_preservation=True), model=FLUX_DEV, network={"linear": 16})
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        (CHROMA, {}), (ZIMAGE | {"layer_offloading": True}, {}), (ZIMAGE, {"optimizer": "automagic3"}),
+    ],
+    ids=["another architecture", "offloaded layers", "an optimizer in the backward pass"],
+)  # fmt: skip
+def test_preservation_is_named_where_it_is_not_modelled(tmp_path: Path, model: dict[str, Any], settings: dict[str, Any]) -> None:
+    job = read(tmp_path, train=train(blank_prompt_preservation=True, **settings), model=model, network={"linear": 16})
+    assert any(key.endswith("train.blank_prompt_preservation") for key in named(job))
+
+
+def test_a_decomposed_lokr_is_named(tmp_path: Path) -> None:
+    job = read(tmp_path, train=train(), model=ZIMAGE, network={"type": "lokr", "linear": 16, "lokr_full_rank": False})
+    assert any(key.endswith("network.lokr_full_rank") for key in named(job))
+
+
+def test_masks_make_a_pass_of_their_own_only_where_there_are_any(tmp_path: Path) -> None:
+    job = read(tmp_path, train=train(inverted_mask_prior=True), model=FLUX_DEV)
+    assert job.unmodelled == ()
+    assert any("no dataset has masks" in warning for warning in job.warnings)
+    masks = [{"folder_path": "/nowhere", "mask_path": "/m"}]
+    masked = read(tmp_path, train=train(inverted_mask_prior=True), model=FLUX_DEV, datasets=masks)
+    assert any(key.endswith("train.inverted_mask_prior") for key in named(masked))
