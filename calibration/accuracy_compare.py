@@ -87,6 +87,8 @@ def in_order(run: Run, job: Job) -> Job:
     for dataset in job.datasets:
         met = cached.pop(0) if cached and (dataset.cache_latents or dataset.cache_latents_to_disk) else ()
         sizes = [(bucket.width, bucket.height, bucket.frames) for bucket in dataset.buckets]
+        if any(bucket.begins for bucket in dataset.buckets):  # the first frame of each clip is encoded besides
+            met = tuple(size for size in met if size in sizes)
         if set(met) == set(sizes):
             pairs = sorted(zip(sizes, dataset.buckets, strict=True), key=lambda pair: met.index(pair[0]))
             datasets.append(replace(dataset, buckets=tuple(bucket for _, bucket in pairs)))

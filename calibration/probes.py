@@ -34,14 +34,17 @@ def words(count: int) -> str:
     return " ".join(["fox"] * count)
 
 
-def write_images(folder: Path, buckets: tuple[tuple[int, ...], ...], controlled: bool = False) -> list[dict[str, Any]]:
+def write_images(
+    folder: Path, buckets: tuple[tuple[int, ...], ...], controlled: bool = False, begins: bool = False
+) -> list[dict[str, Any]]:
     """One folder with one image (or clip) for each bucket; the resolution is large enough that its own size is the bucket.
 
-    `controlled`: and one beside it with a control image of the same size.
+    `controlled`: and one beside it with a control image of the same size. `begins`: as of an Architecture.
     """
     entries: list[dict[str, Any]] = []
     for width, height, batch, caption, *video in buckets:
-        frames, sound = video[:1], bool(video[1:] and video[1])
+        frames, marked = video[:1], bool(video[1:] and video[1])
+        sound = marked and not begins
         place = folder / f"{width}x{height}b{batch}"
         place.mkdir(parents=True, exist_ok=True)
         if frames and frames[0] > 1:
@@ -51,7 +54,7 @@ def write_images(folder: Path, buckets: tuple[tuple[int, ...], ...], controlled:
         (place / "image.txt").write_text(words(caption))
         entries.append({"folder_path": str(place), "caption_ext": "txt", "resolution": 2048, "batch_size": batch})
         if frames:
-            entries[-1].update({"num_frames": frames[0]} | ({"do_audio": True} if sound else {}))
+            entries[-1].update({"num_frames": frames[0]} | ({"do_audio": True} if sound else {"do_i2v": True} if marked else {}))
         if controlled:
             beside = place.with_name(f"{place.name}-control")
             beside.mkdir(exist_ok=True)
@@ -105,10 +108,12 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     family, optimizer = ARCHITECTURES[arch], OPTIMIZER_WITH.get(weights, OPTIMIZER_WITH_OTHERS)
     cached, unloaded, rank = index == 1, index == UNLOADED, RANKS[optimizer][index == 1]
     buckets = family.unloaded if unloaded else family.other_buckets.get(weights, family.buckets)
-    previews = family.samples
+    previews = family.other_samples.get(weights, family.samples)
     if cached and family.second is not None:
         buckets, previews = family.second
-    datasets = write_edits(run / "data", family.texts) if family.texts else write_images(run / "data", buckets, family.controlled)
+    datasets = write_edits(run / "data", family.texts) if family.texts else write_images(
+        run / "data", buckets, family.controlled, family.begins
+    )
     datasets += [] if unloaded else write_images(run / "data", family.uncontrolled[index])
     # Uncached runs have batches with cached latents too: the step's head of both. Which are cached differs for the last kind of
     # weights, so that the head of each batch size is seen at enough sizes to check its formulas.
@@ -116,7 +121,8 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     for number, entry in enumerate(datasets):
         if unloaded:  # no process of its own: forking one counts the unloaded weights on the host a second time
             entry["num_workers"] = 0
-        disk = (cached or number % 2 == turn) and not family.pictured
+        held_picture = entry.get("do_i2v", False) and entry["num_frames"] == 1
+        disk = (cached or number % 2 == turn) and not family.pictured and not held_picture
         entry.update(cache_latents_to_disk=disk, cache_text_embeddings=cached and family.caches_text)
     model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=cached)
     if weights != "bf16":
@@ -127,7 +133,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
         samples[-1].update({"num_frames": frames[0]} if frames else {})
         if family.controlled:  # the trainer brings it to the preview's size
             samples[-1]["ctrl_img"] = str(Path(datasets[0]["control_path"]) / "image.png")
-        if family.pictured:
+        if family.pictured or (family.begins and frames[1:]):
             samples[-1]["ctrl_img"] = picture(run / "data")
     for entry, count in zip(samples, family.negatives, strict=False):
         entry["neg"] = words(count)

@@ -14,6 +14,9 @@ UI_MODELS["wan 14b"] = {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch
 WAN22 = {"low_vram": True, "model_kwargs": {"train_high_noise": True, "train_low_noise": True}}  # as the web UI has it
 UI_MODELS["wan 2.2 14b"] = {"name_or_path": "ai-toolkit/Wan2.2-T2V-A14B-Diffusers-bf16", "arch": "wan22_14b:t2v", **WAN22}
 UI_MODELS["wan 2.2 i2v"] = {"name_or_path": "ai-toolkit/Wan2.2-I2V-A14B-Diffusers-bf16", "arch": "wan22_14b_i2v", **WAN22}
+UI_MODELS["wan 2.1 i2v"] = {"name_or_path": "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "arch": "wan21_i2v:14b480p"}
+UI_MODELS["wan 5b"] = {"name_or_path": "Wan-AI/Wan2.2-TI2V-5B-Diffusers", "arch": "wan22_5b", "low_vram": True}
+WEIGHTED = {"train.timestep_type": "weighted"}  # as the web UI has it for 5B
 BEGINNING = {"ctrl_img": "DATA/portraits/image0.png"}  # what a preview begins with
 LOW_VRAM = {"model.low_vram": True}
 
@@ -25,6 +28,11 @@ def clip(width: int, height: int, frames: int, prompt: str = FIRST, **more: Any)
 def frames(count: int) -> dict[str, Any]:
     """A dataset's own settings: clips of so many frames, at the 16 a second that the UI sets for Wan."""
     return {"num_frames": count, "fps": 16}
+
+
+def begun(count: int) -> dict[str, Any]:
+    """The same for Wan 2.2 5B: at 24 a second, each beginning with its own first frame; images (1) in such a dataset too."""
+    return {"num_frames": count, "fps": 24, "do_i2v": True}
 
 
 AT_THEIR_LENGTH = {"num_frames": 1, "fps": 16, "auto_frame_count": True}
@@ -69,5 +77,30 @@ JOBS = (
     Job(
         "wan22i-high-vram-b2", web_ui("wan 2.2 i2v"), (("short clips", [320], frames(21)),),
         {**HIGH_VRAM, **CACHED_TEXT, **batch(2), **rank(16), **optimizer("adamw")}, (clip(320, 256, 5, **BEGINNING),),
+    ),
+    Job(
+        "wan5b-ui", web_ui("wan 5b"), (("clips", [480], begun(33)),), WEIGHTED,
+        (clip(832, 480, 41), clip(768, 768, 17, SECOND, **BEGINNING)),
+    ),
+    Job(
+        "wan5b-81-cached", web_ui("wan 5b"), (("clips", [512], begun(81)),),
+        {**HIGH_VRAM, **CACHED_LATENTS, **CACHED_TEXT, **EMA, **rank(16), **optimizer("adamw")}, (clip(640, 352, 81, **BEGINNING),),
+    ),
+    Job(
+        "wan5b-images", web_ui("wan 5b"), (("portraits", [512, 768], {}),),
+        {**UNQUANTISED, **UNLOADED, **CACHED_LATENTS, **batch(2), **rank(64)}, (clip(512, 768, 1), clip(320, 256, 33, SECOND)),
+    ),
+    Job(
+        "wan5b-no-checkpointing", web_ui("wan 5b"), (("short clips", [320], begun(21)), ("portraits", [512], begun(1))),
+        {**WEIGHTED, **HIGH_VRAM, **NO_CHECKPOINTING, **batch(2)}, (clip(480, 320, 33), clip(512, 512, 1, SECOND)),
+    ),
+    Job("wan21i-ui", web_ui("wan 2.1 i2v"), (("clips", [368], frames(33)),), WEIGHTED, (clip(832, 480, 41, **BEGINNING),)),
+    Job(
+        "wan21i-low-vram-b2", web_ui("wan 2.1 i2v"), (("short clips", [320], frames(21)),),
+        {**LOW_VRAM, **CACHED_TEXT, **batch(2), **rank(16), **optimizer("adamw")}, (clip(320, 256, 5, **BEGINNING),),
+    ),
+    Job(
+        "wan21i-81-no-checkpointing", web_ui("wan 2.1 i2v"), (("clips", [256], frames(81)), ("portraits", [512], {})),
+        {**LOW_VRAM, **UNLOADED, **NO_CHECKPOINTING, **EMA}, (clip(480, 272, 33, **BEGINNING), clip(512, 512, 1, SECOND, **BEGINNING)),
     ),
 )  # fmt: skip

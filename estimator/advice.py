@@ -144,7 +144,9 @@ def _free_edits(job: Job) -> Iterator[Edit]:
         why = "the text encoder is used once, then leaves the card; captions can no longer be dropped or changed while training"
         edit = _train(job, "cache_text_embeddings", True, why)
         yield replace(edit, job=replace(edit.job, datasets=datasets))
-    if arch.caches_latents and not all(each.latents_cached for each in job.datasets):
+    # the trainer stops on cached images of a dataset with do_i2v
+    stills = any(bucket.begins and bucket.frames == 1 for each in job.datasets for bucket in each.buckets)
+    if arch.caches_latents and not stills and not all(each.latents_cached for each in job.datasets):
         datasets = tuple(replace(each, cache_latents_to_disk=True) for each in job.datasets)
         why = "images are encoded once, ahead of training; rules out augmentations"
         yield Edit("datasets.*.cache_latents_to_disk", False, True, why, replace(job, datasets=datasets))

@@ -12,8 +12,10 @@ from estimator.controls import BLANK, Size, cells
 from estimator.paths import profiles_dir
 from estimator.tokens import IMAGE_TEMPLATES, MAX_TEXT_TOKENS, TEMPLATES
 
-FIRST_FRAME = "first_frame"
-"""`control_images` of a model whose clips begin with a picture: in training their own first frame, in previews a given one."""
+FIRST_FRAME, GIVEN_FRAME = "first_frame", "given_frame"
+"""`control_images` of a model whose clips begin with a picture: in training their own first frame, in previews a given one. Always
+(first_frame), or where a dataset (do_i2v) or a preview (ctrl_img) says so."""
+PICTURED = (FIRST_FRAME, GIVEN_FRAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,7 +64,8 @@ def steps_of(job: Job, text_tokens: int) -> tuple[Step, ...]:
     for dataset in job.datasets:
         for bucket in dataset.buckets:
             tokens = bucket.text_tokens or dataset.text_tokens or text_tokens
-            key = (bucket.width, bucket.height, bucket.frames, dataset.batch_size, bucket.controls, bucket.sound_tokens, bucket.sound)
+            size, sound = (bucket.width, bucket.height, bucket.frames), (bucket.sound_tokens, bucket.sound)
+            key = (*size, dataset.batch_size, bucket.controls, *sound, bucket.begins)
             if key not in found or found[key].text_tokens < tokens:
                 found[key] = Batch(bucket, dataset.batch_size, tokens)
     ordered = sorted(found.values(), key=lambda b: (b.bucket.width * b.bucket.height * b.bucket.frames * b.size, b.text_tokens, b.bucket))

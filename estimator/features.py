@@ -25,6 +25,9 @@ done already, `O` tokens of a clip's sound. LTX-2's tokens are of 32 pixels each
   blocks that share an output in torch's `setReduceConfig` (ATen/native/cuda/Reduce.cuh) for 2-byte inputs:
   128-thread blocks of 32 x 4, 4 outputs a thread, at least 16 values a thread.
 
+- `sumsC_kV` (C channels, k times a variable V): the same of one sum over C channels at each of k V places, fp32 (the norms of Wan 2.2 5B's
+  decoder, of 1024 channels; one block is enough for fewer than a thousand);
+
 - `Y` = X + 64: text tokens with those of Qwen-Image-Edit's template, which the pipeline drops behind the text encoder;
 - `flashH_V` (H attention heads, V a length): the parts in which FlashAttention's forward goes through the keys where heads and rows alone
   would leave multiprocessors idle, each with a result of its own in fp32 until they are joined; 0 where it does not;
@@ -175,6 +178,10 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return key_splits(given.get("B", 1) * heads, variable(over, given))
     if name.startswith("kron"):
         return kronecker.elements(name, given["f"])
+    if name.startswith("sums"):
+        channels, over = _of(name, "sums")
+        base = over.lstrip("0123456789")
+        return reduce_blocks(int(over.removesuffix(base)) * variable(base, given), channels)
     if name.startswith("reduce"):
         width, over = _of(name, "reduce")
         return reduce_blocks(given.get("B", 1) * width, variable(over, given))

@@ -19,8 +19,8 @@ from estimator.programs import Profile, load_profile
 
 PROCESS_BYTES = 4 * GIB
 """Python, torch with CUDA's libraries, the data loader: assumed, not measured."""
-LATENT_BYTES = {"flux2": (256, 16), "flux2_klein": (256, 16)}
-"""By model class: bytes of a latent's column of channels in 2 bytes, and pixels on its side (128 channels for 16 x 16 pixels)."""
+LATENT_BYTES = {"flux2": (256, 16), "flux2_klein": (256, 16), "wan22_5b": (96, 16)}
+"""By model class: bytes of a latent's column of channels in 2 bytes, and pixels on its side (128 channels for 16 x 16 pixels; 48)."""
 LATENT_BYTES_ELSE = (32, 8)
 """The same of the other VAEs: 16 channels for 8 x 8 pixels."""
 ENCODERS = ("text_encoder0", "text_encoder1")

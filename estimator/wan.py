@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from estimator.features import image_values
+from estimator.features import IMAGE_CELLS, Cells, image_values
 from estimator.job import Bucket, Sample
-from estimator.operations import EmptyCache, MoveIn, MoveOut, Operation, Part, Release
+from estimator.operations import PREVIEW, EmptyCache, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
+from estimator.sizes import sizes_of
 
 TILE_PIXELS, TILE_STRIDE_PIXELS = 256, 192  # AutoencoderKLWan: tile_sample_min_width, tile_sample_stride_width
 
@@ -34,19 +35,19 @@ def first_frame(key: str, width: int, height: int, frames: int, batch: int) -> I
     yield from coded(key, "encode", {**image_values(width, height, frames), "B": batch}, "first frame")
 
 
-def tiled(width: int, height: int, frames: int) -> Iterator[Operation]:
+def tiled(width: int, height: int, frames: int, cells: Cells = IMAGE_CELLS) -> Iterator[Operation]:
     """A decode in tiles that are each decoded like a small clip, then joined in rows, then to the whole."""
-    values = image_values(width, height, frames)
+    values = image_values(width, height, frames, cells)
     starts = [(y, x) for y in range(0, height, TILE_STRIDE_PIXELS) for x in range(0, width, TILE_STRIDE_PIXELS)]
     for y, x in starts:
-        tile = image_values(min(TILE_PIXELS, width - x), min(TILE_PIXELS, height - y), frames)
+        tile = image_values(min(TILE_PIXELS, width - x), min(TILE_PIXELS, height - y), frames, cells)
         for done in range(values["F"]):
             yield Part(f"tile.{('first', 'second')[done] if done < 2 else 'next'}", tile, "tile")
         yield Part("tile.join", tile, "tiles")
         yield Release("tile")
         yield MoveOut("clip_features")
     for y in range(0, height, TILE_STRIDE_PIXELS):
-        yield Part("tile.row", image_values(width, min(TILE_STRIDE_PIXELS, height - y), frames), "tiles")
+        yield Part("tile.row", image_values(width, min(TILE_STRIDE_PIXELS, height - y), frames, cells), "tiles")
     yield Part("decode.joined", values, "preview")
     yield Release("tiles")
     yield Part("decode.shown", values, "preview")
@@ -61,7 +62,7 @@ class WanPlan(Plan):
         yield MoveIn("transformer")
 
     def cache_item(self, bucket: Bucket) -> Iterator[Operation]:
-        yield from coded("latents", "encode", {**image_values(bucket.width, bucket.height, bucket.frames), "B": 1}, "item")
+        yield from coded("latents", "encode", {**sizes_of(self.arch, bucket), "B": 1}, "item")
 
     def head(self, key: str, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
         if key.startswith("step.head/encoded"):
@@ -75,8 +76,7 @@ class WanPlan(Plan):
         if self.text_away and (when == "first" or self.job.train.skip_first_sample):  # they move to the card once, and stay
             for _ in [s for s in self.job.samples if s.memory_key == sample.memory_key]:
                 yield Part("preview.prompts", {"X": positive, "N": negative}, "job")
-        if not self.text_cached:  # by the encode, or by the pipeline's own move to the device
-            yield from self.text_in()
+        yield from self.before_prompts()
         if not self.text_away:
             yield self.encode(positive, "preview")
             yield self.encode(negative, "preview")
@@ -86,11 +86,16 @@ class WanPlan(Plan):
         yield from self.denoise(sample, when, {**self.rank, "X": positive, "N": negative, "B": sample.batch})
         yield from self.decoding()
         if (low_vram or self.job.model.vae_tiling) and self.tiles and max(sample.width, sample.height) > TILE_PIXELS:
-            yield from tiled(sample.width, sample.height, sample.frames)
+            yield from tiled(sample.width, sample.height, sample.frames, Cells(self.arch.cell_pixels, self.arch.cell_frames))
         else:
-            yield from coded("decode", "decode", image_values(sample.width, sample.height, sample.frames), "preview")
+            yield from coded("decode", "decode", sizes_of(self.arch, sample), "preview")
         yield Release("preview")
         yield EmptyCache()
+
+    def before_prompts(self) -> Iterator[Operation]:
+        """The text encoder comes in: for a prompt, or by the pipeline's own move to the device."""
+        if not self.text_cached:
+            yield from self.text_in()
 
     def before_pipeline(self, sample: Sample) -> Iterator[Operation]:
         """Of a preview, after its prompts are encoded."""
@@ -105,7 +110,11 @@ class WanPlan(Plan):
         """After denoising."""
         yield MoveIn("vae")
 
+    def denoising(self, sample: Sample) -> str:
+        """The part that denoises."""
+        return PREVIEW
+
     def denoise(self, sample: Sample, when: str, values: Mapping[str, int]) -> Iterator[Operation]:
         merged = f"/{when}" if self.weights == "bf16" else ""
-        size = image_values(sample.width, sample.height, sample.frames)
-        yield Part(f"preview/{self.weights}/{'cfg' if sample.guided else 'plain'}{merged}", {**size, **values}, "preview")
+        size = sizes_of(self.arch, sample)
+        yield Part(f"{self.denoising(sample)}/{self.weights}/{'cfg' if sample.guided else 'plain'}{merged}", {**size, **values}, "preview")

@@ -32,8 +32,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "driver": ({"nvml"}, set()),
     "replay": ({"allocator", "allocator_state", "allocator_expandable", "allocator_compiled"}, set()),
     "model": (
-        {"operations", "batches", "sizes", "phases", "prompts", "wan", "wan22", "edit", "flux2", "ltx2", "plans", "replay", "rows",
-         "grid", "rows_grid", "timeline", "residents"},
+        {"operations", "batches", "sizes", "phases", "prompts", "wan", "wan22", "wan_5b", "wan_i2v", "edit", "flux2", "ltx2",
+         "plans", "replay", "rows", "grid", "rows_grid", "timeline", "residents"},
         {"values", "profiles", "replay"},
     ),
     "engine": ({"engine", "outside", "intervals", "drift", "host"}, {"values", "profiles", "replay", "model"}),

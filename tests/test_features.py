@@ -66,6 +66,16 @@ def test_blocks_that_share_an_output(outputs: int, rows: int, blocks: int) -> No
     assert reduce_blocks(outputs, rows) == blocks
 
 
+@pytest.mark.parametrize(("cells", "recorded_bytes"), [(240, 125829120), (168, 110100480), (153, 120324096), (126, 115605504)])
+def test_parts_of_a_sum_over_1024_channels_as_recorded(cells: int, recorded_bytes: int) -> None:
+    """Wan 2.2 5B's decoder, first norm of its third block, four frames: partial results of 32 threads with 4 outputs of 4 bytes each."""
+    assert 256 * 32 * 4 * 4 * feature("A*sums1024_256A", {"A": cells}) == recorded_bytes
+
+
+def test_a_sum_over_few_channels_has_no_parts() -> None:
+    assert variable("sums640_256A", {"A": 200}) == 0
+
+
 def test_any_length_can_be_rounded_up_to_a_multiple() -> None:
     """3440 + 512 = 3952 = 61.75 * 64; beside a negative prompt of 21 tokens 3461, to 3488 by 32 and 3520 by 64; 4 * 3440 is whole."""
     given = {**JOINT, "N": 21}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from estimator.features import IMAGE_CELLS, Cells
+from estimator.operations import BEGUN_PREVIEW, PREVIEW, TIMED_CORE
 
 # Kinds of base weights, and the optimizer that is recorded with each
 OPTIMIZER_WITH = {"bf16": "adamw8bit", "qfloat8": "adamw", "float8": "adafactor", "uint4": "prodigy"}
@@ -22,7 +23,9 @@ def kind_of(qtype: str) -> str:
     base, _, adapter = qtype.partition("|")
     return f"{base}+recovery" if adapter else base
 
-CLIPS = ("encode.", "decode", "tile.", "latents", "step.first_frame", "preview.first_frame")  # parts of a VAE that works in chunks
+# Parts of a VAE that works in chunks, and of an image encoder over what a clip begins with
+CLIPS = ("encode.", "decode", "tile.", "latents", "step.first_frame", "preview.first_frame", "step.given_frame", "preview.given_frame")
+SEEN = ("step.picture", "preview.picture")
 # Parts that the adapter is in, where its kind is all that is recorded anew; and their previews from the start
 WITH_ADAPTER = ("setup.network", "setup.ema", "sample.enter", "sample.leave", "preview", "step.core", "step.ema", "save")
 SAMPLED = {"skip_first_sample": False}
@@ -49,8 +52,8 @@ class Layout:
     `video`: the VAE works in chunks of frames, which are parts of their own (calibration.extract.clips). `scratch`: features of kernels'
     scratch memory, besides those of column sums. `flash`: of the text encoder's attention over a text with control images. `cells`: what
     a token is of pixels and frames. `sound_per_second`: tokens of sound that video has beside its own, silent or not; its VAE then takes a
-    clip whole, or in tiles of frames (calibration.extract.sounded). `adapted`: inputs and outputs of the layers that a LoKr sits on, one
-    pair for each size (estimator.kronecker); none: the adapter is a LoRA.
+    clip whole, or in tiles of frames (calibration.extract.sounded). `norms`: of a decoder in chunks, its sums over channels. `adapted`:
+    inputs and outputs of the layers that a LoKr sits on, one pair for each size (estimator.kronecker); none: the adapter is a LoRA.
     """
 
     load: dict[str, tuple[str, ...]]
@@ -74,6 +77,7 @@ class Layout:
     cells: Cells = IMAGE_CELLS
     sound_per_second: int = 0
     adapted: tuple[tuple[int, int], ...] = ()
+    norms: tuple[str, ...] = ()
 
     def caption_tokens(self, words: int) -> int:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
@@ -114,7 +118,10 @@ class Layout:
             return own
         if self.video and (key.startswith("step.head/encoded") or kind.startswith(CLIPS)):
             clip = (*PADDED, "A", "P32", *(("A*K", "K") if kind in ("encode.next", "decode.next") else ("V", "T", "F")))
+            clip += tuple(f"A*{name}" for name in self.norms) if kind.startswith(("decode", "tile.")) else ()
             return ("1", *clip) if "/many" not in key else ("1", "B", *(f"B*{name}" for name in clip), *clip)
+        if kind in SEEN:  # of one size, after the picture was brought to it
+            return ("1", "B", "A", "B*A")
         if kind in ("setup.network", "setup.ema", "step.update", "step.ema", "save", "sample.enter", "sample.leave"):
             return ("1", *self._kron(1), *self._kron(2)) if self.adapted else ("1", "r")
         if kind == "preview.prompts":  # N first: where all negative prompts are empty, what has their tokens' size is theirs
@@ -129,13 +136,14 @@ class Layout:
             return ("1", "T", "E", "L32")
         reductions = (*self.scratch, *(f"reduce{self.width}_{length}" for length in self.reduced))
         lengths = self.lengths
-        if kind == "preview" and self.guidance == "sequential" and "/cfg" in key:
+        if kind in (PREVIEW, BEGUN_PREVIEW) and self.guidance == "sequential" and "/cfg" in key:
             lengths = (*lengths, "N", *("G" + name[1:] for name in lengths if name.startswith("S")))
         if kind == "preview" and self.guidance == "batched" and "/cfg" in key:  # each prompt is padded by itself before they meet
             lengths = (*lengths, "N", "N32")
         if self.adapted:
             return self._with_lokr(key, (*lengths, *self.masks, "E", "L32"), reductions)
-        single = (*lengths, *self.masks, "E", "L32", *(f"r*{length}" for length in lengths), *reductions)
+        timed = ("A",) if kind == TIMED_CORE else ()  # pixels of a first frame
+        single = (*lengths, *timed, *self.masks, "E", "L32", *(f"r*{length}" for length in lengths), *reductions)
         if not key.endswith("/many"):
             return ("1", "r", *single)
         later = ("B>2", "B>3", "B>2*T", "B>3*T") if self.sample_by_sample and kind.startswith("step.core") else ()
@@ -148,16 +156,19 @@ class Architecture:
     Video models have the number of frames at the end of both.
 
     `other_buckets`: instead of `buckets` with a kind of base weights, so that what does not depend on weights is seen at more sizes.
+    `other_samples`: the same instead of `samples`.
     `negatives`: words of each preview's negative prompt (none: all empty).
     `relative`: an architecture with the same text encoder and VAE, whose recordings of them serve where an own one is lacking (text
     encoder and transformer may be quantised differently, and not every pair was recorded). `caches_text`: the trainer can; where it
     cannot, the text encoder is unloaded instead. `weights`: qtypes, as a config has them. `texts`: (caption words, sizes of control
     images) of each text, where only the text encoder is recorded. `own`: beginnings of the parts that are recorded; all else is the
-    relative's, to the last weight (none: all parts are its own). `unloaded`: buckets of a further job, whose text encoder is unloaded
-    without its text being cached, with cached latents for each second one; heads of steps are taken from it alone. `controlled`: each
-    image and preview has a control image of its own size, but for the `uncontrolled` buckets, which the two jobs of each kind of weights
-    have besides. `pictured`: each preview begins with a given picture, and latents cannot be cached. `train`: settings of the `train`
-    section that its probe jobs have besides. `second`: buckets and previews of the second job of each kind of weights
+    relative's, to the last weight (none: all parts are its own). `left`: beginnings of parts that are left to the relative.
+    `unloaded`: buckets of a further job, whose text encoder is unloaded without its text being cached, with cached latents for each
+    second one; heads of steps are taken from it alone. `controlled`: each image and preview has a control image of its own size, but
+    for the `uncontrolled` buckets, which the two jobs of each kind of weights have besides. `pictured`: each preview begins with a given
+    picture, and latents cannot be cached. `begins`: 1 behind a bucket's frames has its clips begin with their own first frame, behind a
+    preview's it begins with a given picture; images among such buckets are never cached (the trainer stops on them). `train`: settings
+    of the `train` section that its probe jobs have besides. `second`: buckets and previews of the second job of each kind of weights
     (none: those of the first). `factors`: of a LoKr that is trained instead of a LoRA, of the two jobs.
     """
 
@@ -168,14 +179,17 @@ class Architecture:
     relative: str | None = None
     weights: tuple[str, ...] = field(default=tuple(OPTIMIZER_WITH))
     other_buckets: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    other_samples: dict[str, tuple[tuple[int, int, float, int, *tuple[int, ...]], ...]] = field(default_factory=dict)
     caches_text: bool = True
     negatives: tuple[int, ...] = ()
     texts: Texts = ()
     own: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     unloaded: tuple[tuple[int, ...], ...] = ()
     controlled: bool = False
     uncontrolled: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] = ((), ())
     pictured: bool = False
+    begins: bool = False
     train: dict[str, Any] = field(default_factory=dict)
     second: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int, float, int, *tuple[int, ...]], ...]] | None = None
     factors: tuple[int, int] | None = None

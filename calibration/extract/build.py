@@ -124,7 +124,8 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
         found_here = occurrences(run, layout, bool(family.texts))
         unloaded = bool(family.unloaded) and run.config["train"].get("unload_text_encoder", False)
         for part in _cut(run, found_here, layout):
-            if part.key in kept.programs or (unloaded and "/unloaded/" not in part.key):
+            elsewhere = part.key in kept.programs or part.key.startswith(family.left)
+            if elsewhere or (unloaded and "/unloaded/" not in part.key):
                 continue
             if family.owns(part.key):
                 found[part.key].append(part)
@@ -168,7 +169,7 @@ def _cut(run: Run, found: Iterator[Occurrence], layout: Layout) -> Iterator[Occu
     """Parts of video cut further."""
     if layout.sound_per_second:
         return sounded.split(run, found, layout)
-    return clips.split(run, found) if layout.video else found
+    return clips.split(run, found, layout.cells) if layout.video else found
 
 
 def own_of(family: Architecture, tables: dict[str, Any]) -> dict[str, Any]:

@@ -14,33 +14,34 @@ from dataclasses import replace
 
 from calibration.extract.parts import MOVED, Occurrence, component
 from calibration.extract.runs import Phase, Run
-from estimator.features import image_values
+from estimator.features import Cells, image_values
+from estimator.operations import BEGUN_PREVIEW, CORE, PREVIEW, TIMED_CORE
 
-FIRST_FRAME = "first_frame"  # the trainer's add_first_frame_conditioning (calibration/trainer/video.py)
+FIRST_FRAME, GIVEN_FRAME = "first_frame", "given_frame"  # the trainer's add_first_frame_conditioning, _v22 (calibration/trainer/video.py)
+PICTURE = "picture"  # an image encoder's (Wan 2.1 I2V)
 TILE_PIXELS, TILE_STRIDE_PIXELS = 256, 192  # AutoencoderKLWan: tile_sample_min_width, tile_sample_stride_width
+LATENTS_PER_EDGE = 2  # of a token: the transformer's patch
 
 
-def split(run: Run, found: Iterable[Occurrence]) -> Iterator[Occurrence]:
+def split(run: Run, found: Iterable[Occurrence], cells: Cells) -> Iterator[Occurrence]:
     """Parts of a run, those cut that hold a clip's encoding or decoding."""
     phases = run.root.walk()
+    encodes = [p for p in phases if p.name == "vae_encode"]
     chunks = [p for p in phases if p.name in ("vae_decoder", "vae_encoder")]
     decodes = [p for p in phases if p.name == "vae_decode"]
     singles = [p for p in phases if p.name == "generate_single_image"]
     moves = [p for p in phases if p.name == "expert_to"]
-    for part in found:
-        whole = part
-        if moves:
-            part = _without_experts(part, moves)
-        kind, many = part.key.split("/")[0], "many" if part.values.get("B", 1) > 1 else "one"
-        pictures = _inside(whole, [p for p in phases if p.name == FIRST_FRAME])
-        if pictures and kind in ("preview", "step.core"):
-            part, given = _apart(part, pictures)
-            yield from _coded(given, f"{kind.split('.')[0]}.first_frame/{many}", "encode", many, _inside(given, chunks))
+    for whole in found:
+        kind, many = whole.key.split("/")[0], "many" if whole.values.get("B", 1) > 1 else "one"
+        part, cut = _without_pictures(_without_experts(whole, moves) if moves else whole, whole, phases, chunks)
+        yield from cut
         if kind == "preview":
             decode = _inside(whole, decodes)[0]
-            yield from _preview(part, next(p for p in singles if p.first <= decode.first < p.last), decode, chunks)
+            single = next(p for p in singles if p.first <= decode.first < p.last)
+            yield from _preview(part, single, decode, chunks, cells)
         elif kind == "cache_latents.item":
-            yield from _coded(part, "latents", "encode", many, _inside(part, chunks))
+            own = _inside(part, encodes)  # the second is of the clip's first frame
+            yield from _coded(part, "latents" if len(own) == 1 else "latents.begun", "encode", many, own[0].inner)
         elif part.key.startswith("step.head/encoded"):
             yield from _coded(part, part.key, "encode", many, _inside(part, chunks))
         elif kind == "load.text":  # with low_vram the transformer comes to the card here
@@ -50,6 +51,30 @@ def split(run: Run, found: Iterable[Occurrence]) -> Iterator[Occurrence]:
             yield _without_padding_loop(part)
         else:
             yield part
+
+
+def _without_pictures(part: Occurrence, whole: Occurrence, phases: list[Phase], chunks: list[Phase]) -> tuple[Occurrence, list[Occurrence]]:
+    """A step's core or a preview without what is made of the picture that a clip begins with, and the parts that it is made in."""
+    kind, many = part.key.split("/")[0], "many" if part.values.get("B", 1) > 1 else "one"
+    if kind not in (PREVIEW, CORE, TIMED_CORE):
+        return part, []
+    beginning, cut = kind.split(".")[0], list[Occurrence]()
+    if kind != CORE and (held := _inside(whole, [p for p in phases if p.name == GIVEN_FRAME])):
+        if kind == PREVIEW:  # with the picture's pixels
+            singles = [p for p in phases if p.name == "generate_single_image"]
+            held = [replace(one, first=max(p.first for p in singles if p.first <= one.first)) for one in held]
+        part, given = _apart(part, held)
+        part = replace(part, key=part.key.replace(f"{PREVIEW}/", f"{BEGUN_PREVIEW}/"))
+        source = "" if kind == PREVIEW else "encoded/" if _inside(given, chunks) else "cached/"
+        values = {key: given.values.get(key, 1) for key in ("T", "E", "A", "F", "B")}
+        cut.append(replace(given, key=f"{beginning}.given_frame/{source}{many}", values=values))
+    if kind != TIMED_CORE and (shown := _inside(whole, [p for p in phases if p.name == PICTURE])):
+        part, given = _apart(part, shown)
+        cut.append(replace(given, key=f"{beginning}.picture/{many}"))
+    if kind != TIMED_CORE and (pictures := _inside(whole, [p for p in phases if p.name == FIRST_FRAME])):
+        part, given = _apart(part, pictures)
+        cut += _coded(given, f"{beginning}.first_frame/{many}", "encode", many, _inside(given, chunks))
+    return part, cut
 
 
 def _apart(part: Occurrence, pictures: list[Phase]) -> tuple[Occurrence, Occurrence]:
@@ -122,7 +147,7 @@ def _name_what_crosses(part: Occurrence, first: int, last: int) -> None:
         tensors[k].names.append(f"clip:whole{number}")
 
 
-def _preview(part: Occurrence, single: Phase, decode: Phase, chunks: list[Phase]) -> Iterator[Occurrence]:
+def _preview(part: Occurrence, single: Phase, decode: Phase, chunks: list[Phase], cells: Cells) -> Iterator[Occurrence]:
     """Prompts, denoising without moves of components, decoding."""
     run = part.run
     events = [e for e in part.events if component(run.tensors[run.events[e][1]].name) not in MOVED]
@@ -135,10 +160,10 @@ def _preview(part: Occurrence, single: Phase, decode: Phase, chunks: list[Phase]
     yield Occurrence(run, "/".join((name, weights, guidance, *when)), events[head:body], part.values)
     sizes = {key: part.values[key] for key in ("T", "E", "A", "F")}
     end = Occurrence(run, "decode", events[body:], sizes)
-    width, height = decode.info["shape"][-1] * 8, decode.info["shape"][-2] * 8
+    width, height = (decode.info["shape"][axis] * cells.edge // LATENTS_PER_EDGE for axis in (-1, -2))
     inside = _inside(end, chunks)
     if len(inside) > part.values["F"]:  # each tile's chunks
-        yield from _tiled(end, decode, (width, height), inside)
+        yield from _tiled(end, decode, (width, height), inside, cells)
     else:
         yield from _coded(end, "decode", "decode", "one", inside)
 
@@ -161,7 +186,7 @@ def _place(name: str | None) -> tuple[int, ...]:
     return tuple(int(n) for n in (name or ":0").split(":")[1].split("."))
 
 
-def _tiled(part: Occurrence, decode: Phase, size: tuple[int, int], chunks: list[Phase]) -> Iterator[Occurrence]:
+def _tiled(part: Occurrence, decode: Phase, size: tuple[int, int], chunks: list[Phase], cells: Cells) -> Iterator[Occurrence]:
     """Decoding in tiles, as low_vram has it: each tile like a small clip, joined; rows of tiles; the whole; and what is made of it.
 
     Blending writes into the tiles, through small tensors for each line of pixels: those are left out.
@@ -170,7 +195,7 @@ def _tiled(part: Occurrence, decode: Phase, size: tuple[int, int], chunks: list[
     places = tiles(*size)
     for number, (width, height) in enumerate(places):
         own = chunks[number * count : (number + 1) * count]
-        area = image_values(width, height)
+        area = image_values(width, height, cells=cells)
         values = {"T": area["A"] * count, "E": area["E"], "A": area["A"], "F": count}
         for done, chunk in enumerate(own):
             name = ("first", "second")[done] if done < 2 else "next"
@@ -183,7 +208,8 @@ def _tiled(part: Occurrence, decode: Phase, size: tuple[int, int], chunks: list[
     for row in [min(TILE_STRIDE_PIXELS, height - y) for y in range(0, height, TILE_STRIDE_PIXELS)]:
         event = next(e for e in made if _allocates(run, e, _pixel_bytes(width, row, count)))
         made.remove(event)
-        yield Occurrence(run, "tile.row", [event], {**image_values(width, row), "T": width * row // 256 * count, "F": count})
+        area = image_values(width, row, cells=cells)
+        yield Occurrence(run, "tile.row", [event], {**area, "T": area["A"] * count, "F": count})
     large = {run.events[e][1] for e in made if _allocates(run, e, _pixel_bytes(width, height, count))}
     joined = [e for e in range(chunks[-1].last, decode.last) if run.events[e][1] in large]
     yield Occurrence(run, "decode.joined", joined, part.values)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from calibration.architectures.base import Layout, kind_of
-from calibration.extract.runs import Phase, Run
+from calibration.extract.runs import Phase, Run, first_preview
 from estimator.features import image_values
-from estimator.operations import CONTROLLED_CORE, CORE, SOUND_CORE
+from estimator.operations import CONTROLLED_CORE, CORE, SOUND_CORE, TIMED_CORE, TIMED_IMAGE_CORE
 
-MOVED = ("transformer", "vae", "text_encoder0", "text_encoder1", "connectors", "vocoder")
+MOVED = ("transformer", "vae", "text_encoder0", "text_encoder1", "connectors", "vocoder", "image_encoder")
 PER_SECOND = 24  # frames: default of a dataset, and what LTX-2's pipeline takes a preview to have
 
 
@@ -135,14 +135,15 @@ def sizes_of(layout: Layout, width: int, height: int, frames: int = 1) -> dict[s
 
 
 def caching_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
-    """One image's latent: what lies between the move that brings the VAE in and the one that takes it out."""
+    """One image's latent: between the move that brings the VAE in and the one that takes it out. A clip's first frame may follow it."""
+    most = 2 if layout.video and not layout.sound_per_second else 1
     for phase in run.root.inner:
         if phase.name != "cache_latents":
             continue
         encode = [p for p in phase.inner if p.name == "vae_encode"]
         enter = [p for p in phase.inner if p.name == "set_device_state"]
         leave = [p for p in phase.inner if p.name == "restore_device_state"]
-        if len(encode) == 1 and enter and leave:
+        if 1 <= len(encode) <= most and enter and leave:
             _, _, *frames, height, width = encode[0].info["shape"]
             events = list(range(enter[0].last, leave[0].first))
             yield Occurrence(run, "cache_latents.item", events, sizes_of(layout, width, height, *frames))
@@ -169,7 +170,7 @@ def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]], layout: Lay
             trained = True
         if phase.name != "sample":
             continue
-        enter = next(p for p in phase.inner if p.name == "set_device_state")
+        enter = next((p for p in phase.inner if p.name == "set_device_state"), None) or first_preview(phase)
         leave = next(p for p in phase.inner if p.name == "restore_device_state")
         when, rank = "later" if trained else "first", adapter(run)
         ema = "ema" if (run.config["train"].get("ema_config") or {}).get("use_ema") else "none"
@@ -270,6 +271,8 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layo
                 encode = _without_moves(run, list(range(condition.first, condition.last)))
                 yield Occurrence(run, f"step.control{_batch_key(batch)}", encode, values)
         kind = CONTROLLED_CORE if controlled else SOUND_CORE if bucket.get("sound") else CORE
+        if bucket.get("begins"):
+            kind = TIMED_CORE if bucket["frames"] > 1 else TIMED_IMAGE_CORE
         core = f"{kind}/{weights}/{checkpointing}{_batch_key(batch)}"
         yield Occurrence(run, core, list(range(condition.last, clip.first)), values)
         when = "first" if first_step else "later"

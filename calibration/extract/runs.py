@@ -78,6 +78,12 @@ class Run:
     calls: list[Call] = field(default_factory=list)
 
 
+def first_preview(phase: Phase) -> Phase:
+    """Where nothing is moved for a round of previews (Wan 2.1 I2V with low_vram): just before its first one."""
+    first = next(p for p in phase.inner if p.name in ("encode_prompt", "generate_single_image")).first
+    return Phase("enter", first, {}, first)
+
+
 def read(folder: Path) -> Run:
     """Read result.json, trace.npz and config.yaml of a recorded run."""
     import yaml

@@ -70,7 +70,7 @@ def bucket_info(batch: Any) -> dict[str, Any]:
     return {
         "batch": len(batch.file_items), "width": item.crop_width, "height": item.crop_height, "frames": getattr(item, "num_frames", 1),
         "latents": shape_of(getattr(batch, "latents", None)), "pixels": shape_of(pixels), "text": cached_tokens(batch),
-        "sound": sounds.has_sound(batch),
+        "sound": sounds.has_sound(batch), "begins": getattr(getattr(batch, "dataset_config", None), "do_i2v", False),
     }  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def record_model(process: Any) -> None:
         if os.environ.get("TRAINER_STOP") == "load":
             sys.exit(0)
         name_modules(sd)
-        video.record_experts(R, sd.unet)
+        video.record_experts(R, sd)
         R.open("setup")
         record_vae(sounds.record(R, sd))
 

@@ -94,7 +94,9 @@ class Names:
             if isinstance(module, torch.nn.Module):
                 own = (tensor for tensor in apply_order(module) if id(tensor) not in adapter_set)
                 yield from ((name, index, tensor) for index, tensor in enumerate(own))
-        for name, module in beside(sd):
+        for name, module in (*beside(sd), ("image_encoder", getattr(sd, "image_encoder", None))):
+            if not isinstance(module, torch.nn.Module):
+                continue
             yield from ((name, index, tensor) for index, tensor in enumerate(apply_order(module)))
         for index, parameter in enumerate(adapter):
             yield "adapter", index, parameter

@@ -7,7 +7,9 @@ from typing import Any
 
 from calibration.trainer.recorder import Recorder
 
-FIRST_FRAME = "add_first_frame_conditioning"  # of image to video: each step and preview encodes a clip that begins with a picture
+# Of image to video: each step and preview encodes a clip that begins with a picture; or (Wan 2.2 5B) the picture alone
+FIRST_FRAMES = {"add_first_frame_conditioning": "first_frame", "add_first_frame_conditioning_v22": "given_frame"}
+UNSEEN_MOVES = ("wan22_5b", "wan21_i2v")  # architectures whose pipeline has the transformer go and come back between two marks
 
 
 def experts(transformer: Any) -> list[Any]:
@@ -27,12 +29,32 @@ def switch_checkpointing(transformer: Any, on: bool) -> None:
             one.gradient_checkpointing = False
 
 
-def record_experts(recorder: Recorder, transformer: Any) -> None:
-    """The moves of two experts, which come and go between two marks."""
-    for expert in experts(transformer) if len(experts(transformer)) > 1 else ():
+def record_experts(recorder: Recorder, sd: Any) -> None:
+    """The moves of two experts, or of the one transformer, which come and go between two marks."""
+    found = experts(sd.unet)
+    for expert in found if len(found) > 1 or getattr(sd, "arch", None) in UNSEEN_MOVES else ():
         expert.to = recorder.wrap(expert.to, "expert_to")
+    record_image_encoder(recorder, sd)
+
+
+def record_image_encoder(recorder: Recorder, sd: Any) -> None:
+    """Wan 2.1 I2V's: it comes for a picture, in steps and previews, whose clip the previews' pipeline encodes by itself."""
+    encoder = getattr(sd, "image_encoder", None)
+    if encoder is None or not hasattr(sd, "preprocess_clip_image"):
+        return
+    from diffusers import WanImageToVideoPipeline
+    from toolkit.models.wan21.wan21_i2v import AggressiveWanI2VUnloadPipeline
+
+    encoder.to = recorder.wrap(encoder.to, "expert_to")
+    encoder.forward = recorder.wrap(encoder.forward, "picture")
+    sd.preprocess_clip_image = recorder.wrap(sd.preprocess_clip_image, "picture")
+    WanImageToVideoPipeline.prepare_latents = recorder.wrap(WanImageToVideoPipeline.prepare_latents, "first_frame")
+    for pipeline in (WanImageToVideoPipeline, AggressiveWanI2VUnloadPipeline):
+        pipeline.encode_image = recorder.wrap(pipeline.encode_image, "picture")
 
 
 def record_first_frames(recorder: Recorder) -> None:
-    for module in [m for name, m in sys.modules.items() if name.startswith(("toolkit", "extensions")) and hasattr(m, FIRST_FRAME)]:
-        setattr(module, FIRST_FRAME, recorder.wrap(getattr(module, FIRST_FRAME), "first_frame"))
+    for module in [m for name, m in sys.modules.items() if name.startswith(("toolkit", "extensions"))]:
+        for function, phase in FIRST_FRAMES.items():
+            if hasattr(module, function):
+                setattr(module, function, recorder.wrap(getattr(module, function), phase))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from estimator.archs import FIRST_FRAME, Arch
+from estimator.archs import GIVEN_FRAME, PICTURED, Arch
 from estimator.controls import ASSUMED, FITTED, MOST_IMAGES, PROMPTS, TOKENS, Size
 from estimator.datasets import Image, pair_of, size_of
 from estimator.job import Sample, Train
@@ -17,7 +17,7 @@ from estimator.trainers.section import Section, shown
 
 NUMBERED = tuple(f"control_path_{k}" for k in range(1, MOST_IMAGES + 1))
 DATASET_KEYS = frozenset({"control_path", *NUMBERED})  # read here, where the architecture has control images
-ONE = (FITTED, FIRST_FRAME)  # kinds that take one picture for a preview, and bring it to the preview's size
+ONE = (FITTED, *PICTURED)  # kinds that take one picture for a preview, and bring it to the preview's size
 NAMED_FILES = 5
 SMALL: Size = (512, 512)  # what a control image is resized to without full_size_control_images
 
@@ -47,7 +47,7 @@ class ControlRule:
 
 def read_controls(section: Section, arch: Arch, train: Train, *, cached: bool, batch_size: int) -> ControlRule:
     """The control folders of a dataset entry; what the trainer stops on is a problem."""
-    if not arch.control_images or arch.control_images == FIRST_FRAME:
+    if not arch.control_images or arch.control_images in PICTURED:
         return ControlRule()
     found, folders = section.found, _folders(section)
     if arch.control_images != PROMPTS:
@@ -147,7 +147,7 @@ def sample_controls(section: Section, arch: Arch, flagged: str = "") -> tuple[tu
 
 def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch) -> None:
     """The trainer stops at a preview that has no control image."""
-    if arch.control_images == TOKENS:
+    if arch.control_images in (TOKENS, GIVEN_FRAME):
         return
     fitted = arch.control_images in ONE
     without = [str(number) for number, one in enumerate(samples, 1) if not (one.controls if fitted else one.seen)]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from estimator.archs import FIRST_FRAME, Arch
+from estimator.archs import PICTURED, Arch
 from estimator.buckets import bucket_size, square_bucket, worst_bucket
 from estimator.controls import Size, pixels
 from estimator.datasets import Image, Scan, caption_of, scan
@@ -19,7 +19,7 @@ from estimator.trainers.aitoolkit_controls import DATASET_KEYS, ControlRule, che
 from estimator.trainers.aitoolkit_entry import DEFAULT_RESOLUTION, caption_ending, copies, resolutions, scale
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.aitoolkit_train import MAX_BATCH
-from estimator.trainers.aitoolkit_video import FrameRule, read_frames
+from estimator.trainers.aitoolkit_video import FrameRule, check_begins, read_frames
 from estimator.trainers.section import Findings, Section, shown
 from estimator.tree import KeyPath
 
@@ -91,7 +91,7 @@ def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, 
 
 def _entry(section: Section, train: Train, trigger: str | None, arch: Arch) -> _Entry:
     found = section.found
-    check_keys(section, "datasets", DATASET_KEYS if arch.control_images not in (None, FIRST_FRAME) else frozenset())
+    check_keys(section, "datasets", DATASET_KEYS if arch.control_images not in (None, *PICTURED) else frozenset())
     folder = section.text("dataset_path") or section.text("folder_path")
     if not folder:
         found.problem(section.at("folder_path"), "no folder", "the trainer stops without it", "give the folder of the images")
@@ -205,12 +205,15 @@ def _at_resolutions(entry: _Entry, scanned: Scan, arch: Arch) -> list[Dataset]:
         text = arch.fixed_text_tokens if entry.only_text is None else arch.text_tokens(entry.only_text)
         if entry.controls.folders and text is None:
             text = arch.max_text_tokens + arch.text_tokens("", entry.controls.assumed)
-        return [replace(entry.dataset, resolution=r, buckets=(_worst(entry, r, arch),), text_tokens=text) for r in entry.resolutions]
+        worst = {r: (_worst(entry, r, arch),) for r in entry.resolutions}
+        check_begins(entry.section, entry.dataset, worst)
+        return [replace(entry.dataset, resolution=r, buckets=worst[r], text_tokens=text) for r in entry.resolutions]
     controls = {image.path: entry.controls.of(image) for image in scanned.images}
     check_pairs(entry.section, entry.controls, controls)
     tokens = _caption_tokens(entry, scanned, arch, controls)
     longest = max(tokens.values()) if arch.fixed_text_tokens is None else arch.fixed_text_tokens
     buckets = {r: _buckets(entry, scanned.images, r, arch, tokens, controls) for r in entry.resolutions}
+    check_begins(entry.section, entry.dataset, buckets)
     return [replace(entry.dataset, resolution=r, buckets=buckets[r], text_tokens=longest, scanned=True) for r in entry.resolutions]
 
 
@@ -218,7 +221,9 @@ def _worst(entry: _Entry, resolution: int, arch: Arch) -> Bucket:
     if entry.frames.auto:
         entry.section.found.not_modelled(entry.section.at("auto_frame_count"), True, "clips that are not here have a length of their own")
     size = square_bucket(resolution) if entry.square else worst_bucket(resolution, arch.bucket_divisor)
-    return entry.frames.with_sound(Bucket(*size, entry.frames.frames, controls=entry.controls.assumed), arch, None)
+    frames = entry.frames
+    bucket = Bucket(*size, frames.frames, controls=entry.controls.assumed, begins=frames.begins)
+    return frames.with_sound(bucket, arch, None)
 
 
 def _buckets(
@@ -230,7 +235,7 @@ def _buckets(
     for image in images:
         width, height = max(1, int(image.width * entry.scale)), max(1, int(image.height * entry.scale))
         key = (*size(width, height), entry.frames.of(image))
-        known = entry.frames.with_sound(buckets.get(key, Bucket(*key)), arch, image)
+        known = entry.frames.with_sound(buckets.get(key, Bucket(*key, begins=entry.frames.begins)), arch, image)
         unlike |= {key} if known.controls and controls[image.path] not in ((), known.controls) else set()
         most = max(known.controls, controls[image.path], key=lambda sizes: (len(sizes), pixels(sizes)))
         longest = max(known.text_tokens, tokens.get(image.path, 0))

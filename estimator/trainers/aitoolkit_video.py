@@ -8,11 +8,12 @@ diffusers c9438378: WanPipeline.__call__ (rounding of previews), LTX2Pipeline.__
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from estimator.archs import FIRST_FRAME, Arch
+from estimator.archs import GIVEN_FRAME, PICTURED, Arch
 from estimator.datasets import Image
-from estimator.job import Bucket
+from estimator.job import Bucket, Dataset
 from estimator.trainers.section import Section
 
 DEFAULT_PER_SECOND = 24
@@ -26,6 +27,7 @@ class FrameRule:
     """`video`: the folder is searched for clips too. `auto`: each clip at its own length, taken at `per_second`; else all have `frames`.
 
     `trim`: of `auto`: rounded down to what fits into the clip, not up. `step`: frames of a latent frame. `sound`: clips' own is trained.
+    `begins`: do_i2v, of a model that can: clips begin with their own first frame.
     """
 
     video: bool = False
@@ -35,6 +37,7 @@ class FrameRule:
     trim: bool = True
     step: int = WAN_FRAMES
     sound: bool = False
+    begins: bool = False
 
     def of(self, image: Image) -> int:
         """Frames that an image or clip is trained at."""
@@ -55,8 +58,9 @@ class FrameRule:
 def read_frames(section: Section, arch: Arch) -> FrameRule:
     """The frame settings of a dataset entry. Those that ask for video of a model that has none are not modelled."""
     frames, auto = section.whole("num_frames", 1, 1, MAX_FRAMES), section.truth("auto_frame_count", False)
+    begins = arch.control_images == GIVEN_FRAME and section.truth("do_i2v", False)
     if frames == 1 and not auto:
-        return FrameRule(per_second=_per_second(section)) if arch.sound_per_second else FrameRule()
+        return FrameRule(per_second=_per_second(section)) if arch.sound_per_second else FrameRule(begins=begins)
     if not arch.video:
         key = "auto_frame_count" if auto else "num_frames"
         section.found.not_modelled(section.at(key), section.values[key], "trains on video")
@@ -69,7 +73,18 @@ def read_frames(section: Section, arch: Arch) -> FrameRule:
         section.found.problem(section.at("num_frames"), f"{frames} frames", why, f"use {near} or {near + arch.cell_frames}")
     sound = section.truth("do_audio", False) and arch.sound_per_second > 0
     trim = section.truth("trim_auto_frame_count_tail", True)
-    return FrameRule(True, frames, auto, _per_second(section), trim, arch.cell_frames, sound)
+    return FrameRule(True, frames, auto, _per_second(section), trim, arch.cell_frames, sound, begins)
+
+
+def check_begins(section: Section, dataset: Dataset, buckets: Mapping[int, tuple[Bucket, ...]]) -> None:
+    """With do_i2v a step looks for an image's first frame among its pixels, which are not read where its latent is cached.
+
+    Source: wan22_5b_model.py (get_noise_prediction); toolkit/data_transfer_object/data_loader.py (DataLoaderBatchDTO.tensor), 27a03a91.
+    """
+    if dataset.latents_cached and any(one.begins and one.frames == 1 for own in buckets.values() for one in own):
+        why = "a clip's first frame is cached with it, an image has none, and the trainer stops on it"
+        fix = "set do_i2v: false for images, or do not cache their latents"
+        section.found.problem(section.at("do_i2v"), "images with do_i2v and cached latents", why, fix)
 
 
 def _per_second(section: Section) -> float:
@@ -87,7 +102,8 @@ def preview_frames(asked: int, arch: Arch, low_vram: bool) -> int:
     if not arch.video:
         return 1
     step = arch.cell_frames
-    if (low_vram and arch.model_class == "wan") or arch.control_images == FIRST_FRAME or arch.sound_per_second:
+    pictured = arch.control_images in PICTURED and arch.model_class != "wan21_i2v"  # whose trainer leaves it to diffusers
+    if (low_vram and arch.model_class == "wan") or pictured or arch.sound_per_second:
         return 1 + (max(asked, 1) - 1) // step * step
     whole = asked if asked % step == 1 else asked // step * step + 1
     return max(whole, 1)
