@@ -131,6 +131,10 @@ class CompiledAllocator:
         twin._take(self._library.core_copy(self._core))
         return twin
 
+    def limit(self, capacity_bytes: int | None) -> None:
+        """As Allocator.limit."""
+        self._counters.capacity = -1 if capacity_bytes is None else capacity_bytes // UNIT_BYTES
+
     def malloc(self, key: int, size_bytes: int) -> int:
         """As Allocator.malloc."""
         if size_bytes < 0:

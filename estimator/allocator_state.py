@@ -166,6 +166,10 @@ class AllocatorState:
             segment["blocks"].append([address * UNIT_BYTES, size * UNIT_BYTES, size * UNIT_BYTES if live else 0, state])
         return result
 
+    def limit(self, capacity_bytes: int | None) -> None:
+        """What segments may take together from now on (None: unbounded). Not with expandable segments, whose addresses depend on it."""
+        self._capacity = None if capacity_bytes is None else capacity_bytes // UNIT_BYTES
+
     def seed(self, segments: Iterable[Mapping[str, Any]]) -> None:
         """Start from an existing state, such as a memory snapshot: replaces everything, and resets peaks and counters.
 

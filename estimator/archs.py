@@ -32,6 +32,7 @@ class Arch:
     max_text_tokens: int = MAX_TEXT_TOKENS
     te_qtype_key: str = "qtype_te"
     guidance: str = "none"
+    attention: tuple[int, int] | None = None
     model_class: str = "base"
     template: str | None = None
     model_kwargs: tuple[str, ...] = ()

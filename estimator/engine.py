@@ -7,7 +7,7 @@ between, or survival only by releasing cached blocks again and again (slow).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate, Interval, PhaseEstimate
 from estimator.gpus import Gpu
@@ -24,7 +24,7 @@ RECORDED_CAPABILITY = "8.9"  # of the emulated device that the programs were rec
 FLASH_FROM = 8  # major compute capability: FlashAttention-2 needs Ampere (torch sdp_utils.cpp: check_flash_attention_hardware_support)
 CUDNN_ATTENTION = ("9.0", "10.0")  # where torch 2.14 picks cuDNN attention (emulated_cuda/README: read off the real dispatch)
 
-_kept: dict[tuple[str, int | None, int, bool], Simulation] = {}  # a job's replays serve every card of `--gpu all`
+_kept: dict[tuple[str, int, bool], dict[int | None, Simulation]] = {}  # a job's replays, by capacity: for every card of `--gpu all`
 
 
 Replayer = Callable[[int, bool], Simulation]
@@ -32,10 +32,15 @@ Replayer = Callable[[int, bool], Simulation]
 
 
 def _replay(job: Job, capacity_bytes: int | None, workspace_bytes: int, only_before_steps: bool = False) -> Simulation:
-    key = (repr(job), capacity_bytes, workspace_bytes, only_before_steps)
-    if key not in _kept:
-        _kept[key] = simulate(job, capacity_bytes=capacity_bytes, workspace_bytes=workspace_bytes, only_before_steps=only_before_steps)
-    return _kept[key]
+    kept = _kept.setdefault((repr(job), workspace_bytes, only_before_steps), {})
+    if capacity_bytes in kept:
+        return kept[capacity_bytes]
+    for capacity, made in kept.items() if capacity_bytes is not None and not job.expandable_segments else ():
+        if capacity is not None and capacity_bytes is not None and made.granted_bytes <= capacity_bytes <= capacity:
+            return made
+    made = simulate(job, capacity_bytes=capacity_bytes, workspace_bytes=workspace_bytes, only_before_steps=only_before_steps)
+    kept[capacity_bytes] = made
+    return made
 
 
 def estimate_job(job: Job, gpu: Gpu, *, fast: bool = False, required: bool = False) -> Estimate:
@@ -49,24 +54,55 @@ def estimate_job(job: Job, gpu: Gpu, *, fast: bool = False, required: bool = Fal
     workspace = workspace_of(gpu)
     residual = residual_for(gpu, job)
     assumptions = (*_assumptions(job, gpu), *residual.reasons)
+    rows = rows_of(job, gpu)
     if fast:
-        return _judge_fast(job, gpu, residual, bound(job, workspace_bytes=workspace), assumptions)
-    free = _replay(job, None, workspace)
-    estimate = _judge(job, gpu, residual, free, lambda capacity, early: _replay(job, capacity, workspace, early), assumptions)
+        return _judge_fast(job, gpu, residual, rows, assumptions)
+    free, space = _replay(job, None, workspace), room(gpu, residual, rows.phases)
+    estimate = _judge(job, gpu, residual, free, space, lambda capacity, early: _replay(job, capacity, workspace, early), assumptions)
     if not required:
         return estimate
-    needed = required_bytes(gpu, residual, free, lambda capacity, early: _replay(job, capacity, workspace, early))
+    beside = gpu.total_bytes - space.low_bytes
+    needed = required_bytes(residual, free, beside, lambda capacity, early: _replay(job, capacity, workspace, early))
     return replace(estimate, required_bytes=needed)
 
 
-def surely_unsafe(job: Job, gpu: Gpu) -> list[PhasePeak]:
+def rows_of(job: Job, gpu: Gpu) -> Simulation:
+    """The job by peak rows, as they are on the card. Raises CannotTell."""
+    return bound(job, workspace_bytes=workspace_of(gpu))
+
+
+def surely_unsafe(job: Job, gpu: Gpu, rows: Simulation | None = None) -> list[PhasePeak]:
     """The phases that, by peak rows alone, already keep the job from being safe on the card; without any, only a replay can tell.
 
-    Rows are a lower bound of what the allocator needs, so no job that is named here would be safe. Raises CannotTell.
+    Rows are a lower bound of what the allocator needs, so no job that is named here would be safe. `rows`: its own, where they are at
+    hand. Raises CannotTell.
     """
-    rows, residual = bound(job, workspace_bytes=workspace_of(gpu)), residual_for(gpu, job)
+    rows, residual = rows or rows_of(job, gpu), residual_for(gpu, job)
     space = room(gpu, residual, rows.phases)
     return [p for p in rows.phases if _fast_verdict(p, space, residual) != SAFE]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A replay that runs out of memory in a phase, under every capacity from the one to the other (bytes)."""
+
+    phase: str
+    from_bytes: int
+    to_bytes: int
+
+
+def room_bytes(job: Job, gpu: Gpu, rows: Simulation) -> int:
+    """The capacity under which `check` replays a job with everything at its high end."""
+    return max(room(gpu, residual_for(gpu, job), rows.phases).low_bytes, 0)
+
+
+def failure(job: Job, gpu: Gpu, capacity_bytes: int) -> Failure | None:
+    """How the job's replay fails under its `room_bytes`; None where it goes through. What is named here is not safe. Raises CannotTell."""
+    tight = _replay(job, capacity_bytes, workspace_of(gpu))
+    if tight.failed is None:
+        return None
+    least = capacity_bytes if job.expandable_segments else tight.granted_bytes
+    return Failure(tight.phases[tight.failed].phase, least, capacity_bytes)
 
 
 EARLY = frozenset({"load", "prepare", "cache_latents", "cache_text"})
@@ -139,9 +175,10 @@ def _fails(simulation: Simulation | None, free: Simulation, capacity: int, extra
 
 
 def _judge(
-    job: Job, gpu: Gpu, residual: Residual, free: Simulation, replay: Replayer, assumptions: tuple[str, ...]
+    job: Job, gpu: Gpu, residual: Residual, free: Simulation, space: Interval, replay: Replayer, assumptions: tuple[str, ...]
 ) -> Estimate:  # fmt: skip
-    space, workspaces = room(gpu, residual, free.phases), [extra_at_peak(p, residual) for p in free.phases]
+    """`space`: what is left to the allocator, by what the tensors of each phase take together (peak rows)."""
+    workspaces = [extra_at_peak(p, residual) for p in free.phases]
     none, low, high = [0] * len(workspaces), [each.low_bytes for each in workspaces], [each.high_bytes for each in workspaces]
     tight = _survives(free, space.low_bytes, replay, high)
     failed_high = _fails(tight, free, space.low_bytes, high)
@@ -201,9 +238,11 @@ def _fast_verdict(peak: PhasePeak, space: Interval, residual: Residual) -> str:
     return BORDERLINE if peak.allocated_bytes + extra_at_peak(peak, residual).high_bytes > space.low_bytes else SAFE
 
 
-def required_bytes(gpu: Gpu, residual: Residual, free: Simulation, replay: Replayer) -> int:
-    """The smallest total capacity at which every phase survives with everything at its high end, to REQUIRED_STEP_BYTES."""
-    beside = gpu.total_bytes - room(gpu, residual, free.phases).low_bytes
+def required_bytes(residual: Residual, free: Simulation, beside: int, replay: Replayer) -> int:
+    """The smallest total capacity at which every phase survives with everything at its high end, to REQUIRED_STEP_BYTES.
+
+    `beside`: bytes of a card that are not the replay's.
+    """
     low = max(p.allocated_bytes + extra_at_peak(p, residual).high_bytes for p in free.phases)
     high = max(p.reserved_bytes + extra_at_peak(p, residual).high_bytes for p in free.phases)
     while high - low > REQUIRED_STEP_BYTES:

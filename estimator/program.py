@@ -130,9 +130,12 @@ class Program:
         return tuple(k for k in range(len(self.names) - self.imports) if k not in freed)
 
     @cached_property
-    def kept(self) -> tuple[tuple[int, str | None, str], ...]:
-        """Tensors that outlive the part: number, name, and its component ("" where it is unnamed)."""
-        return tuple((k, self.names[k], (self.names[k] or "").partition(":")[0]) for k in self.exported)
+    def kept(self) -> tuple[tuple[str, Ints, tuple[str, ...]], ...]:
+        """Tensors that outlive the part, by component ("" for unnamed ones, which have no names here)."""
+        return tuple(
+            (component, tensors, tuple(name for k in tensors.tolist() if (name := self.names[k]) is not None))
+            for component, tensors in self.flows[0].items()
+        )
 
     @cached_property
     def flows(self) -> tuple[dict[str, Ints], dict[str, Ints]]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import derived_weights, experts, loss_weights, optimizers, preservation, references
+from estimator import derived_weights, experts, loss_weights, optimizers, preservation
 from estimator.archive import Archive
 from estimator.controls import ENCODE, RAW, RAW_BYTES_PER_PIXEL
 from estimator.derived_weights import Derivation
@@ -27,7 +27,6 @@ from estimator.errors import CannotTell, Problem
 from estimator.loss_weights import WEIGHED
 from estimator.paths import profiles_dir
 from estimator.program import ALLOCATE, Footprint, PeakRow, Program, left_out
-from estimator.references import CROPPED, REFERENCED, TOKENS
 
 SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "latents", "encode.", "decode", "tile.", "step.head/", "preview.prompts")
 SHARED_COMPONENTS = ("text_encoder", "vae")
@@ -44,8 +43,6 @@ TENSORS_OF_LINEAR = derived_weights.with_derived({"bf16": 2, "qfloat8": 5, "floa
 PLACES_OF_LINEAR = derived_weights.with_derived({"qfloat8": 4, "float8": 2, "uint4": 4})
 
 
-# Behind the key of a step's core: what it is rewritten by. Sizes of a footprint are those of the core as it was recorded
-CORE_RULES = {WEIGHED: loss_weights.weighed, REFERENCED: references.referenced}
 _CACHED, _PIXELS = "cache_latents.item", "cache_latents"  # the part that caches a latent; what the loader makes of its pixels there
 _PICTURE, _BYTES = "a control image as it was read", (RAW_BYTES_PER_PIXEL,)
 RAW_PICTURE = Program(
@@ -73,21 +70,19 @@ class Profile:
         return {}
 
     @cached_property
-    def _footprints(self) -> dict[str, Footprint]:
-        return {}
-
-    @cached_property
     def kept(self) -> dict[object, object]:
         """Figures that were computed before (estimator.rows)."""
         return {}
 
     def outline(self, key: str) -> Program | Footprint:
         """The part as far as peak rows and what stays or is freed are concerned: where that is quicker to have than all."""
-        base, whose = experts.split(key)
-        if whose == experts.LOW or key.endswith(tuple(CORE_RULES)):  # sizes are those of the first expert's, of the core as it was recorded
-            return self.outline(base.removesuffix(WEIGHED).removesuffix(REFERENCED))
-        holder = self._recorded_by(key)
-        return self.program(key) if holder is None else holder._footprint(key)
+        if ("outline", key) not in self.kept:
+            base, whose = experts.split(key)
+            if whose == experts.LOW or key.endswith(WEIGHED):  # sizes are those of the first expert's, of the core as it was recorded
+                return self.outline(base.removesuffix(WEIGHED))
+            holder = self._recorded_by(key)
+            self.kept["outline", key] = self.program(key) if holder is None else holder._footprint(key)
+        return self.kept["outline", key]  # type: ignore[return-value]
 
     def figures(self, key: str) -> dict[object, object]:
         """Where figures of a part are kept (estimator.rows): with all profiles that have the same program of it."""
@@ -103,6 +98,19 @@ class Profile:
     def has_own(self, beginning: str) -> bool:
         """Whether any part that begins so was recorded for this very architecture."""
         return any(key.startswith(beginning) for key in self.data["parts"])
+
+    @cached_property
+    def kinds(self) -> frozenset[str]:
+        """Of the parts that were recorded for this very architecture."""
+        return frozenset(key.split("/")[0] for key in self.data["parts"])
+
+    @cached_property
+    def trained_in(self) -> frozenset[str]:
+        """Kinds of base weights of which any training step was recorded."""
+        keys = [key for key in self.data["parts"] if key.startswith("step.core")]
+        if self.shares_all and self.relative is not None:
+            keys += [key for key in self.relative.data["parts"] if key.startswith("step.core") and self._is_relatives(key)]
+        return frozenset(key.split("/")[1] for key in keys)
 
     @property
     def shares_all(self) -> bool:
@@ -151,9 +159,9 @@ class Profile:
         raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
 
     def _has_rule(self, key: str) -> bool:
-        if key in (RAW, ENCODE, CROPPED, TOKENS) or experts.split(key)[1] or (key.startswith("step.core") and optimizers.FUSED in key):
+        if key in (RAW, ENCODE) or experts.split(key)[1] or (key.startswith("step.core") and optimizers.FUSED in key):
             return True
-        if key.endswith(tuple(CORE_RULES)) or key.startswith(PRESERVING):
+        if key.endswith(WEIGHED) or key.startswith(PRESERVING):
             return True
         if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
             return True
@@ -162,12 +170,8 @@ class Profile:
     def _by_rule(self, key: str) -> Program:
         if key == RAW:
             return RAW_PICTURE
-        if key == TOKENS:
-            return references.KEPT
         if key == ENCODE:
             return left_out(self.program(_CACHED), key, _PIXELS)
-        if key == CROPPED:
-            return references.cropped(self.program(ENCODE))
         if key.startswith(PRESERVING):
             return self._preserving(key)
         base, whose = experts.split(key)
@@ -178,9 +182,8 @@ class Profile:
         if optimizers.FUSED in key:
             core, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(self.program(core), update, self.adapter, self.adapter_kind)
-        for suffix, rewritten in CORE_RULES.items():
-            if key.endswith(suffix):
-                return rewritten(self.program(key.removesuffix(suffix)))
+        if key.endswith(WEIGHED):
+            return loss_weights.weighed(self.program(key.removesuffix(WEIGHED)))
         derived = derived_weights.base_key(key)
         assert derived is not None
         return self._derived(key, *derived)
@@ -233,15 +236,11 @@ class Profile:
         part = self.data["parts"][key]
         if key in self._programs or "stays" not in part:
             return self.program(key)
-        if key not in self._footprints:
-            rows = part["stays"], part["freed"]
-            named = {name for side in rows for group in side.values() for _, row in group for name in row}
-            features = self.data["features"]
-            used = [c for c, name in enumerate(features) if name in named or any(row["bytes"][c] for row in part["peaks"])]
-            self._footprints[key] = Footprint(
-                key, tuple(features[c] for c in used), _peaks(part, used), rows, part.get("workspace_at", {})
-            )  # fmt: skip
-        return self._footprints[key]
+        rows = part["stays"], part["freed"]
+        named = {name for side in rows for group in side.values() for _, row in group for name in row}
+        features = self.data["features"]
+        used = [c for c, name in enumerate(features) if name in named or any(row["bytes"][c] for row in part["peaks"])]
+        return Footprint(key, tuple(features[c] for c in used), _peaks(part, used), rows, part.get("workspace_at", {}))
 
     def resident(self, component: str, weights: str, unquantised: int = 0) -> list[int]:
         """Bytes of each of a component's tensors when it is on the card. Raises CannotTell.
@@ -249,7 +248,12 @@ class Profile:
         Either of two experts is the profile's `transformer`.
         `unquantised`: so many linear layers at the component's beginning are as in bf16, whatever the kind of weights.
         """
-        component = experts.RESIDENT_OF.get(component, component)
+        key = ("sizes", component, weights, unquantised)
+        if key not in self.kept:
+            self.kept[key] = self._sizes(experts.RESIDENT_OF.get(component, component), weights, unquantised)
+        return self.kept[key]  # type: ignore[return-value]
+
+    def _sizes(self, component: str, weights: str, unquantised: int) -> list[int]:
         if unquantised and weights in TENSORS_OF_LINEAR:
             bf16, rest = self.resident(component, "bf16"), self.resident(component, weights)
             return bf16[: unquantised * TENSORS_OF_LINEAR["bf16"]] + rest[unquantised * TENSORS_OF_LINEAR[weights] :]

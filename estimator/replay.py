@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from copy import copy
+from dataclasses import replace
 
 import numpy as np
 
 from estimator import operations as op
-from estimator.allocator import EMPTY_CACHE, FREE, OutOfMemory
+from estimator.allocator import FREE, OutOfMemory
 from estimator.allocator_compiled import replaying_allocator
 from estimator.allocator_state import UNIT_BYTES
 from estimator.archs import load_archs
 from estimator.features import Ints
 from estimator.job import Job
 from estimator.offload import GROUP, GROUPS, STREAM, aged
-from estimator.program import ALLOCATE, Program
+from estimator.part_events import PartRun, events_of, ledger_at
+from estimator.program import Program
 from estimator.programs import PLACES_OF_LINEAR, TENSORS_OF_LINEAR, Profile
 from estimator.residents import (
     ROUNDING,
@@ -25,7 +28,7 @@ from estimator.residents import (
     component_of,
     first_in,
     first_product,
-    freed_at_once,
+    moved,
     place_of,
     rounded,
     shown,
@@ -38,13 +41,30 @@ class Replay:
 
     def __init__(self, profile: Profile, job: Job, capacity_bytes: int | None, workspace_bytes: int = WORKSPACE_BYTES) -> None:
         self.profile, self.job = profile, job
+        self.capacity_bytes, self.workspace_bytes = capacity_bytes, workspace_bytes
         self.state = State(replaying_allocator(capacity_bytes, job.expandable_segments))
-        self.workspace_bytes = workspace_bytes
         self.unquantised = unquantised_linears(job.model, load_archs().archs[job.arch].embedder_linears)
         self.peaks: list[PhasePeak] = []
+        model = job.model  # with the profile all that operations do not tell: where the replay is (estimator.beginnings)
+        self.place: Hashable = id(profile), model.weights, model.te_weights, self.unquantised, job.expandable_segments, workspace_bytes
         self._begin: op.Begin | None = None
         self._best: tuple[int, str, dict[str, int]] = (0, "", {})
-        self._retries = 0
+        self._retries = self._granted_bytes = 0
+
+    @property
+    def granted_bytes(self) -> int:
+        """The most that was reserved."""
+        return max(self._granted_bytes, self.state.allocator.peak_reserved_bytes)
+
+    def serves(self, capacity_bytes: int | None) -> bool:
+        """Whether it would be the same under another capacity: what was granted is granted, and what was refused, if anything, refused."""
+        if capacity_bytes == self.capacity_bytes:
+            return True
+        if self.job.expandable_segments:  # addresses depend on the capacity
+            return False
+        if self.state.allocator.retries and (capacity_bytes is None or self.capacity_bytes is None or capacity_bytes > self.capacity_bytes):
+            return False
+        return capacity_bytes is None or self.granted_bytes <= capacity_bytes
 
     def run(self, operations: Iterable[op.Operation]) -> bool:
         """Execute; False if memory ran out (the last of `peaks` is the phase where)."""
@@ -56,18 +76,18 @@ class Replay:
             return False
         return True
 
-    def fork(self) -> Replay:
-        """An independent continuation from this point, with no peaks yet."""
-        other = Replay.__new__(Replay)
-        other.profile, other.job, other.workspace_bytes = self.profile, self.job, self.workspace_bytes
-        other.unquantised = self.unquantised
-        other.state, other.peaks, other._begin, other._best = self.state.copy(), [], None, (0, "", {})
-        other._retries = 0
+    def fork(self, capacity_bytes: int | None) -> Replay:
+        """An independent continuation from this point, under a capacity that it `serves`."""
+        other = copy(self)
+        other.state, other.peaks, other.capacity_bytes = self.state.copy(), list(self.peaks), capacity_bytes
+        if capacity_bytes != self.capacity_bytes:
+            other.state.allocator.limit(capacity_bytes)
         return other
 
     def _one(self, operation: op.Operation) -> None:
         state = self.state
         if isinstance(operation, op.Begin):
+            self._granted_bytes = self.granted_bytes
             state.allocator.reset_peaks()
             self._retries = state.allocator.retries
             self._begin = operation
@@ -109,11 +129,12 @@ class Replay:
         state = self.state
         if state.named.get(component):
             return
-        sizes = self.profile.resident(component, self._weights_of(component), self.unquantised if component == "transformer" else 0)
-        first = state.take_keys(len(sizes))
-        state.named[component] = {f"{component}:moved{n}": (first + n, rounded(size)) for n, size in enumerate(sizes)}
-        state.allocator.run(list(range(first, first + len(sizes))), sizes)
-        state.count(shown(component), sum(map(rounded, sizes)))
+        unquantised = self.unquantised if component == "transformer" else 0
+        sizes, blocks, names = moved(self.profile, component, self._weights_of(component), unquantised)
+        keys = state.take_range(len(sizes))
+        state.named[component] = dict(zip(names, zip(keys, blocks, strict=True), strict=True))
+        state.allocator.run(np.arange(keys.start, keys.stop), sizes)
+        state.count(shown(component), sum(blocks))
         self._note_peak()
 
     def _move_out(self, component: str) -> None:
@@ -149,39 +170,37 @@ class Replay:
         program, state = self.profile.program(part.key), self.state
         sizes = program.sizes(part.values)
         before, base = dict(state.bytes_of), state.take_keys(len(program.names))
-        keys, events, taken = self._lists(program, part, sizes, base)
-        keys, events, made = self._workspaces(program, part, keys, events, base)
-        peak_event = self._run_around(part, program, keys, events, base, taken, before)
+        run, made = self._workspaces(program, part, events_of(program, part, sizes, base, state))
+        peak_event = self._run_around(part, program, run, before)
         if peak_event is not None:
             before["workspace"] = before.get("workspace", 0) + self.workspace_bytes * sum(at <= peak_event for at in made)
-            self._peak_inside(program, part, sizes, before, keys, events, peak_event, base, taken)
+            self._peak_inside(program, part, sizes, before, run, peak_event)
         self._keep(program, part, sizes, base)
         if self.unquantised and part.key.startswith("load.transformer") and state.named.get("transformer"):
             self._leave_unquantised()
 
-    def _run(self, program: Program, keys: Ints, events: Ints, base: int, taken: dict[int, tuple[str, int]]) -> int | None:
+    def _run(self, program: Program, keys: Ints, events: Ints, run: PartRun) -> int | None:
         """The events on the allocator, copies of offloaded layers on their own stream. What is left in slots is older by these."""
         allocator, held = self.state.allocator, self.state.named
         if program.streams is None:
             return allocator.run(keys, events)
-        copies = [*(base + np.flatnonzero(program.streams)).tolist(), *(k for k, (component, _) in taken.items() if component == SLOTS)]
+        own = (run.base + np.flatnonzero(program.streams)).tolist()
+        copies = [*own, *(k for k, (component, _) in run.taken.items() if component == SLOTS)]
         peak_event = allocator.run_streams(keys, events, np.isin(keys, copies) * STREAM)
         for group in GROUPS:
             held[group] = {new: held[group][old] for old, new in aged(held.get(group, {}), program.copies).items()}
         return peak_event
 
-    def _run_around(
-        self, part: op.Part, program: Program, keys: Ints, events: Ints, base: int, taken: dict[int, tuple[str, int]],
-        before: dict[str, int],
-    ) -> int | None:  # fmt: skip
+    def _run_around(self, part: op.Part, program: Program, run: PartRun, before: dict[str, int]) -> int | None:
         """`_run`, with what happens inside the part in its places. `before` gets what that leaves on the card."""
+        keys, events = run.keys, run.events
         if not any(part.inside):
-            return self._run(program, keys, events, base, taken)
-        cuts = [int(np.flatnonzero(keys == base + k)[0]) for k in program.forward] if program.streams is None else [0, 0]
+            return self._run(program, keys, events, run)
+        cuts = [int(np.flatnonzero(keys == run.base + k)[0]) for k in program.forward] if program.streams is None else [0, 0]
         seen, best, start = dict(self.state.bytes_of), None, 0
         for end, operations in zip((*cuts, len(keys)), (*part.inside, ()), strict=True):
             if end > start:
-                event = self._run(program, keys[start:end], events[start:end], base, taken)
+                event = self._run(program, keys[start:end], events[start:end], run)
                 best = best if event is None else start + event
             for operation in operations:
                 self._one(operation)
@@ -203,64 +222,42 @@ class Replay:
         state.count("transformer", sum(map(rounded, sizes)) - sum(size for _, size in gone))
         self._note_peak()
 
-    def _lists(self, program: Program, part: op.Part, sizes: Ints, base: int) -> tuple[Ints, Ints, dict[int, tuple[str, int]]]:
-        """Keys and sizes for `Allocator.run`; and of each import its key, component and bytes, taken off the card's books."""
-        state, tensors = self.state, program.tensor_of_event
-        keys = tensors + base
-        events = np.where(program.events == ALLOCATE, np.append(sizes, 0)[tensors], FREE)  # -1: empty_cache, no tensor
-        events = np.where(tensors < 0, EMPTY_CACHE, events)
-        own, absent = len(program.names) - program.imports, []
-        taken: dict[int, tuple[str, int]] = {}
-        real = np.arange(len(program.names)) + base
-        for k in range(own, len(program.names)):  # imports: whatever of this name is on the card
-            name = program.names[k]
-            assert name is not None
-            if state.holds(name):
-                key, size = state.named[name.partition(":")[0]].pop(name)
-                real[k] = key
-                taken[key] = component_of(name, part.key), size
-                state.count(taken[key][0], -size)
-            else:
-                absent.append(k)
-        if program.imports:
-            keys = np.where(tensors < own, keys, real[tensors])
-        if absent:
-            there = ~np.isin(tensors, absent)
-            keys, events = keys[there], events[there]
-        if part.accumulate:
-            doubled = {base + k for k in program.exported if state.holds(program.names[k] or "")}
-            keys, events = freed_at_once(keys, events, doubled)
-        return keys, events, taken
-
     def _keep(self, program: Program, part: op.Part, sizes: Ints, base: int) -> None:
         """Enter what outlives a part: by name, or into its scope."""
         state, scope = self.state, self.state.scopes.setdefault(part.scope, [])
-        latents = program.latents if part.holds else None
-        blocks = (-(-sizes // UNIT_BYTES) * UNIT_BYTES).tolist()
-        unnamed, totals = component_of(None, part.key), dict[str, int]()
-        for k, name, group in program.kept:
-            size, component = blocks[k], shown(group) if group else unnamed
-            if name is None:
-                (state.scopes.setdefault(part.holds, []) if k == latents else scope).append((base + k, component, size))
-            elif name not in (named := state.named.setdefault(group, {})):
-                named[name] = base + k, size
-            elif part.accumulate:
+        latents, unnamed = program.latents if part.holds else None, component_of(None, part.key)
+        for group, tensors, names in program.kept:
+            blocks, component = (-(-sizes[tensors] // UNIT_BYTES) * UNIT_BYTES).tolist(), shown(group) if group else unnamed
+            held = zip((tensors + base).tolist(), blocks, strict=True)
+            if not group:
+                for key, size in held:
+                    apart = latents is not None and key == base + latents
+                    (state.scopes.setdefault(part.holds, []) if apart else scope).append((key, component, size))
+                state.count(component, sum(blocks))
                 continue
-            else:
-                scope.append((base + k, component, size))
-            totals[component] = totals.get(component, 0) + size
-        for component, size in totals.items():
-            state.count(component, size)
+            named = state.named.setdefault(group, {})
+            if named.keys().isdisjoint(names):
+                named.update(zip(names, held, strict=True))
+                state.count(component, sum(blocks))
+                continue
+            for name, (key, size) in zip(names, held, strict=True):
+                if name not in named:
+                    named[name] = key, size
+                elif part.accumulate:
+                    continue
+                else:
+                    scope.append((key, component, size))
+                state.count(component, size)
 
-    def _workspaces(self, program: Program, part: op.Part, keys: Ints, events: Ints, base: int) -> tuple[Ints, Ints, list[int]]:
+    def _workspaces(self, program: Program, part: op.Part, run: PartRun) -> tuple[PartRun, list[int]]:
         """cuBLAS's workspace of a thread is made once, by its first matrix product, and stays. Returns the events that make one.
 
         Where no recording says where the first product is, before the part. Autograd's is after the product's result: in the middle of
         the first step, when the card is full.
         """
         places = {"forward": program.workspace_at.get("forward", 0)} if first_in(part.key, program.workspace_at) else {}
-        if part.key.startswith("step.core"):
-            places["backward"] = first_product(program.labels, program.moments, keys - base, events) + 1
+        if part.key.startswith("step.core") and not self.state.holds("workspace:backward"):
+            places["backward"] = first_product(program, run.keys - run.base, run.events) + 1
         made: list[int] = []
         for thread, product in places.items():
             name, at = f"workspace:{thread}", product + len(made)
@@ -268,28 +265,14 @@ class Replay:
                 key = self.state.take_keys(1)
                 self.state.named.setdefault("workspace", {})[name] = key, self.workspace_bytes
                 self.state.count("workspace", self.workspace_bytes)
-                keys, events = np.insert(keys, at, key), np.insert(events, at, self.workspace_bytes)
+                run = replace(run, keys=np.insert(run.keys, at, key), events=np.insert(run.events, at, self.workspace_bytes))
                 made.append(at)
-        return keys, events, made
+        return run, made
 
-    def _peak_inside(
-        self, program: Program, part: op.Part, sizes: Ints, before: dict[str, int], keys: Ints, events: Ints, at: int, base: int,
-        taken: dict[int, tuple[str, int]],
-    ) -> None:  # fmt: skip
-        """Ledger and moment of a peak that lies inside a program: what it had allocated and freed by then, by component."""
+    def _peak_inside(self, program: Program, part: op.Part, sizes: Ints, before: dict[str, int], run: PartRun, at: int) -> None:
+        """Ledger and moment of a peak that lies inside a program."""
         allocated = self.state.allocator.peak_allocated_bytes
         if allocated <= self._best[0]:
             return
-        ledger = dict(before)
-        seen, kinds = keys[: at + 1], events[: at + 1]
-        own = (seen >= base) & (seen < base + len(program.names))
-        live = np.zeros(len(program.names), dtype=bool)
-        live[seen[own & (kinds >= 0)] - base] = True
-        live[seen[own & (kinds == FREE)] - base] = False
-        for k in np.flatnonzero(live).tolist():
-            component = component_of(program.names[k], part.key)
-            ledger[component] = ledger.get(component, 0) + rounded(int(sizes[k]))
-        for key in seen[~own & (kinds == FREE)].tolist():
-            component, size = taken[key]
-            ledger[component] -= size
-        self._best = (allocated, program.moments[program.labels[int(seen[at]) - base]], ledger)
+        moment = program.moments[program.labels[int(run.keys[at]) - run.base]]
+        self._best = allocated, moment, ledger_at(program, part.key, sizes, before, run, at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,8 @@ from estimator.estimate import Variant
 from estimator.features import Ints
 from estimator.gpus import MIB, Gpu
 from estimator.job import Model
+from estimator.program import Program
+from estimator.programs import Profile
 
 # torch's cuBLAS workspace, one for each thread that multiplies: 8.125 MiB below compute capability 9.0, 32 MiB from there on
 # (aten/src/ATen/cuda/CUDABlas/CublasHandlePool: getChosenWorkspaceSize; read off the real allocator on the emulated device)
@@ -52,11 +54,15 @@ class PhasePeak:
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """`failed`: index of the phase that ran out of memory; None if none did. `retries`: releases of all cached blocks."""
+    """`failed`: index of the phase that ran out of memory; None if none did. `retries`: releases of all cached blocks.
+
+    `granted_bytes`: the most that was reserved (0: nothing was placed). Under any capacity from there up to its own it is the same.
+    """
 
     phases: tuple[PhasePeak, ...]
     failed: int | None
     retries: int
+    granted_bytes: int = 0
 
 
 Held = tuple[int, int]
@@ -86,8 +92,12 @@ class State:
 
     def take_keys(self, count: int) -> int:
         """The first of so many new keys."""
+        return self.take_range(count).start
+
+    def take_range(self, count: int) -> range:
+        """So many new keys."""
         first, self.next_key = self.next_key, self.next_key + count
-        return first
+        return range(first, self.next_key)
 
 
 def rounded(size: int) -> int:
@@ -116,6 +126,16 @@ def component_of(name: str | None, key: str) -> str:
     return LOADING.get(key.split("/")[0], "activations")
 
 
+def moved(profile: Profile, component: str, weights: str, unquantised: int = 0) -> tuple[Ints, list[int], tuple[str, ...]]:
+    """Of each of a component's tensors as it comes to the card: bytes asked for, bytes of its block, and a name. Raises CannotTell."""
+    key = ("moved", component, weights, unquantised)
+    if key not in profile.kept:
+        sizes = np.array(profile.resident(component, weights, unquantised), dtype=np.int64)
+        blocks = (-(-sizes // UNIT_BYTES) * UNIT_BYTES).tolist()
+        profile.kept[key] = sizes, blocks, tuple(f"{component}:moved{n}" for n in range(len(blocks)))
+    return profile.kept[key]  # type: ignore[return-value]
+
+
 def workspace_bytes_for(compute_capability: str) -> int:
     """torch's cuBLAS workspace of one thread on a card."""
     return WORKSPACE_BYTES_90 if int(compute_capability.split(".")[0]) in (9, 10) else WORKSPACE_BYTES
@@ -141,7 +161,10 @@ def first_in(key: str, workspace_at: Mapping[str, int]) -> bool:
     return key.startswith(COMPUTE) or "forward" in workspace_at
 
 
-def first_product(labels: Sequence[int], moments: Sequence[str], tensors: Ints, events: Ints) -> int:
-    """The event at which autograd's thread first multiplies matrices; 0 where it does not."""
-    products = {k for k, label in enumerate(labels) if BACKWARD_PRODUCT.search(moments[label])}
-    return next((i for i, (k, size) in enumerate(zip(tensors.tolist(), events.tolist(), strict=True)) if size >= 0 and k in products), 0)
+def first_product(program: Program, tensors: Ints, events: Ints) -> int:
+    """The event at which autograd's thread first multiplies matrices; 0 where it does not. `tensors`: of each event."""
+    made = np.flatnonzero(events >= 0)
+    labels, places = np.unique(np.array(program.labels)[tensors[made]], return_inverse=True)
+    products = np.array([BACKWARD_PRODUCT.search(program.moments[label]) is not None for label in labels.tolist()], dtype=bool)
+    found = made[products[places]]
+    return int(found[0]) if len(found) else 0

@@ -12,6 +12,7 @@ from random import Random
 
 from estimator import plans
 from estimator.batches import Step, steps_of
+from estimator.beginnings import ahead
 from estimator.estimate import Variant
 from estimator.job import Job
 from estimator.job_profile import profile_of
@@ -36,38 +37,34 @@ def simulate(
     """
     profile = profile_of(job.arch, job.model, job.network)
     plan = plans.plan_of(job, profile, order_known=order is not None)
-    replay = Replay(profile, job, capacity_bytes, workspace_bytes)
-    if not replay.run(plans.before_steps(plan)) or only_before_steps:
-        return _finished(replay.peaks, replay)
-    if order is not None:
-        if replay.run(plans.steps(plan, order)):
-            replay.run(plans.after_steps(plan))
-        return _finished(replay.peaks, replay)
+    begun, done = ahead(Replay(profile, job, capacity_bytes, workspace_bytes), plans.before_steps(plan))
+    if not done or only_before_steps:
+        return _finished(begun.peaks, begun)
     up = steps_of(job, plan.tokens(None))
-    # With room to spare both ends of what can happen; under a capacity the largest last, when small steps' blocks lie about.
-    # The first step has no optimizer state yet: the smallest bucket comes again after it.
-    first = plans.warm_up(plan, up)
-    orders = [(*first, *up)] if capacity_bytes is not None or len(up) == 1 else orders_of(up)
-    if len(first) > 1 and len(orders) > 1:  # each expert's part of the state is made before any bucket counts
-        orders = [(*first, *one) for one in orders]
+    first, orders = plans.warm_up(plan, up), [tuple(order)] if order is not None else []
+    if order is None:
+        # With room to spare both ends of what can happen; under a capacity the largest last, when small steps' blocks lie about.
+        # The first step has no optimizer state yet: the smallest bucket comes again after it.
+        orders = [(*first, *up)] if capacity_bytes is not None or len(up) == 1 else orders_of(up)
+        if len(first) > 1 and len(orders) > 1:  # each expert's part of the state is made before any bucket counts
+            orders = [(*first, *one) for one in orders]
     branches = []
     for candidate in orders:
-        branch = replay.fork()
-        done = branch.run(plans.steps(plan, candidate))
-        branches.append((done, max(p.reserved_bytes for p in branch.peaks), branch))
+        branch, done = ahead(begun, plans.steps(plan, candidate))
+        branches.append((done, max((p.reserved_bytes for p in branch.peaks[len(begun.peaks) :]), default=0), branch))
     _, _, worst = min(branches, key=lambda row: (row[0], -row[1]))
-    train = by_variant([p for _, _, branch in branches for p in branch.peaks])
-    worst.peaks = []
-    if all(done for done, _, _ in branches):
-        worst.run(plans.after_steps(plan))
-    return _finished([*replay.peaks, *train, *worst.peaks], worst)
+    train = [p for _, _, branch in branches for p in branch.peaks[len(begun.peaks) :]]
+    end = ahead(worst, plans.after_steps(plan))[0] if all(done for done, _, _ in branches) else worst
+    shown = train if order is not None else by_variant(train)
+    return _finished([*begun.peaks, *shown, *end.peaks[len(worst.peaks) :]], end)
 
 
 def survives_start(job: Job, capacity_bytes: int, *, loading_only: bool, workspace_bytes: int = WORKSPACE_BYTES) -> bool:
     """Whether all before the first previews (or loading alone) goes through under a capacity. Raises CannotTell as `simulate` does."""
     profile = profile_of(job.arch, job.model, job.network)
     plan = plans.plan_of(job, profile)
-    return Replay(profile, job, capacity_bytes, workspace_bytes).run(plan.load() if loading_only else plans.before_previews(plan))
+    start = Replay(profile, job, capacity_bytes, workspace_bytes)
+    return ahead(start, plan.load() if loading_only else plans.before_previews(plan))[1]
 
 
 def orders_of(up: tuple[Step, ...]) -> list[tuple[Step, ...]]:
@@ -97,4 +94,4 @@ def by_variant(peaks: list[PhasePeak]) -> list[PhasePeak]:
 
 def _finished(peaks: list[PhasePeak], replay: Replay) -> Simulation:
     failed = next((i for i, p in enumerate(peaks) if p.failed), None)
-    return Simulation(tuple(peaks), failed, replay.state.allocator.retries)
+    return Simulation(tuple(peaks), failed, replay.state.allocator.retries, replay.granted_bytes)

@@ -23,8 +23,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": (
         {"profiles", "features", "archive", "program", "programs", "reductions", "optimizer_rules", "optimizers", "derived_weights",
-         "archs", "experts", "loss_weights", "references", "rewriting", "offload", "offload_programs", "offload_profile",
-         "offload_rows", "kronecker",
+         "archs", "experts", "loss_weights", "offload", "offload_programs", "offload_profile", "offload_rows", "kronecker",
          "adapter_sites", "filtered_edit", "filtered_flow", "filtered_programs", "filtered_profile", "preservation", "job_profile",
          "tokens", "controls"},
         {"values", "files"},
@@ -34,7 +33,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "replay": ({"allocator", "allocator_state", "allocator_expandable", "allocator_compiled"}, set()),
     "model": (
         {"operations", "batches", "sizes", "phases", "prompts", "wan", "wan22", "wan_5b", "wan_i2v", "edit", "flux2", "ltx2",
-         "plans", "replay", "rows", "grid", "rows_grid", "timeline", "residents"},
+         "plans", "replay", "rows", "beginnings", "part_events", "grid", "rows_grid", "timeline", "residents"},
         {"values", "profiles", "replay"},
     ),
     "engine": ({"engine", "outside", "intervals", "drift", "host"}, {"values", "profiles", "replay", "model"}),

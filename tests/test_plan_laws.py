@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from estimator.engine import estimate_job, fails_at_start, surely_unsafe
+from estimator.engine import estimate_job, fails_at_start, failure, room_bytes, rows_of, surely_unsafe
 from estimator.estimate import SAFE
 from estimator.gpus import find_gpu
 from estimator.planner.edits import Dimension, merged
@@ -132,7 +132,9 @@ def test_the_search_finds_what_trying_all_finds() -> None:
 def test_what_is_rejected_early_is_not_safe(name: str, sets: tuple[str, ...], gib: int) -> None:
     (job,) = read_jobs(EXAMPLES / f"{name}.yaml", sets)
     gpu = find_gpu(f"{gib}GiB")
-    if surely_unsafe(job, gpu) or fails_at_start(job, gpu, loading_only=True) or fails_at_start(job, gpu, loading_only=False):
+    alone = failure(job, gpu, room_bytes(job, gpu, rows_of(job, gpu)))
+    early = fails_at_start(job, gpu, loading_only=True) or fails_at_start(job, gpu, loading_only=False)
+    if surely_unsafe(job, gpu) or early or alone is not None:
         assert estimate_job(job, gpu).verdict != SAFE
 
 

@@ -2,7 +2,9 @@
 
 A training step multiplies each image's tokens with all weights: 2 operations for each weight and token, forward, backward, and once more
 forward with gradient checkpointing (the frozen weights get no gradients of their own). Each pass reads the weights once; quantised ones
-are read, written out in two bytes and read again. Operations are put into bytes by what cards do of the one while they move the other.
+are read, written out in two bytes and read again. Besides, in each layer every token meets every other: 4 operations for each pair and
+channel forward, 10 backward (attention; from some 10,000 tokens on it is most of the work). Operations are put into bytes by what cards do
+of the one while they move the other.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from __future__ import annotations
 import re
 from functools import cache
 
+from estimator.archs import load_archs
 from estimator.controls import encoded_size
-from estimator.errors import CannotTell
+from estimator.errors import CannotTell, Problem
 from estimator.estimate import Estimate
 from estimator.features import image_values
 from estimator.job import Job
@@ -25,6 +28,9 @@ OPERATIONS_PER_COPIED_BYTE = 6000
 """The same beside copies from the host: 25 GB/s of PCIe 4.0 x16."""
 BF16_BYTES = 2
 PASSES, PASSES_CHECKPOINTED = 2, 3
+PAIR_FORWARD, PAIR_BACKWARD = 4, 10
+"""Operations for a pair of tokens and a channel: two matrix products forward; five backward, as FlashAttention computes the first of the
+two again (Dao, FlashAttention-2, 2023, section 3.1)."""
 _UNQUANTISED = {"bf16": 2.0, "fp16": 2.0, "fp32": 4.0}
 
 
@@ -39,6 +45,16 @@ def _traffic(weights: str) -> float:
 @cache
 def _weights_count(arch: str, component: str) -> float:
     return sum(load_profile(arch).resident(component, "bf16")) / BF16_BYTES
+
+
+def _attention(job: Job, tokens: int) -> float:
+    """Operations of attention in a step of one image. Raises CannotTell for an architecture whose layers are not in archs.yaml."""
+    found = load_archs().archs[job.arch].attention
+    if found is None:
+        raise CannotTell(Problem(f"{job.arch}: how much attention computes is not known", None, "archs.yaml has no attention", ""))
+    layers, width = found
+    each = PAIR_FORWARD * (2 if job.train.gradient_checkpointing else 1) + PAIR_BACKWARD
+    return float(each * layers * width * tokens**2)
 
 
 def work_per_image(job: Job) -> float:
@@ -60,6 +76,7 @@ def work_per_image(job: Job) -> float:
             tokens = sizes_of(plan.arch, bucket)["T"] + caption
             tokens += sum(image_values(*encoded_size(plan.arch.control_images, picture, target))["T"] for picture in bucket.controls)
             step = passes * weights * (2 * tokens / OPERATIONS_PER_BYTE + moved / dataset.batch_size)
+            step += _attention(job, tokens) / OPERATIONS_PER_BYTE
             step += text * (2 * caption / OPERATIONS_PER_BYTE + _traffic(job.model.te_weights) / dataset.batch_size)
             total, images = total + count * step, images + count
     return total / max(images, 1)

@@ -12,7 +12,18 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from estimator.engine import EARLY, estimate_job, fails_alone, fails_at_start, surely_unsafe, without_flash
+from estimator.engine import (
+    EARLY,
+    Failure,
+    estimate_job,
+    fails_alone,
+    fails_at_start,
+    failure,
+    room_bytes,
+    rows_of,
+    surely_unsafe,
+    without_flash,
+)
 from estimator.errors import CannotTell
 from estimator.estimate import OOM, SAFE, Estimate
 from estimator.gpus import Gpu
@@ -20,7 +31,7 @@ from estimator.planner.edits import NOTHING, Dimension, Edit, Level, Loss, merge
 from estimator.planner.known import Known
 from estimator.planner.sight import LOAD, START, UNTOLD, phase_of, seen
 from estimator.planner.subject import Subject
-from estimator.residents import PhasePeak
+from estimator.residents import PhasePeak, Simulation, workspace_of
 
 SPEED = "speed"
 """The dimension of all that changes the time of a step."""
@@ -66,16 +77,15 @@ class Judge:
     _rows: dict[tuple[Edit, ...], tuple[PhasePeak, ...] | None] = field(default_factory=dict)
     _estimates: dict[tuple[Edit, ...], Estimate] = field(default_factory=dict)
     _starts: dict[tuple[str, tuple[Edit, ...]], bool] = field(default_factory=dict)
+    _early: dict[tuple[Edit, ...], list[Failure]] = field(default_factory=dict)
+    _failures: dict[tuple[Edit, ...], Failure | None] = field(default_factory=dict)
 
     def failing(self, edits: tuple[Edit, ...]) -> tuple[PhasePeak, ...] | None:
         """The phases that peak rows rule out; None where the edited config cannot be estimated at all."""
         if edits not in self._rows:
-            job = self.subject.read(edits)
+            job, rows = self.subject.read(edits), self._bound(edits)
             self.by_rows += 1
-            try:
-                self._rows[edits] = None if job is None else tuple(surely_unsafe(job, self.gpu))
-            except CannotTell:
-                self._rows[edits] = None
+            self._rows[edits] = None if job is None or rows is None else tuple(surely_unsafe(job, self.gpu, rows))
         return self._rows[edits]
 
     def estimate(self, edits: tuple[Edit, ...]) -> Estimate:
@@ -92,7 +102,9 @@ class Judge:
         estimate = self._estimates.get(edits)
         if estimate is not None:
             return estimate.verdict, tuple(dict.fromkeys(p.phase for p in estimate.phases if p.verdict != SAFE))
-        failing = self.failing(edits)
+        failing, failure = self.failing(edits), self._failures.get(edits)
+        if failure is not None:
+            return NOT_SAFE, (failure.phase,)
         return (NOT_SAFE, tuple(dict.fromkeys(p.phase for p in failing))) if failing else ("", ())
 
     def standing(self, edits: tuple[Edit, ...] = ()) -> Estimate:
@@ -113,7 +125,32 @@ class Judge:
 
     def safe(self, edits: tuple[Edit, ...]) -> bool:
         """Safe by the rule of `check`."""
-        return self.failing(edits) == () and self.estimate(edits).verdict == SAFE
+        return self.failing(edits) == () and self._failure(edits) is None and self.estimate(edits).verdict == SAFE
+
+    def _failure(self, edits: tuple[Edit, ...]) -> Failure | None:
+        """How the edited config is known to fail, or is found to under its capacity alone. A start that fails speaks for all like it."""
+        if edits not in self._failures:
+            job, rows, start = self.subject.read(edits), self._bound(edits), seen(edits, START)
+            assert job is not None
+            assert rows is not None
+            capacity = room_bytes(job, self.gpu, rows)
+            known = (each for each in self._early.get(start, ()) if each.from_bytes <= capacity <= each.to_bytes)
+            found = next(known, None) or failure(job, self.gpu, capacity)
+            self._failures[edits] = found
+            if found is not None and found.phase in EARLY:
+                self._early.setdefault(start, []).append(found)
+        return self._failures[edits]
+
+    def _bound(self, edits: tuple[Edit, ...]) -> Simulation | None:
+        """Peak rows, which are the same on cards of one kind; None where the edited config cannot be estimated at all."""
+        bounds, key = self.subject.bounds, (edits, workspace_of(self.gpu))
+        if key not in bounds:
+            job = self.subject.read(edits)
+            try:
+                bounds[key] = None if job is None else rows_of(job, self.gpu)
+            except CannotTell:
+                bounds[key] = None
+        return bounds[key]
 
 
 def cheapest(judge: Judge, space: Sequence[Dimension], base: tuple[Edit, ...] = (), *, by_rows: bool = False) -> Choice | None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from estimator.derived_weights import DERIVED
 from estimator.planner.buckets import bucket_levels, frame_levels
 from estimator.planner.edits import Dimension, Edit, Level, Loss
 from estimator.planner.subject import Subject
+from estimator.programs import load_profile
 from estimator.trainers import modelled
 
 AIMS = ("quality", "speed", "batch", "resolution", "frames")
@@ -192,7 +194,7 @@ def _weights(subject: Subject) -> Iterator[Level]:
         for text in [None, *(q for q in QTYPES if q in modelled.TE_WEIGHTS)]:
             edits = quantised(subject, transformer, text)
             job = subject.read(edits)
-            if job is None or (job.model.weights, job.model.te_weights) in seen:
+            if job is None or (job.model.weights, job.model.te_weights) in seen or not _trains(job.arch, job.model.weights):
                 continue
             seen.add((job.model.weights, job.model.te_weights))
             bits, text_bits = _bits(job.model.weights), _bits(job.model.te_weights)
@@ -204,6 +206,12 @@ def _weights(subject: Subject) -> Iterator[Level]:
             words = [*_precision("frozen weights", _bits(now.weights), bits), *_precision("text encoder", _bits(now.te_weights), text_bits)]
             if points:
                 yield Level(edits, Loss(learned=learned, trouble=points), "; ".join(words))
+
+
+def _trains(arch: str, weights: str) -> bool:
+    """Whether any training step was recorded with such weights: otherwise each try would only find out again that none was."""
+    derived = DERIVED.get(weights)
+    return not {weights, derived.base if derived is not None else weights}.isdisjoint(load_profile(arch).trained_in)
 
 
 def unquantised(subject: Subject) -> Level | None:

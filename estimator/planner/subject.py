@@ -14,6 +14,7 @@ from estimator.datasets import remembered
 from estimator.errors import CannotTell, InputError, Problem
 from estimator.job import Job, Place
 from estimator.planner.edits import Edit
+from estimator.residents import Simulation
 from estimator.trainers.aitoolkit import PROCESS, overridden, read_aitoolkit
 from estimator.trainers.section import nearest
 
@@ -31,6 +32,7 @@ class Subject:
     keep: tuple[str, ...]
     process: dict[str, Any]
     job: Job
+    bounds: dict[tuple[tuple[Edit, ...], int], Simulation | None] = field(default_factory=dict)  # peak rows, for the cards of one kind
     _scans: dict[str, Any] = field(default_factory=dict)
     _read: dict[tuple[str, ...], Job | None] = field(default_factory=dict)
 
@@ -88,7 +90,7 @@ class Subject:
             process = process[part]
         job = self.read(edits)
         assert job is not None
-        return Subject(self.file, (*self.sets, *overrides), self.arch_override, self.keep, process, job, self._scans)
+        return Subject(self.file, (*self.sets, *overrides), self.arch_override, self.keep, process, job, _scans=self._scans)
 
     def read(self, edits: Sequence[Edit]) -> Job | None:
         """The job of the edited config; None where the trainer would refuse it, or something in it is not modelled."""
@@ -129,7 +131,7 @@ def read_subject(path: str, sets: tuple[str, ...], arch_override: str | None, ke
     process: Any = overridden(file, sets).data
     for part in (*PROCESS, 0):
         process = process[part]
-    return Subject(file, sets, arch_override, keep, process, job, scans)
+    return Subject(file, sets, arch_override, keep, process, job, _scans=scans)
 
 
 def check_keep(subject: Subject, editable: Iterable[str]) -> None:

@@ -1,0 +1,72 @@
+"""A part's events as the allocator takes them: keys and sizes, and the ledger at one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from estimator import operations as op
+from estimator.allocator import EMPTY_CACHE, FREE
+from estimator.features import Ints
+from estimator.program import ALLOCATE, Program
+from estimator.residents import State, component_of, freed_at_once, rounded
+
+
+@dataclass(frozen=True, slots=True)
+class PartRun:
+    """`keys` and `events` for `Allocator.run`; own tensors have keys from `base` on. `taken`: key -> component and bytes of each import."""
+
+    keys: Ints
+    events: Ints
+    base: int
+    taken: Mapping[int, tuple[str, int]]
+
+
+def events_of(program: Program, part: op.Part, sizes: Ints, base: int, state: State) -> PartRun:
+    """A part's events in this state; its imports are taken off the card's books."""
+    tensors = program.tensor_of_event
+    keys = tensors + base
+    events = np.where(program.events == ALLOCATE, np.append(sizes, 0)[tensors], FREE)  # -1: empty_cache, no tensor
+    events = np.where(tensors < 0, EMPTY_CACHE, events)
+    own, absent = len(program.names) - program.imports, []
+    taken: dict[int, tuple[str, int]] = {}
+    real = np.arange(len(program.names)) + base
+    for k in range(own, len(program.names)):  # imports: whatever of this name is on the card
+        name = program.names[k]
+        assert name is not None
+        held = state.named.get(name.partition(":")[0], {}).pop(name, None)
+        if held is None:
+            absent.append(k)
+            continue
+        key, size = held
+        real[k] = key
+        taken[key] = component_of(name, part.key), size
+        state.count(taken[key][0], -size)
+    if program.imports:
+        keys = np.where(tensors < own, keys, real[tensors])
+    if absent:
+        there = ~np.isin(tensors, absent)
+        keys, events = keys[there], events[there]
+    if part.accumulate:
+        doubled = {base + k for k in program.exported if state.holds(program.names[k] or "")}
+        keys, events = freed_at_once(keys, events, doubled)
+    return PartRun(keys, events, base, taken)
+
+
+def ledger_at(program: Program, key: str, sizes: Ints, before: Mapping[str, int], run: PartRun, at: int) -> dict[str, int]:
+    """Bytes of each component at an event: what was there `before` the part, and what it had allocated and freed by then."""
+    ledger = dict(before)
+    seen, kinds = run.keys[: at + 1], run.events[: at + 1]
+    own = (seen >= run.base) & (seen < run.base + len(program.names))
+    live = np.zeros(len(program.names), dtype=bool)
+    live[seen[own & (kinds >= 0)] - run.base] = True
+    live[seen[own & (kinds == FREE)] - run.base] = False
+    for k in np.flatnonzero(live).tolist():
+        component = component_of(program.names[k], key)
+        ledger[component] = ledger.get(component, 0) + rounded(int(sizes[k]))
+    for freed in seen[~own & (kinds == FREE)].tolist():
+        component, size = run.taken[freed]
+        ledger[component] -= size
+    return ledger

@@ -1,0 +1,48 @@
+"""Counted time of a step: rough, but it must grow as the work does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from estimator.archs import load_archs
+from estimator.job import Job
+from estimator.planner.costs import time_ratio
+from estimator.trainers import read_jobs
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def job_of(name: str, *sets: str) -> Job:
+    return read_jobs(EXAMPLES / f"{name}.yaml", sets)[0]
+
+
+def ratio(name: str, before: str, after: str) -> float:
+    found = time_ratio(job_of(name, before), job_of(name, after))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("arch", load_archs().modelled())
+def test_of_every_architecture_it_is_known_what_attention_computes(arch: str) -> None:
+    layers, width = load_archs().archs[arch].attention or (0, 0)
+    assert layers > 0
+    assert width > 0
+
+
+def test_a_clip_four_times_as_long_takes_much_more_than_four_times_as_long() -> None:
+    """832 x 480: 16,380 tokens at 41 frames, 65,520 at 165, where attention is most of the work."""
+    assert 6 < ratio("wan21_14b_24gb", "datasets.0.num_frames=41", "datasets.0.num_frames=165") < 16
+
+
+def test_of_small_images_the_weights_are_most_of_the_work() -> None:
+    assert ratio("flux_dev_24gb", "datasets.0.resolution=512", "datasets.0.resolution=768") < 2.25, "less than in proportion to the pixels"
+
+
+def test_an_architecture_whose_attention_is_not_known_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = load_archs()
+    unknown = {**known.archs, "zimage": replace(known.archs["zimage"], attention=None)}
+    monkeypatch.setattr("estimator.planner.costs.load_archs", lambda: replace(known, archs=unknown))
+    assert time_ratio(job_of("zimage_base_ui"), job_of("zimage_base_ui")) is None
