@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from calibration.validation_jobs_edit import ONE, edited, numbered
 from calibration.validation_jobs_flux2 import klein
+from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_settings import *
 
 
@@ -61,5 +63,22 @@ JOBS = (
     Job(
         "klein9b-offload-uint4", klein("9b"), (("odd", [768], {}),),
         {**offloaded(1, 1), **quantised("uint4"), **HIGH_VRAM, **UNLOADED, **rank(64), **optimizer("adafactor")}, ONE_PREVIEW,
+    ),
+    Job("qwen-offload-ui", web_ui("qwen"), (("phone", [512, 768], {}),), {**WEIGHTED, **offloaded(1, 1)}, ONE_PREVIEW),
+    Job(
+        "qwen-offload-half-bf16-b2", web_ui("qwen"), (("five", [512], {}),),
+        {**WEIGHTED, **offloaded(0.5, 1), **UNQUANTISED, **batch(2), **CACHED_LATENTS, **CACHED_TEXT, **rank(16)}, ONE_PREVIEW, seed=5,
+    ),
+    Job(
+        "qwen-offload-half-uint4", web_ui("qwen 2512"), (("odd", [768], {}),),
+        {**WEIGHTED, **offloaded(0.5, 0.5), **quantised("uint4"), **HIGH_VRAM, **rank(64), **optimizer("adafactor")}, ONE_PREVIEW, seed=9,
+    ),
+    Job(
+        "edit-offload-ui", web_ui("edit"), (("odd", [512, 768], numbered(ONE)),), {**WEIGHTED, **offloaded(1, 1)},
+        (edited(ONE, 768, 512, guidance_scale=1),),
+    ),
+    Job(
+        "edit-offload-half-bf16", web_ui("edit"), (("odd", [512], numbered(ONE)),),
+        {**WEIGHTED, **offloaded(0.5, 0.5), **UNQUANTISED, **CACHED_TEXT, **rank(16)}, (edited(ONE, 768, 512, guidance_scale=1),), seed=2,
     ),
 )  # fmt: skip

@@ -26,6 +26,9 @@ CODES_TO_WEIGHT = 2
 """Bytes of a weight in bf16 for each byte of it in float8."""
 
 
+NORM = "norm"
+"""In the name of a module that is a norm (manager.py: UNMANAGED_MODULES_INCLUDES, by classes' names; norm_out: AdaLayerNormContinuous)."""
+
 GROUP, STUCK = "offload", "stuck"
 """Groups of named tensors: what lies in slots; a layer's weights that nothing takes off the card."""
 HELD = "held"
@@ -42,7 +45,8 @@ class Layer:
 
     Without tensors: its weight is another module's too, which keeps it on the card. `stuck`: it was so when the layer was taken, and
     quantising gave it one of its own: that is on the card, and nothing takes it off. `plain_bytes`: a layer that became the trainer's own
-    quantised one after it was taken is still copied as the plain layer that it was, rebuilt on the host first.
+    quantised one after it was taken is still copied as the plain layer that it was, rebuilt on the host first. `carried`: part of a norm,
+    which the manager moves as a whole: its weights come to the card all the same, and copying to the card what is there makes nothing.
     """
 
     place: int
@@ -52,10 +56,13 @@ class Layer:
     sizes: tuple[int, ...]
     stuck: bool = False
     plain_bytes: int | None = None
+    carried: bool = False
 
     @property
     def copied(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """What is copied in to stay in its slot: the weight's tensors, then the bias."""
+        if self.carried:
+            return (CODES_TO_WEIGHT * self.sizes[0],) if self.what == WRAPPED else (), ()
         if self.what == OWN:  # buffers; the bias is a parameter, and so stands first
             codes = self.sizes.index(max(self.sizes))
             weight = self.sizes[codes:] if self.plain_bytes is None else (self.plain_bytes,)
@@ -67,7 +74,7 @@ class Layer:
     @property
     def passing(self) -> tuple[int, ...]:
         """What is copied in and gone once the weight is rebuilt: torchao's data and scale."""
-        return self.sizes[:2] if self.what == WRAPPED and not self.stuck else ()
+        return self.sizes[:2] if self.what == WRAPPED and not (self.stuck or self.carried) else ()
 
     @property
     def rebuilt(self) -> bool:
@@ -94,12 +101,13 @@ def taken_before_quantising(layers: Sequence[Layer], plain: Sequence[Layer]) -> 
     return tuple(out)
 
 
-def layers_of(places: Sequence[Sequence[int]], resident: Sequence[int]) -> tuple[Layer, ...]:
-    """Layers from a profile's `places` of a component and a kind of weights, and its table of residents."""
+def layers_of(places: Sequence[Sequence[int]], resident: Sequence[int], names: Sequence[str] = ()) -> tuple[Layer, ...]:
+    """Layers from a profile's `places` of a component and a kind of weights, its table of residents, and the layers' names."""
     out = []
-    for place, count, number, what in places:
+    for n, (place, count, number, what) in enumerate(places):
         numbers = count - 1 if what == WRAPPED else count
-        out.append(Layer(place, number, numbers, what, tuple(resident[place : place + count])))
+        carried = bool(names) and any(NORM in module for module in names[n].split(".")[:-1])
+        out.append(Layer(place, number, numbers, what, tuple(resident[place : place + count]), carried=carried))
     return tuple(out)
 
 

@@ -47,13 +47,14 @@ class OffloadProfile(Profile):
 
     @cached_property
     def shares(self) -> dict[str, float]:
-        """Percentage of each component, in the order in which the trainer takes them."""
+        """Percentage of each component of which any layer is taken, in the order in which the trainer takes them."""
         if load_archs().archs[self.arch].layer_offloading == NOTHING:
             return {}
         model = self.model
-        return {
+        asked = {
             "transformer": model.layer_offloading_transformer_percent, "text_encoder0": model.layer_offloading_text_encoder_percent,
         }  # fmt: skip
+        return {component: share for component, share in asked.items() if share > 0}
 
     @cached_property
     def taken(self) -> dict[str, frozenset[int]]:
@@ -100,13 +101,19 @@ class OffloadProfile(Profile):
         places = table.get(f"{component}/{recorded}")
         if places is None:
             raise CannotTell(_unknown(f"{self.arch}: layers of {component} in {weights}"))
-        layers = layers_of(places, self.base.resident(component, weights))
+        layers = layers_of(places, self.base.resident(component, weights), self.base.table("layers")[component])
         if component.startswith("text") and self._takes_text(BEFORE) and weights != "bf16":
             return taken_before_quantising(layers, self.layers(component, "bf16"))
         return layers
 
     def _takes_text(self, when: str) -> bool:
         return load_archs().archs[self.arch].layer_offloading == when
+
+    def _away(self, component: str) -> frozenset[int]:
+        """Layers whose weights leave the card."""
+        taken = self.taken.get(component, frozenset())
+        layers = self.layers(component, self.weights_of(component)) if taken else ()
+        return frozenset(n for n in taken if not layers[n].carried)
 
     def resident(self, component: str, weights: str, unquantised: int = 0) -> list[int]:
         """See `Profile`: what stays on the card."""
@@ -115,14 +122,13 @@ class OffloadProfile(Profile):
         share = self._of(component, weights)
         if share.resident is None:
             layers = self.layers(component, weights)
-            gone = {place for n in self.taken[component] for place in range(layers[n].place, layers[n].place + len(layers[n].sizes))}
+            gone = {place for n in self._away(component) for place in range(layers[n].place, layers[n].place + len(layers[n].sizes))}
             share.resident = [size for place, size in enumerate(self.base.resident(component, weights, unquantised)) if place not in gone]
         return share.resident
 
     def waiting_bytes(self, component: str) -> int:
         """Bytes of the weights that wait in pinned host memory."""
-        taken = self.taken.get(component, frozenset())
-        return sum(self.layers(component, self.weights_of(component))[n].total_bytes for n in taken)
+        return sum(self.layers(component, self.weights_of(component))[n].total_bytes for n in self._away(component))
 
     # ---- programs
 
@@ -203,7 +209,7 @@ class OffloadProfile(Profile):
 
     def _loaded(self, name: str, key: str) -> Program:
         component, program = LOADING[name], self.base.program(key)
-        taken = self.taken.get(component, frozenset())
+        taken = self._away(component)
         if not taken:
             return program
         layers = self.layers(component, self.weights_of(component))

@@ -141,9 +141,10 @@ class Profile:
         return self._recorded_by(key) or self
 
     def table(self, name: str) -> dict[str, Any]:
-        """What layer offloading has to know of components (`layers`, `places`): with a relative's, where all else is the relative's too."""
+        """What layer offloading has to know of components (`layers`, `places`): the relative's, where the component is the relative's."""
         shared = self.relative.table(name) if self.shares_all and self.relative is not None else {}
-        return {**shared, **self.data.get(name, {})}
+        theirs = {key: value for key, value in shared.items() if not self._has_own_resident(key.split("/")[0])}
+        return {**theirs, **self.data.get(name, {})}
 
     def _recorded_by(self, key: str) -> Profile | None:
         """The profile that holds a part, this one or a relative's; None for what is made by rule. Raises CannotTell if none does."""
@@ -259,7 +260,7 @@ class Profile:
             return bf16[: unquantised * TENSORS_OF_LINEAR["bf16"]] + rest[unquantised * TENSORS_OF_LINEAR[weights] :]
         # a component of which any kind was recorded is another one than the relative's (a vision tower more), but for the transformer: what
         # differs there is which of its layers are quantised
-        recorded = any(key.startswith(component) for key in self.data["residents"])
+        recorded = self._has_own_resident(component)
         if self.shares_all and self.relative is not None and (not recorded or (component, weights) == ("transformer", "bf16")):
             return self.relative.resident(component, weights)
         for profile in (self, self.relative if component.startswith(SHARED_COMPONENTS) and not self.shares_all else None):
@@ -267,6 +268,9 @@ class Profile:
             if sizes is not None:
                 return sizes
         raise CannotTell(Problem(f"{self.arch}: {component} in {weights} was never recorded", None, "", "choose another quantisation"))
+
+    def _has_own_resident(self, component: str) -> bool:
+        return any(key.split("/")[0] == component for key in self.data["residents"])
 
     def _own_resident(self, component: str, weights: str) -> list[int] | None:
         """`resident` from this profile's own recordings, or derived from them; None without. (Two may be each other's relative.)"""
@@ -279,7 +283,7 @@ class Profile:
         return None if base is None or derivation is None else derived_weights.residents(base, derivation)
 
     def has_resident(self, component: str) -> bool:
-        own = any(key.split("/")[0] == component for key in self.data["residents"])
+        own = self._has_own_resident(component)
         return own or (self.shares_all and self.relative is not None and self.relative.has_resident(component))
 
 

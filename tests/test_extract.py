@@ -13,6 +13,7 @@ from calibration.architectures.flux import LAYOUT as FLUX
 from calibration.extract import build, stored
 from calibration.extract.affine import solve
 from calibration.extract.align import WORKSPACE_BYTES, LayerCall, Misaligned, canonical, overlay
+from calibration.extract.calls import laid
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Refused, extract
 from calibration.extract.runs import Phase, Run, Tensor
@@ -220,6 +221,19 @@ def test_uses_of_layers_are_read_back_too(tmp_path: Path) -> None:
     build.write(("made", "other", True), {KEY: program}, {"vae": [512, 512]}, {"command": "made", "probes": []}, tmp_path / "one", offload)
     assert stored.read(tmp_path / "one").programs[KEY].sequence.calls == program.sequence.calls
     assert digest(rewritten(tmp_path / "one", tmp_path / "two")) == digest(tmp_path / "one")
+
+
+def test_calls_of_a_recording_that_differs_in_a_scalar_are_those_of_the_program() -> None:
+    """Laid on the program's tensors: what is before the scalar is before the next tensor that both have."""
+    program = extract(KEY, [part(block(v), v) for v in JOBS], FLUX)
+    small = [*block(JOBS[1])[:2], ("a", "scalar", 4), ("f", "scalar", 0), *block(JOBS[1])[2:]]
+    sequence = canonical(part(small, JOBS[1]))
+    scalar = sequence.sizes.index(4)
+    sequence.calls = [LayerCall(5, first=scalar, last=scalar + 1, input=0, output=scalar + 1, backward=scalar + 1, until=None, saved=True)]
+    found = laid(program, sequence, JOBS[1])
+    assert found == (1, [LayerCall(5, first=scalar, last=scalar, input=0, output=scalar, backward=scalar, until=None, saved=True)])
+    sequence.calls = [LayerCall(5, first=0, last=1, input=None, output=scalar)]
+    assert laid(program, sequence, JOBS[1]) is None
 
 
 def test_the_highest_rows_name_their_moment(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_jobs import ROOT
 
+from estimator.errors import CannotTell
 from estimator.job import Job
 from estimator.offload import GROUP, SLOTS, STREAM, Layer, aged, choose, deviation_bytes, layers_of, spread
 from estimator.offload_profile import OffloadProfile, chance_bytes, profile_of, waiting
@@ -20,6 +21,7 @@ from estimator.rows import bound
 from estimator.timeline import simulate
 from estimator.trainers import read_jobs
 
+EDIT = "qwen-image-edit-2509"
 BYTES = st.lists(st.integers(1, 10**9), min_size=1, max_size=60)
 
 
@@ -195,3 +197,38 @@ def test_a_seeded_choice_is_within_chance_of_the_even_one(seed: int) -> None:
     assert even is not None
     assert drawn is not None
     assert abs(even.waiting_bytes("transformer") - drawn.waiting_bytes("transformer")) < 5 * even.deviation_bytes
+
+
+def test_a_norm_takes_its_layer_back_to_the_card() -> None:
+    """Its weights stay, and are not copied; the rebuilt weight of a float8 layer is made all the same."""
+    places, resident = [[0, 1, 0, 0], [1, 1, 1, 0], [2, 2, 2, 1]], [100, 200, 300, 4]
+    plain, normed, wrapped = layers_of(places, resident, ("proj", "norm_out.linear", "blocks.0.norm1.linear"))
+    assert (plain.copied, normed.copied, wrapped.copied) == (((100,), ()), ((), ()), ((600,), ()))
+    assert (normed.passing, wrapped.passing) == ((), ())
+    base, calls = chain(3)
+    layers = [plain, normed, plain]
+    program = offloaded(base, calls, Offloaded(layers, layers, frozenset(range(3))))
+    assert max(copied for _, copied in live(program)) == 200
+
+
+def qwen(transformer: float, text_encoder: float) -> Job:
+    (job,) = read_jobs(ROOT / "examples" / "qwen_image_ui.yaml")
+    shares = {"layer_offloading_transformer_percent": transformer, "layer_offloading_text_encoder_percent": text_encoder}
+    return replace(job, model=replace(job.model, layer_offloading=True, weights="float8", te_weights="float8", **shares))
+
+
+def test_qwen_images_last_norm_keeps_its_layer() -> None:
+    """18 MiB and its scales, which a whole run has on the card with all layers offloaded."""
+    profile = profile_of("qwen-image", qwen(1, 1).model)
+    assert isinstance(profile, OffloadProfile)
+    left = set(profile.resident("transformer", "float8")) - {min(profile.base.resident("transformer", "float8"))}
+    assert 3072 * 6144 in left
+    assert 3072 * 3072 not in left
+
+
+def test_what_only_one_component_needs_is_asked_of_that_one() -> None:
+    """Qwen-Image-Edit's text encoder has a vision tower and no records of its layers: Qwen-Image's are never taken for its own."""
+    model = qwen(1, 0).model
+    assert profile_of(EDIT, model).resident("transformer", "float8") == profile_of("qwen-image", model).resident("transformer", "float8")
+    with pytest.raises(CannotTell, match="never recorded"):
+        profile_of(EDIT, replace(model, layer_offloading_text_encoder_percent=1.0)).resident("text_encoder0", "float8")

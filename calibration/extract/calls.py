@@ -1,6 +1,7 @@
 """`python -m calibration.extract.calls ARCH PROBES`: where layers are used, added to a profile that was made of recordings without it.
 
-Each part of the profile takes the calls of a recording that has the very same events; parts that none has are left as they are, and named.
+Each part of the profile takes the calls of a recording that has the very same events, or else of the one that lies on the part with the
+fewest tensors missing, as extraction lays recordings on each other. Parts that none fits are left as they are, and named.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,11 @@ import numpy as np
 
 from calibration import probes
 from calibration.architectures import ARCHITECTURES
-from calibration.extract import build
-from calibration.extract.align import Sequence, canonical
+from calibration.extract import build, stored
+from calibration.extract.align import LayerCall, Misaligned, Sequence, canonical, overlay
 from calibration.extract.programs import Program
 from calibration.extract.runs import read
-from calibration.extract.windows import joined
+from calibration.extract.windows import joined, renumbered
 from estimator import archive
 
 USING = ("step.core/", "preview/", "text/")
@@ -29,7 +31,8 @@ def add(arch: str, folders: list[Path], out: Path) -> tuple[list[str], list[str]
     """Parts that have calls now, and parts of the recorded kinds of weights that have none."""
     profile: dict[str, Any] = json.loads((out / "profile.json").read_text())
     arrays = archive.Archive(out).all()
-    parts = profile["parts"]
+    parts, kept = profile["parts"], stored.read(out).programs
+    nearest: dict[str, tuple[int, list[LayerCall]]] = {}  # of a part: (tensors missing, calls)
     offload: dict[str, Any] = {"layers": profile.get("layers", {}), "places": profile.get("places", {})}
     weights: set[str] = set()
     family = ARCHITECTURES[arch]
@@ -44,11 +47,18 @@ def add(arch: str, folders: list[Path], out: Path) -> tuple[list[str], list[str]
                 continue
             weights.add(part.key.split("/")[1])
             number = parts[part.key]["number"]
-            program = _program(part.key, joined(canonical(part)))
+            sequence = joined(canonical(part))
+            program = Program(part.key, sequence, (), [], 1)
             order = build.order_of(program)
             codes = build.coded(program, order)
             if f"{archive.CALLS}{number}" not in arrays and np.array_equal(codes, arrays[f"{archive.EVENTS}{number}"]):
                 arrays[f"{archive.CALLS}{number}"] = build.calls_of(program, order)
+            elif f"{archive.CALLS}{number}" not in arrays and (found := laid(kept[part.key], sequence, part.values)) is not None:
+                nearest[part.key] = min(nearest.get(part.key, found), found, key=lambda one: one[0])
+    for key, (_, calls) in nearest.items():
+        if f"{archive.CALLS}{parts[key]['number']}" not in arrays:
+            kept[key].sequence.calls = calls
+            arrays[f"{archive.CALLS}{parts[key]['number']}"] = build.calls_of(kept[key], build.order_of(kept[key]))
     profile.update(offload if offload["layers"] else {})
     (out / "profile.json").write_text(build.readable(profile))
     archive.write(out, arrays)
@@ -57,8 +67,18 @@ def add(arch: str, folders: list[Path], out: Path) -> tuple[list[str], list[str]
     return found, [key for key in mine if key not in found]
 
 
-def _program(key: str, sequence: Sequence) -> Program:
-    return Program(key, sequence, (), [], 1)
+def laid(program: Program, recorded: Sequence, values: dict[str, int]) -> tuple[int, list[LayerCall]] | None:
+    """(Tensors missing, the recording's calls by the program's tensors); None where it does not fit, or a layer's output is missing."""
+    reference = replace(program.sequence, sizes=program.sizes(values).tolist())
+    try:
+        match = overlay(reference, recorded)
+    except Misaligned:
+        return None
+    number = {m: k for k, m in enumerate(match) if m is not None}
+    calls = renumbered(recorded, number, number)
+    if calls is None or any(call.output is None for call in calls):
+        return None
+    return len(match) + len(recorded.sizes) - 2 * len(number), calls
 
 
 def main() -> int:

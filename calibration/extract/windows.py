@@ -49,28 +49,31 @@ def joined(sequence: Sequence) -> Sequence:
             out.names.append(sequence.names[whole])
             out.imported.append(sequence.imported[whole])
         out.events.append(number[whole] if event == k else ~number[whole])
-    later, held_by = _next_kept(sequence, number), number | {k: number[whole] for k, whole in into.items()}
-    out.calls = [_renumbered(call, later, held_by) for call in sequence.calls]
+    calls = renumbered(sequence, number, number | {k: number[whole] for k, whole in into.items()})
+    if calls is None:
+        raise ValueError("a layer is used behind all tensors that are kept")
+    out.calls = calls
     return out
 
 
-def _next_kept(sequence: Sequence, number: dict[int, int]) -> dict[int, int | None]:
-    """For each tensor that is allocated here, the new number of the first that is still there, itself or a later one."""
-    out: dict[int, int | None] = {}
+def renumbered(sequence: Sequence, number: dict[int, int], held_by: dict[int, int]) -> list[LayerCall] | None:
+    """A sequence's calls by other numbers of its tensors. `number`: of those that are kept; `held_by`: what each input or output is in.
+
+    Moments before an allocation are before the next one that is kept. None if a call begins behind them all.
+    """
+    later: dict[int, int | None] = {}  # for each tensor that is allocated here: the first that is kept, itself or a later one
     following: int | None = None
     for k in reversed([e for e in sequence.events if e is not None and e >= 0]):
-        following = out[k] = number.get(k, following)
+        following = later[k] = number.get(k, following)
+    out = []
+    for call in sequence.calls:
+        first = later[call.first]
+        if first is None:
+            return None
+        last, backward, until = (None if k is None else later[k] for k in (call.last, call.backward, call.until))
+        given, made = (None if k is None else held_by.get(k) for k in (call.input, call.output))
+        out.append(replace(call, first=first, last=last, input=given, output=made, backward=backward, until=until))
     return out
-
-
-def _renumbered(call: LayerCall, later: dict[int, int | None], number: dict[int, int]) -> LayerCall:
-    """A layer's use: moments before an allocation are before the next one that is there, its input and output what they went into."""
-    first = later[call.first]
-    if first is None:
-        raise ValueError(f"layer {call.layer}: its use begins after all tensors that are kept")
-    last, backward, until = (None if k is None else later[k] for k in (call.last, call.backward, call.until))
-    given, made = (None if k is None else number.get(k) for k in (call.input, call.output))
-    return replace(call, first=first, last=last, input=given, output=made, backward=backward, until=until)
 
 
 def _calls(sequence: Sequence) -> dict[str, list[list[int]]]:

@@ -23,7 +23,7 @@ PRESERVING = FILTERED
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used
-OFFLOADING = frozenset({"flux2-klein-4b", "flux2-klein-9b", "zimage"})
+OFFLOADING = frozenset({"flux2-klein-4b", "flux2-klein-9b", "qwen-image", "zimage"})
 UNMERGED: frozenset[str] = frozenset()  # those that offloading takes nothing of, with such records of their float8 previews
 OFFLOADED_WEIGHTS = frozenset({"float8", "uint4", *(kind for kind in DERIVED if kind.startswith("uint"))})
 QUANTIZE_EXCLUDES = frozenset({"*time_text_embed*"})  # the trainer's own Flex.1 example leaves this embedder unquantised
