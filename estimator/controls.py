@@ -58,12 +58,17 @@ def capped_size(picture: Size, target: Size | None = None) -> Size:
     Source: ostris/ai-toolkit 27a03a91, extensions_built_in/diffusion_models/flux2/flux2_model.py (get_noise_prediction), src/sampling.py
     (encode_image_refs, default_prep).
     """
+    width, height = (side // TOKEN * TOKEN for side in capped(picture, target))
+    return max(TOKEN, width), max(TOKEN, height)
+
+
+def capped(picture: Size, target: Size | None = None) -> Size:
+    """The size of a picture of FLUX.2 before it is cropped."""
     most = LATENT_AREA
     if target is not None:
         picture, most = scaled(picture, target[0] * target[1]), target[0] * target[1]
     scale = min(1.0, math.sqrt(most / (picture[0] * picture[1])))
-    width, height = (int(side * scale) // TOKEN * TOKEN for side in picture)
-    return max(TOKEN, width), max(TOKEN, height)
+    return int(picture[0] * scale), int(picture[1] * scale)
 
 
 def pixels(pictures: tuple[Size, ...]) -> int:

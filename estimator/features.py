@@ -3,9 +3,10 @@
 Variables that a job gives: `B` samples in one forward, `T` image tokens of a sample (width * height / 256), `E` the image's
 edge ((width + height) / 16, which padded convolutions add), `X` text tokens of a sample, `N` those of the negative prompt, `W` those of
 a prompt whose output a step preserves (estimator.preservation), `I` those of `X` that are cells of control images (a text encoder with a
-vision tower), `r` the adapter's rank (`f`: a LoKr's factor). Of video, `T` and the text encoder's count are of the whole clip, and there
-are besides: `A` tokens of one latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has
-done already, `O` tokens of a clip's sound. LTX-2's tokens are of 32 pixels each way, and its latent frames of 8 (`Cells`). Derived ones:
+vision tower), `r` the adapter's rank (`f`: a LoKr's factor), `Q` image tokens of the picture that is trained where `T` counts those of
+control images as well (FLUX.2). Of video, `T` and the text encoder's count are of the whole clip, and there are besides: `A` tokens of
+one latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has done already,
+`O` tokens of a clip's sound. LTX-2's tokens are of 32 pixels each way, and its latent frames of 8 (`Cells`). Derived ones:
 
 - `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
 - `U` = 2 T, an image and a control image of the same size (FLUX.1 Kontext); `J` = 2 T + X, the joint sequence with both;

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from estimator.batches import Batch
-from estimator.controls import ENCODE, LATENT_AREA, RAW, Size, capped_size, scaled
+from estimator.batches import Batch, one_or_many
+from estimator.controls import ENCODE, RAW, Size, capped, capped_size, scaled
 from estimator.features import image_values
 from estimator.job import Sample
 from estimator.operations import EmptyCache, MoveIn, Operation, Part, Release
 from estimator.prompts import PromptsApart, VaeStays
+from estimator.references import CROPPED, REFERENCED, TOKENS
 
 
 class Flux2Plan(VaeStays, PromptsApart):
@@ -50,10 +51,12 @@ class Flux2Plan(VaeStays, PromptsApart):
         sizes = [capped_size(picture, target) for picture in pictures]
         for operation in super()._forward_backward(batch, accumulate, when):
             if pictures and isinstance(operation, Part) and operation.key.startswith("step.core"):
-                item = (*_prepared(pictures, sizes, target), *_encoded(sizes))
-                encoding = (MoveIn("vae"), *(Release("pictures"), *item) * batch.size)
-                # the trainer's variables hold the last item's pictures until the forward is over
-                yield replace(_with_tokens(operation, sizes), inside=(encoding, (Release("pictures"),)))
+                core, recorded, rules = operation.key.partition(f"/{one_or_many(batch.size)}")
+                encoding = tuple(_references(pictures, target, batch.size))
+                # the trainer's variables hold the last item's pictures, its tokens and those of all until the forward is over
+                over = tuple(Release(scope) for scope in ("pictures", _item(batch.size - 1), _items(batch.size)))
+                part = replace(operation, key=f"{core}{recorded}{REFERENCED}{rules}", inside=(encoding, over))
+                yield _with_tokens(replace(part, values={**part.values, "Q": part.values["T"]}), sizes)
             else:
                 yield operation
 
@@ -64,10 +67,13 @@ class Flux2Plan(VaeStays, PromptsApart):
                 yield Part("step.prompts/one", operation.values, "stacked")
                 for size in sizes:
                     yield Part(RAW, {"R": _area(size)}, "pictures")
-                    yield from _encoded([size])
+                    yield Part(ENCODE, image_values(*size), "control")
                     yield Release("pictures")
-                yield Release("stacked")
+                yield Part(TOKENS, {"T": _tokens(sizes)}, "references")
+                yield from (Release("control"), Release("stacked"))
+                yield Part(TOKENS, {"T": operation.values["T"]}, "references")  # joined with the latents anew in each step
                 yield _with_tokens(operation, sizes)
+                yield Release("references")
             else:
                 yield operation
 
@@ -83,8 +89,38 @@ def _area(size: Size) -> int:
     return size[0] * size[1]
 
 
-def _prepared(pictures: tuple[Size, ...], sizes: list[Size], target: Size | None) -> Iterator[Operation]:
-    """An item's control images on the card: as read, perhaps resized, doubled, shifted; then copies of those that are too large."""
+def _tokens(sizes: list[Size]) -> int:
+    return sum(image_values(*size)["T"] for size in sizes)
+
+
+def _item(number: int) -> str:
+    """The scope of the tokens of one item's control images."""
+    return f"tokens of item {number}"
+
+
+def _items(count: int) -> str:
+    """That of the tokens of the first items' joined; of a single item's own."""
+    return f"tokens of {count} items" if count > 1 else _item(0)
+
+
+def _references(pictures: tuple[Size, ...], target: Size | None, count: int) -> Iterator[Operation]:
+    """The control images of a batch through the VAE, item by item; the tokens of each are joined to those before."""
+    kept = _tokens([capped_size(picture, target) for picture in pictures])
+    for number in range(count):
+        yield Release("pictures")
+        yield from _prepared(pictures, target)
+        yield MoveIn("vae")
+        yield from _encoded(pictures, target)
+        yield Part(TOKENS, {"T": kept}, _item(number))
+        yield Release("control")
+        if number:
+            yield from [Release(_item(number - 1))] if number > 1 else []
+            yield Part(TOKENS, {"T": kept * (number + 1)}, _items(number + 1))
+            yield Release(_items(number))
+
+
+def _prepared(pictures: tuple[Size, ...], target: Size | None) -> Iterator[Operation]:
+    """An item's control images on the card: as read, perhaps resized, doubled, shifted."""
     for picture in pictures:
         yield Part(RAW, {"R": _area(picture)}, "read")
         if target is not None:
@@ -94,20 +130,18 @@ def _prepared(pictures: tuple[Size, ...], sizes: list[Size], target: Size | None
         yield Part(RAW, {"R": _area(picture)}, "doubled")
         yield Part(RAW, {"R": _area(picture)}, "pictures")
         yield from (Release("doubled"), Release("read"), Release("resized"))
-    most = LATENT_AREA if target is None else _area(target)
-    for picture, size in zip(pictures, sizes, strict=True):
-        if _area(picture if target is None else scaled(picture, most)) > most:
-            yield Part(RAW, {"R": _area(size)}, "pictures")
 
 
-def _encoded(sizes: list[Size]) -> Iterator[Operation]:
-    """Control images through the VAE, one after the other."""
-    for size in sizes:
-        yield Part(ENCODE, image_values(*size), "control")
-        yield Release("control")
+def _encoded(pictures: tuple[Size, ...], target: Size | None) -> Iterator[Operation]:
+    """Copies of those control images that are too large, then each through the VAE. All go together."""
+    for picture in pictures:
+        if capped(picture, target) != (picture if target is None else scaled(picture, _area(target))):
+            yield Part(RAW, {"R": _area(capped(picture, target))}, "control")
+    for picture in pictures:
+        size = capped_size(picture, target)
+        yield Part(ENCODE if size == capped(picture, target) else CROPPED, image_values(*size), "control")
 
 
 def _with_tokens(part: Part, sizes: list[Size]) -> Part:
     """With the tokens of all images in place of those of one."""
-    more = sum(image_values(*size)["T"] for size in sizes)
-    return replace(part, values={**part.values, "T": part.values["T"] + more})
+    return replace(part, values={**part.values, "T": part.values["T"] + _tokens(sizes)})

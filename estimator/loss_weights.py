@@ -12,14 +12,11 @@ a sample, gone at once.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-import numpy.typing as npt
 
 from estimator.errors import CannotTell, Problem
-from estimator.features import Ints
-from estimator.program import ALLOCATE, DOMAIN, EMPTY_CACHE, FIRST_IMPORT, Program, points_of
+from estimator.program import ALLOCATE, DOMAIN, Program, points_of
+from estimator.rewriting import widened, written
 
 WEIGHED = "/weighed"  # behind the key of a step's core
 PER_SAMPLE, WEIGHT_BYTES = "B", 4  # a weight of each sample: fp32, as the loss is
@@ -36,7 +33,10 @@ def weighed(core: Program) -> Program:
     places = [*[_freed(core, scaled - 1) + 1] * 3, *[int(made[gradient])] * 3]
     tensors = np.insert(tensors, places, [weights, product, scaled, passed, before, weights])
     births = np.insert(births, places, [True, True, False, True, False, False])
-    return _written(core, tensors, births, exact, (scaled, scaled, gradient))
+    features = core.features if PER_SAMPLE in core.features else (*core.features, PER_SAMPLE)
+    wide = widened(core, features, 3)
+    wide[-3, features.index(PER_SAMPLE)], wide[-2:] = WEIGHT_BYTES, wide[exact]
+    return written(core, core.key + WEIGHED, (tensors, births), (features, wide), (scaled, scaled, gradient))
 
 
 def _loss(core: Program) -> tuple[int, int, int]:
@@ -70,26 +70,3 @@ def _freed(core: Program, tensor: int) -> int:
 
 def _another_loss(core: Program) -> CannotTell:
     return CannotTell(Problem(f"{core.key!r} has another loss than one that timesteps can weigh", None, "", "report it"))
-
-
-def _written(core: Program, tensors: Ints, births: npt.NDArray[np.bool_], exact: int, like: tuple[int, ...]) -> Program:
-    """A core's events with the weights, the weighed loss and its gradient among them, numbered behind its names; the latter two are
-    as large as `exact`. `like`: tensors that were made at the same moments."""
-    features = core.features if PER_SAMPLE in core.features else (*core.features, PER_SAMPLE)
-    wide = np.zeros((len(core.names) + 3, len(features)), dtype=np.int64)
-    wide[:-3, : len(core.features)] = core.coefficients
-    wide[-3, features.index(PER_SAMPLE)], wide[-2:] = WEIGHT_BYTES, wide[exact]
-    own, count = len(core.names) - core.imports, len(core.names)
-    order = np.append(tensors[births], np.arange(own, count))
-    number = np.zeros(count + 3, dtype=np.int64)
-    number[order] = np.arange(len(order))
-    events = np.where(births, ALLOCATE, np.cumsum(births) - number[tensors])
-    imported = (tensors >= own) & (tensors < count)
-    events = np.where(imported, FIRST_IMPORT - (tensors - own), np.where(tensors < 0, EMPTY_CACHE, events))
-    old = np.where(order < count, order, np.array([*range(count), *like])[order])
-    names = tuple(core.names[k] if k < count else None for k in order.tolist())
-    peaks = tuple(replace(row, coefficients=(*row.coefficients, *[0] * (len(features) - len(core.features)))) for row in core.peaks)
-    return replace(
-        core, key=core.key + WEIGHED, features=features, coefficients=wide[order], labels=tuple(np.array(core.labels)[old].tolist()),
-        names=names, events=events, peaks=peaks, streams=None if core.streams is None else core.streams[old],
-    )  # fmt: skip

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
 
-from estimator import derived_weights, loss_weights, offload_programs, optimizers
+from estimator import derived_weights, offload_programs, optimizers
 from estimator.archs import load_archs
 from estimator.errors import CannotTell, Problem
 from estimator.job import Job, Model
-from estimator.loss_weights import WEIGHED
 from estimator.offload import OWN, Layer, choose, deviation_bytes, layers_of, taken_before_quantising
 from estimator.offload_programs import Call, Offloaded
 from estimator.offload_rows import Outline
 from estimator.program import Footprint, Program
-from estimator.programs import Profile, load_profile
+from estimator.programs import CORE_RULES, Profile, load_profile
 
 # Weights of which the adapter is never merged into the base, as it never is with offloading: what previews of unquantised weights are then
 UNMERGED = "float8"
@@ -187,8 +186,9 @@ class OffloadProfile(Profile):
         if optimizers.FUSED in key and name == "step.core":
             core, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(core_of(core), update, self.adapter)
-        if key.endswith(WEIGHED):
-            return loss_weights.weighed(core_of(key.removesuffix(WEIGHED)))
+        for suffix, rewritten in CORE_RULES.items():
+            if key.endswith(suffix):
+                return rewritten(core_of(key.removesuffix(suffix)))
         component = USING[name]
         layers = resident = self.layers(component, rest[0])
         if (name, rest[0]) == ("preview", "bf16"):

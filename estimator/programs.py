@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import derived_weights, experts, loss_weights, optimizers, preservation
+from estimator import derived_weights, experts, loss_weights, optimizers, preservation, references
 from estimator.archive import Archive
 from estimator.controls import ENCODE, RAW, RAW_BYTES_PER_PIXEL
 from estimator.derived_weights import Derivation
@@ -27,6 +27,7 @@ from estimator.errors import CannotTell, Problem
 from estimator.loss_weights import WEIGHED
 from estimator.paths import profiles_dir
 from estimator.program import ALLOCATE, Footprint, PeakRow, Program, left_out
+from estimator.references import CROPPED, REFERENCED, TOKENS
 
 SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "latents", "encode.", "decode", "tile.", "step.head/", "preview.prompts")
 SHARED_COMPONENTS = ("text_encoder", "vae")
@@ -43,6 +44,8 @@ TENSORS_OF_LINEAR = derived_weights.with_derived({"bf16": 2, "qfloat8": 5, "floa
 PLACES_OF_LINEAR = derived_weights.with_derived({"qfloat8": 4, "float8": 2, "uint4": 4})
 
 
+# Behind the key of a step's core: what it is rewritten by. Sizes of a footprint are those of the core as it was recorded
+CORE_RULES = {WEIGHED: loss_weights.weighed, REFERENCED: references.referenced}
 _CACHED, _PIXELS = "cache_latents.item", "cache_latents"  # the part that caches a latent; what the loader makes of its pixels there
 _PICTURE, _BYTES = "a control image as it was read", (RAW_BYTES_PER_PIXEL,)
 RAW_PICTURE = Program(
@@ -78,8 +81,8 @@ class Profile:
         """The part as far as peak rows and what stays or is freed are concerned: where that is quicker to have than all."""
         if ("outline", key) not in self.kept:
             base, whose = experts.split(key)
-            if whose == experts.LOW or key.endswith(WEIGHED):  # sizes are those of the first expert's, of the core as it was recorded
-                return self.outline(base.removesuffix(WEIGHED))
+            if whose == experts.LOW or key.endswith(tuple(CORE_RULES)):  # sizes: the first expert's, of the core as it was recorded
+                return self.outline(base.removesuffix(WEIGHED).removesuffix(REFERENCED))
             holder = self._recorded_by(key)
             self.kept["outline", key] = self.program(key) if holder is None else holder._footprint(key)
         return self.kept["outline", key]  # type: ignore[return-value]
@@ -100,17 +103,8 @@ class Profile:
         return any(key.startswith(beginning) for key in self.data["parts"])
 
     @cached_property
-    def kinds(self) -> frozenset[str]:
-        """Of the parts that were recorded for this very architecture."""
+    def kinds(self) -> frozenset[str]:  # of the parts that were recorded for this very architecture
         return frozenset(key.split("/")[0] for key in self.data["parts"])
-
-    @cached_property
-    def trained_in(self) -> frozenset[str]:
-        """Kinds of base weights of which any training step was recorded."""
-        keys = [key for key in self.data["parts"] if key.startswith("step.core")]
-        if self.shares_all and self.relative is not None:
-            keys += [key for key in self.relative.data["parts"] if key.startswith("step.core") and self._is_relatives(key)]
-        return frozenset(key.split("/")[1] for key in keys)
 
     @property
     def shares_all(self) -> bool:
@@ -160,9 +154,9 @@ class Profile:
         raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
 
     def _has_rule(self, key: str) -> bool:
-        if key in (RAW, ENCODE) or experts.split(key)[1] or (key.startswith("step.core") and optimizers.FUSED in key):
+        if key in (RAW, ENCODE, CROPPED, TOKENS) or experts.split(key)[1] or (key.startswith("step.core") and optimizers.FUSED in key):
             return True
-        if key.endswith(WEIGHED) or key.startswith(PRESERVING):
+        if key.endswith(tuple(CORE_RULES)) or key.startswith(PRESERVING):
             return True
         if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
             return True
@@ -171,8 +165,12 @@ class Profile:
     def _by_rule(self, key: str) -> Program:
         if key == RAW:
             return RAW_PICTURE
+        if key == TOKENS:
+            return references.KEPT
         if key == ENCODE:
             return left_out(self.program(_CACHED), key, _PIXELS)
+        if key == CROPPED:
+            return references.cropped(self.program(ENCODE))
         if key.startswith(PRESERVING):
             return self._preserving(key)
         base, whose = experts.split(key)
@@ -183,8 +181,9 @@ class Profile:
         if optimizers.FUSED in key:
             core, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(self.program(core), update, self.adapter, self.adapter_kind)
-        if key.endswith(WEIGHED):
-            return loss_weights.weighed(self.program(key.removesuffix(WEIGHED)))
+        for suffix, rewritten in CORE_RULES.items():
+            if key.endswith(suffix):
+                return rewritten(self.program(key.removesuffix(suffix)))
         derived = derived_weights.base_key(key)
         assert derived is not None
         return self._derived(key, *derived)

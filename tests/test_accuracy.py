@@ -38,7 +38,10 @@ SELECTED = frozenset({
     "kontext-float8-b2", "chroma-uint4-1280", "chroma-bf16-b2", "flux2dev-uint4-no-checkpointing", "flux2dev-bf16-b2", "klein9b-edit-two",
 })  # fmt: skip
 # Runs whose reserved memory hangs on where single megabytes lie: a block of 200 to 1,200 MiB finds a hole, or a segment is added
-PLACED = ("klein9b-uint4-b4", "klein9b-ui", "flux2dev-uint4-b4", "flex-b4", "chroma-bf16-b2")
+PLACED = (
+    "klein9b-uint4-b4", "klein9b-ui", "flux2dev-uint4-b4", "flex-b4", "chroma-bf16-b2", "klein4b-edit-b2", "klein4b-edit-ui",
+    "flux2dev-edit-ui",
+)  # fmt: skip
 MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
 FEW_ROWS = frozenset({"qwen-image", "qwen-image-edit-2509", "flux1-kontext", "chroma", "flux2-dev"})

@@ -23,7 +23,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": (
         {"profiles", "features", "archive", "program", "programs", "reductions", "optimizer_rules", "optimizers", "derived_weights",
-         "archs", "experts", "loss_weights", "offload", "offload_programs", "offload_profile", "offload_rows", "kronecker",
+         "archs", "experts", "loss_weights", "references", "rewriting", "offload", "offload_programs", "offload_profile",
+         "offload_rows", "kronecker",
          "adapter_sites", "filtered_edit", "filtered_flow", "filtered_programs", "filtered_profile", "preservation", "job_profile",
          "tokens", "controls"},
         {"values", "files"},

@@ -7,6 +7,7 @@ then previews, then the precision of frozen weights; what is learned (buckets, f
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from estimator.derived_weights import DERIVED
 from estimator.planner.buckets import bucket_levels, frame_levels
@@ -211,7 +212,17 @@ def _weights(subject: Subject) -> Iterator[Level]:
 def _trains(arch: str, weights: str) -> bool:
     """Whether any training step was recorded with such weights: otherwise each try would only find out again that none was."""
     derived = DERIVED.get(weights)
-    return not {weights, derived.base if derived is not None else weights}.isdisjoint(load_profile(arch).trained_in)
+    return not {weights, derived.base if derived is not None else weights}.isdisjoint(_trained_in(arch))
+
+
+@cache
+def _trained_in(arch: str) -> frozenset[str]:
+    """Kinds of base weights of which any training step was recorded."""
+    profile = load_profile(arch)
+    keys = list(profile.data["parts"])
+    if profile.shares_all and profile.relative is not None:
+        keys += [key for key in profile.relative.data["parts"] if key.split("/")[0] not in profile.kinds]
+    return frozenset(key.split("/")[1] for key in keys if key.startswith("step.core"))
 
 
 def unquantised(subject: Subject) -> Level | None:

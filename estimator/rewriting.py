@@ -1,0 +1,46 @@
+"""Programs with further tensors laid in: their events written anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.features import Ints
+from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Program
+
+Bools = npt.NDArray[np.bool_]
+
+
+def written(base: Program, key: str, events: tuple[Ints, Bools], rows: tuple[Sequence[str], Ints], like: Sequence[int]) -> Program:
+    """The base's program as `key`, with more tensors, which are numbered behind its names. What outlives the part stays as it is.
+
+    `events`: the tensor of each event (-1: empty_cache), and whether it is made there. `rows`: features, the base's before others, and the
+    bytes of all tensors over them. `like`: of each further tensor one of the base's that was made at the same moment.
+    """
+    tensors, births = events
+    features, coefficients = rows
+    count, own = len(base.names), len(base.names) - base.imports
+    order = np.append(tensors[births], np.arange(own, count))
+    number = np.zeros(count + len(like), dtype=np.int64)
+    number[order] = np.arange(len(order))
+    codes = np.where(births, ALLOCATE, np.cumsum(births) - number[tensors])
+    imported = (tensors >= own) & (tensors < count)
+    codes = np.where(imported, FIRST_IMPORT - (tensors - own), np.where(tensors < 0, EMPTY_CACHE, codes))
+    old = np.array([*range(count), *like])[order]
+    more = [0] * (len(features) - len(base.features))
+    return replace(
+        base, key=key, features=tuple(features), coefficients=coefficients[order], labels=tuple(np.array(base.labels)[old].tolist()),
+        names=tuple(base.names[k] if k < count else None for k in order.tolist()), events=codes,
+        peaks=tuple(replace(row, coefficients=(*row.coefficients, *more)) for row in base.peaks),
+        streams=None if base.streams is None else base.streams[old],
+    )  # fmt: skip
+
+
+def widened(base: Program, features: Sequence[str], further: int) -> Ints:
+    """Bytes of the base's tensors over its features and others behind them, and empty rows for so many further tensors."""
+    wide = np.zeros((len(base.names) + further, len(features)), dtype=np.int64)
+    wide[: len(base.names), : len(base.features)] = base.coefficients
+    return wide
