@@ -43,7 +43,6 @@ TENSORS_OF_LINEAR = derived_weights.with_derived({"bf16": 2, "qfloat8": 5, "floa
 # Parameters and buffers of it, as the names in the programs of loading count them: a quantised weight is one, of several tensors.
 PLACES_OF_LINEAR = derived_weights.with_derived({"qfloat8": 4, "float8": 2, "uint4": 4})
 
-
 # Behind the key of a step's core: what it is rewritten by. Sizes of a footprint are those of the core as it was recorded
 CORE_RULES = {WEIGHED: loss_weights.weighed, REFERENCED: references.referenced}
 _CACHED, _PIXELS = "cache_latents.item", "cache_latents"  # the part that caches a latent; what the loader makes of its pixels there
