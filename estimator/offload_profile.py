@@ -94,13 +94,13 @@ class OffloadProfile(Profile):
         return self._once(("layers", component, weights), lambda: self._read_layers(component, weights))  # type: ignore[no-any-return]
 
     def _read_layers(self, component: str, weights: str) -> tuple[Layer, ...]:
-        table = self.base.table("places")
+        table = table_of(self.base, "places")
         derivation = derived_weights.DERIVED.get(weights)
         recorded = weights if derivation is None or f"{component}/{weights}" in table else derivation.base
         places = table.get(f"{component}/{recorded}")
         if places is None:
             raise CannotTell(_unknown(f"{self.arch}: layers of {component} in {weights}"))
-        layers = layers_of(places, self.base.resident(component, weights), self.base.table("layers")[component])
+        layers = layers_of(places, self.base.resident(component, weights), table_of(self.base, "layers")[component])
         if component.startswith("text") and self._takes_text(BEFORE) and weights != "bf16":
             return taken_before_quantising(layers, self.layers(component, "bf16"))
         return layers
@@ -225,12 +225,19 @@ class OffloadProfile(Profile):
         calls = holder.archive.calls(part["number"]) if part else None
         if calls is None:
             raise CannotTell(_unknown(f"{self.arch}: where {key!r} uses each layer"))
-        names = self.base.table("layers")
+        names = table_of(self.base, "layers")
         first = sum(len(names[other]) for other in list(names)[: list(names).index(component)])
         return tuple(Call(row[0] - first, *row[1:]) for row in calls.tolist() if first <= row[0] < first + len(names[component]))
 
     def __hash__(self) -> int:
         return id(self)
+
+
+def table_of(profile: Profile, name: str) -> dict[str, Any]:
+    """What a profile knows of its components' layers (`layers`, `places`): the relative's, where the component is the relative's."""
+    shared = table_of(profile.relative, name) if profile.shares_all and profile.relative is not None else {}
+    theirs = {key: value for key, value in shared.items() if not profile.has_own_resident(key.split("/")[0])}
+    return {**theirs, **profile.data.get(name, {})}
 
 
 _rewritten: Making = offload_programs.offloaded

@@ -133,12 +133,6 @@ class Profile:
         """The profile that holds a recorded part: this one or a relative. Raises CannotTell if none does."""
         return self._recorded_by(key) or self
 
-    def table(self, name: str) -> dict[str, Any]:
-        """What layer offloading has to know of components (`layers`, `places`): the relative's, where the component is the relative's."""
-        shared = self.relative.table(name) if self.shares_all and self.relative is not None else {}
-        theirs = {key: value for key, value in shared.items() if not self._has_own_resident(key.split("/")[0])}
-        return {**theirs, **self.data.get(name, {})}
-
     def _recorded_by(self, key: str) -> Profile | None:
         """The profile that holds a part, this one or a relative's; None for what is made by rule. Raises CannotTell if none does."""
         if self._has_rule(key):
@@ -258,7 +252,7 @@ class Profile:
             return bf16[: unquantised * TENSORS_OF_LINEAR["bf16"]] + rest[unquantised * TENSORS_OF_LINEAR[weights] :]
         # a component of which any kind was recorded is another one than the relative's (a vision tower more), but for the transformer: what
         # differs there is which of its layers are quantised
-        recorded = self._has_own_resident(component)
+        recorded = self.has_own_resident(component)
         if self.shares_all and self.relative is not None and (not recorded or (component, weights) == ("transformer", "bf16")):
             return self.relative.resident(component, weights)
         for profile in (self, self.relative if component.startswith(SHARED_COMPONENTS) and not self.shares_all else None):
@@ -267,7 +261,7 @@ class Profile:
                 return sizes
         raise CannotTell(Problem(f"{self.arch}: {component} in {weights} was never recorded", None, "", "choose another quantisation"))
 
-    def _has_own_resident(self, component: str) -> bool:
+    def has_own_resident(self, component: str) -> bool:
         return any(key.split("/")[0] == component for key in self.data["residents"])
 
     def _own_resident(self, component: str, weights: str) -> list[int] | None:
@@ -281,7 +275,7 @@ class Profile:
         return None if base is None or derivation is None else derived_weights.residents(base, derivation)
 
     def has_resident(self, component: str) -> bool:
-        own = self._has_own_resident(component)
+        own = self.has_own_resident(component)
         return own or (self.shares_all and self.relative is not None and self.relative.has_resident(component))
 
 
