@@ -88,7 +88,7 @@ JOBS = (
     ),
     Job(
         "wan5b-images", web_ui("wan 5b"), (("portraits", [512, 768], {}),),
-        {**UNQUANTISED, **UNLOADED, **CACHED_LATENTS, **batch(2), **rank(64)}, (clip(512, 768, 1), clip(320, 256, 33, SECOND)),
+        {**UNLOADED, **CACHED_LATENTS, **batch(2), **rank(64)}, (clip(512, 768, 1), clip(320, 256, 33, SECOND)),
     ),
     Job(
         "wan5b-no-checkpointing", web_ui("wan 5b"), (("short clips", [320], begun(21)), ("portraits", [512], begun(1))),
