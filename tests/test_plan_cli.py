@@ -204,3 +204,16 @@ def test_steps_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Up, once it runs" in shown
     assert plan(ZIMAGE, "--gpu", "RTX4090", "--steps", "--aim", "speed") == 2
     assert plan(ZIMAGE, "--gpu", "all", "--steps") == 2
+
+
+def test_another_version_of_the_trainer_makes_plans_more_careful(capsys: pytest.CaptureFixture[str]) -> None:
+    """As it does for check: every config that is tried has a wider interval."""
+    highs = []
+    for options in ((), ("--trainer-version", "0.99.1")):
+        plan(EXAMPLES / "flux2_klein_4b_ui.yaml", "--gpu", "RTX5090", *options, "--json")
+        highs.append([phase["device_high_bytes"] for phase in document(capsys)["before"]["phases"]])
+    plain, other = highs
+    assert max(other) > max(plain)
+    assert all(wider >= narrow for narrow, wider in zip(plain, other, strict=True)), "equal where nothing is on the card"
+    assert plan(ZIMAGE, "--gpu", "RTX5090", "--trainer-version", "next") == 2
+    assert "--trainer-version next" in capsys.readouterr().err

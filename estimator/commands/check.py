@@ -47,7 +47,7 @@ def parser() -> options.Parser:
     made.add_argument("--gpu", required=True, metavar="NAME", help="a card (see `estimate gpus`), a size such as 23.5GiB, or all")
     options.add_job(made)
     options.add_overlay(made)
-    made.add_argument("--trainer-version", metavar="V", help="of the trainer that will run it, where another than was recorded")
+    options.add_trainer_version(made)
     either = made.add_mutually_exclusive_group()  # what is safe takes replays
     either.add_argument("--fast", action="store_true", help="peak rows only, without the allocator's replay: a lower bound")
     either.add_argument("--required", action="store_true", help="also find the smallest capacity at which the job is safe")

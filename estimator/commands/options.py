@@ -71,6 +71,11 @@ def add_job(parser: argparse.ArgumentParser, os_help: str = WHERE) -> None:
     parser.add_argument("--arch", metavar="KEY", help="take the model for this architecture (see `estimate archs`)")
 
 
+def add_trainer_version(parser: argparse.ArgumentParser) -> None:
+    """--trainer-version."""
+    parser.add_argument("--trainer-version", metavar="V", help="of the trainer that will run it, where another than was recorded")
+
+
 def add_overlay(parser: argparse.ArgumentParser) -> None:
     """--overlay and --no-overlay: of a card as `estimate calibrate` measured it."""
     either = parser.add_mutually_exclusive_group()

@@ -50,6 +50,7 @@ def parser() -> options.Parser:
     made.add_argument("--write", metavar="FILE", help="write the edited config there")
     made.add_argument("--in-place", action="store_true", help="write over the config itself")
     options.add_job(made)
+    options.add_trainer_version(made)
     options.add_overlay(made)
     options.add_output(made)
     return made
@@ -64,7 +65,7 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
 
     _check_usage(given)
     target = given.write if given.write is not None else given.config if given.in_place else None
-    subject = read_subject(given.config, tuple(given.set), given.arch, ())
+    subject = read_subject(given.config, tuple(given.set), given.arch, (), given.trainer_version)
     gpus = options.cards(given, [subject.job])
     if target is not None:
         check_target(given.config, target, given.in_place)

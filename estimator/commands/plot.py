@@ -29,6 +29,7 @@ def parser() -> options.Parser:
     overs = ("resolution", "batch", "frames", "rank", "preview")
     made.add_argument("--over", choices=overs, help="what curves run over; default resolution")
     options.add_job(made)
+    options.add_trainer_version(made)
     options.add_overlay(made)
     return made
 
@@ -43,7 +44,7 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     if given.kind == "timeline" and given.over is not None:
         raise InputError(Problem("--over belongs to curves", None, "a timeline has phases", "leave it out, or --kind timeline"))
     check_picture(given.out)
-    subject = read_subject(given.config, tuple(given.set), given.arch, ())
+    subject = read_subject(given.config, tuple(given.set), given.arch, (), given.trainer_version)
     gpu = options.one_card(given, [subject.job])
     if given.kind == "timeline":
         from estimator.engine import estimate_job

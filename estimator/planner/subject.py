@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from estimator.archs import Arch, load_archs
 from estimator.configfile import ConfigFile, read_config
 from estimator.datasets import remembered
+from estimator.drift import checked_version
 from estimator.errors import CannotTell, InputError, Problem
 from estimator.job import Job, Place
 from estimator.planner.edits import Edit
@@ -21,7 +22,8 @@ from estimator.trainers.section import nearest
 
 @dataclass(slots=True)
 class Subject:
-    """A config with one training process. `process`: its raw values, `--set` applied; `job`: what they mean.
+    """A config with one training process. `process`: its raw values, `--set` applied; `job`: what they mean. `trainer_version`: where
+    another than the config's is named.
 
     `keep`: patterns of keys that no edit may touch. Dataset folders are scanned once for all edits.
     """
@@ -32,6 +34,7 @@ class Subject:
     keep: tuple[str, ...]
     process: dict[str, Any]
     job: Job
+    trainer_version: str | None = None
     bounds: dict[tuple[tuple[Edit, ...], int], Simulation | None] = field(default_factory=dict)  # peak rows, for the cards of one kind
     _scans: dict[str, Any] = field(default_factory=dict)
     _read: dict[tuple[str, ...], Job | None] = field(default_factory=dict)
@@ -90,7 +93,8 @@ class Subject:
             process = process[part]
         job = self.read(edits)
         assert job is not None
-        return Subject(self.file, (*self.sets, *overrides), self.arch_override, self.keep, process, job, _scans=self._scans)
+        sets, version = (*self.sets, *overrides), self.trainer_version
+        return Subject(self.file, sets, self.arch_override, self.keep, process, job, version, _scans=self._scans)
 
     def read(self, edits: Sequence[Edit]) -> Job | None:
         """The job of the edited config; None where the trainer would refuse it, or something in it is not modelled."""
@@ -99,7 +103,7 @@ class Subject:
             try:
                 with remembered(self._scans):
                     (job,) = read_aitoolkit(self.file, (*self.sets, *overrides), self.arch_override)
-                self._read[overrides] = None if job.unmodelled else job
+                self._read[overrides] = None if job.unmodelled else _for_version(job, self.trainer_version)
             except (InputError, CannotTell):
                 self._read[overrides] = None
         return self._read[overrides]
@@ -111,7 +115,13 @@ def covers(pattern: str, key: str) -> bool:
     return len(parts) <= len(words) and all(fnmatchcase(word, part) for part, word in zip(parts, words, strict=False))
 
 
-def read_subject(path: str, sets: tuple[str, ...], arch_override: str | None, keep: tuple[str, ...]) -> Subject:
+def _for_version(job: Job, version: str | None) -> Job:
+    return job if version is None else replace(job, trainer_version=version)
+
+
+def read_subject(
+    path: str, sets: tuple[str, ...], arch_override: str | None, keep: tuple[str, ...], trainer_version: str | None = None
+) -> Subject:
     """The config at `path`. Raises InputError as read_jobs does, and for what cannot be planned; CannotTell with what is not modelled."""
     file = read_config(path)
     if "run" in file.data:
@@ -131,7 +141,8 @@ def read_subject(path: str, sets: tuple[str, ...], arch_override: str | None, ke
     process: Any = overridden(file, sets).data
     for part in (*PROCESS, 0):
         process = process[part]
-    return Subject(file, sets, arch_override, keep, process, job, _scans=scans)
+    version = None if trainer_version is None else checked_version(trainer_version)
+    return Subject(file, sets, arch_override, keep, process, _for_version(job, version), version, _scans=scans)
 
 
 def check_keep(subject: Subject, editable: Iterable[str]) -> None:
