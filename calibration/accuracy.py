@@ -58,12 +58,13 @@ def emulated(args: argparse.Namespace) -> int:
     rows, different, capacities = evaluate(runs)
     if args.write is not None:
         from calibration import accuracy_page, accuracy_verdicts, checked  # the first two need scipy and matplotlib
+        from calibration.harness import check
 
         found = accuracy_published.evaluate()
         verdicts = [*accuracy_verdicts.emulated(), *accuracy_verdicts.published(found)]
         args.write.write_text(accuracy_page.page(rows, different, capacities, found, verdicts), encoding="utf-8")
         accuracy_page.draw(args.write.parent / "img" / "accuracy.png")
-        checked.write(rows, found)
+        checked.write([*rows, *check.every()], found)
         print(f"written: {args.write}, {checked.PATH.name}")
     else:
         print(report(rows, different, capacities))

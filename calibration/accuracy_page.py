@@ -12,6 +12,7 @@ from calibration.accuracy_rows import GIB
 from calibration.accuracy_tables import Table, capacity_table, different_table, misses, percent, phase_table, summary_table
 from calibration.accuracy_verdicts import Verdict
 from calibration.fit import CHECK
+from calibration.harness import check
 from estimator.intervals import profile
 
 HEAD = """# Accuracy
@@ -39,6 +40,14 @@ CARDS = """
 ### On a card of a given size
 
 Which phase runs out of memory first on a card of 12, 16, 24 and 32 GB (total as torch reports it, 500 MiB of it the context).
+
+{table}
+"""
+HARNESS = """
+### Architectures that AI Toolkit does not have
+
+Run files gone through by our own harness on diffusers' classes, on the emulated device (`python -m calibration.harness check`): sizes,
+ranks and batches that no program was made of. Peaks in MiB, errors in per cent, the same bars.
 
 {table}
 """
@@ -120,6 +129,7 @@ def page(
     if different:
         parts.append("\nPhases other than the run's:\n\n" + different_table(different).markdown() + "\n")
     parts.append(CARDS.format(table=capacity_table(capacities).markdown()))
+    parts.append(HARNESS.format(table=check.table(check.every()).markdown()))
     parts.append(_published(list(published)))
     parts.append(_intervals(list(published), verdicts))
     parts.append("\n## Every phase of every emulated run (MiB)\n")

@@ -1,4 +1,5 @@
-"""What `estimate archs` says was checked: profiles/checked.json, from the committed emulated runs and published rows.
+"""What `estimate archs` says was checked: profiles/checked.json, from the committed emulated runs (the trainer's, and the harness's) and
+published rows.
 
     python -m calibration.checked            # works all estimates out (minutes); `python -m calibration.accuracy --write` does it too
 
@@ -18,6 +19,7 @@ from calibration import accuracy_published
 from calibration.accuracy_compare import Row, compare
 from calibration.accuracy_published import Judged
 from calibration.accuracy_rows import read_rows
+from calibration.harness.check import every as harnessed
 from estimator.checked import SCHEMA, Checked
 
 PATH = Path(__file__).resolve().parent.parent / "profiles" / "checked.json"
@@ -50,7 +52,7 @@ def write(rows: Sequence[Row], published: Iterable[Judged], path: Path = PATH) -
 def main() -> int:
     argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").partition("\n")[0]).parse_args()
     rows = [one for run in read_rows() if run.total_bytes is None for one in compare(run) if isinstance(one, Row)]
-    write(rows, accuracy_published.evaluate())
+    write([*rows, *harnessed()], accuracy_published.evaluate())
     print(f"written: {PATH.name}")
     return 0
 

@@ -23,8 +23,8 @@ from calibration.trainer.__main__ import HERE, UNBOUNDED_MIB
 OUT = Path(__file__).resolve().parents[1] / "profiles" / "optimizers.json"
 NAMES = (
     "adagrad", "adam", "adam8", "adam8bit", "adamw", "adamw8", "adamw8bit", "adafactor", "ademamix8bit", "automagic", "automagic2",
-    "automagic3", "lion8bit", "prodigy", "prodigy8bit",
-)  # fmt: skip
+    "automagic3", "lion8bit", "prodigy", "prodigy8bit", "adamw+bf16", "adamw8bit+bf16",
+)  # fmt: skip; behind a plus the parameters' type, where that is not fp32: adapters of our own harness
 FUSED = ("automagic2", "automagic3")  # their stretches begin with the hooks that autograd calls for each gradient
 DECAY = "+weight_decay"
 

@@ -5,7 +5,7 @@
 Three kinds of experiment:
 - `emulated`: phases of whole runs of the trainer on the emulated device beside their estimates; a source is a run.
 - `step`: a training step published for a real card, gone through on the emulated device (published_steps), whose figure stands where the
-  estimate stands in the others; a source is the publication.
+  estimate stands in the others; a source is the publication. Only where no estimate is held against the row.
 - `card`: figures and outcomes published for real cards beside their estimates (published.jsonl); a source is the publication. A fit or an
   OOM is one-sided: its figure is what the card had for torch.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlparse
@@ -80,12 +80,12 @@ def emulated() -> Iterator[Row]:
                 )  # fmt: skip
 
 
-def stepped() -> Iterator[Row]:
-    """Published training steps that were gone through on the emulated device."""
+def stepped(judged: Collection[str] = ()) -> Iterator[Row]:
+    """Published training steps that were gone through on the emulated device, but for those `judged` by an estimate."""
     from calibration.published_steps import RESULTS, SOURCE, results
     from estimator.intervals import generation
 
-    for step in results(RESULTS):
+    for step in (one for one in results(RESULTS) if one.row not in judged):
         yield Row(
             "step", SOURCE, step.row, "reserved", "train", PEAK, step.emulated_reserved_bytes, round(step.published_gib * 2**30),
             f"cogvideox-{step.model}", "fp16", step.optimizer, "cogvideox-factory", generation("8.0"),
@@ -120,7 +120,8 @@ def publisher(url: str) -> str:
 
 def main() -> int:
     argparse.ArgumentParser(prog="python -m calibration.residual_rows", description=(__doc__ or "").partition("\n")[0]).parse_args()
-    rows = [*emulated(), *stepped(), *published()]
+    cards = list(published())
+    rows = [*emulated(), *stepped({row.row for row in cards}), *cards]
     write(rows)
     print(f"{len(rows)} rows written: {PATH.name}")
     return 0

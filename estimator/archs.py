@@ -49,6 +49,9 @@ class Arch:
     sound_per_second: int = 0
     control_images: str | None = None
     transformer_config: Mapping[str, object] = field(default_factory=dict)
+    harness: bool = False
+    lora_targets: tuple[str, ...] = ()
+    adapter_dtypes: tuple[str, ...] = ("fp32",)
 
     def sound_tokens(self, frames: int, per_second: float) -> int:
         """Tokens of the sound of a clip taken at so many frames a second, or of an image; 0 where a model has none."""
@@ -97,6 +100,10 @@ class Archs:
 
     def modelled(self) -> tuple[str, ...]:
         return tuple(key for key, arch in self.archs.items() if arch.modelled)
+
+    def trained(self) -> tuple[str, ...]:
+        """Those of them that AI Toolkit trains; the others are for run files only."""
+        return tuple(key for key in self.modelled() if not self.archs[key].harness)
 
     def nearest(self, trainer_key: str) -> str | None:
         """The modelled relative of a trainer's key that is not modelled itself."""

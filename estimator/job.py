@@ -205,7 +205,8 @@ class Job:
     `expandable_segments`: PYTORCH_CUDA_ALLOC_CONF turns them on; False in the trainer's default.
     `resident`, `attention`, `control_images`, `optimizer_state_dtype`: as explicit run files say them. What is not resident ("transformer",
     "text_encoder", "vae") is unloaded or cached in `train` and `datasets`, which the timeline follows; the others have no model but their
-    defaults. `trainer_version`: where the config or the user names one.
+    defaults. `autocast`: the forward runs under torch.autocast, its result in fp32 (of architectures of our own harness).
+    `trainer_version`: where the config or the user names one.
     """
 
     name: str
@@ -227,6 +228,7 @@ class Job:
     attention: str = "sdpa"
     control_images: int = 0
     optimizer_state_dtype: str | None = None
+    autocast: bool = False
     trainer_version: str | None = None
 
     @property

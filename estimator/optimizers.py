@@ -17,7 +17,7 @@ from estimator.kronecker import matrices
 from estimator.optimizer_rules import ALL, CONDITIONS, GRADIENT, Event, Shape, expand, load_rules, size_of, size_of_list
 from estimator.program import ALLOCATE, EventProgram, PeakRow, Program
 
-ELEMENT_BYTES = 4  # adapters are fp32 in AI Toolkit
+ELEMENT_BYTES = 4  # of the adapters that widths are of: fp32, as all are in AI Toolkit
 LORA, LOKR = "lora", "lokr"
 SIZE = {LORA: "r", LOKR: "f"}  # the variable that an adapter's shapes depend on
 NOMINAL = {LORA: 16, LOKR: 4}  # rank, factor: decide only where tensors that are made once (two of 1 KiB) come in the first step
@@ -97,9 +97,10 @@ def known(optimizer: str) -> bool:
     return optimizer in load_rules()
 
 
-def rule_name(optimizer: str, decays: bool) -> str:
-    """The rule that holds with or without weight decay."""
-    return optimizer + DECAY if decays and known(optimizer + DECAY) else optimizer
+def rule_name(optimizer: str, decays: bool, dtype: str = "fp32") -> str:
+    """The rule that holds with or without weight decay, for parameters in fp32 or (`adamw+bf16`) another type."""
+    named = optimizer if dtype == "fp32" else f"{optimizer}+{dtype}"
+    return named + DECAY if decays and known(named + DECAY) else named
 
 
 def makes_state_at_once(optimizer: str) -> bool:

@@ -18,6 +18,7 @@ from estimator.operations import CONTROLLED_CORE, CORE, Begin, EmptyCache, End, 
 from estimator.phases import Plan
 from estimator.programs import Profile
 from estimator.prompts import PromptsApart, VaeStays
+from estimator.steponly import StepOnlyPlan
 from estimator.wan import WanPlan
 from estimator.wan22 import Wan22FromImagePlan, Wan22Plan
 from estimator.wan_5b import Wan5bPlan
@@ -63,7 +64,7 @@ PLANS: Mapping[str, type[Plan]] = {
     "stable_diffusion": Plan, "base": Plan, "flux_kontext": KontextPlan, "flux2": Flux2Plan,
     "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan, "wan": WanPlan, "wan22_14b": Wan22Plan, "wan22_14b_i2v": Wan22FromImagePlan,
     "wan22_5b": Wan5bPlan, "wan21_i2v": Wan21FromImagePlan,
-    "qwen_edit": QwenEditPlan, "ltx2": Ltx2Plan,
+    "qwen_edit": QwenEditPlan, "ltx2": Ltx2Plan, "harness": StepOnlyPlan,
 }  # fmt: skip
 
 

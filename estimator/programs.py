@@ -203,11 +203,12 @@ class Profile:
 
     @cached_property
     def adapter(self) -> tuple[int, ...]:
-        """Bytes of each of a LoRA's parameters at rank 1, whatever the base weights are (of two experts: of one's)."""
+        """Bytes of each of a LoRA's parameters in fp32 at rank 1, whatever the base weights are (of two experts: of one's)."""
         if self.shares_all and self.relative is not None:
             return self.relative.adapter
         key = next(key for key in self.data["parts"] if key.startswith("setup.network/"))
-        return self.program(key).stay_bytes("adapter", {"r": 1})
+        sizes = self.program(key).stay_bytes("adapter", {"r": 1})
+        return tuple(2 * size for size in sizes) if key.endswith("/bf16/bf16") else sizes
 
     def recorded(self, key: str) -> Program:
         """The program of a part that this profile holds, as it was recorded. Raises KeyError for another."""

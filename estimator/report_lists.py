@@ -26,7 +26,7 @@ _ARCH_COLUMNS = (
 _ARCH_WORDS = (
     "runs: whole runs of the trainer itself on an emulated CUDA device, none of them used to make the model of it. alloc., reserv.: the "
     "largest error of any phase in them, + where the estimate is higher. cards: rows published of real cards that it was held against. "
-    "Every row: docs/accuracy.md."
+    "Every row: docs/accuracy.md. (run files): AI Toolkit does not have it; its training steps come from a harness of our own."
 )
 
 
@@ -99,7 +99,7 @@ def render_archs(archs: Sequence[ArchRow], trained: Sequence[TrainerRow], style:
     """The architectures that can be estimated and how far each was checked, then what is only recognised."""
     rows = [
         (
-            row.key, cut(", ".join(row.trained_as), 23), str(row.checked.runs), _worst(row.checked.worst_allocated),
+            row.key, cut(", ".join(row.trained_as) or "(run files)", 23), str(row.checked.runs), _worst(row.checked.worst_allocated),
             _worst(row.checked.worst_reserved), str(row.checked.published),
         )
         for row in archs if row.modelled

@@ -1,4 +1,5 @@
-"""What the shipped examples come to, phase by phase: kept in tests/data/golden/examples.json, so that no change goes unseen.
+"""What the shipped examples come to, phase by phase: kept in tests/data/golden (examples.json; run files: runs.json), so that no change
+goes unseen.
 
 `python -m tests.golden` shows what differs now; `--write` takes the present figures over.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,25 @@ from tests.made_jobs import ARCHS
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "tests" / "data" / "golden" / "examples.json"
+RUNS = PATH.with_name("runs.json")
 CARDS = ("RTX4090", "A100-40G")
 
 
 def present() -> dict[str, Any]:
     """Example -> card -> verdict and [phase, variant, allocated, reserved, verdict] of each phase, of the code as it is."""
+    return figures_of(sorted((ROOT / "examples").glob("*.yaml")), ARCHS)
+
+
+def runs_present() -> dict[str, Any]:
+    """The same of the run files of architectures that AI Toolkit does not have."""
+    return figures_of(sorted((ROOT / "examples" / "runs").glob("*.yaml")))
+
+
+def figures_of(paths: Sequence[Path], archs: Sequence[str] | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for path in sorted((ROOT / "examples").glob("*.yaml")):
+    for path in paths:
         (job,) = read_jobs(path)
-        if job.arch not in ARCHS:
+        if archs is not None and job.arch not in archs:
             continue
         found[path.stem] = {}
         for card in CARDS:
@@ -47,12 +59,14 @@ def written(figures: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    figures = present()
+    figures, runs = present(), runs_present()
     if "--write" in sys.argv[1:]:
         PATH.parent.mkdir(parents=True, exist_ok=True)
         PATH.write_text(written(figures), encoding="utf-8")
+        RUNS.write_text(written(runs), encoding="utf-8")
         return 0
-    kept = json.loads(PATH.read_text(encoding="utf-8"))
+    kept = json.loads(PATH.read_text(encoding="utf-8")) | json.loads(RUNS.read_text(encoding="utf-8"))
+    figures |= runs
     differ = 0
     for name, cards in figures.items():
         for card, now in cards.items():

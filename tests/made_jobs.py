@@ -14,8 +14,9 @@ from estimator.programs import load_profile
 from estimator.trainers import read_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
-ARCHS = tuple(sorted(path.parent.name for path in (ROOT / "profiles").glob("*/profile.json")))
-"""The architectures that have memory programs."""
+RECORDED = sorted(path.parent.name for path in (ROOT / "profiles").glob("*/profile.json"))
+ARCHS = tuple(key for key in RECORDED if not load_archs().archs[key].harness)
+"""The architectures that have memory programs of the whole of AI Toolkit's timeline."""
 RECORDED_WEIGHTS = ("bf16", "float8", "qfloat8", "uint4")
 EIGHT_BIT = ("float8", "qfloat8")
 RECORDED_OPTIMIZERS = ("adafactor", "adamw", "adamw8bit", "prodigy")

@@ -10,6 +10,7 @@ import pytest
 from calibration.accuracy_compare import Row
 from calibration.accuracy_rows import read_job, read_rows
 from calibration.checked import checked
+from calibration.harness.check import rows as harness_rows
 from estimator import cli
 from estimator.archs import load_archs
 from estimator.checked import load_checked
@@ -18,7 +19,8 @@ from estimator.checked import load_checked
 def test_runs_are_those_that_are_kept() -> None:
     """After new rows: `python -m calibration.checked`."""
     runs = [run for run in read_rows() if run.total_bytes is None]
-    assert Counter(read_job(run).arch for run in runs) == {key: one.runs for key, one in load_checked().items() if one.runs}
+    archs = [*(read_job(run).arch for run in runs), *(one["run"]["arch"] for one in harness_rows())]
+    assert Counter(archs) == {key: one.runs for key, one in load_checked().items() if one.runs}
 
 
 def row(run: str, arch: str, allocated: int, reserved: int) -> Row:

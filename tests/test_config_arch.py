@@ -145,7 +145,7 @@ def test_no_architecture_at_all_is_stable_diffusion_and_the_remedy_says_so(tmp_p
 
 def test_an_override_must_fit(tmp_path: Path) -> None:
     path = write(tmp_path, process())
-    for override, error in [("flux9", InputError), ("zimage", InputError), ("hunyuan-video", CannotTell)]:
+    for override, error in [("flux9", InputError), ("zimage", InputError), ("mochi", CannotTell)]:
         with pytest.raises(error, match=override):
             read_jobs(path, arch_override=override)
     with pytest.raises(InputError, match="assistant_lora_path"):
@@ -191,7 +191,7 @@ def test_the_shipped_table_is_sound() -> None:
     for arch in table.archs.values():
         assert arch.nearest is None or table.archs[arch.nearest].modelled
         assert not (arch.modelled and arch.nearest)
-    for key in table.modelled():
+    for key in table.trained():
         assert any(key in entry.archs for entry in table.trainer.values()), f"{key}: no config can ask for it"
 
 

@@ -59,7 +59,7 @@ def command_in(path: Path) -> list[str]:
 
 def test_there_is_one_of_each_architecture() -> None:
     assert {path.stem for path in EXAMPLES} == set(ARCHS)
-    assert set(ARCHS.values()) == set(load_archs().modelled())
+    assert set(ARCHS.values()) == set(load_archs().trained())
 
 
 def test_the_page_of_examples_is_what_they_come_to() -> None:

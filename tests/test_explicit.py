@@ -179,8 +179,8 @@ def test_what_has_no_model_is_named(tmp_path: Path, key: str, changes: dict[str,
 
 
 def test_architectures_without_a_model_cannot_be_told(tmp_path: Path) -> None:
-    with pytest.raises(CannotTell, match="hunyuan-video"):
-        read_jobs(write(tmp_path, RUN | {"arch": "hunyuan-video"}))
+    with pytest.raises(CannotTell, match="mochi"):
+        read_jobs(write(tmp_path, RUN | {"arch": "mochi"}))
 
 
 def test_overrides_and_arch(tmp_path: Path) -> None:

@@ -122,8 +122,8 @@ def test_what_was_never_recorded_is_named() -> None:
         load_profile("flux1-dev").program("step.core/nf4/checkpointed/one")
     with pytest.raises(CannotTell, match="transformer in nf4"):
         load_profile("flux1-dev").resident("transformer", "nf4")
-    with pytest.raises(CannotTell, match="hunyuan-video"):
-        load_profile("hunyuan-video")
+    with pytest.raises(CannotTell, match="mochi"):
+        load_profile("mochi")
 
 
 @archs

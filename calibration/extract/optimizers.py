@@ -27,7 +27,8 @@ class Extractor:
         steps = sorted(int(s) for s in self.recordings[0].stages if s.isdigit())
         self.first, self.second, self.before, self.last = (str(n) for n in (steps[0], steps[1], steps[-2], steps[-1]))
         self.tensor_of: list[dict[int, Tensor]] = [{} for _ in self.recordings]
-        self.slots: dict[str, dict[str, Any]] = {GRADIENT: {"kind": "each", "size": [["", "elements", 4]]}}
+        element = 2 if name.endswith("+bf16") else 4  # bytes: of the parameters, and so of their gradients
+        self.slots: dict[str, dict[str, Any]] = {GRADIENT: {"kind": "each", "size": [["", "elements", element]]}}
         self.found: dict[str, list[tuple[int, Tensor, int]]] = defaultdict(list)  # slot -> (recording, tensor, bytes)
 
     def rule(self) -> dict[str, Any]:

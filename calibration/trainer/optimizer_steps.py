@@ -1,9 +1,10 @@
 """Steps of the trainer's optimizers on the emulated device, without a model: what each allocates and frees, operation by operation.
 
-Runs inside the CUDA environment (`python -m calibration.optimizers` starts it there). Arguments: OPTIMIZER OUT. Environment: AITK (the
-trainer's checkout). Adapter parameters of many shapes are made with gradients, the trainer's own `get_optimizer` makes the optimizer, and
-steps are taken as the trainer takes them: clip, step, zero_grad. Where in the optimizer's own loops over its parameters an event falls
-is told by the list of parameters itself, which says when it is gone through.
+Runs inside the CUDA environment (`python -m calibration.optimizers` starts it there). Arguments: OPTIMIZER OUT; behind a plus stands the
+parameters' type, where that is not fp32 (adamw+bf16). Environment: AITK (the trainer's checkout). Adapter parameters of many shapes are
+made with gradients, the trainer's own `get_optimizer` makes the optimizer, and steps are taken as the trainer takes them: clip, step,
+zero_grad. Where in the optimizer's own loops over its parameters an event falls is told by the list of parameters itself, which says when
+it is gone through.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ LISTS = {
 }  # fmt: skip
 STEPS = 10  # more than automagic3's window of signs (polarity_history: 8), after which each step is like the last
 FUSED = ("automagic2", "automagic3", "automagicexperiment")  # update in hooks of the backward pass
+DTYPES = {"": torch.float32, "bf16": torch.bfloat16}
 PARAMETERS = {"weight_decay": 1e-4}  # what the trainer's web UI writes
 
 
@@ -131,13 +133,13 @@ def tell_loops() -> None:
 class Run:
     """One optimizer on one list of parameters."""
 
-    def __init__(self, optimizer: str, shapes: list[tuple[int, int, bool]], params: dict[str, Any]) -> None:
+    def __init__(self, optimizer: str, shapes: list[tuple[int, int, bool]], params: dict[str, Any], dtype: Any) -> None:
         from toolkit.optimizer import get_optimizer
 
         self.name, self.shapes = optimizer, shapes
         self.parameters = []
         for rows, columns, zero in shapes:
-            parameter = torch.nn.Parameter(torch.empty(rows, columns, device="cuda"))
+            parameter = torch.nn.Parameter(torch.empty(rows, columns, device="cuda", dtype=dtype))
             parameter.starts_as_zero = zero
             self.parameters.append(parameter)
         self.stages: dict[str, list[Any]] = {}
@@ -181,12 +183,12 @@ class Run:
         R.leave()
 
 
-def record(optimizer: str, shapes: list[tuple[int, int, bool]], params: dict[str, Any]) -> dict[str, Any]:
+def record(optimizer: str, shapes: list[tuple[int, int, bool]], params: dict[str, Any], dtype: Any) -> dict[str, Any]:
     torch.cuda.memory._record_memory_history(enabled=None)
     torch.cuda.memory._record_memory_history(enabled="all", context=None, max_entries=100_000_000)
     stats = torch._C._cuda_memoryStats(0)["allocation"]["all"]
     start = stats["allocated"] + stats["freed"]
-    run = Run(optimizer, shapes, params)
+    run = Run(optimizer, shapes, params, dtype)
     for number in range(1, STEPS + 1):
         run.step(str(number))
     (trace,) = torch.cuda.memory._snapshot()["device_traces"]
@@ -203,8 +205,10 @@ def main(name: str, out: str) -> None:
     values()
     tell_loops()
     torch.zeros(1, device="cuda")
+    optimizer, _, other = name.partition("+")
+    dtype = DTYPES[other]
     recorded = {
-        label: {kind: record(name, shapes, params) for kind, shapes in LISTS.items()}
+        label: {kind: record(optimizer, shapes, params, dtype) for kind, shapes in LISTS.items()}
         for label, params in (("", {}), ("weight_decay", PARAMETERS))
     }
     made = {package: importlib.metadata.version(package) for package in ("torch", "bitsandbytes", "prodigyopt")}

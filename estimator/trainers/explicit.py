@@ -4,6 +4,7 @@
       arch: zimage                  # a key of `estimate archs`
       method: lora                  # lora | full | inference
       lora: {rank: 16}              # dtype: fp32 (default), bf16 or fp16; targets: trainer default (default), all-linear or a list of names
+      autocast: true                # of architectures that AI Toolkit does not have: the forward runs under torch.autocast (default)
       weights: bf16                 # of the base model: fp32, bf16, fp16 or a quantisation type
       width: 1024
       height: 1024
@@ -18,7 +19,8 @@
       attention: sdpa               # default
       sample: null                  # default; or {width, height, frames: 1, cfg: none|sequential|batched, vae_tiling: false}
 
-Unknown keys are errors, and everything without a default above must be there.
+Unknown keys are errors, and everything without a default above must be there. What is particular to architectures that AI Toolkit does not
+have is in explicit_harness.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from dataclasses import dataclass
 from estimator.archs import Arch, load_archs
 from estimator.configfile import ConfigFile
 from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
-from estimator.trainers import modelled
+from estimator.trainers import explicit_harness, modelled
 from estimator.trainers.aitoolkit_model import QTYPES
 from estimator.trainers.aitoolkit_network import MAX_RANK
 from estimator.trainers.aitoolkit_sample import MAX_SIDE
@@ -43,7 +45,7 @@ from estimator.tree import KeyPath
 RUN = ("run",)
 RUN_KEYS = frozenset({
     "arch", "method", "lora", "weights", "width", "height", "frames", "text_tokens", "control_images", "batch_size",
-    "gradient_checkpointing", "optimizer", "optimizer_state_dtype", "resident", "attention", "sample",
+    "gradient_checkpointing", "optimizer", "optimizer_state_dtype", "resident", "attention", "sample", "autocast",
 })  # fmt: skip
 LORA_KEYS = frozenset({"rank", "dtype", "targets"})
 SAMPLE_KEYS = frozenset({"width", "height", "frames", "cfg", "vae_tiling"})
@@ -54,6 +56,7 @@ ATTENTION = ("sdpa", "flash", "xformers", "sage", "math")
 COMPONENTS = ("transformer", "text_encoder", "vae")
 CFG = ("none", "sequential", "batched")
 TRAINER_TARGETS = ("trainer default", "all-linear")
+AS_AI_TOOLKIT = "loading, caching and saving are estimated as AI Toolkit does them: another trainer's may need more or less"
 MAX_FRAMES, MAX_TEXT_TOKENS, MAX_CONTROL_IMAGES = 10_000, 100_000, 100
 
 
@@ -120,7 +123,6 @@ class _Shape:
 
 def _read_run(run: Section, arch_override: str | None) -> Job | None:
     found = run.found
-    found.warn((), "loading, caching and saving are estimated as AI Toolkit does them: another trainer's may need more or less")
     _only(run, RUN_KEYS)
     for key in REQUIRED:
         if run.values.get(key) is None:
@@ -131,9 +133,9 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
         found.not_modelled(run.at("method"), method, "this method")
     shape = _shape(run, arch)
     weights = _one_of(run, "weights", (*FLOATS, *QTYPES), "bf16")
-    if weights not in modelled.WEIGHTS:
+    if weights not in modelled.WEIGHTS and not (arch is not None and arch.harness):
         found.not_modelled(run.at("weights"), weights, "the transformer in this type")
-    network = _lora(run, method)
+    network = _lora(run, method, arch)
     optimizer, state = _optimizer(run)
     resident = _resident(run)
     attention = _one_of(run, "attention", ATTENTION, "sdpa")
@@ -141,8 +143,15 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
         found.not_modelled(run.at("attention"), attention, "another attention kernel saves other tensors")
     checkpointing = _flag(run, "gradient_checkpointing", True)
     samples = () if arch is None else _sample(run, arch)
+    autocast = _flag(run, "autocast", arch is not None and arch.harness)
     if arch is None:
         return None
+    if arch.harness:
+        explicit_harness.check(run, arch, network, shape.bucket, resident)
+    else:
+        found.warn((), AS_AI_TOOLKIT)
+        if "autocast" in run.values:
+            found.not_modelled(run.at("autocast"), autocast, "the step was recorded as AI Toolkit makes it")
     name = os.path.splitext(os.path.basename(found.file.name))[0]
     train = Train(
         batch_size=shape.batch_size, gradient_checkpointing=checkpointing, optimizer=optimizer,
@@ -153,7 +162,7 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
         model=Model(name_or_path=arch.hub[0] if arch.hub else arch.key, weights=weights),
         network=network, train=train, datasets=(_dataset(shape, arch, resident),), samples=samples, sample_every=0, save_every=0,
         unmodelled=found.unmodelled, warnings=found.warnings, resident=resident, attention=attention,
-        control_images=shape.control_images, optimizer_state_dtype=state,
+        control_images=shape.control_images, optimizer_state_dtype=state, autocast=autocast,
     )  # fmt: skip
 
 
@@ -195,13 +204,13 @@ def _dataset(shape: _Shape, arch: Arch, resident: tuple[str, ...]) -> Dataset:
         batch_size=shape.batch_size,
         buckets=(shape.bucket,),
         scanned=True,
-        cache_latents="vae" not in resident,
-        cache_text_embeddings="text_encoder" not in resident,
+        cache_latents=arch.harness or "vae" not in resident,
+        cache_text_embeddings=arch.harness or "text_encoder" not in resident,
         text_tokens=arch.fixed_text_tokens if shape.text_tokens is None else shape.text_tokens,
     )
 
 
-def _lora(run: Section, method: str) -> Network | None:
+def _lora(run: Section, method: str, arch: Arch | None) -> Network | None:
     lora = run.section("lora")
     if lora is None or method != "lora":
         if method == "lora":
@@ -213,8 +222,8 @@ def _lora(run: Section, method: str) -> Network | None:
     if lora.values.get("rank") is None:
         run.found.problem(lora.at("rank"), "rank is missing", "", "for instance rank: 16")
     dtype = _one_of(lora, "dtype", FLOATS, "fp32")
-    if dtype != "fp32":
-        run.found.not_modelled(lora.at("dtype"), dtype, "an adapter in another type than fp32")
+    if dtype not in (recorded := arch.adapter_dtypes if arch else ("fp32",)):
+        run.found.not_modelled(lora.at("dtype"), dtype, f"an adapter in another type than {' or '.join(recorded)}")
     targets = lora.values.get("targets", TRAINER_TARGETS[0])
     names: tuple[str, ...] = ()
     if isinstance(targets, list) and targets and all(isinstance(name, str) for name in targets):
@@ -222,9 +231,13 @@ def _lora(run: Section, method: str) -> Network | None:
     elif targets not in TRAINER_TARGETS:
         what = f"expected a list of module names, got {'an empty one' if targets == [] else shown(targets)}"
         run.found.problem(lora.at("targets"), what, "", f"or one of: {', '.join(TRAINER_TARGETS)}")
-    if targets != TRAINER_TARGETS[0]:
+    own = arch.lora_targets if arch else ()
+    if targets == TRAINER_TARGETS[0] and own:
+        run.found.warn(lora.at("targets"), f"the adapter is taken to be on {', '.join(own)}")
+    elif targets != TRAINER_TARGETS[0] and (not names or set(names) != set(own)):
         names = names or (str(targets),)
-        run.found.not_modelled(lora.at("targets"), shown(targets), "the adapter on other layers than the trainer's")
+        recorded_layers = f"those recorded ({', '.join(own)})" if own else "the trainer's"
+        run.found.not_modelled(lora.at("targets"), shown(targets), f"the adapter on other layers than {recorded_layers}")
     return Network(kind="lora", rank=lora.whole("rank", 4, 1, MAX_RANK, needed=True), dtype=dtype, targets=names)
 
 

@@ -1,0 +1,131 @@
+"""The architectures of the harness: their classes and configurations, what a step is given, and how its recordings are read.
+
+Configurations are the published config.json of each repository, where they are not the class's defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from calibration.architectures.base import Layout
+from estimator.features import Cells
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # of diffusers' own scripts and of finetrainers
+RANKS = (8, 24)
+ONE, MANY = 4, 3  # buckets of one sample and of several in a probe job of each rank
+Bucket = tuple[int, int, int, int, int]
+"""Width and height in pixels, samples, text tokens, frames."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a model is trained: an adapter in a type over weights in bf16, or (`full`) all weights, in that type. `autocast`: the forward
+    runs under torch.autocast, its result in fp32, as accelerate's mixed precision has it."""
+
+    dtype: str
+    autocast: bool = True
+    full: bool = False
+
+    @property
+    def weights(self) -> str:
+        return self.dtype if self.full else "bf16"
+
+    @property
+    def part(self) -> str:
+        """The part that holds forward, loss and backward (estimator.steponly names it likewise)."""
+        return f"step.core.{'full' if self.full else self.dtype}" + ("" if self.autocast else ".plain")
+
+    @property
+    def name(self) -> str:
+        return ("full-" if self.full else "") + f"{self.dtype}-{'autocast' if self.autocast else 'plain'}"
+
+
+ADAPTERS = (Kind("bf16"), Kind("fp32"), Kind("bf16", autocast=False))
+KINDS = ADAPTERS  # training all weights (`full`) goes through too, and is not extracted yet
+
+
+@dataclass(frozen=True)
+class Family:
+    """`transformer`, `vae`: diffusers' class and its arguments; `encoders`: transformers' classes, of their configurations the class and
+    arguments.
+
+    `lists`: a list of layers -> the argument that sets its length, and the model's own length. `channels`: of a latent; `compression`:
+    pixels each way and frames of one latent cell. `text_width`: of a prompt's embedding.
+    """
+
+    transformer: tuple[str, dict[str, Any]]
+    encoders: tuple[tuple[str, str, dict[str, Any]], ...]
+    vae: tuple[str, dict[str, Any]]
+    layout: Layout
+    channels: int
+    compression: tuple[int, int]
+    text_width: int
+    buckets: tuple[Bucket, ...]
+    lists: dict[str, tuple[str, int]]
+    extra: dict[str, int] = field(default_factory=dict)
+
+    def of_layers(self, count: int) -> Family:
+        """The same with so many layers of each list."""
+        name, arguments = self.transformer
+        return replace(self, transformer=(name, {**arguments, **{argument: count for argument, _ in self.lists.values()}}))
+
+    def probe_buckets(self, rank: int) -> tuple[Bucket, ...]:
+        """The buckets of a probe job: of each rank a part, some of both; all where no adapter is trained."""
+        one, many = ([b for b in self.buckets if (b[2] > 1) is several] for several in (False, True))
+        if rank == RANKS[0]:
+            return (*one[:ONE], *many[:MANY])
+        return (*one[-ONE:], *many[-MANY:]) if rank else self.buckets
+
+
+T5_XXL = ("T5EncoderModel", "T5Config", {
+    "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 32128, "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+})  # fmt: skip
+LLAMA_8B = ("LlamaModel", "LlamaConfig", {
+    "vocab_size": 128320, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+})  # fmt: skip
+CLIP_L = ("CLIPTextModel", "CLIPTextConfig", {
+    "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+})  # fmt: skip
+
+# Sides in odd numbers of 16 (32) pixels, tokens that are no multiples of 8, 32 or 128, texts of many lengths; no two features proportional
+BUCKETS: tuple[Bucket, ...] = (
+    (512, 512, 1, 256, 1), (336, 624, 1, 100, 9), (256, 320, 1, 41, 17), (640, 384, 1, 226, 33), (272, 304, 1, 67, 5),
+    (448, 320, 1, 150, 21),
+    (256, 448, 2, 130, 13), (320, 384, 3, 43, 9), (288, 256, 4, 77, 17), (480, 640, 2, 256, 1), (336, 416, 2, 203, 5),
+)  # fmt: skip
+LAYOUT = Layout({}, ("T", "X", "S", "S32", "S64", "S128", "T128"), 3072, ("T", "X", "S"))
+# Texts in multiples of 8: others have a padded copy of the mask, of some KB, which moves everything behind it
+LTX_BUCKETS: tuple[Bucket, ...] = (
+    (768, 640, 1, 128, 1), (672, 1248, 1, 104, 9), (512, 640, 1, 40, 17), (1280, 768, 1, 128, 33), (544, 608, 1, 64, 9),
+    (896, 640, 1, 88, 49), (512, 896, 2, 112, 25), (640, 768, 3, 48, 9), (576, 512, 4, 80, 17), (960, 1280, 2, 128, 1),
+    (672, 832, 2, 120, 17),
+)  # fmt: skip
+
+COGVIDEOX_2B = Family(
+    ("CogVideoXTransformer3DModel", {}), (T5_XXL,), ("AutoencoderKLCogVideoX", {}), replace(LAYOUT, width=1920), 16, (8, 4), 4096,
+    BUCKETS, {"transformer_blocks": ("num_layers", 30)},
+)  # fmt: skip
+FAMILIES = {
+    "hunyuan-video": Family(
+        ("HunyuanVideoTransformer3DModel", {}), (LLAMA_8B, CLIP_L), ("AutoencoderKLHunyuanVideo", {}),
+        replace(LAYOUT, masks=("X*X", "X*X8"), scratch=("splits24_S", "splits24_X")), 16, (8, 4), 4096, BUCKETS,
+        {"transformer_blocks": ("num_layers", 20), "single_transformer_blocks": ("num_single_layers", 40)}, {"pooled": 768},
+    ),
+    # its positions are of 226 tokens of text, no more and no fewer
+    "cogvideox-2b": replace(COGVIDEOX_2B, buckets=tuple((w, h, count, 226, frames) for w, h, count, _, frames in BUCKETS)),
+    "cogvideox-5b": replace(
+        COGVIDEOX_2B, lists={"transformer_blocks": ("num_layers", 42)}, layout=LAYOUT,
+        vae=("AutoencoderKLCogVideoX", {"scaling_factor": 0.7}),
+        transformer=(
+            "CogVideoXTransformer3DModel", {"num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True},
+        ),
+    ),
+    "ltx-video": Family(
+        ("LTXVideoTransformer3DModel", {}), (T5_XXL,), ("AutoencoderKLLTXVideo", {}),
+        replace(LAYOUT, width=2048, lengths=("T", "X", "T32", "T64", "T128", "X32", "X64"), cells=Cells(32, 8), scratch=("splits32_X",)),
+        128, (32, 8), 4096, LTX_BUCKETS, {"transformer_blocks": ("num_layers", 28)},
+    ),
+}  # fmt: skip

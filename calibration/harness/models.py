@@ -1,0 +1,101 @@
+"""Models of the harness without weights, and what a step of each is given. Imports torch: only for the process that has the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from calibration.harness.families import TARGETS, Bucket, Family
+from calibration.trainer.models import build
+
+BF16 = torch.bfloat16
+TYPES = {"bf16": BF16, "fp32": torch.float32}
+
+
+def transformer(family: Family, dtype: Any) -> Any:
+    """On the host, its weights untouched."""
+    import diffusers
+
+    name, arguments = family.transformer
+    cls = getattr(diffusers, name)
+    return build(lambda: cls(**arguments), dtype, cls._keep_in_fp32_modules or (), name)
+
+
+def others(family: Family) -> Iterator[tuple[str, Any]]:
+    """Component and model, on the host: text encoders and VAE."""
+    import diffusers
+    import transformers
+
+    for number, (name, config, arguments) in enumerate(family.encoders):
+        cls, made = getattr(transformers, name), getattr(transformers, config)(**arguments)
+        yield f"text_encoder{number}", build(lambda cls=cls, made=made: cls(made), BF16, (), name)
+    name, given = family.vae
+    yield "vae", build(lambda: getattr(diffusers, name)(**given), BF16, (), name)
+
+
+def adapted(model: Any, rank: int, dtype: str) -> list[Any]:
+    """Give it PEFT's adapter, in the type of its weights or cast to fp32; the parameters that are trained."""
+    from diffusers.training_utils import cast_training_params
+    from peft import LoraConfig
+
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=True, target_modules=list(TARGETS)))
+    if dtype == "fp32":
+        cast_training_params([model], dtype=torch.float32)
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def under_autocast(model: Any) -> None:
+    """What accelerate's `prepare` does with a model in mixed precision (accelerate.Accelerator.prepare_model)."""
+    from accelerate.utils import convert_outputs_to_fp32
+
+    model.forward = convert_outputs_to_fp32(torch.autocast("cuda", dtype=BF16)(model.forward))
+
+
+def batch_of(family: Family, bucket: Bucket) -> dict[str, Any]:
+    """Latents and prompts, as they wait on the host for a step."""
+    width, height, count, text, frames = bucket
+    pixels, latent = family.compression
+    shape = (count, family.channels, 1 + (frames - 1) // latent, height // pixels, width // pixels)
+    made = {"latents": torch.empty(shape, dtype=BF16), "prompt": torch.empty(count, text, family.text_width, dtype=BF16)}
+    made["mask"] = torch.ones(count, text, dtype=torch.int64)
+    if "pooled" in family.extra:
+        made["pooled"] = torch.empty(count, family.extra["pooled"], dtype=BF16)
+    return made
+
+
+def hunyuan(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
+    guidance = torch.full((noisy.shape[0],), 1000.0, device="cuda", dtype=BF16)
+    return model(
+        hidden_states=noisy, timestep=times, encoder_hidden_states=batch["prompt"], encoder_attention_mask=batch["mask"],
+        pooled_projections=batch["pooled"], guidance=guidance, return_dict=False,
+    )[0]  # fmt: skip
+
+
+def cogvideox(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
+    _, _, frames, height, width = noisy.shape
+    patch, rotary = model.config.patch_size, None
+    if model.config.use_rotary_positional_embeddings:
+        places = frames * (height // patch) * (width // patch)
+        rotary = tuple(torch.empty(places, model.config.attention_head_dim, device="cuda") for _ in range(2))
+    clips = noisy.permute(0, 2, 1, 3, 4).contiguous()
+    out = model(
+        hidden_states=clips, encoder_hidden_states=batch["prompt"], timestep=times, image_rotary_emb=rotary, return_dict=False
+    )[0]  # fmt: skip
+    return out.permute(0, 2, 1, 3, 4)
+
+
+def ltx(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
+    count, channels, frames, height, width = noisy.shape
+    tokens = noisy.flatten(2).transpose(1, 2).contiguous()
+    out = model(
+        hidden_states=tokens, encoder_hidden_states=batch["prompt"], timestep=times, encoder_attention_mask=batch["mask"],
+        num_frames=frames, height=height, width=width, rope_interpolation_scale=(8 / 25, 32, 32), return_dict=False,
+    )[0]  # fmt: skip
+    return out.transpose(1, 2).reshape(count, channels, frames, height, width)
+
+
+FORWARDS: dict[str, Callable[..., Any]] = {
+    "HunyuanVideoTransformer3DModel": hunyuan, "CogVideoXTransformer3DModel": cogvideox, "LTXVideoTransformer3DModel": ltx,
+}  # fmt: skip

@@ -1,0 +1,163 @@
+"""One recorded run of the harness, on the device that torch finds. `python -m calibration.harness` starts it. Arguments: JOB.json OUT_DIR.
+
+A job: `arch`, `dtype`, `autocast` and `full` (families.Kind), the adapter's `rank`, `buckets`, `components` (text encoders and VAE are
+brought to the card once, so that their tensors are known), `resident` (those that stay there), `optimizer`, `checkpointing` (which of
+both), `events`, `layers` (of each list; 0: the model's own).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+import traceback
+from types import SimpleNamespace
+from typing import Any
+
+PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path[0] = PROJECT
+os.environ.update(HF_HUB_OFFLINE="1", DISABLE_TELEMETRY="YES", TOKENIZERS_PARALLELISM="false")
+
+import torch  # noqa: E402
+
+from calibration.harness import models  # noqa: E402
+from calibration.harness.families import FAMILIES, Bucket  # noqa: E402
+from calibration.trainer import labels, recorder, tensors, trace  # noqa: E402
+
+VERSIONED = ("torch", "diffusers", "transformers", "peft", "accelerate", "bitsandbytes")
+
+
+class Job:
+    """The models and the optimizer of one run; what the recorder asks for names."""
+
+    def __init__(self, job: dict[str, Any], record: recorder.Recorder) -> None:
+        family = FAMILIES[job["arch"]]
+        self.job, self.record, self.family = job, record, family.of_layers(job["layers"]) if job["layers"] else family
+        self.sd = SimpleNamespace(unet=None, vae=None, text_encoder=[])
+        self.network: Any = None
+        self.optimizer: Any = None
+        self.kept: dict[str, Any] = {}
+        self.names = labels.Labels() if record.events else None
+
+    def load(self) -> None:
+        frame = self.record.open("load")
+        for component, model in models.others(self.family) if self.job["components"] or self.job["resident"] else ():
+            stays = component.rstrip("01").removesuffix("_") in self.job["resident"]
+            if not (stays or self.job["components"]):
+                continue
+            inner = self.record.open(f"load: {component}")
+            moved = model.to("cuda")
+            if component == "vae":
+                self.sd.vae = moved
+            else:
+                self.sd.text_encoder.append(moved)
+            self.record.close(inner)
+            if not stays and component == "vae":
+                self.sd.vae = None
+            elif not stays:
+                self.sd.text_encoder[-1] = None  # its place is its number
+            del model, moved
+        inner = self.record.open("load: transformer")
+        dtype = models.TYPES[self.job["dtype"] if self.job["full"] else "bf16"]
+        self.sd.unet = models.transformer(self.family, dtype).to("cuda").requires_grad_(self.job["full"])
+        self.record.close(inner)
+        self.record.close(frame)
+
+    def set_up(self) -> None:
+        frame = self.record.open("setup")
+        if self.job["full"]:
+            parameters = list(self.sd.unet.parameters())
+        else:
+            parameters = models.adapted(self.sd.unet, self.job["rank"], self.job["dtype"])
+        self.network = torch.nn.ParameterList(parameters)
+        self.optimizer = optimizer_of(self.job["optimizer"], parameters)
+        self.record.close(frame)
+        if self.names is not None:
+            self.names.name_modules(self.sd.unet, "transformer")
+        if self.job["autocast"]:
+            models.under_autocast(self.sd.unet)
+        self.sd.unet.train()
+
+    def step(self, number: int, bucket: Bucket, checkpointing: bool) -> None:
+        width, height, count, text, frames = bucket
+        (self.sd.unet.enable_gradient_checkpointing if checkpointing else self.sd.unet.disable_gradient_checkpointing)()
+        waiting = models.batch_of(self.family, bucket)
+        info = {"batch": count, "width": width, "height": height, "frames": frames, "text": text, "latents": list(waiting["latents"].shape)}
+        frame = self.record.open("step", step=number, gradient_checkpointing=checkpointing, buckets=[info])
+        self._one(waiting)
+        self.record.close(frame)
+
+    def _one(self, waiting: dict[str, Any]) -> None:
+        """Flow matching's, as finetrainers and diffusers' scripts have it; the loss in fp32."""
+        batch = {name: tensor.to("cuda") for name, tensor in waiting.items()}
+        frame = self.record.open("predict_noise")
+        latents = batch["latents"]
+        noise = torch.randn_like(latents)
+        sigmas = torch.rand(latents.shape[0], device="cuda").view(-1, 1, 1, 1, 1)
+        noisy = ((1.0 - sigmas) * latents + sigmas * noise).to(latents.dtype)
+        times = (sigmas.view(-1) * 1000.0).long()
+        predicted = models.FORWARDS[self.family.transformer[0]](self.sd.unet, noisy, times, batch)
+        loss = (predicted.float() - (noise - latents).float()).pow(2).mean(dim=(1, 2, 3, 4)).mean()
+        self.record.close(frame)
+        frame = self.record.open("backward")
+        loss.backward()
+        self.record.close(frame)
+        frame = self.record.open("clip_grad")
+        torch.nn.utils.clip_grad_norm_(self.sd.unet.parameters(), 1.0)
+        self.record.close(frame)
+        frame = self.record.open("optimizer_step")
+        self.optimizer.step()
+        self.record.close(frame)
+        self.optimizer.zero_grad()
+
+
+def optimizer_of(name: str, parameters: list[Any]) -> Any:
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=1e-4)
+    import bitsandbytes
+
+    return {"adamw8bit": bitsandbytes.optim.AdamW8bit}[name](parameters, lr=1e-4)
+
+
+def versions() -> dict[str, str]:
+    installed = {each.metadata["Name"].lower(): each.version for each in importlib.metadata.distributions() if each.metadata["Name"]}
+    return {name: installed.get(name, "not installed") for name in VERSIONED}
+
+
+def main(path: str, out: str) -> None:
+    with open(path) as file:
+        given = json.load(file)
+    torch.set_num_threads(2)
+    record = recorder.Recorder(events=given["events"])
+    root, outcome, error_text = record.open("run"), "ok", None
+    job = Job(given, record)
+    record.names = tensors.Names(job)
+    try:
+        job.load()
+        job.set_up()
+        number = 0
+        for bucket in given["buckets"]:
+            for checkpointing in given["checkpointing"]:
+                job.step(number, tuple(bucket), checkpointing)
+                number += 1
+    except BaseException as error:
+        traceback.print_exc()
+        outcome, error_text = "oom" if recorder.is_oom(error) else "error", f"{type(error).__name__}: {error}"[:1500]
+    record.close(root, outcome)
+    device = torch.cuda.get_device_properties(0)
+    result = {
+        "outcome": outcome, "error": error_text, "gpu": device.name, "total_bytes": device.total_memory,
+        "compute_capability": f"{device.major}.{device.minor}", "versions": versions(), "phases": record.rows, "linears": [],
+        "parameters": [[name, *p.shape] for name, p in job.sd.unet.named_parameters() if p.requires_grad] if job.sd.unet else [],
+    }  # fmt: skip
+    if record.events:
+        trace.save(os.path.join(out, "trace.npz"), record)
+    with open(os.path.join(out, "result.json"), "w") as file:
+        json.dump(result, file, indent=1)
+    print("RESULT", outcome, error_text, flush=True)
+    os._exit(0)  # interpreter shutdown would run module destructors against the emulated device
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,243 @@
+"""Architectures that AI Toolkit does not have: run files, their laws, what is refused, and runs of the harness on the emulated device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from config_writer import process
+from config_writer import write as write_job
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calibration import published_steps
+from calibration.harness import check
+from calibration.harness.families import FAMILIES, TARGETS
+from estimator import cli
+from estimator.archs import load_archs
+from estimator.engine import estimate_job
+from estimator.errors import CannotTell, InputError
+from estimator.estimate import UNKNOWN
+from estimator.gpus import find_gpu
+from estimator.job import Job
+from estimator.programs import load_profile
+from estimator.residents import ROUNDING
+from estimator.rows import bound
+from estimator.timeline import simulate
+from estimator.trainers import read_jobs
+from tests.golden import ROOT, runs_present
+
+EXAMPLES = sorted((ROOT / "examples" / "runs").glob("*.yaml"))
+ARCHS = tuple(key for key, arch in load_archs().archs.items() if arch.harness)
+ROUNDING_BYTES = 64 * 2**20
+GRAIN_BYTES = 2**20  # blocks are rounded, and reductions have buffers at one size that they do not need at a larger one
+ROW = {
+    "method": "lora", "lora": {"rank": 16, "dtype": "bf16", "targets": list(TARGETS)}, "weights": "bf16", "width": 640, "height": 384,
+    "frames": 17, "text_tokens": 100, "batch_size": 1,
+}  # fmt: skip
+of_each = pytest.mark.parametrize("arch", ARCHS)
+by_rows = settings(max_examples=40, deadline=None)
+
+
+def write(folder: Path, run: dict[str, Any]) -> Path:
+    path = folder / "row.yaml"
+    path.write_text(yaml.safe_dump({"run": run}), encoding="utf-8")
+    return path
+
+
+def read(folder: Path, **changes: Any) -> Job:
+    run = {key: value for key, value in ({"arch": "hunyuan-video"} | ROW | changes).items() if value is not ...}
+    (job,) = read_jobs(write(folder, run))
+    return job
+
+
+def lora(**changes: Any) -> dict[str, Any]:
+    return {key: value for key, value in {**ROW["lora"], **changes}.items() if value is not ...}  # type: ignore[dict-item]
+
+
+def test_every_architecture_of_the_harness_has_a_profile_a_family_and_an_example() -> None:
+    examples = {read_jobs(path)[0].arch for path in EXAMPLES}
+    assert set(ARCHS) == examples <= set(FAMILIES)
+    for arch in ARCHS:
+        assert load_archs().archs[arch].lora_targets == TARGETS
+        cells = FAMILIES[arch].layout.cells
+        assert (load_archs().archs[arch].cell_pixels, load_archs().archs[arch].cell_frames) == (cells.edge, cells.frames)
+        assert {component.split("/")[0] for component in load_profile(arch).data["residents"]} >= {"transformer", "text_encoder0", "vae"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_answer(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([str(path), "--gpu", "A100-80G", "--json"]) in (0, 1)
+    document = json.loads(capsys.readouterr().out)
+    assert document["arch"] == read_jobs(path)[0].arch
+    assert [phase["phase"] for phase in document["phases"]][-2:] == ["prepare", "train"]
+    assert any("not modelled for" in text and "saving" in text for text in document["warnings"])
+
+
+def test_examples_come_to_what_they_came_to() -> None:
+    """After an intended change: python -m tests.golden --write."""
+    kept = json.loads((ROOT / "tests" / "data" / "golden" / "runs.json").read_text(encoding="utf-8"))
+    assert runs_present() == kept
+
+
+@st.composite
+def runs(draw: st.DrawFn, arch: str) -> dict[str, Any]:
+    edge, frames = load_archs().archs[arch].bucket_divisor, load_archs().archs[arch].cell_frames
+    dtype = draw(st.sampled_from(load_archs().archs[arch].adapter_dtypes))
+    return {
+        "arch": arch, **ROW, "lora": lora(rank=draw(st.integers(1, 128)), dtype=dtype),
+        "width": edge * draw(st.integers(12, 40)), "height": edge * draw(st.integers(12, 40)),
+        "frames": 1 + frames * draw(st.integers(0, 20)), "text_tokens": draw(st.integers(8, 256)),
+        "batch_size": draw(st.integers(1, 5)), "gradient_checkpointing": draw(st.booleans()),
+        "optimizer": draw(st.sampled_from(["adamw", "adamw8bit"])),
+    }  # fmt: skip
+
+
+def most(run: dict[str, Any]) -> int:
+    """The most that its steps allocate, by peak rows."""
+    return max(peak.allocated_bytes for peak in bound(check.read(run)).phases if peak.phase == "train")
+
+
+@of_each
+@by_rows
+@given(data=st.data())
+def test_more_never_needs_less(arch: str, data: st.DataObject) -> None:
+    run = data.draw(runs(arch))
+    edge, frames = load_archs().archs[arch].bucket_divisor, load_archs().archs[arch].cell_frames
+    more = data.draw(
+        st.sampled_from([
+            {"batch_size": run["batch_size"] + 1}, {"width": run["width"] + edge}, {"height": run["height"] + 4 * edge},
+            {"frames": run["frames"] + frames}, {"text_tokens": run["text_tokens"] + 9},
+            {"lora": {**run["lora"], "rank": run["lora"]["rank"] + 8}},
+        ])
+    )  # fmt: skip
+    assert most({**run, **more}) >= most(run) - GRAIN_BYTES
+
+
+@of_each
+@by_rows
+@given(data=st.data())
+def test_checkpointing_never_adds(arch: str, data: st.DataObject) -> None:
+    run = data.draw(runs(arch))
+    assert most({**run, "gradient_checkpointing": True}) <= most({**run, "gradient_checkpointing": False}) + GRAIN_BYTES
+
+
+@of_each
+def test_ledgers_sum_and_what_stays_is_counted(arch: str, tmp_path: Path) -> None:
+    alone, beside = (
+        simulate(read(tmp_path, arch=arch, lora=lora(dtype=load_archs().archs[arch].adapter_dtypes[0]), resident=resident))
+        for resident in (["transformer"], ["transformer", "text_encoder", "vae"])
+    )
+    for peak in (*alone.phases, *beside.phases):
+        assert sum(peak.components.values()) == peak.allocated_bytes
+    steps = [dict(next(peak for peak in each.phases if peak.phase == "train").components) for each in (alone, beside)]
+    rounding = [components.pop(ROUNDING) for components in steps]  # remainders of blocks that were not worth splitting
+    assert max(rounding) < ROUNDING_BYTES
+    assert {name: size for name, size in steps[1].items() if name not in ("text_encoder", "vae")} == steps[0]
+
+
+def test_text_left_out_is_the_longest(tmp_path: Path) -> None:
+    (train,) = (p for p in simulate(read(tmp_path, text_tokens=...)).phases if p.phase == "train")
+    (longest,) = (p for p in simulate(read(tmp_path, text_tokens=256)).phases if p.phase == "train")
+    assert train.allocated_bytes == longest.allocated_bytes
+
+
+@pytest.mark.parametrize(("arch", "dtype", "element"), [("hunyuan-video", "bf16", 2), ("cogvideox-5b", "fp32", 4)])
+def test_adapter_and_state_are_of_its_type(arch: str, dtype: str, element: int, tmp_path: Path) -> None:
+    peaks = simulate(read(tmp_path, arch=arch, lora=lora(dtype=dtype, rank=64))).phases
+    train = next(p for p in peaks if p.phase == "train")
+    parameters = sum(load_profile(arch).adapter) // 4 * 64
+    assert train.components["adapter"] == element * parameters
+    assert train.components["optimizer"] == pytest.approx(2 * element * parameters, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("run.lora.targets", {"lora": lora(targets=["to_q", "to_k"])}),
+        ("run.lora.targets", {"lora": lora(targets=[*TARGETS, "ff.net.0.proj"])}),
+        ("run.lora.targets", {"lora": lora(targets="all-linear")}),
+        ("run.lora.dtype", {"lora": lora(dtype="fp16")}),
+        ("run.lora.dtype", {"lora": lora(dtype="fp32")}),
+        ("run.weights", {"weights": "fp32"}),
+        ("run.weights", {"weights": "fp16"}),
+        ("run.weights", {"weights": "qfloat8"}),
+        ("run.optimizer", {"optimizer": "prodigy"}),
+        ("run.sample", {"sample": {"width": 640, "height": 384}}),
+        ("run.method", {"method": "inference", "lora": ...}),
+        ("run.method", {"method": "full", "lora": ...}),
+        ("run.attention", {"attention": "flash"}),
+        ("run.control_images", {"control_images": 1}),
+    ],
+)
+def test_what_was_not_recorded_is_named(key: str, changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = read(tmp_path, **changes)
+    assert key in {one.place.key for one in job.unmodelled}
+    assert estimate_job(job, find_gpu("A100-80G")).verdict == UNKNOWN
+    assert cli.main([str(tmp_path / "row.yaml"), "--gpu", "A100-80G"]) == 3
+    assert key in capsys.readouterr().out
+
+
+def test_targets_are_a_set_and_may_be_the_trainers(tmp_path: Path) -> None:
+    assert read(tmp_path, lora=lora(targets=list(reversed(TARGETS)))).unmodelled == ()
+    job = read(tmp_path, lora=lora(targets=...))
+    assert job.unmodelled == ()
+    assert any("to_q, to_k, to_v, to_out.0" in text for text in job.warnings)
+
+
+def test_an_adapter_without_autocast_was_never_recorded(tmp_path: Path) -> None:
+    with pytest.raises(CannotTell, match=r"step\.core\.bf16\.plain"):
+        simulate(read(tmp_path, autocast=False))
+
+
+def test_sizes_that_the_model_cannot_take_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, width=650, height=12)
+    assert {(p.place.key, p.fix) for p in caught.value.problems if p.place} == {("run.width", "write 640"), ("run.height", "write 16")}
+
+
+def test_autocast_is_nothing_that_is_chosen_in_ai_toolkit(tmp_path: Path) -> None:
+    job = read(tmp_path, arch="zimage", lora={"rank": 16}, frames=1, autocast=True)
+    assert [one.place.key for one in job.unmodelled] == ["run.autocast"]
+
+
+def test_unknown_keys_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="autocats"):
+        read(tmp_path, autocats=True)
+
+
+def test_a_config_of_ai_toolkit_cannot_be_one_of_these(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        read_jobs(write_job(tmp_path, process()), (), "hunyuan-video")
+    with pytest.raises(InputError, match="hunyuan"):
+        read_jobs(write_job(tmp_path, process(model={"name_or_path": "x", "arch": "hunyuan-video"})))
+
+
+def test_runs_of_the_harness_come_to_their_estimates() -> None:
+    """On the emulated device, at sizes, ranks and batches that no program was made of (`python -m calibration.harness run`)."""
+    assert [row for row in check.every() if row.misses] == []
+
+
+NOT_THE_STEP = frozenset({"cvxf-23-train"})
+"""Its figure, 20.818, is the same as with AdamW's larger state (cvxf-08): of another moment than the step."""
+
+
+def test_published_steps_of_cogvideox_come_to_their_estimates() -> None:
+    """Ten steps measured on an A100, and gone through in full depth on the emulated device, each by its run file: what is allocated
+    within 0.3 % of the device's, what is reserved within 5 % of the card's, the median within 2, none 3 too low."""
+    errors = []
+    for step in (one for one in published_steps.results() if one.model == "5b"):
+        run = {
+            **ROW, "arch": f"cogvideox-{step.model}", "lora": lora(rank=step.rank, dtype="fp32"), "width": 720, "height": 480, "frames": 49,
+            "text_tokens": 226, "batch_size": step.batch, "gradient_checkpointing": step.checkpointing, "optimizer": step.optimizer,
+        }  # fmt: skip
+        peaks = simulate(check.read(run)).phases
+        assert abs(max(p.allocated_bytes for p in peaks) / step.emulated_allocated_bytes - 1) < 0.003
+        if step.row not in NOT_THE_STEP:
+            errors.append(max(p.reserved_bytes for p in peaks) / 2**30 / step.published_gib - 1)
+    assert sorted(map(abs, errors))[len(errors) // 2] < 0.02
+    assert max(map(abs, errors)) < 0.05
+    assert min(errors) > -0.03
