@@ -5,15 +5,14 @@ from __future__ import annotations
 from estimator import offload_profile
 from estimator.filtered_profile import filtered, filters_of
 from estimator.job import Model, Network
+from estimator.optimizers import LOKR
 from estimator.programs import Profile, load_profile
-
-LOKR = "-lokr"  # behind the architecture: its profile with a LoKr in place of a LoRA
 
 
 def profile_of(arch: str, model: Model, network: Network | None = None) -> Profile:
     """Raises CannotTell. Offloading together with another adapter than a LoRA on all layers has no model (the reader says so)."""
-    if network is not None and network.kind == "lokr":
-        return load_profile(arch + LOKR)
+    if network is not None and network.kind == LOKR:
+        return load_profile(f"{arch}/{LOKR}")
     filters = filters_of(network)
     if filters is not None:
         return filtered(arch, *filters)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_writer import FLUX_DEV, read, train
+from config_writer import FLUX_DEV, TURBO, read, train
 
 from estimator.errors import InputError
 from estimator.job import Job
@@ -68,6 +68,25 @@ def test_preserving_a_class_needs_a_trigger_word(tmp_path: Path) -> None:
 def test_preservation_is_named_where_it_is_not_modelled(tmp_path: Path, model: dict[str, Any], settings: dict[str, Any]) -> None:
     job = read(tmp_path, train=train(blank_prompt_preservation=True, **settings), model=model, network={"linear": 16})
     assert any(key.endswith("train.blank_prompt_preservation") for key in named(job))
+
+
+@pytest.mark.parametrize(("written", "factor"), [({}, -1), ({"lokr_factor": 8, "linear": 32}, 8)])
+def test_a_lokr_is_read_with_its_factor(tmp_path: Path, written: dict[str, Any], factor: int) -> None:
+    model = TURBO | {"quantize": True, "qtype": "qfloat8"}  # the trainer makes float8 of it
+    job = read(tmp_path, train=train(), model=model, network={"type": "lokr", **written})
+    assert job.unmodelled == ()
+    assert job.network is not None
+    assert job.network.variables == {"f": factor}
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [(FLUX_DEV, {}), (TURBO, {}), (TURBO | {"quantize": True}, {"network_kwargs": {"only_if_contains": ["layers.3."]}})],
+    ids=["another architecture", "other weights", "some layers"],
+)
+def test_a_lokr_is_named_where_it_was_not_recorded(tmp_path: Path, model: dict[str, Any], more: dict[str, Any]) -> None:
+    job = read(tmp_path, train=train(), model=model, network={"type": "lokr", **more})
+    assert any(key.endswith("network.type") for key in named(job))
 
 
 def test_a_decomposed_lokr_is_named(tmp_path: Path) -> None:

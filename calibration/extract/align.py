@@ -23,6 +23,7 @@ FEW = 40  # tensors: what a short part may differ in besides
 FAR = 10**9
 # Between the probe jobs' smallest and largest, batch x tokens x rank grow less than this: a larger ratio is another tensor.
 MOST_GROWTH, SURE_BYTES = 100, 2**18
+FACTORED_GROWTH = 1000  # of a LoKr's matrices, which go with the square of the factor: 4 to 64
 LCS_CELLS = 250_000  # groups of one label larger than this (rows x columns) are matched in order, without search
 LIKE = 1000  # what a pair of alike tensors counts in a search: more than all equally long lives of a group
 WORKSPACE_BYTES = 8519680  # torch's cuBLAS workspace below compute capability 9.0: one for each thread, made on first use
@@ -67,11 +68,12 @@ class Sequence:
     workspace_at: int | None = None
     workspace_thread: str = "forward"
     calls: list[LayerCall] = field(default_factory=list)
+    growth: int = MOST_GROWTH
 
 
 def canonical(part: Occurrence) -> Sequence:
     """The part's events with its own numbering of tensors; cuBLAS workspaces are taken out (made once, by whoever is first)."""
-    run, out = part.run, Sequence([], [], [], [], [])
+    run, out = part.run, Sequence([], [], [], [], [], growth=FACTORED_GROWTH if "f" in part.values else MOST_GROWTH)
     local: dict[int, int] = {}
     burst: list[int] = []
 
@@ -161,7 +163,7 @@ def _problem(reference: Sequence, other: Sequence, match: list[int | None]) -> s
         first = min(extra) if extra else missing[0]
         return f"{len(missing)} tensors missing, {len(extra)} too many: {_say(other if extra else reference, first)}"
     for k, m in enumerate(match):
-        if m is not None and not _plausible(reference.sizes[k], other.sizes[m]):
+        if m is not None and not _plausible(reference.sizes[k], other.sizes[m], reference.growth):
             return f"{_say(reference, k)} is matched with {_say(other, m)}"
     moved = _moved(reference, other, match)
     if len(moved) > MOST_MOVED * len(match) + FEW:
@@ -169,9 +171,9 @@ def _problem(reference: Sequence, other: Sequence, match: list[int | None]) -> s
     return None
 
 
-def _plausible(a: int, b: int) -> bool:
+def _plausible(a: int, b: int, growth: int = MOST_GROWTH) -> bool:
     small, large = sorted((a, b))
-    return large < SURE_BYTES or large <= MOST_GROWTH * max(small, 1)
+    return large < SURE_BYTES or large <= growth * max(small, 1)
 
 
 Signature = tuple[str, str | None, bool, str, int, str | None, int]

@@ -127,8 +127,8 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
             elsewhere = part.key in kept.programs or part.key.startswith(family.left)
             if elsewhere or (unloaded and "/unloaded/" not in part.key):
                 continue
-            if family.owns(part.key):
-                found[part.key].append(part)
+            for key in _keys(family, part.key):
+                found[key].append(part)
         if unloaded:
             continue
         if run.versions != kept.made.get("versions", run.versions):
@@ -154,6 +154,13 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
     programs = dict(sorted(programs.items()))
     write((arch, family.relative, bool(family.own)), programs, tables, made, out, _beside(family, programs, offload))
     return report
+
+
+def _keys(family: Architecture, key: str) -> tuple[str, ...]:
+    """The parts that a recording serves. A LoKr's two jobs have a factor each, and previews of cached and of encoded prompts are alike."""
+    if family.factors and key.startswith("preview/"):
+        return tuple(key.replace("/cached", source).replace("/encoded", source) for source in ("/cached", "/encoded"))
+    return (key,) if family.owns(key) else ()
 
 
 def _beside(family: Architecture, programs: dict[str, Program], offload: dict[str, Any]) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from calibration.extract.align import Misaligned, Sequence, canonical, overlay
 from calibration.extract.parts import Occurrence
 from calibration.extract.windows import joined
 from estimator.features import feature
+from estimator.optimizers import ELEMENT_BYTES
 
 ENOUGH = 0.5  # of the recordings fit a reference: a longer search for a better one does not pay
 UNIT_BYTES = 512  # the allocator's rounding
@@ -70,6 +71,9 @@ def extract(key: str, parts: list[Occurrence], layout: Layout) -> Program:
     if len(ranks) == 1:
         features = ("r", *(f for f in features if "r" not in f.split("*")))
         adapter = _of_the_adapter(features, ranks.pop(), columns, parts)
+    factors = {v["f"] for v in values if "f" in v}
+    if len(factors) == 1:
+        adapter = _of_the_lokr(features, factors.pop(), columns)
     fitted = _fit(key, features, values, columns, reference.labels, peak, inexact, adapter)
     coefficients = [fitted[c] for c in columns]
     for k, name in enumerate(reference.names):  # a training adapter has a rank of its own, whatever the trained one has
@@ -97,6 +101,13 @@ def _of_the_adapter(
         if len(sizes) == 1 and max(sizes) % rank == 0 and any(max(sizes) * part in adapter for part in (1, 4, BLOCK)):
             out[column] = tuple(next(iter(sizes)) // rank if f == "r" else 0 for f in features)
     return out
+
+
+def _of_the_lokr(features: tuple[str, ...], factor: int, columns: list[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Recorded at one factor only: what is as large as one of the adapter's matrices is one of that kind."""
+    matrices = {ELEMENT_BYTES * feature(name, {"f": factor}): name for name in reversed(features) if name.startswith(("kron1", "kron2"))}
+    found = {column: matrices.get(column[0]) for column in columns if len(set(column)) == 1}
+    return {column: tuple(ELEMENT_BYTES * (name == f) for f in features) for column, name in found.items() if name is not None}
 
 
 def _reference(sequences: list[Sequence]) -> tuple[Sequence, list[list[int | None] | None]]:
@@ -133,7 +144,7 @@ def _fit(
     """
     fitted = dict(known)
     open_columns = sorted(set(columns) - set(known))
-    usable = features[1:] if known or features[0] == "r" else features  # recorded at one rank: nothing else may claim it
+    usable = features[1:] if features[0] == "r" else features  # recorded at one rank: nothing else may claim it
     pad = (0,) * (len(features) - len(usable))
     for column, answer in zip(open_columns, solve(usable, values, [tuple(max(s, 0) for s in c) for c in open_columns]), strict=True):
         if answer is not None:

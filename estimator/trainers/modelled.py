@@ -11,7 +11,7 @@ from estimator.optimizer_rules import load_rules
 
 METHODS = frozenset({"lora"})
 ADAPTERS = frozenset({"lora", "lokr"})
-LOKR: dict[str, frozenset[str]] = {}  # architecture -> weights of the transformer that a LoKr was recorded on
+LOKR = {"zimage-turbo": frozenset({"float8"})}  # architecture -> weights of the transformer that a LoKr was recorded on
 # Architectures where an adapter on some layers, and steps that preserve outputs, were held against runs, and those of the same classes
 FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"})
 DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
