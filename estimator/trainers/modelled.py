@@ -12,14 +12,14 @@ from estimator.optimizer_rules import load_rules
 METHODS = frozenset({"lora"})
 ADAPTERS = frozenset({"lora", "lokr"})
 LOKR = {"zimage-turbo": frozenset({"float8"})}  # architecture -> weights of the transformer that a LoKr was recorded on
-# Architectures where an adapter on some layers, and steps that preserve outputs, were held against runs, and those of the same classes
+# Where an adapter on some layers was held against whole runs (FLUX.1 dev, Z-Image), and the architectures of the same classes
 FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"})
 DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
 WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the transformer
 RECOVERED: dict[str, str] = {}  # the transformer with an accuracy recovery adapter: architecture -> its weights
 RECOVERY_RANK = 16  # of the stand-in that was recorded (calibration/trainer/adapters.py)
 TE_WEIGHTS = WEIGHTS  # of the text encoder
-PRESERVING = FILTERED
+PRESERVING = FILTERED  # steps that preserve outputs: held against a whole run of Z-Image so far, by the same rule on the others
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used
