@@ -10,17 +10,17 @@ from calibration.validation_jobs import (
     EMA,
     HIGH_VRAM,
     IMAGES,
+    NO_CHECKPOINTING,
     SECOND,
     UI_MODELS,
     UNLOADED,
-    UNQUANTISED,
     Job,
     batch,
     optimizer,
     rank,
     web_ui,
 )
-from calibration.validation_jobs_wan import LOW_VRAM, clip
+from calibration.validation_jobs_wan import clip
 
 IMAGES["sounding clips"] = ((960, 540, "medium", 90, 1), (540, 960, "long", 60, 1))
 IMAGES["short sounding clips"] = ((640, 480, "short", 24, 1), (640, 480, "tag", 30, 1))
@@ -36,19 +36,20 @@ UI = {"sample.fps": 24, "sample.width": 768, "sample.height": 768, "sample.num_f
 JOBS = (
     Job("ltx2-ui", web_ui("ltx2"), (("sounding clips", [512], frames(33)),), UI, (clip(768, 768, 121),)),
     Job(
-        "ltx2-images", web_ui("ltx2"), (("portraits", [512, 768], frames(1)),),
+        "ltx2-images", web_ui("ltx2"), (("portraits", [512], frames(1)),),
         {**UI, **CACHED_LATENTS, **CACHED_TEXT, **EMA, **rank(16)}, (clip(512, 768, 1), clip(544, 320, 49, SECOND)),
     ),
     Job(
-        "ltx2-81-cached", web_ui("ltx2"), (("sounding clips", [384], frames(81)), ("clips", [256], frames(17))),
+        "ltx2-81-cached", web_ui("ltx2"), (("sounding clips", [384], frames(81)),),
         {**UI, **CACHED_LATENTS, **CACHED_TEXT, **optimizer("adamw")}, (clip(480, 288, 81),),
     ),
     Job(
         "ltx2-high-vram", web_ui("ltx2"), (("short sounding clips", [320], frames(25)), ("portraits", [384], frames(1))),
-        {**UI, **HIGH_VRAM, **UNLOADED, **batch(2), **CACHED_LATENTS}, (clip(480, 320, 33), clip(320, 256, 57, SECOND)),
+        {**UI, **HIGH_VRAM, **UNLOADED, **batch(2), **CACHED_LATENTS}, (clip(480, 320, 33),),
     ),
     Job(
-        "ltx2-bf16", web_ui("ltx2"), (("short sounding clips", [256], frames(17, do_audio=False)), ("sounding clips", [320], frames(41))),
-        {**UI, **UNQUANTISED, **LOW_VRAM, **rank(64)}, (clip(352, 256, 33), clip(384, 384, 1, SECOND, guidance_scale=1)),
+        "ltx2-no-checkpointing", web_ui("ltx2"),
+        (("short sounding clips", [256], frames(17, do_audio=False)), ("sounding clips", [320], frames(41))),
+        {**UI, **NO_CHECKPOINTING, **rank(64)}, (clip(384, 384, 1, SECOND, guidance_scale=1),),
     ),
 )  # fmt: skip

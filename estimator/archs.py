@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from estimator.controls import BLANK, Size, cells
+from estimator.features import spectrogram_frames
 from estimator.paths import profiles_dir
 from estimator.tokens import IMAGE_TEMPLATES, MAX_TEXT_TOKENS, TEMPLATES
 
@@ -56,6 +57,10 @@ class Arch:
     def sound_tokens(self, frames: int, per_second: float) -> int:
         """Tokens of the sound of a clip taken at so many frames a second, or of an image; 0 where a model has none."""
         return round(frames / per_second * self.sound_per_second) if self.sound_per_second else 0
+
+    def spectrogram_frames(self, frames: int, per_second: float) -> int:
+        """Frames of the spectrogram of a clip's own sound."""
+        return spectrogram_frames(frames, per_second, self.sound_per_second)
 
     def text_tokens(self, prompt: str, pictures: Sequence[Size] = (BLANK,)) -> int:
         """Estimated text tokens that the transformer gets for a prompt or caption. ValueError where no template is known.

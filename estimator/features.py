@@ -6,7 +6,8 @@ a prompt whose output a step preserves (estimator.preservation), `I` those of `X
 vision tower), `r` the adapter's rank (`f`: a LoKr's factor), `Q` image tokens of the picture that is trained where `T` counts those of
 control images as well (FLUX.2). Of video, `T` and the text encoder's count are of the whole clip, and there are besides: `A` tokens of
 one latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has done already,
-`O` tokens of a clip's sound. LTX-2's tokens are of 32 pixels each way, and its latent frames of 8 (`Cells`). Derived ones:
+`O` tokens of a clip's sound, `M` frames of the spectrogram that they are encoded from. LTX-2's tokens are of 32 pixels each way, and its
+latent frames of 8 (`Cells`). Derived ones:
 
 - `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
 - `U` = 2 T, an image and a control image of the same size (FLUX.1 Kontext); `J` = 2 T + X, the joint sequence with both;
@@ -20,6 +21,7 @@ one latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K`
   logsumexp), `S32` and `L32` to the memory-efficient kernel's (logsumexp), `X32` to Z-Image's padding;
 - `M8`: S where it is no multiple of 8, else 0: rows of an attention mask of which memory-efficient attention makes a padded copy (Chroma);
 - `H1`, `H2`, `H4`, `H8`: a latent frame, so many times as wide, padded by one on each side (LTX-2's decoder);
+- `W2`: places of a clip in LTX-2's encoder where it is twice as wide and long as its latents (the first frame is one everywhere);
 - `B>2`: 1 where a forward has more than 2 samples, else 0: what is made for the third one alone (FLUX.2 places tokens sample by sample);
 - `reduceD_V` (D a width, V a variable): partial results of one column sum over V rows of a [B, V, D] tensor, such as the
   gradient of a gate, that torch's reduction kernel keeps in global memory. 0 where it needs none. It is the number of
@@ -31,11 +33,15 @@ one latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K`
 
 - `Y` = X + 64: text tokens with those of Qwen-Image-Edit's template, which the pipeline drops behind the text encoder;
 - `flashH_V` (H attention heads, V a length): the parts in which FlashAttention's forward goes through the keys where heads and rows alone
-  would leave multiprocessors idle, each with a result of its own in fp32 until they are joined; 0 where it does not;
+  would leave multiprocessors idle, each with a result of its own in fp32 until they are joined; 0 where it does not. `narrowH_R_V`: of
+  heads no wider than 64, of R rows and V keys (sound that looks at pictures);
 - `kron1_IxO`, `kron2_IxO`, `kron3_IxO` (I inputs, O outputs of a layer): of a LoKr of factor `f` on it, elements of the small and of the
   large matrix, and of what a token is between the two (estimator.kronecker);
 - `splitsH_V` (H attention heads, V a length): the parts in which memory-efficient attention's backward goes through the keys, each with
-  scratch memory of its own for gk and gv: at most one for 64 keys, and as many as 200 for all heads of all samples together.
+  scratch memory of its own for gk and gv: at most one for 64 keys, and as many as 200 for all heads of all samples together (V may be a
+  number);
+- `meanC_V` (C channels, V places): elements of the partial results of a mean over the channels of [B, C, V], by the rule of `reduceD_V`.
+  Outputs are many here and values few: there are some where a thread has four outputs (V a multiple of 4) or two, none where it has one.
 
 A feature is a product, written `B*T`; `1` is the constant. Every function takes plain integers and returns one, or takes
 integer arrays and returns an array (estimator.grid).
@@ -63,7 +69,7 @@ _SUMS = {
     "Sw": {"T": 1, "W": 1}, "Jw": {"T": 2, "W": 1}, "Zw": {"T32": 1, "W32": 1},
     **{f"C{s}": {"A": (16 // s) ** 2, "E": 2 * 16 // s, "1": 4} for s in (1, 2, 4, 8)},
     **{f"D{s}": {"A": (16 // s) ** 2, "E": 16 // s, "1": 1} for s in (1, 2, 4)},
-    **{f"H{s}": {"A": s**2, "E": 2 * s, "1": 4} for s in (1, 2, 4, 8)},
+    **{f"H{s}": {"A": s**2, "E": 2 * s, "1": 4} for s in (1, 2, 4, 8)}, "W2": {"T": 8, "A": -4},
 }  # fmt: skip
 PRESERVED = {"X": "W", "S": "Sw", "J": "Jw", "Z": "Zw"}  # of the prompts that a step preserves, in place of those that it trains
 MASK_TILE = 8  # rows of a mask are padded to multiples of it for memory-efficient attention (aten/native/transformers/attention.cpp)
@@ -73,7 +79,9 @@ REDUCE_OUTPUTS_PER_THREAD = 4  # vectorised outputs of 2-byte inputs
 REDUCE_MIN_VALUES, REDUCE_MAX_VALUES = 16, 256  # values a thread adds up before more blocks share an output
 # Blocks of 128 threads that the device holds at once. Of the device that the programs were recorded on (128 SMs of 1536
 # threads, compute capability 8.9); a larger card has more, which matters from 4096 rows on.
-REDUCE_RESIDENT_BLOCKS = 128 * 1536 // (REDUCE_BLOCK_WIDTH * REDUCE_BLOCK_HEIGHT)
+REDUCE_RESIDENT_THREADS = 128 * 1536
+REDUCE_RESIDENT_BLOCKS = REDUCE_RESIDENT_THREADS // (REDUCE_BLOCK_WIDTH * REDUCE_BLOCK_HEIGHT)
+REDUCE_THREADS = REDUCE_BLOCK_WIDTH * REDUCE_BLOCK_HEIGHT * REDUCE_OUTPUTS_PER_THREAD  # of a block, where each has one output
 
 
 # Parts of the keys in memory-efficient attention's backward (ATen/native/transformers/cuda/attention_backward.cu, num_splits_key; block of
@@ -84,6 +92,7 @@ SPLIT_KEYS, SPLITS_OF_ALL_HEADS = 64, 200
 # num_splits_heuristic): blocks of rows and of keys, the share of two blocks a multiprocessor from which it does not split, and how near
 # to the best use of them a smaller number of parts must come. Multiprocessors: those of the recording device.
 FLASH_ROWS, FLASH_KEYS, FLASH_PLACES, FLASH_FULL, FLASH_NEAR, FLASH_MOST = 64, 128, 2 * 128, 0.8, 0.85, 128
+NARROW_KEYS = 256  # a block of keys for heads no wider than 64
 
 PIXELS_PER_TOKEN = 256  # 16 x 16: VAE factor 8, patch 2, of FLUX, Flex.1 and Z-Image
 PIXELS_PER_EDGE = 16
@@ -101,6 +110,7 @@ class Cells:
 
 
 IMAGE_CELLS = Cells()
+SPECTRUM_PER_TOKEN = 4  # frames of a spectrogram to a token of sound (diffusers c9438378: AutoencoderKLLTX2Audio, LATENT_DOWNSAMPLE_FACTOR)
 
 
 def latent_frames(frames: int, cells: Cells = IMAGE_CELLS) -> int:
@@ -112,6 +122,16 @@ def image_values(width: int, height: int, frames: int = 1, cells: Cells = IMAGE_
     """`T`, `E`, `A` and `F` of an image or clip of so many pixels."""
     area, count = width * height // cells.edge**2, latent_frames(frames, cells)
     return {"T": area * count, "E": (width + height) // cells.edge, "A": area, "F": count}
+
+
+def spectrogram_frames(frames: int, per_second: float, sound_per_second: int) -> int:
+    """Frames of the spectrogram of a clip's own sound, so many times as many as its tokens, and one more (its windows are centred)."""
+    return int(frames * sound_per_second * SPECTRUM_PER_TOKEN / per_second) + 1
+
+
+def encoded_sound(spectrogram: int) -> int:
+    """Tokens that the encoder of sound makes of a spectrogram: what is left over at its end makes one more."""
+    return -(-spectrogram // SPECTRUM_PER_TOKEN)
 
 
 def round_up(value: IntOrInts, multiple: int) -> IntOrInts:
@@ -135,14 +155,29 @@ def reduce_blocks(outputs: IntOrInts, rows: IntOrInts) -> IntOrInts:
     return blocks * (blocks > 1) * (values >= REDUCE_MAX_VALUES)
 
 
+def mean_partials(channels: int, samples: IntOrInts, places: IntOrInts) -> IntOrInts:
+    """Elements of the partial results of a mean over the channels of [samples, channels, places]; 0 where one block adds up an output.
+
+    The rule of `reduce_blocks`, where outputs lie side by side: a thread takes 4, 2 or 1 of them, whichever divides the places.
+    """
+    vector = 1 + (places % 2 == 0) * 1 + (places % REDUCE_OUTPUTS_PER_THREAD == 0) * 2
+    outputs, threads = samples * places, REDUCE_THREADS // vector
+    width = 1 + sum(2**k * (outputs // vector >= 2 ** (k + 1)) for k in range(REDUCE_BLOCK_WIDTH.bit_length() - 1))
+    values, grid = -(-channels // (threads // width)), -(-outputs // (width * vector))
+    fill, least, most = -(-(REDUCE_RESIDENT_THREADS // threads) // grid), -(-values // REDUCE_MAX_VALUES), -(-values // REDUCE_MIN_VALUES)
+    blocks = _larger(_smaller(fill, most), least)
+    partials: IntOrInts = outputs * width * vector * blocks * (blocks > 1) * (values >= REDUCE_MAX_VALUES)
+    return partials
+
+
 def key_splits(heads: IntOrInts, keys: IntOrInts) -> IntOrInts:
     """Parts of the keys for so many heads of all samples together; 1 at least."""
     return _larger(_smaller(-(-keys // SPLIT_KEYS), SPLITS_OF_ALL_HEADS // heads), heads // heads)
 
 
-def flash_splits(heads: int, length: int) -> int:
-    """Parts of the keys in FlashAttention's forward over `length` rows and keys; 0 where there is one only."""
-    work, blocks = heads * -(-length // FLASH_ROWS), -(-length // FLASH_KEYS)
+def flash_splits(heads: int, rows: int, keys: int | None = None, block: int = FLASH_KEYS) -> int:
+    """Parts of the keys (as many as rows, if not given) in FlashAttention's forward; 0 where there is one only."""
+    work, blocks = heads * -(-rows // FLASH_ROWS), -(-(keys or rows) // block)
     if work >= FLASH_FULL * FLASH_PLACES:
         return 0
     possible = [n for n in range(1, min(FLASH_MOST, FLASH_PLACES, blocks) + 1) if n == 1 or -(-blocks // n) != -(-blocks // (n - 1))]
@@ -154,6 +189,10 @@ def flash_splits(heads: int, length: int) -> int:
 _flash_splits_of_all = np.vectorize(flash_splits, otypes=[np.int64])
 
 
+def _flash(*given: Any) -> Any:
+    return flash_splits(*given) if all(isinstance(one, int) for one in given) else _flash_splits_of_all(*given)
+
+
 @overload
 def variable(name: str, given: Mapping[str, int]) -> int: ...
 @overload
@@ -162,8 +201,8 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
     """The value of a variable, given or derived. Raises KeyError for an unknown one."""
     if name in given:
         return given[name]
-    if name == "1":
-        return 1
+    if name.isdigit():
+        return int(name)
     if name in _SUMS:
         return sum(times * variable(term, given) for term, times in _SUMS[name].items())
     if name.startswith("B>"):
@@ -172,8 +211,11 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return variable("S", given) * (variable("S", given) % MASK_TILE != 0)
     if name.startswith("flash"):
         heads, over = _of(name, "flash")
-        length = given.get("B", 1) * heads, variable(over, given)
-        return flash_splits(*length) if all(isinstance(one, int) for one in length) else _flash_splits_of_all(*length)
+        return _flash(given.get("B", 1) * heads, variable(over, given), variable(over, given), FLASH_KEYS)
+    if name.startswith("narrow"):
+        before, _, over = name.rpartition("_")
+        heads, rows = _of(before, "narrow")
+        return _flash(given.get("B", 1) * heads, variable(rows, given), variable(over, given), NARROW_KEYS)
     if name.startswith("splits"):
         heads, over = _of(name, "splits")
         return key_splits(given.get("B", 1) * heads, variable(over, given))
@@ -183,6 +225,9 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         channels, over = _of(name, "sums")
         base = over.lstrip("0123456789")
         return reduce_blocks(int(over.removesuffix(base)) * variable(base, given), channels)
+    if name.startswith("mean"):
+        channels, over = _of(name, "mean")
+        return mean_partials(channels, given.get("B", 1), variable(over, given))
     if name.startswith("reduce"):
         width, over = _of(name, "reduce")
         return reduce_blocks(given.get("B", 1) * width, variable(over, given))

@@ -91,7 +91,8 @@ class Bucket:
 
     `text_tokens`: tokens of the longest caption among its items, as estimated (0: unknown, or the same for every text).
     `controls`: sizes of the control images of the item that has most of them, as they lie on the disk.
-    `sound_tokens`: of the sound that a model of video with sound makes beside the pictures; `sound`: it is trained too.
+    `sound_tokens`: of the sound that a model of video with sound makes beside the pictures; `sound`: it is trained too,
+    and comes from a spectrogram of `sound_frames`.
     `begins`: its clips begin with their own first frame, or its images are in a dataset that asks for it (Wan 2.2 5B: do_i2v).
     """
 
@@ -103,6 +104,7 @@ class Bucket:
     controls: tuple[tuple[int, int], ...] = ()
     sound_tokens: int = 0
     sound: bool = False
+    sound_frames: int = 0
     begins: bool = False
 
 

@@ -28,7 +28,9 @@ def _pieces(count: int, tile: int, stride: int) -> list[int]:
 
 
 class Ltx2Plan(PromptsApart):
-    """LTX2Model: connectors come to the card with the first prompt, the vocoder with the first preview; nothing moves them back."""
+    """LTX2Model: connectors come to the card with the first round of previews or the first step, the vocoder with the former; they stay."""
+
+    beside = ("connectors", "vocoder")
 
     # ---- the VAE
 
@@ -49,7 +51,7 @@ class Ltx2Plan(PromptsApart):
         values = {**sizes_of(self.arch, bucket), "B": 1}
         yield from self._encoded("latents", values, "item")
         if bucket.sound:
-            yield Part("sound/one", {"O": values["O"], "B": 1}, "item")
+            yield Part("sound/one", {"M": bucket.sound_frames, "B": 1}, "item")
 
     def head(self, key: str, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
         if key.startswith("step.head/encoded"):
@@ -77,7 +79,7 @@ class Ltx2Plan(PromptsApart):
                 yield Part(f"text.padded/{many}", {"X": batch.text_tokens, "B": batch.size}, "batch")
                 yield Release(captions)
                 if batch.bucket.sound and encodes_latents(self.job, batch.bucket):
-                    yield Part(f"sound/{many}", {"O": batch.bucket.sound_tokens, "B": batch.size}, "step")
+                    yield Part(f"sound/{many}", {"M": batch.bucket.sound_frames, "B": batch.size}, "step")
                 yield MoveIn("connectors")
                 yield operation
             else:
@@ -99,7 +101,6 @@ class Ltx2Plan(PromptsApart):
                 yield from self._padded(texts, dict.fromkeys(texts, "job"))
         values = {**sizes_of(self.arch, sample), **self.rank, "B": sample.batch}
         merged = f"/{when}" if self.weights == "bf16" else ""
-        yield from (MoveIn("connectors"), MoveIn("vocoder"))
         yield Part(f"preview/{self.weights}/{'cfg' if sample.guided else 'plain'}{merged}", values, "preview")
         yield from self._decoded(values)
         yield Release("preview")

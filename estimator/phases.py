@@ -28,6 +28,8 @@ class Plan:
     for text caching. What other classes of the trainer do differently is in subclasses (estimator.plans chooses).
     """
 
+    beside: tuple[str, ...] = ()  # models of the pipeline that no preset moves: a round of previews brings them to the card
+
     def __init__(self, job: Job, encoders: tuple[str, ...]) -> None:
         self.job = job
         self.arch = load_archs().archs[job.arch]
@@ -169,9 +171,7 @@ class Plan:
 
     def _cache_text(self, dataset: Dataset, home: dict[str, bool]) -> Iterator[Operation]:
         """No-one turned autograd off: with checkpointing on, the encoder's whole graph lives until the embedding is saved."""
-        yield Begin("cache_text", f"resolution {dataset.resolution}")
-        yield MoveOut("vae")
-        yield MoveOut("transformer")
+        yield from (Begin("cache_text", f"resolution {dataset.resolution}"), MoveOut("vae"), MoveOut("transformer"))
         if not self.legacy:  # BaseModel has no such preset: everything goes, and the encoder comes back on first use
             yield from self.text_out()
         yield EmptyCache()
@@ -209,7 +209,7 @@ class Plan:
         yield EmptyCache()
         yield from (MoveIn("vae"), MoveIn("transformer"))
         yield from () if self.text_cached else self.text_in()
-        yield EmptyCache()
+        yield from (EmptyCache(), *map(MoveIn, self.beside))
         for number, sample in enumerate(self.samples):
             if number:
                 yield End()

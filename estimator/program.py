@@ -209,7 +209,7 @@ def points_of(features: tuple[str, ...], domain: Mapping[str, Sequence[int]]) ->
     workloads = np.array(list(product(*domain.values())), dtype=np.int64)
     values = dict(zip(domain, workloads.T, strict=True))
     values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"], "Q": values["T"]}
-    values |= {"F": np.ones_like(values["T"]), "K": np.ones_like(values["T"]), "I": np.zeros_like(values["T"])}
+    values |= {name: np.full_like(values["T"], of_an_image) for name, of_an_image in (("F", 1), ("K", 1), ("I", 0), ("O", 1), ("M", 5))}
     values |= {"W": values["X"], "f": np.full_like(values["T"], NOMINAL_FACTOR)}
     return np.array([np.broadcast_to(feature(name, values), len(workloads)) for name in features], dtype=np.float64)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from estimator.features import feature, image_values, reduce_blocks, round_up, variable
+from estimator.features import encoded_sound, feature, image_values, reduce_blocks, round_up, spectrogram_frames, variable
 
 JOINT = {"T": 3440, "X": 512, "B": 1, "r": 16}  # FLUX at 1280 x 688: 3952 rows of image and text together
 
@@ -91,7 +92,43 @@ def test_parts_of_the_keys_of_24_heads(batch: int, keys: int, parts: int) -> Non
     assert feature("splits24_S", {"T": keys - 20, "X": 20, "B": batch}) == parts
 
 
-@pytest.mark.parametrize("name", ["Q", "B*Q", "Q64", "64", ""])
+@pytest.mark.parametrize(("batch", "parts"), [(1, 6), (2, 3), (3, 2), (4, 1)])
+def test_parts_of_keys_whose_number_is_fixed(batch: int, parts: int) -> None:
+    """LTX-2's 1024 text tokens: as recorded with 1 and 3 samples (15731712 and 31475712 bytes less the rows' part)."""
+    assert feature("splits32_1024", {"B": batch}) == parts
+
+
+@pytest.mark.parametrize(
+    ("name", "places", "recorded_bytes"),
+    [
+        ("mean2048_T", {"T": 560, "A": 140}, 9_175_040),  # four outputs a thread
+        ("mean2048_T", {"T": 234, "A": 117}, 958_464),  # two
+        ("mean2048_T", {"T": 891, "A": 99}, 0),  # one
+        ("mean1024_W2", {"T": 3060, "A": 340}, 106_536_960),  # so many outputs that fewer blocks share each
+        ("mean1024_W2", {"T": 891, "A": 99}, 55_148_544),
+        ("mean1024_T", {"T": 234, "A": 117}, 0),
+    ],
+)
+def test_partial_results_of_a_mean_over_channels_as_recorded(name: str, places: dict[str, int], recorded_bytes: int) -> None:
+    assert 4 * feature(name, places) == recorded_bytes
+    several = {key: np.array([value, value]) for key, value in places.items()}
+    assert (4 * feature(name, several) == recorded_bytes).all()
+
+
+@pytest.mark.parametrize(("batch", "sound", "tokens", "recorded_bytes"), [(2, 51, 1008, 3_342_336), (1, 18, 117, 0)])
+def test_sound_looks_at_pictures_in_parts_as_recorded(batch: int, sound: int, tokens: int, recorded_bytes: int) -> None:
+    """Each part has a result of its own: 32 heads of 64 values of 4 bytes for each row."""
+    assert 32 * 64 * 4 * feature("B*O*narrow32_O_T", {"B": batch, "O": sound, "T": tokens}) == recorded_bytes
+
+
+@pytest.mark.parametrize(("frames", "spectrogram", "tokens"), [(9, 38, 10), (17, 71, 18), (25, 105, 27), (65, 271, 68)])
+def test_the_sound_of_a_clip_begins_a_token_with_every_fourth_frame_of_its_spectrogram(frames: int, spectrogram: int, tokens: int) -> None:
+    """LTX-2 at 24 frames a second: 100 spectrogram frames a second and one more."""
+    assert spectrogram_frames(frames, 24, 25) == spectrogram
+    assert encoded_sound(spectrogram) == tokens
+
+
+@pytest.mark.parametrize("name", ["Q", "B*Q", "Q64", "6Q", ""])
 def test_an_unknown_variable_is_an_error(name: str) -> None:
     with pytest.raises(KeyError):
         feature(name, JOINT)

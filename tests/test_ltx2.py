@@ -1,4 +1,4 @@
-"""LTX-2: how its clips, their sound and its texts are counted, and in which order its timeline takes them. (It has no recordings yet.)"""
+"""LTX-2: how its clips, their sound and its texts are counted, and in which order its timeline takes them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 
 from calibration.architectures import ARCHITECTURES
+from calibration.architectures.ltx2 import LTX2
 from calibration.clips import write_clip
+from calibration.extract import sounded
+from calibration.extract.parts import Occurrence
+from calibration.extract.programs import extract
+from calibration.extract.runs import Phase
 from estimator.archs import load_archs
 from estimator.batches import Batch, steps_of
 from estimator.datasets import scan
+from estimator.features import Cells, feature, image_values
 from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
 from estimator.ltx2 import Ltx2Plan
 from estimator.operations import MoveIn, Operation, Part, Release
@@ -18,6 +24,7 @@ from estimator.plans import before_steps, steps
 from estimator.sizes import sizes_of
 from estimator.trainers.aitoolkit_video import FrameRule, preview_frames
 from estimator.videos import read_clip
+from tests.test_extract import recorded
 
 ARCH = load_archs().archs["ltx2"]
 CLIP = Bucket(512, 320, 81, count=1, text_tokens=40, sound_tokens=84, sound=True)
@@ -41,7 +48,8 @@ def test_sound_is_trained_where_it_is_asked_for_and_there(tmp_path: Path, sound:
     assert read_clip(str(tmp_path / "a.avi")).sound == sound
     (image,) = scan(str(tmp_path), video=True).images
     asked = FrameRule(True, 49, step=8, sound=True).with_sound(Bucket(640, 480, 49), ARCH, image)
-    assert (asked.sound, asked.sound_tokens) == (sound, 51)  # 49 / 24 seconds of 25 tokens
+    # 49 / 24 seconds: 51 tokens of silence; 205 frames of a spectrogram, each fourth of which begins a token
+    assert (asked.sound, asked.sound_tokens, asked.sound_frames) == ((True, 52, 205) if sound else (False, 51, 0))
     not_asked = FrameRule(True, 49, step=8).with_sound(Bucket(640, 480, 49), ARCH, image)
     assert (not_asked.sound, not_asked.sound_tokens) == (False, 51)
     slower = FrameRule(True, 49, per_second=16, step=8, sound=True).with_sound(Bucket(640, 480, 49), ARCH, image)
@@ -111,3 +119,32 @@ def test_connectors_come_with_the_first_preview_or_step_and_the_vocoder_with_a_p
     assert MoveIn("vocoder") not in in_steps(silent)
     made = list(before_steps(plan(clips())))
     assert {MoveIn("connectors"), MoveIn("vocoder")} <= {op for op in made if isinstance(op, MoveIn)}
+
+
+def clip_through_a_norm(width: int, height: int, latent_frames: int) -> Occurrence:
+    """What the encoder's last norm makes and lets go: squares, mean, perhaps partial results and counters, mean and epsilon, quotient."""
+    values = image_values(width, height, (latent_frames - 1) * 8 + 1, Cells(32, 8))
+    places, partial = values["T"], 4 * feature("mean2048_T", {**values, "B": 1})
+    label = "encoder.norm1|forward"
+    made = [("a", f"{label}#squares", 4096 * places), ("a", f"{label}#mean", 2 * places)]
+    parts = [("a", f"{label}#parts", partial), ("a", f"{label}#counters", 4), ("f", f"{label}#parts", 0), ("f", f"{label}#counters", 0)]
+    made += parts if partial else []
+    made += [("f", f"{label}#squares", 0), ("a", f"{label}#sum", 2 * places), ("a", f"{label}#root", 2 * places), ("f", f"{label}#sum", 0)]
+    made += [("a", f"{label}#quotient", 4096 * places), ("f", f"{label}#mean", 0), ("f", f"{label}#root", 0), ("f", f"{label}#quotient", 0)]
+    run = recorded(made)
+    shape = [1, 3, (latent_frames - 1) * 8 + 1, height, width]
+    run.root.inner = [Phase("vae_encoder", 0, {"shape": shape}, len(run.events))]
+    (part,) = sounded._tiles(Occurrence(run, "latents", list(range(len(run.events))), {}), "encode", run.root.inner, LTX2.layout)
+    return part
+
+
+def test_partial_results_of_a_mean_are_told_from_the_squares_that_they_are_as_large_as() -> None:
+    sizes = ((256, 288, 2), (288, 352, 3), (288, 416, 2), (352, 384, 4), (288, 352, 5), (640, 544, 3))
+    program = extract("encode.clip/one", [clip_through_a_norm(*size) for size in sizes], LTX2.layout)
+    assert (program.recordings, program.worst_error, program.inexact) == (6, 0.0, [])
+
+
+def test_of_joined_tiles_only_the_whole_is_kept() -> None:
+    blends = [("a", "blended", 6), ("f", "blended", 0), ("a", "blended#2", 6), ("f", "blended#2", 0)]
+    run = recorded([*blends, ("a", "whole", 600), ("a", "view", 2)])
+    assert sounded._joined(run, 0, len(run.events)) == [4, 5]

@@ -32,6 +32,7 @@ SAMPLED = {"skip_first_sample": False}
 # Frames that a convolution pads, at each scale of a VAE of factor 8 (estimator.features)
 PADDED = ("C1", "C2", "C4", "C8", "D1", "D2", "D4")
 FRAMED = ("H1", "H2", "H4", "H8")  # the same of a decoder that takes all frames of a clip together
+ENCODED_MEANS, DECODED_MEANS = ("mean2048_T", "mean1024_W2"), ("mean1024_T",)  # over channels, of LTX-2's VAE
 
 
 @dataclass(frozen=True)
@@ -99,15 +100,21 @@ class Layout:
         kind, many = key.split("/")[0], "/many" in key
         if kind in ("step.prompts", "step.captions"):
             return ("1", "B", "B*X") if many else ("1", "X")
-        if kind in ("sound", "decode.sound"):
-            return ("1", "B", "O", "B*O") if many else ("1", "O")
-        if kind in ("encode.image", "encode.clip", "decode.image", "decode.clip"):
-            names = ("T", "A", *(f"{frame}*F" for frame in FRAMED), *FRAMED, "F", "E*F", "E") if kind.startswith("dec") else ("T", "A")
+        if kind == "sound":
+            lengths = ("M", "M2", "M4")  # its encoder halves them twice
+            return ("1", "B", *(f"B*{one}" for one in lengths), *lengths) if many else ("1", *lengths)
+        if kind == "decode.sound":
+            return ("1", "O")
+        means: tuple[str, ...] = ()
+        if kind.startswith("encode."):
+            names, means = ("T", "A"), ENCODED_MEANS
+        elif kind in ("decode.image", "decode.clip"):
+            names, means = ("T", "A", *(f"{frame}*F" for frame in FRAMED), *FRAMED, "F", "E*F", "E"), DECODED_MEANS
         elif kind in ("latents", "decode", "decode.joined", "decode.shown") or key.startswith(("step.head/encoded", "step.head/cached")):
             names = ("T", "A")
         else:
             return ()
-        return ("1", "B", *(f"B*{name}" for name in names), *names) if many else ("1", *names)
+        return ("1", "B", *(f"B*{name}" for name in names), *names, *means) if many else ("1", *names, *means)
 
     def features(self, key: str) -> tuple[str, ...]:
         """Candidate features of a part, the likelier first."""

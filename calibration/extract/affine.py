@@ -18,7 +18,7 @@ HALF = 0.5  # of a byte: sizes are whole
 # Jobs that no formula may give a negative size: (width, height), samples, text tokens, rank (or factor). Inside of them users' jobs lie.
 SIDES = ((256, 256), (512, 512), (320, 768), (1024, 1024), (1536, 640), (2048, 2048))
 WIDE_GRID = tuple(
-    {**image_values(*side), "B": batch, "X": text, "N": other, "r": rank, "K": 2, "I": 3 * text // 4, "O": 1, "f": rank}
+    {**image_values(*side), "B": batch, "X": text, "N": other, "r": rank, "K": 2, "I": 3 * text // 4, "O": 1, "M": 5, "f": rank}
     for side in SIDES for batch in (1, 2, 8) for text, other in ((9, 9), (40, 9), (512, 30)) for rank in (4, 128)
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from calibration.architectures.base import Layout, kind_of
 from calibration.extract.runs import Phase, Run, first_preview
-from estimator.features import image_values
+from estimator.features import encoded_sound, image_values, spectrogram_frames
 from estimator.operations import CONTROLLED_CORE, CORE, SOUND_CORE, TIMED_CORE, TIMED_IMAGE_CORE
 
 MOVED = ("transformer", "vae", "text_encoder0", "text_encoder1", "connectors", "vocoder", "image_encoder")
@@ -53,12 +53,7 @@ def _outside(first: int, last: int, holes: list[tuple[int, int]]) -> list[int]:
 
 def _without_moves(run: Run, events: list[int]) -> list[int]:
     """Without the events of whole components (in set-up and preparation these are moves) and empty_cache."""
-    keep = []
-    for e in events:
-        kind, index = run.events[e]
-        if kind != "e" and component(run.tensors[index].name) not in MOVED:
-            keep.append(e)
-    return keep
+    return [e for e in events if run.events[e][0] != "e" and component(run.tensors[run.events[e][1]].name) not in MOVED]
 
 
 def load_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
@@ -128,10 +123,12 @@ def _batch_key(batch: int) -> str:
     return "/one" if batch == 1 else "/many"
 
 
-def sizes_of(layout: Layout, width: int, height: int, frames: int = 1) -> dict[str, int]:
-    """Values of a bucket or preview."""
+def sizes_of(layout: Layout, width: int, height: int, frames: int = 1, sound: bool = False) -> dict[str, int]:
+    """Values of a bucket or preview. `sound`: its own is trained, which gives a token more than silence of its length."""
     values = image_values(width, height, frames, layout.cells)
-    return values | ({"O": round(frames / PER_SECOND * layout.sound_per_second)} if layout.sound_per_second else {})
+    spectrogram = spectrogram_frames(frames, PER_SECOND, layout.sound_per_second)
+    tokens = encoded_sound(spectrogram) if sound else round(frames / PER_SECOND * layout.sound_per_second)
+    return {**values, "O": tokens, "M": spectrogram} if layout.sound_per_second else values
 
 
 def caching_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
@@ -252,7 +249,8 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layo
     for step in (p for p in run.root.inner if p.name == "step"):
         (bucket,) = step.info["buckets"]
         batch, inner = bucket["batch"], {p.name: p for p in step.inner}
-        values = {**sizes_of(layout, bucket["width"], bucket["height"], bucket["frames"]), "B": batch, **rank, "X": captions(bucket)}
+        sizes = sizes_of(layout, bucket["width"], bucket["height"], bucket["frames"], bool(bucket.get("sound")))
+        values = {**sizes, "B": batch, **rank, "X": captions(bucket)}
         checkpointing = "checkpointed" if step.info["gradient_checkpointing"] else "full"
         cached = "cached" if bucket["latents"] else "encoded"
         text = "encoded" if "encode_prompt" in inner else "unloaded" if layout.unloaded_apart and unloaded else "cached"

@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 
-from estimator.features import feature
+from estimator.features import SPECTRUM_PER_TOKEN, feature
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program
 
 DOMAIN = {
@@ -22,7 +22,7 @@ DOMAIN = {
 }  # fmt: skip
 IMAGE_CELLS = (180, 400, 600, 1400)  # of the control images of a text, which are tokens beside its own
 FACTORS = (4, 8, 16, 32, -1)  # of a LoKr, which has no rank: those that the trainer's web UI offers
-CLIP, FRAMES = {"A", "F", "K", "T128", "O", "O128"}, (1, 2, 3, 5, 9, 21, 31)  # only video has them; latent frames, T is of one
+CLIP, FRAMES = {"A", "F", "K", "T128", "O", "O128", "M"}, (1, 2, 3, 5, 9, 21, 31)  # only video has them; latent frames, T is of one
 SOUND_OF_LATENT = 8  # tokens of sound to a latent frame of LTX-2: 8 frames of 24 a second, 25 tokens
 DRAWN, SEED, BLOCK, PADDED = 8192, 20, 512, 0.5  # jobs between the grid's points
 LONGEST_TO_SHORTEST, SHORTEST_TOKENS = 4, 9  # edges of an image; a prompt that is empty but for a template
@@ -110,5 +110,6 @@ def _completed(given: dict[str, int]) -> dict[str, int]:
     given["T"] *= frames
     given["X"] += given.get("I", 0)
     given["O"] = max(1, (frames - 1) * SOUND_OF_LATENT + 1)
+    given["M"] = SPECTRUM_PER_TOKEN * given["O"]
     given["K"] = max(frames - 2, 1)  # the last of the chunks that are alike
     return given

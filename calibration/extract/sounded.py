@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import groupby
 
 from calibration.architectures.base import Layout
 from calibration.extract.parts import MOVED, Occurrence, component
 from calibration.extract.runs import Phase, Run
 from estimator.features import image_values
 
+FIRST_PARTIAL, LAST_PARTIAL = 2, 3  # of what a norm makes: squares, their mean, then these or, as large as the mean, what is added to it
 SOUND, PADDING = "encode_audio", "pad_embeds"  # recorded phases (calibration.trainer.launch, calibration.architectures.ltx2)
 
 
@@ -89,7 +91,7 @@ def _apart(part: Occurrence, inner: Phase) -> Occurrence:
     events = [e for e in range(inner.first, inner.last) if part.run.events[e][0] != "e" and not _moves(part.run, e)]
     if inner.name == SOUND:
         return Occurrence(part.run, f"sound/{_many(replace(part, values={'B': inner.info['sounds']}))}", events, {
-            "O": part.values["O"], "B": inner.info["sounds"],
+            "M": part.values["M"], "B": inner.info["sounds"],
         })  # fmt: skip
     batch, tokens, _ = inner.info["shape"]
     return Occurrence(part.run, f"text.padded/{'one' if batch == 1 else 'many'}", events, {"X": tokens, "B": batch})
@@ -109,6 +111,7 @@ def _coded(part: Occurrence, key: str, coders: list[Phase], layout: Layout) -> I
 
 def _tiles(part: Occurrence, coder: str, coders: list[Phase], layout: Layout) -> Iterator[Occurrence]:
     for one in coders:
+        _tell_partial_results(part.run, one)
         batch, _, frames, height, width = one.info["shape"]
         if coder == "decode":
             step = layout.cells
@@ -116,6 +119,17 @@ def _tiles(part: Occurrence, coder: str, coders: list[Phase], layout: Layout) ->
         sizes = {**image_values(width, height, frames, layout.cells), "B": batch}
         kind = "image" if sizes["F"] == 1 else "clip"
         yield Occurrence(part.run, f"{coder}.{kind}/{'one' if batch == 1 else 'many'}", list(range(one.first, one.last)), sizes)
+
+
+def _tell_partial_results(run: Run, coder: Phase) -> None:
+    """A mean over channels makes squares, its result and, on some sizes, partial results and their counters: with a label of their own they
+    are laid on nothing else."""
+    tensors = (run.tensors[i] for kind, i in run.events[coder.first : coder.last] if kind == "a")
+    for label, group in groupby(tensors, key=lambda tensor: tensor.label):
+        made = list(group)
+        if "norm" in label and len(made) > LAST_PARTIAL and made[FIRST_PARTIAL].size != made[FIRST_PARTIAL - 1].size:
+            for tensor in made[FIRST_PARTIAL : LAST_PARTIAL + 1]:
+                tensor.label += ", partial results"
 
 
 def _preview(part: Occurrence, decode: Phase, coders: list[Phase], layout: Layout) -> Iterator[Occurrence]:
@@ -129,8 +143,15 @@ def _preview(part: Occurrence, decode: Phase, coders: list[Phase], layout: Layou
     yield from _tiles(part, "decode", coders, layout)
     shown = [e for e in part.events if decode.last <= e < sound.first]
     if len(coders) > 1:
-        yield Occurrence(run, "decode.joined", list(range(coders[-1].last, decode.last)), sizes)
+        yield Occurrence(run, "decode.joined", _joined(run, coders[-1].last, decode.last), sizes)
         yield Occurrence(run, "decode.shown/tiles", shown, sizes)
     else:
         yield Occurrence(run, "decode.shown/whole", list(range(coders[-1].last, decode.last)) + shown, sizes)
     yield Occurrence(run, "decode.sound", [e for e in part.events if e >= sound.first], {"O": part.values["O"]})
+
+
+def _joined(run: Run, first: int, last: int) -> list[int]:
+    """From where tiles are brought together on. Left out is what comes before: tiles are blended into each other frame by frame, through
+    tensors of one frame that are gone at once, and are fewer bytes than what comes then."""
+    made = [e for e in range(first, last) if run.events[e][0] == "a"]
+    return list(range(max(made, key=lambda e: run.tensors[run.events[e][1]].size), last))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from estimator.archs import GIVEN_FRAME, PICTURED, Arch
 from estimator.datasets import Image
+from estimator.features import encoded_sound
 from estimator.job import Bucket, Dataset
 from estimator.trainers.section import Section
 
@@ -50,9 +51,10 @@ class FrameRule:
 
     def with_sound(self, bucket: Bucket, arch: Arch, image: Image | None) -> Bucket:
         """`image`: one that falls into the bucket (None: its folder is not here, and its clips are taken to have sound)."""
-        trained = self.sound and bucket.frames > 1 and (image is None or image.sound)
-        tokens = arch.sound_tokens(bucket.frames, self.per_second)
-        return replace(bucket, sound_tokens=tokens, sound=bucket.sound or trained)
+        if bucket.sound or (self.sound and bucket.frames > 1 and (image is None or image.sound)):
+            spectrogram = arch.spectrogram_frames(bucket.frames, self.per_second)
+            return replace(bucket, sound_tokens=encoded_sound(spectrogram), sound=True, sound_frames=spectrogram)
+        return replace(bucket, sound_tokens=arch.sound_tokens(bucket.frames, self.per_second))
 
 
 def read_frames(section: Section, arch: Arch) -> FrameRule:
