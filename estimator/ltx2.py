@@ -79,7 +79,8 @@ class Ltx2Plan(PromptsApart):
                 yield Part(f"text.padded/{many}", {"X": batch.text_tokens, "B": batch.size}, "batch")
                 yield Release(captions)
                 if batch.bucket.sound and encodes_latents(self.job, batch.bucket):
-                    yield Part(f"sound/{many}", {"M": batch.bucket.sound_frames, "B": batch.size}, "step")
+                    for _ in range(batch.size):  # one after the other
+                        yield Part("sound/one", {"M": batch.bucket.sound_frames, "B": 1}, "step")
                 yield MoveIn("connectors")
                 yield operation
             else:

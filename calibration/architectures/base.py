@@ -101,8 +101,7 @@ class Layout:
         if kind in ("step.prompts", "step.captions"):
             return ("1", "B", "B*X") if many else ("1", "X")
         if kind == "sound":
-            lengths = ("M", "M2", "M4")  # its encoder halves them twice
-            return ("1", "B", *(f"B*{one}" for one in lengths), *lengths) if many else ("1", *lengths)
+            return ("1", "M", "M2", "M4")  # its encoder halves them twice
         if kind == "decode.sound":
             return ("1", "O")
         means: tuple[str, ...] = ()

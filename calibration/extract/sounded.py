@@ -31,7 +31,7 @@ def split(run: Run, found: Iterable[Occurrence], layout: Layout) -> Iterator[Occ
             continue
         if kind in ("preview", "step.core", "step.core.sound", "cache_latents.item"):
             for inner in _inside(part, [p for p in phases if p.name in (SOUND, PADDING)]):
-                if inner.last > inner.first:
+                if inner.last > inner.first and inner.info.get("sounds", 1) == 1:  # a batch's sounds are encoded one after the other
                     yield _apart(part, inner)
                 part = _without(part, list(range(inner.first, inner.last)))
         if kind in ("preview", "step.head") and "/cached" in part.key:
@@ -82,17 +82,11 @@ def _inside(part: Occurrence, phases: list[Phase]) -> list[Phase]:
     return [p for p in phases if part.events[0] <= p.first <= p.last <= part.events[-1] + 1]
 
 
-def _many(part: Occurrence) -> str:
-    return "many" if part.values.get("B", 1) > 1 else "one"
-
-
 def _apart(part: Occurrence, inner: Phase) -> Occurrence:
-    """The padding of a prompt, or of a batch's; the encoding of a batch's sounds, one after the other."""
+    """The padding of a prompt, or of a batch's; the encoding of a sound."""
     events = [e for e in range(inner.first, inner.last) if part.run.events[e][0] != "e" and not _moves(part.run, e)]
     if inner.name == SOUND:
-        return Occurrence(part.run, f"sound/{_many(replace(part, values={'B': inner.info['sounds']}))}", events, {
-            "M": part.values["M"], "B": inner.info["sounds"],
-        })  # fmt: skip
+        return Occurrence(part.run, "sound/one", events, {"M": part.values["M"], "B": 1})
     batch, tokens, _ = inner.info["shape"]
     return Occurrence(part.run, f"text.padded/{'one' if batch == 1 else 'many'}", events, {"X": tokens, "B": batch})
 
