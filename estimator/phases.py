@@ -27,7 +27,6 @@ class Plan:
     `encoders`: the profile's text encoders, which are moved. `legacy`: the StableDiffusion class (FLUX, Flex.1), which has a preset
     for text caching. What other classes of the trainer do differently is in subclasses (estimator.plans chooses).
     """
-
     beside: tuple[str, ...] = ()  # models of the pipeline that no preset moves: a round of previews brings them to the card
 
     def __init__(self, job: Job, encoders: tuple[str, ...]) -> None:
@@ -171,7 +170,8 @@ class Plan:
 
     def _cache_text(self, dataset: Dataset, home: dict[str, bool]) -> Iterator[Operation]:
         """No-one turned autograd off: with checkpointing on, the encoder's whole graph lives until the embedding is saved."""
-        yield from (Begin("cache_text", f"resolution {dataset.resolution}"), MoveOut("vae"), MoveOut("transformer"))
+        yield Begin("cache_text", f"resolution {dataset.resolution}")
+        yield from map(MoveOut, ("vae", "transformer"))
         if not self.legacy:  # BaseModel has no such preset: everything goes, and the encoder comes back on first use
             yield from self.text_out()
         yield EmptyCache()
@@ -203,13 +203,13 @@ class Plan:
         """`when`: "first" (baseline: no optimizer state) or "later". Peaks are read for each preview."""
         detail = "baseline" if when == "first" else "with optimizer state"
         variants = [Variant(s.width, s.height, s.frames, s.batch) for s in self.samples] or [Variant()]
-        yield Begin("sample", detail, variants[0])
-        yield EmptyCache()
+        yield from (Begin("sample", detail, variants[0]), EmptyCache())
         yield Part(f"sample.enter/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
         yield EmptyCache()
         yield from (MoveIn("vae"), MoveIn("transformer"))
         yield from () if self.text_cached else self.text_in()
-        yield from (EmptyCache(), *map(MoveIn, self.beside))
+        yield EmptyCache()
+        yield from map(MoveIn, self.beside)
         for number, sample in enumerate(self.samples):
             if number:
                 yield End()
