@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,17 +55,26 @@ class OptimizerProgram(EventProgram):
     def variable(self) -> str:
         return SIZE[self.kind]
 
+    @cached_property
+    def _alike(self) -> tuple[list[tuple[str, int]], Ints]:
+        """Tensors of one size whatever the rank: slot and parameter of one of each sort, and the sort of each tensor."""
+        sorts: dict[tuple[Any, ...], int] = {}
+        chosen: list[tuple[str, int]] = []
+        which = np.zeros(len(self.places), dtype=np.int64)
+        for i, (slot, k) in enumerate(self.places):
+            first = k - k % 2  # shapes depend on both parameters of a pair
+            key = (slot, k % 2, *self.widths[first : first + 2]) if slot and k >= 0 else (slot,)
+            if key not in sorts:
+                sorts[key] = len(chosen)
+                chosen.append((slot, k))
+            which[i] = sorts[key]
+        return chosen, which
+
     def _own(self, size: int) -> Ints:
         if size not in self._known:
-            shapes = shapes_of(self.widths, size, self.kind)
-            table: dict[tuple[str, Shape | None], int] = {("", None): 0}
-            out = np.zeros(len(self.places), dtype=np.int64)
-            for i, (slot, k) in enumerate(self.places):
-                key = slot, shapes[k] if slot and k >= 0 else None
-                if key not in table:
-                    table[key] = _bytes(self.slots[slot], shapes, k)
-                out[i] = table[key]
-            self._known[size] = out
+            shapes, (chosen, which) = shapes_of(self.widths, size, self.kind), self._alike
+            each = [_bytes(self.slots[slot], shapes, k) if slot else 0 for slot, k in chosen]
+            self._known[size] = np.array(each, dtype=np.int64)[which]
         return self._known[size]
 
     def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
