@@ -44,7 +44,7 @@ def write(job: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / JOB).write_text(json.dumps(job))
     model = {"quantize": True, "qtype": kind_of(job).weights, "qtype_te": "bf16"}
-    process = {"model": model, "network": {"linear": job["rank"]}, "train": {"optimizer": job["optimizer"]}}
+    process = {"model": model, "network": {"type": "lora", "linear": job["rank"]}, "train": {"optimizer": job["optimizer"]}}
     (folder / "config.yaml").write_text(yaml.safe_dump({"config": {"process": [process]}}))
 
 
