@@ -12,6 +12,7 @@ EDIT = {"name_or_path": "Qwen/Qwen-Image-Edit-2509", "arch": "qwen_image_edit_pl
 EDIT_2511 = {"name_or_path": "Qwen/Qwen-Image-Edit-2511", "arch": "qwen_image_edit_plus:2511"}
 UI_MODELS["edit"] = {**EDIT, "low_vram": True, "model_kwargs": {"match_target_res": False}}
 UI_MODELS["edit 2511"] = {**EDIT_2511, "low_vram": True, "model_kwargs": {"match_target_res": False}}
+UI_MODELS["first edit"] = {"name_or_path": "Qwen/Qwen-Image-Edit", "arch": "qwen_image_edit", "low_vram": True}
 MATCHED = {"model.model_kwargs": {"match_target_res": True}}
 NO_PREVIEWS = {"train.disable_sampling": True}
 SQUARE, WIDE, PHOTO, SMALL = (1024, 1024), (1280, 720), (3024, 4032), (640, 480)
@@ -75,5 +76,14 @@ JOBS = (
         "edit11-bf16-b2", web_ui("edit 2511"), (("five", [768], numbered(TWO)),),
         {**WEIGHTED, **UNQUANTISED, **CACHED_LATENTS, **CACHED_TEXT, **batch(2), **optimizer("adafactor"), **rank(64)},
         (edited(TWO, 1216, 832),),
+    ),
+    Job(
+        "first-edit-ui", web_ui("first edit"), (("odd", [512, 768], {"control_path": ONE[0]}),), WEIGHTED,
+        (preview(768, 512, ctrl_img=f"{ONE[0]}/image0.png"),),
+    ),
+    Job(
+        "first-edit-float8-cached", web_ui("first edit"), (("small", [512], {"control_path": FEW[0]}),),
+        {**WEIGHTED, **quantised("float8"), **HIGH_VRAM, **CACHED_LATENTS, **CACHED_TEXT, **rank(16), **optimizer("adamw")},
+        (preview(640, 960, guidance_scale=1, ctrl_img=f"{FEW[0]}/image0.png"),),
     ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from estimator.controls import BLANK, Size, cells
+from estimator.controls import BLANK, SINGLE, Size, cells, vision_area
 from estimator.features import spectrogram_frames
 from estimator.paths import profiles_dir
 from estimator.tokens import IMAGE_TEMPLATES, MAX_TEXT_TOKENS, TEMPLATES
@@ -62,7 +62,7 @@ class Arch:
         """Frames of the spectrogram of a clip's own sound."""
         return spectrogram_frames(frames, per_second, self.sound_per_second)
 
-    def text_tokens(self, prompt: str, pictures: Sequence[Size] = (BLANK,)) -> int:
+    def text_tokens(self, prompt: str, pictures: Sequence[Size] | None = None) -> int:
         """Estimated text tokens that the transformer gets for a prompt or caption. ValueError where no template is known.
 
         `pictures`: the control images that are encoded with it, where they are (a text without one has a blank one).
@@ -70,7 +70,8 @@ class Arch:
         if self.fixed_text_tokens is not None:
             return self.fixed_text_tokens
         if self.template in IMAGE_TEMPLATES:
-            return IMAGE_TEMPLATES[self.template](prompt, [cells(one) for one in pictures])
+            shown = pictures if pictures is not None else () if self.control_images == SINGLE else (BLANK,)
+            return IMAGE_TEMPLATES[self.template](prompt, [cells(one, vision_area(self.control_images)) for one in shown])
         if self.template is None:
             raise ValueError(f"{self.key}: neither fixed_text_tokens nor a template in archs.yaml")
         return TEMPLATES[self.template](prompt)

@@ -13,7 +13,7 @@ import math
 Size = tuple[int, int]
 """Width and height in pixels."""
 
-PROMPTS, FITTED, TOKENS = "prompts", "fitted", "tokens"
+PROMPTS, SINGLE, FITTED, TOKENS = "prompts", "single", "fitted", "tokens"
 """What an architecture does with control images (`control_images` in profiles/archs.yaml)."""
 
 LATENT_AREA, VISION_AREA = 1024 * 1024, 384 * 384  # pixels: VAE_IMAGE_SIZE, CONDITION_IMAGE_SIZE
@@ -42,12 +42,19 @@ def latent_size(picture: Size, target: Size | None = None) -> Size:
 
 def encoded_size(kind: str | None, picture: Size, target: Size | None = None) -> Size:
     """The size at which an architecture's VAE encodes a picture in a training step. `kind`: its `control_images` in profiles/archs.yaml."""
+    if kind == SINGLE and target is not None:
+        return target
     return capped_size(picture, target) if kind == TOKENS else latent_size(picture, target)
 
 
-def cells(picture: Size) -> int:
-    """Text tokens that a picture becomes in a prompt."""
-    width, height = scaled(picture, VISION_AREA)
+def vision_area(kind: str | None) -> int:
+    """Pixels of a picture for the vision tower. `kind`: the architecture's `control_images` in profiles/archs.yaml."""
+    return LATENT_AREA if kind == SINGLE else VISION_AREA
+
+
+def cells(picture: Size, area: int = VISION_AREA) -> int:
+    """Text tokens that a picture becomes in a prompt, scaled to `area` pixels."""
+    width, height = scaled(picture, area)
     return max(1, round(width / CELL)) * max(1, round(height / CELL))
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from estimator.batches import Batch
-from estimator.controls import BLANK, RAW, Size, cells, latent_size, pixels
+from estimator.controls import BLANK, RAW, Size, cells, latent_size, pixels, vision_area
 from estimator.features import image_values
-from estimator.job import Dataset, Sample
+from estimator.job import Bucket, Dataset, Sample
 from estimator.operations import MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 
@@ -23,22 +23,30 @@ TILE_PIXELS = 256  # AutoencoderKLQwenImage: tile_sample_min_height, tile_sample
 
 
 class QwenEditPlan(Plan):
-    """QwenImageEditPlusModel."""
+    """QwenImageEditPlusModel. `blank`: what a text without pictures is encoded with."""
+
+    blank: Pictures = (BLANK,)
 
     # ---- prompts
+
+    def cells(self, pictures: Pictures) -> int:
+        """Of all pictures, as the vision tower gets them."""
+        return sum(cells(one, vision_area(self.arch.control_images)) for one in pictures)
 
     def seen(self, text: Part, pictures: Pictures, tokens: int | None = None) -> Part:
         """An encode of a text, with the pictures it is encoded with: a blank one, where there are none.
 
         Texts of a batch come one by one, as the trainer's loop has them (it stops in the first, if there are several: the reader says so).
         """
-        pictures = pictures or (BLANK,)
-        values = {**text.values, "I": sum(map(cells, pictures)), "B": 1, "X": text.values["X"] if tokens is None else tokens}
+        pictures = pictures or self.blank
+        if not pictures:
+            return text if tokens is None else replace(text, values={**text.values, "X": tokens})
+        values = {**text.values, "I": self.cells(pictures), "B": 1, "X": text.values["X"] if tokens is None else tokens}
         return replace(text, key=f"{text.key.removesuffix('/many').removesuffix('/one')}/one/{len(pictures)} images", values=values)
 
     def prepare(self) -> Iterator[Operation]:
         """The empty prompt, with a blank picture, twice if text is cached; then the prompts of previews, with theirs."""
-        texts: list[tuple[Pictures, int | None]] = [((BLANK,), None)] * (2 if self.text_away else 1)
+        texts: list[tuple[Pictures, int | None]] = [((), None)] * (2 if self.text_away else 1)
         texts += [(sample.seen, tokens) for sample in self.samples for tokens in self.prompts_of(sample)]
         told = iter(texts)
         for operation in super().prepare():
@@ -70,9 +78,17 @@ class QwenEditPlan(Plan):
         goal = target if self.job.model.match_target_res else None
         return [image_values(*latent_size(picture, goal)) for picture in pictures]
 
+    def of_preview(self, sample: Sample) -> list[dict[str, int]]:
+        """Values of each control image as the VAE encodes it for a preview."""
+        return [image_values(*latent_size(picture)) for picture in sample.controls]
+
+    def in_step(self, bucket: Bucket) -> Pictures:
+        """Control images of a bucket's picture as a step has them."""
+        return bucket.controls
+
     def _forward_backward(self, batch: Batch, accumulate: bool, when: str) -> Iterator[Operation]:
         """One control image (of each item) is on the card from before the prompts to the end of the step; several come one by one."""
-        pictures, bucket = batch.bucket.controls, batch.bucket
+        pictures, bucket = self.in_step(batch.bucket), batch.bucket
         held = Part(RAW, {"R": batch.size * pixels(pictures)}, "step") if len(pictures) == 1 else None
         latents = self.latents_of(pictures, (bucket.width, bucket.height))
         for operation in super()._forward_backward(batch, accumulate, when):
@@ -99,7 +115,7 @@ class QwenEditPlan(Plan):
 
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
         """With low_vram the VAE encodes in tiles, one like the other, whose results are small."""
-        latents = [image_values(*latent_size(picture)) for picture in sample.controls]
+        latents = self.of_preview(sample)
         tokens = iter(self.prompts_of(sample))
         if not self.text_away:
             yield Part(RAW, {"R": pixels(sample.controls)}, "preview")
@@ -118,3 +134,22 @@ class QwenEditPlan(Plan):
         for operation in super().sampling(when):
             if when == "first" or operation != MoveOut("vae"):
                 yield operation
+
+
+class QwenFirstEditPlan(QwenEditPlan):
+    """QwenImageEditModel: one control image, in the prompt at a megapixel and behind the image's tokens at the image's own size.
+
+    A text without one is encoded as it is, and a preview's is a megapixel in the preview's shape. Batches of several are not modelled.
+    Source: qwen_image_edit.py (condition_noisy_latents, get_prompt_embeds, generate_single_image); diffusers, pipeline_qwenimage_edit.py.
+    """
+
+    blank = ()
+
+    def in_step(self, bucket: Bucket) -> Pictures:
+        return ((bucket.width, bucket.height),) if bucket.controls else ()
+
+    def latents_of(self, pictures: Pictures, target: Size) -> list[dict[str, int]]:
+        return [image_values(*target) for _ in pictures]
+
+    def of_preview(self, sample: Sample) -> list[dict[str, int]]:
+        return [image_values(*latent_size((sample.width, sample.height))) for _ in sample.controls]

@@ -33,6 +33,7 @@ SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "latents", "encode.
 SHARED_COMPONENTS = ("text_encoder", "vae")
 PRESERVING = "step.core.preserving/"  # with what follows in a core's key
 FULL, CHECKPOINTED = "/full/", "/checkpointed/"  # in the keys of cores
+PICTURED = " images"  # at the end of a text's key: encoded with pictures
 OF_TEXT = ("load.text", "text/", "cache_text")
 
 
@@ -111,9 +112,12 @@ class Profile:
         return self.data.get("shares") == "all"
 
     def _is_relatives(self, key: str) -> bool:
-        """Whether a part is the relative's whatever it is: of a kind of which none was recorded here (else the relative's is another)."""
+        """Whether a part is the relative's whatever it is: of a kind of which none was recorded here (else the relative's is another), or
+        a text without pictures where all that were recorded have some: no vision tower is asked."""
         kind = key.split("/")[0]
-        return self.shares_all and kind not in self.data["parts"] and not self.has_own(f"{kind}/")
+        own = [mine for mine in self.data["parts"] if mine == kind or mine.startswith(f"{kind}/")]
+        unseen = kind == "text" and not key.endswith(PICTURED) and all(mine.endswith(PICTURED) for mine in own)
+        return self.shares_all and (not own or unseen)
 
     @cached_property
     def relative(self) -> Profile | None:

@@ -66,6 +66,15 @@ def qwen_edit_tokens(prompt: str, cells: Sequence[int]) -> int:
     return word_tokens(pictures + prompt) + sum(cells) - len(cells) + QWEN_IMAGE_END_TOKENS
 
 
+def qwen_first_edit_tokens(prompt: str, cells: Sequence[int]) -> int:
+    """The same of the first Qwen-Image-Edit, whose template has one placeholder before the prompt: without a picture it is one token.
+
+    Source: QwenImageEditPipeline.prompt_template_encode, of which the first 64 tokens are dropped (diffusers c9438378).
+    """
+    text = f"<|vision_start|><|image_pad|><|vision_end|>{prompt}"
+    return word_tokens(text) + sum(cells) - len(cells) + QWEN_IMAGE_END_TOKENS
+
+
 def gemma_tokens(prompt: str) -> int:
     """Estimated tokens of a prompt as Gemma-3 gets it: one before the text, and at most 1024 (source: LTX2Model.get_prompt_embeds)."""
     return min(word_tokens(prompt.strip()) + GEMMA_BEGIN_TOKENS, GEMMA_MAX_TOKENS)
@@ -73,4 +82,5 @@ def gemma_tokens(prompt: str) -> int:
 
 # By the name that profiles/archs.yaml uses
 TEMPLATES = {"qwen3_chat": qwen3_chat_tokens, "qwen_image": qwen_image_tokens, "gemma": gemma_tokens}
-IMAGE_TEMPLATES = {"qwen_image_edit": qwen_edit_tokens}  # of prompts that control images are part of
+# Of prompts that control images are part of
+IMAGE_TEMPLATES = {"qwen_image_edit": qwen_edit_tokens, "qwen_image_first_edit": qwen_first_edit_tokens}

@@ -7,10 +7,10 @@ Source: ostris/ai-toolkit 27a03a91: toolkit/config_modules.py (DatasetConfig, Sa
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from estimator.archs import GIVEN_FRAME, PICTURED, Arch
-from estimator.controls import ASSUMED, FITTED, MOST_IMAGES, PROMPTS, TOKENS, Size
+from estimator.controls import ASSUMED, FITTED, MOST_IMAGES, PROMPTS, SINGLE, TOKENS, Size
 from estimator.datasets import Image, pair_of, size_of
 from estimator.job import Sample, Train
 from estimator.trainers.section import Section, shown
@@ -51,7 +51,8 @@ def read_controls(section: Section, arch: Arch, train: Train, *, cached: bool, b
         return ControlRule()
     found, folders = section.found, _folders(section)
     if arch.control_images != PROMPTS:
-        return _read_optional(section, folders, arch)
+        rule = _read_optional(section, folders, arch)
+        return _read_single(section, rule, arch, batch_size) if arch.control_images == SINGLE else rule
     encodes = not train.unload_text_encoder or cached
     if not folders:
         if encodes:
@@ -73,20 +74,32 @@ def read_controls(section: Section, arch: Arch, train: Train, *, cached: bool, b
 def _read_optional(section: Section, folders: tuple[str, ...], arch: Arch) -> ControlRule:
     """Where the prompts do not need them; pictures without control images are trained as they are."""
     found, fitted = section.found, arch.control_images == FITTED
+    cropped = fitted or arch.control_images == SINGLE
     place = section.at(next((key for key in ("control_path", *NUMBERED) if section.values.get(key)), "control_path"))
-    if fitted and len(folders) > 1:
+    if cropped and len(folders) > 1:
         why = f"{arch.name} takes one control image for a picture, and the trainer stops on more"
         found.problem(place, f"{len(folders)} folders of control images", why, "keep one of them")
-    if fitted and folders and not section.truth("buckets", True):
+    if cropped and folders and not section.truth("buckets", True):
         found.problem(section.at("buckets"), "control images need buckets", "the trainer stops on them without", "remove buckets")
     small = not section.truth("full_size_control_images", True)
-    if fitted and folders and small:
+    if cropped and folders and small:
         found.not_modelled(section.at("full_size_control_images"), False, "control images are resized to 512 x 512, then to their pictures")
     absent = tuple(folder for folder in folders if not os.path.isdir(folder))
     for folder in absent:
         size = "" if fitted else f" of {ASSUMED[0]} x {ASSUMED[1]} pixels"
         found.warn(place, f"{folder} is not here: every picture is assumed to have a control image{size}")
     return ControlRule(folders, absent, small, fitted)
+
+
+def _read_single(section: Section, rule: ControlRule, arch: Arch, batch_size: int) -> ControlRule:
+    """Every picture needs its control image, of which the latents' channels are half."""
+    place = section.at("control_path")
+    if not rule.folders:
+        what = f"no control images: {arch.name} puts one beside every picture"
+        section.found.problem(place, what, "the trainer stops without them", "give control_path, a folder with the same file names")
+    if batch_size > 1:
+        section.found.not_modelled(section.at("batch_size"), batch_size, f"batches of control images with {arch.name}")
+    return replace(rule, needed=True)
 
 
 def _folders(section: Section) -> tuple[str, ...]:
@@ -139,6 +152,9 @@ def sample_controls(section: Section, arch: Arch, flagged: str = "") -> tuple[tu
     one = flagged or one
     if arch.control_images in ONE:  # brought to the preview's size: its own does not matter
         return (ASSUMED,) if one else (), ()
+    if arch.control_images == SINGLE:
+        single = (_size(section, one),) if one else ()
+        return single, single
     sizes = {path: _size(section, path) for path in (one, *numbered) if path}
     given = [one or numbered[0], *numbered[1:]]
     seen = tuple(sizes[path] for path in (one, *numbered) if path) if arch.control_images == PROMPTS else ()
@@ -149,12 +165,12 @@ def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch) -> 
     """The trainer stops at a preview that has no control image."""
     if arch.control_images in (TOKENS, GIVEN_FRAME):
         return
-    fitted = arch.control_images in ONE
-    without = [str(number) for number, one in enumerate(samples, 1) if not (one.controls if fitted else one.seen)]
+    one_picture = arch.control_images in (*ONE, SINGLE)
+    without = [str(number) for number, one in enumerate(samples, 1) if not (one.controls if one_picture else one.seen)]
     if without:
         what = f"no control image for preview {', '.join(without)}: {arch.name} "
-        what += "makes none without" if fitted else "encodes them with every prompt"
-        fix = "give each ctrl_img, or --ctrl_img PATH in the prompt" if fitted else "give each ctrl_img_1, or --ctrl_img PATH in the prompt"
+        what += "makes none without" if one_picture else "encodes them with every prompt"
+        fix = f"give each {'ctrl_img' if one_picture else 'ctrl_img_1'}, or --ctrl_img PATH in the prompt"
         place = sample.at("samples" if "samples" in sample.values else "prompts")
         sample.found.problem(place, what, "the trainer stops without them", f"{fix}, or set train.disable_sampling: true")
 

@@ -1,0 +1,100 @@
+"""The first Qwen-Image-Edit: one control image, at a megapixel in the prompt and at the picture's size behind the image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_writer import read
+from test_edit import SQUARE, TALL, WIDE, pictures
+
+from estimator.batches import steps_of
+from estimator.controls import LATENT_AREA, RAW, Size, cells
+from estimator.errors import InputError
+from estimator.features import image_values
+from estimator.job import Bucket, Job, Sample
+from estimator.operations import Part
+from estimator.plans import before_steps, plan_of, steps
+from estimator.programs import load_profile
+from estimator.tokens import qwen_first_edit_tokens
+from tests.made_jobs import job
+
+FIRST_EDIT = "qwen-image-edit"
+MODEL = {"name_or_path": "Qwen/Qwen-Image-Edit", "arch": "qwen_image_edit"}
+
+
+def edit(train: dict[str, Any] | None = None, samples: Any = (), folder: Path = Path(), **entry: Any) -> Job:
+    sample = {"sample": {"samples": list(samples)}} if samples else {}
+    return read(folder, model=MODEL, train=train or {}, datasets=[{"resolution": 512, **entry}], **sample)
+
+
+def test_the_prompt_sees_a_megapixel(tmp_path: Path) -> None:
+    data, control = pictures(tmp_path / "d", SQUARE), pictures(tmp_path / "c", WIDE)
+    one = edit(folder=tmp_path, folder_path=data, control_path=control)
+    assert one.arch == FIRST_EDIT
+    assert one.datasets[0].buckets[0].text_tokens == qwen_first_edit_tokens("fox " * 12, [cells(WIDE, LATENT_AREA)])
+    assert cells(SQUARE, LATENT_AREA) == 37 * 37
+
+
+@pytest.mark.parametrize(
+    ("train", "entry", "sample", "said"),
+    [
+        ({}, {}, {"ctrl_img": "c/0.png"}, "no control images"),
+        ({}, {"control_path": ["c", "c"]}, {"ctrl_img": "c/0.png"}, "2 folders of control images"),
+        ({}, {"control_path": "c", "buckets": False}, {"ctrl_img": "c/0.png"}, "need buckets"),
+        ({}, {"control_path": "c"}, {"ctrl_img_1": "c/0.png"}, "no control image for preview 1"),
+    ],
+)
+def test_what_the_trainer_stops_on_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: dict[str, Any], entry: dict[str, Any], sample: dict[str, Any], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "d", SQUARE)
+    pictures(tmp_path / "c", SQUARE)
+    with pytest.raises(InputError, match=said):
+        edit(train, [{"prompt": "a", **sample}], tmp_path, folder_path="d", **entry)
+
+
+def test_batches_of_control_images_are_named(tmp_path: Path) -> None:
+    data, control = pictures(tmp_path / "d", SQUARE), pictures(tmp_path / "c", SQUARE)
+    one = edit({"batch_size": 2, "cache_text_embeddings": True}, folder=tmp_path, folder_path=data, control_path=control)
+    assert "batch_size" in {unknown.place.key.rpartition(".")[2] for unknown in one.unmodelled}
+
+
+def made(**train: Any) -> Job:
+    plain = job(FIRST_EDIT)
+    bucket, control = Bucket(512, 768, count=1, text_tokens=1400, controls=(SQUARE,)), (TALL,)
+    datasets = tuple(replace(one, buckets=(bucket,)) for one in plain.datasets[:1])
+    sample = Sample(768, 512, text_tokens=1400, negative_tokens=1390, controls=control, seen=control)
+    return replace(plain, datasets=datasets, samples=(sample,), train=replace(plain.train, **train))
+
+
+def parts(one: Job, kind: str) -> list[dict[str, int]]:
+    """Values of the parts of a kind, up to the end of the first step."""
+    plan = plan_of(one, load_profile(FIRST_EDIT))
+    operations = [*before_steps(plan), *steps(plan, steps_of(one, 30)[:1])]
+    return [dict(op.values) for op in operations if isinstance(op, Part) and op.key.startswith(kind)]
+
+
+def tokens(*sizes: Size) -> int:
+    return sum(image_values(*size)["T"] for size in sizes)
+
+
+def test_a_step_has_the_control_image_at_the_pictures_size_and_a_preview_at_a_megapixel() -> None:
+    assert [values["T"] for values in parts(made(), "step.core")] == [tokens((512, 768), (512, 768))]
+    assert [values["T"] for values in parts(made(), "preview/")] == [tokens((768, 512), (1248, 832))]
+
+
+def test_the_prompts_picture_is_the_bucket_in_a_step_and_the_file_where_text_is_cached() -> None:
+    assert [values["R"] for values in parts(made(), RAW)] == [640 * 960, 512 * 768]
+    cached = made(cache_text_embeddings=True)
+    assert {values["I"] for values in parts(cached, "text/") if "I" in values} == {cells(SQUARE, LATENT_AREA), cells(TALL, LATENT_AREA)}
+
+
+def test_a_text_without_a_picture_is_qwen_images() -> None:
+    key = "text/bf16/plain/one"
+    assert load_profile(FIRST_EDIT).program(key) is load_profile("qwen-image").program(key)
+    pictured = f"{key}/1 images"
+    assert load_profile(FIRST_EDIT).program(pictured) is load_profile("qwen-image-edit-2509").program(pictured)
