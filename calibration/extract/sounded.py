@@ -14,9 +14,13 @@ from itertools import groupby
 from calibration.architectures.base import Layout
 from calibration.extract.parts import MOVED, Occurrence, component
 from calibration.extract.runs import Phase, Run
-from estimator.features import image_values
+from estimator.features import feature, image_values
 
 FIRST_PARTIAL, LAST_PARTIAL = 2, 3  # of what a norm makes: squares, their mean, then these or, as large as the mean, what is added to it
+PARTIAL = ", partial results"
+# Of the transformer's attention: module, partial results of a head, values of each (LTX2VideoTransformer3DModel)
+PARTS_OF_KEYS = ((".attn1", "B*T*flash32_T", 128), (".video_to_audio_attn", "B*O*narrow32_O_T", 64))
+HEADS, FP32_BYTES = 32, 4
 SOUND, PADDING = "encode_audio", "pad_embeds"  # recorded phases (calibration.trainer.launch, calibration.architectures.ltx2)
 
 
@@ -34,6 +38,8 @@ def split(run: Run, found: Iterable[Occurrence], layout: Layout) -> Iterator[Occ
                 if inner.last > inner.first and inner.info.get("sounds", 1) == 1:  # a batch's sounds are encoded one after the other
                     yield _apart(part, inner)
                 part = _without(part, list(range(inner.first, inner.last)))
+        if kind in ("preview", "step.core", "step.core.sound"):
+            _tell_parts_of_keys(part)
         if kind in ("preview", "step.head") and "/cached" in part.key:
             texts = _texts(part, [p for p in phases if p.name == PADDING])
             yield from texts
@@ -115,6 +121,16 @@ def _tiles(part: Occurrence, coder: str, coders: list[Phase], layout: Layout) ->
         yield Occurrence(part.run, f"{coder}.{kind}/{'one' if batch == 1 else 'many'}", list(range(one.first, one.last)), sizes)
 
 
+def _tell_parts_of_keys(part: Occurrence) -> None:
+    """Where FlashAttention goes through the keys in parts, each has a result and a sum of its own, with a label of their own here."""
+    for module, results, width in PARTS_OF_KEYS:
+        sums_bytes = HEADS * FP32_BYTES * feature(results, part.values)
+        made = (index for kind, index in map(part.run.events.__getitem__, part.events) if kind == "a")
+        for tensor in map(part.run.tensors.__getitem__, made if sums_bytes else ()):
+            if module in tensor.label and tensor.size in (sums_bytes, width * sums_bytes):
+                tensor.label += PARTIAL
+
+
 def _tell_partial_results(run: Run, coder: Phase) -> None:
     """A mean over channels makes squares, its result and, on some sizes, partial results and their counters: with a label of their own they
     are laid on nothing else."""
@@ -123,7 +139,7 @@ def _tell_partial_results(run: Run, coder: Phase) -> None:
         made = list(group)
         if "norm" in label and len(made) > LAST_PARTIAL and made[FIRST_PARTIAL].size != made[FIRST_PARTIAL - 1].size:
             for tensor in made[FIRST_PARTIAL : LAST_PARTIAL + 1]:
-                tensor.label += ", partial results"
+                tensor.label += PARTIAL
 
 
 def _preview(part: Occurrence, decode: Phase, coders: list[Phase], layout: Layout) -> Iterator[Occurrence]:
