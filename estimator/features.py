@@ -177,8 +177,8 @@ def key_splits(heads: IntOrInts, keys: IntOrInts) -> IntOrInts:
 
 def flash_splits(heads: int, rows: int, keys: int | None = None, block: int = FLASH_KEYS) -> int:
     """Parts of the keys (as many as rows, if not given) in FlashAttention's forward; 0 where there is one only."""
-    work, blocks = heads * -(-rows // FLASH_ROWS), -(-(keys or rows) // block)
-    if work >= FLASH_FULL * FLASH_PLACES:
+    work, blocks = heads * -(-rows // FLASH_ROWS), -(-(rows if keys is None else keys) // block)
+    if min(work, blocks) < 1 or work >= FLASH_FULL * FLASH_PLACES:
         return 0
     possible = [n for n in range(1, min(FLASH_MOST, FLASH_PLACES, blocks) + 1) if n == 1 or -(-blocks // n) != -(-blocks // (n - 1))]
     used = {n: (work * n / FLASH_PLACES) / -(-work * n // FLASH_PLACES) for n in possible}

@@ -110,4 +110,4 @@ def values(arch: str, key: str, width: int, height: int, batch: int, rank: int, 
     if kind[0] == "preview" and kind[2] == "cfg" and batched(arch):
         size = 2
     text = 512 if padded_text(arch) else tokens
-    return {**image_values(width, height), "B": size, "r": rank, "X": text, "N": text, "K": 2, "I": text // 2, "O": 1}
+    return {**image_values(width, height), "B": size, "r": rank, "X": text, "N": text, "K": 2, "I": text // 2, "O": 1, "M": 5}
