@@ -44,7 +44,7 @@ PLACED = (
 )  # fmt: skip
 MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
-FEW_ROWS = frozenset({"qwen-image", "qwen-image-edit-2509", "flux1-kontext", "chroma", "flux2-dev"})
+FEW_ROWS = frozenset({"qwen-image", "qwen-image-edit-2509", "flux1-kontext", "chroma", "flux2-dev", "ltx2"})
 
 
 def runs(chosen: tuple[Run, ...]) -> pytest.MarkDecorator:
