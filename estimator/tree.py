@@ -47,12 +47,15 @@ class Builder:
     def fail(self, what: str, line: int | None, why: str = "", fix: str = "") -> InputError:
         return InputError(*self.problems, Problem(what, Place(self.file, "", line), why, fix))
 
+    def too_deep(self, line: int | None) -> InputError:
+        return self.fail(f"nested more than {MAX_DEPTH} levels deep", line, fix="check the brackets and the indentation here")
+
     def value(self, value: object, line: int, anchor: str | None = None) -> None:
         self._add(Node("value", line, self._plain(value, line)), anchor)
 
     def start(self, kind: str, line: int, anchor: str | None = None) -> None:
         if len(self.stack) >= MAX_DEPTH:
-            raise self.fail(f"nested more than {MAX_DEPTH} levels deep", line, fix="check the brackets and the indentation here")
+            raise self.too_deep(line)
         node = Node(kind, line, open=True)
         self._add(node, anchor)
         self.stack.append(node)

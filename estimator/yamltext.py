@@ -104,11 +104,13 @@ def _scalar(event: Any, builder: Builder) -> object:
 
 
 def _explain(error: Any, text: str, builder: Builder) -> Exception:
-    """PyYAML's own words, with the place and what usually helps."""
+    """The parser's own words, with the place and what usually helps. What comes with PyYAML 6.0.4 refuses deep nesting by itself."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     line = mark.line + 1 if mark is not None else None
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).splitlines()[0]
     context = getattr(error, "context", None) or ""
+    if "nesting depth" in str(what):
+        return builder.too_deep(line)
     lines = text.split("\n")
     bad = lines[line - 1] if line is not None and line <= len(lines) else ""
     if line is None and isinstance(getattr(error, "position", None), int):
