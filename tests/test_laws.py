@@ -23,6 +23,8 @@ GRAIN_BYTES = 2**20
 """What "never less" allows: rounding of blocks, and buffers of reductions that a kernel needs at one size and not at a larger one."""
 OTHER_STEPS_SHARE = 1e-3
 """Another folder's steps come between, and what a step leaves for the next is then a smaller batch's: 3 MB of 8 GB in clips of Wan."""
+PADDED_MASK_SHARE = 1e-3
+"""Chroma's mask is copied once more where the number of keys is no multiple of 8 (estimator.features): 17 MB of 30.6 GB less at a wider size."""
 BADNESS = (SAFE, BORDERLINE, OOM)
 CARDS_GIB = (2, 8, 12, 16, 24, 32, 48, 80)
 
@@ -104,6 +106,8 @@ def test_nothing_more_ever_needs_less(arch: str, draw: st.DataObject) -> None:
     if made.train.gradient_checkpointing:
         larger["no checkpointing"] = "train", replace(made, train=replace(made.train, gradient_checkpointing=False))
     less = {what: before[phase] - peaks(other)[phase] for what, (phase, other) in larger.items()}
+    if arch == "chroma":
+        less = {what: by - round(PADDED_MASK_SHARE * before["any"]) for what, by in less.items()}
     less["folder"] -= round(OTHER_STEPS_SHARE * before["any"])
     assert {what: by for what, by in less.items() if by > GRAIN_BYTES} == {}
 
