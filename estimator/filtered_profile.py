@@ -11,7 +11,6 @@ from estimator.adapter_sites import UNLIKE, Tape, layers_of, sites
 from estimator.errors import CannotTell, Problem
 from estimator.filtered_edit import AFTER, OF_LAYERS, Edit, renamed
 from estimator.filtered_programs import core
-from estimator.job import Network
 from estimator.program import Footprint, Program
 from estimator.programs import CHECKPOINTED, FULL, PRESERVING, Profile, load_profile
 
@@ -140,10 +139,3 @@ def filtered(arch: str, ignored: tuple[str, ...], only: tuple[str, ...] | None) 
     """The profile of an architecture with an adapter on some layers. Raises CannotTell."""
     base = load_profile(arch)
     return FilteredProfile(base.arch, base.data, base.folder, base, ignored, only)
-
-
-def filters_of(network: Network | None) -> tuple[tuple[str, ...], tuple[str, ...] | None] | None:
-    """The filters of an adapter; None where it sits on all layers."""
-    if network is None or not (network.ignore_if_contains or network.only_if_contains):
-        return None
-    return network.ignore_if_contains, network.only_if_contains or None

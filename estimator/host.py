@@ -7,6 +7,7 @@ Moments that can be the highest: reading the transformer, reading the text encod
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from estimator.archs import load_archs
 from estimator.errors import CannotTell
@@ -14,8 +15,10 @@ from estimator.estimate import Host
 from estimator.features import latent_frames
 from estimator.gpus import GIB
 from estimator.job import Job
-from estimator.offload_profile import profile_of, waiting
 from estimator.programs import Profile, load_profile
+
+if TYPE_CHECKING:
+    from estimator.offload_profile import OffloadProfile
 
 PROCESS_BYTES = 4 * GIB
 """Python, torch with CUDA's libraries, the data loader: assumed, not measured."""
@@ -38,9 +41,17 @@ def host_memory(job: Job, ram_bytes: int | None = None) -> Host | None:
     return Host(components, moment, ram_bytes)
 
 
+def _offloading(job: Job) -> OffloadProfile | None:
+    if not job.model.layer_offloading:
+        return None
+    from estimator.offload_profile import profile_of, waiting
+
+    return waiting(profile_of(job.arch, job.model))
+
+
 def _moments(job: Job, base: Profile) -> dict[str, dict[str, int]]:
     model = job.model
-    offload = waiting(profile_of(job.arch, model))
+    offload = _offloading(job)
     encoders = [name for name in ENCODERS if base.has_resident(name)]
     plain, text_plain = _bytes(base, ["transformer"], "bf16"), _bytes(base, encoders, "bf16")
     held, text_held = _bytes(base, ["transformer"], model.weights), _bytes(base, encoders, model.te_weights)

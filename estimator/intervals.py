@@ -16,7 +16,6 @@ from estimator.checked import NOTHING, load_checked
 from estimator.drift import DRIFT_SHARE, drift_of
 from estimator.gpus import GIB, Gpu
 from estimator.job import Job
-from estimator.offload_profile import chance_bytes
 from estimator.paths import profiles_dir
 from estimator.residual import Interval, Residual, Spread
 
@@ -104,8 +103,14 @@ def residual_for(gpu: Gpu, job: Job | None = None) -> Residual:
         reasons.append(drift)
         shares.append(DRIFT_SHARE)
     residual = _widened(own or shipped.residual, shares, tuple(reasons))
-    chance = chance_bytes(job) if job is not None else 0
+    chance = _chance_bytes(job) if job is not None and job.model.layer_offloading else 0
     return residual.with_chance(chance, CHANCE.format(chance / GIB)) if chance else residual
+
+
+def _chance_bytes(job: Job) -> int:
+    from estimator.offload_profile import chance_bytes
+
+    return chance_bytes(job)
 
 
 def _widened(residual: Residual, shares: Iterable[float], reasons: tuple[str, ...]) -> Residual:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from estimator import offload_profile
-from estimator.filtered_profile import filtered, filters_of
 from estimator.job import Model, Network
 from estimator.optimizers import LOKR
 from estimator.programs import Profile, load_profile
 
 
 def profile_of(arch: str, model: Model, network: Network | None = None) -> Profile:
-    """Raises CannotTell. Offloading together with another adapter than a LoRA on all layers has no model (the reader says so)."""
+    """Raises CannotTell. Offloading together with another adapter than a LoRA on all layers has no model (the reader says so).
+
+    What rewrites programs is read only where a job needs it: start-up counts.
+    """
     if network is not None and network.kind == LOKR:
         return load_profile(f"{arch}/{LOKR}")
-    filters = filters_of(network)
-    if filters is not None:
-        return filtered(arch, *filters)
-    return offload_profile.profile_of(arch, model)
+    if network is not None and (network.ignore_if_contains or network.only_if_contains):
+        from estimator.filtered_profile import filtered
+
+        return filtered(arch, network.ignore_if_contains, network.only_if_contains or None)
+    if model.layer_offloading:
+        from estimator import offload_profile
+
+        return offload_profile.profile_of(arch, model)
+    return load_profile(arch)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import derived_weights, experts, loss_weights, optimizers, preservation, references
+from estimator import derived_weights, experts, loss_weights, optimizers, references
 from estimator.archive import Archive
 from estimator.controls import ENCODE, RAW, RAW_BYTES_PER_PIXEL
 from estimator.derived_weights import Derivation
@@ -187,6 +187,8 @@ class Profile:
 
     def _preserving(self, key: str) -> Program:
         core = "step.core/" + key.removeprefix(PRESERVING)
+        from estimator import preservation  # reading it takes longer than most estimates need
+
         return preservation.program(key, self.program(core), self.program(core.removesuffix(WEIGHED).replace(FULL, CHECKPOINTED)))
 
     def _of_expert(self, key: str, whose: str) -> Program:

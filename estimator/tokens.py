@@ -19,11 +19,11 @@ QWEN_IMAGE_MAX_TOKENS = 1024  # tokenizer_max_length of the pipeline
 GEMMA_BEGIN_TOKENS = 1  # <bos>
 GEMMA_MAX_TOKENS = 1024  # max_length of LTX2Model.get_prompt_embeds (ostris/ai-toolkit 27a03a91)
 
-_PIECE = re.compile(r"<[^>]*>|\w+|[^\w\s]")
-_LONG_WORD = re.compile(r"\w{7,}")
+_PIECE = r"<[^>]*>|\w+|[^\w\s]"  # compiled, and kept by `re`, when a text is first counted: many models pad theirs
+_LONG_WORD = r"\w{7,}"
 # Kana, Han and Hangul have no spaces between words: the word count would see a sentence as one token. One token per character is the
 # high side of what Qwen's tokenizer makes of them (a token often covers one to two characters).
-_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_CJK = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 
 
 def word_tokens(text: str) -> int:
@@ -34,9 +34,9 @@ def word_tokens(text: str) -> int:
     """
     cjk = 0
     if not text.isascii():
-        cjk = len(_CJK.findall(text))
-        text = _CJK.sub(" ", text)
-    return len(_PIECE.findall(text)) + len(_LONG_WORD.findall(text)) // 2 + cjk
+        cjk = len(re.findall(_CJK, text))
+        text = re.sub(_CJK, " ", text)
+    return len(re.findall(_PIECE, text)) + len(re.findall(_LONG_WORD, text)) // 2 + cjk
 
 
 def qwen3_chat_tokens(prompt: str) -> int:

@@ -84,7 +84,7 @@ def test_the_same_phase_fails_on_a_card_or_none(run: Run) -> None:
 
 
 KNOWN_CONTRADICTED = {"ft-hunyuan-r128-train"}
-"""HunyuanVideo's step of early 2025 with the diffusers of then: 8.2 % more than the class of today; a third of it is explained (docs/log.md)."""
+"""HunyuanVideo's step with the diffusers of early 2025: 8.2 % more than the class of today, a third of it explained (docs/log.md)."""
 
 
 def test_no_published_row_is_contradicted_but_those_that_are_known() -> None:

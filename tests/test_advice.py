@@ -219,7 +219,9 @@ def test_four_bits_are_the_text_encoders_too_where_it_has_no_key_of_its_own(arch
     assert (edit.job.model.weights, edit.job.model.te_weights) == ("uint4", "uint4" if both else "qfloat8")
 
 
-@pytest.mark.parametrize(("arch", "offered"), [("zimage", True), ("zimage-turbo", False), ("flux1-dev", False), ("qwen-image", True), ("wan21-14b", False)])
+@pytest.mark.parametrize(
+    ("arch", "offered"), [("zimage", True), ("zimage-turbo", False), ("flux1-dev", False), ("qwen-image", True), ("wan21-14b", False)]
+)
 def test_layers_are_offloaded_only_where_the_trainer_does_it_and_it_is_modelled(arch: str, offered: bool) -> None:
     job = replace(heavy_job(), arch=arch)
     assert ("model.layer_offloading" in {edit.key for edit in edits(job)}) == offered
