@@ -188,7 +188,6 @@ class Profile:
     def _preserving(self, key: str) -> Program:
         core = "step.core/" + key.removeprefix(PRESERVING)
         from estimator import preservation  # reading it takes longer than most estimates need
-
         return preservation.program(key, self.program(core), self.program(core.removesuffix(WEIGHED).replace(FULL, CHECKPOINTED)))
 
     def _of_expert(self, key: str, whose: str) -> Program:

@@ -36,6 +36,7 @@ SELECTED = frozenset({
     "turbo-bf16-b2", "turbo-uint4-b4", "flux-ui-low-vram-unloaded@16376", "zimage-ui@12282", "turbo-ui@12282", "flex-example@12282",
     "klein4b-uint4-1280", "klein4b-float8-no-checkpointing", "klein9b-qfloat8-256", "qwen-no-checkpointing-r8", "edit-ui",
     "kontext-float8-b2", "chroma-uint4-1280", "chroma-bf16-b2", "flux2dev-uint4-no-checkpointing", "flux2dev-bf16-b2", "klein9b-edit-two",
+    "ltx2-images", "wan5b-ui", "first-edit-float8-cached", "flux-two-layers", "zimage-preserved", "turbo-lokr-8",
 })  # fmt: skip
 # Runs whose reserved memory hangs on where single megabytes lie: a block of 200 to 1,200 MiB finds a hole, or a segment is added
 PLACED = (
@@ -44,7 +45,7 @@ PLACED = (
 )  # fmt: skip
 MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
-FEW_ROWS = frozenset({"qwen-image", "qwen-image-edit-2509", "flux1-kontext", "chroma", "flux2-dev", "ltx2"})
+FEW_ROWS = frozenset({"qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "flux1-kontext", "chroma", "flux2-dev", "ltx2"})
 
 
 def runs(chosen: tuple[Run, ...]) -> pytest.MarkDecorator:

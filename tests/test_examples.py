@@ -39,6 +39,7 @@ ARCHS = {
     "wan22_5b_ui": "wan22-5b",
     "ltx2_ui": "ltx2",
     "qwen_image_ui": "qwen-image",
+    "qwen_edit_ui": "qwen-image-edit",
     "qwen_edit_2509_ui": "qwen-image-edit-2509",
     "qwen_edit_2511_ui": "qwen-image-edit-2511",
 }
