@@ -149,10 +149,10 @@ def _larger(a: IntOrInts, b: IntOrInts) -> IntOrInts:
 def reduce_blocks(outputs: IntOrInts, rows: IntOrInts) -> IntOrInts:
     """Blocks that share an output of a column sum (0: one block does it, without partial results in memory)."""
     values = -(-rows // REDUCE_BLOCK_HEIGHT)
-    grid = -(-outputs // (REDUCE_BLOCK_WIDTH * REDUCE_OUTPUTS_PER_THREAD))
+    grid = -(-outputs // (REDUCE_BLOCK_WIDTH * REDUCE_OUTPUTS_PER_THREAD)) + (outputs == 0) * 1  # of none there is nothing to add up
     fill, least, most = -(-REDUCE_RESIDENT_BLOCKS // grid), -(-values // REDUCE_MAX_VALUES), -(-values // REDUCE_MIN_VALUES)
     blocks = _larger(_smaller(fill, most), least)
-    return blocks * (blocks > 1) * (values >= REDUCE_MAX_VALUES)
+    return blocks * (blocks > 1) * (values >= REDUCE_MAX_VALUES) * (outputs > 0)
 
 
 def mean_partials(channels: int, samples: IntOrInts, places: IntOrInts) -> IntOrInts:

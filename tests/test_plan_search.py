@@ -35,7 +35,7 @@ def subject_of(name: str) -> Subject:
     path = next(path for path in EXAMPLES if path.stem == name)
     try:
         return read_subject(str(path), WASTEFUL, None, ())
-    except InputError:  # one image at a time
+    except (InputError, CannotTell):  # one image at a time
         return read_subject(str(path), WASTEFUL[1:], None, ())
 
 
