@@ -152,7 +152,8 @@ def reduce_blocks(outputs: IntOrInts, rows: IntOrInts) -> IntOrInts:
     grid = -(-outputs // (REDUCE_BLOCK_WIDTH * REDUCE_OUTPUTS_PER_THREAD)) + (outputs == 0) * 1  # of none there is nothing to add up
     fill, least, most = -(-REDUCE_RESIDENT_BLOCKS // grid), -(-values // REDUCE_MAX_VALUES), -(-values // REDUCE_MIN_VALUES)
     blocks = _larger(_smaller(fill, most), least)
-    return blocks * (blocks > 1) * (values >= REDUCE_MAX_VALUES) * (outputs > 0)
+    shared: IntOrInts = blocks * (blocks > 1) * (values >= REDUCE_MAX_VALUES) * (outputs > 0)
+    return shared
 
 
 def mean_partials(channels: int, samples: IntOrInts, places: IntOrInts) -> IntOrInts:
