@@ -34,9 +34,32 @@ def test_filters_are_named_where_they_are_not(tmp_path: Path, model: dict[str, A
     assert any(key.endswith("network_kwargs.only_if_contains") for key in named(job))
 
 
-def test_a_filter_that_leaves_no_layer_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="leaves no layer"):
-        read(tmp_path, train=train(), model=FLUX_DEV, network={"linear": 16, "network_kwargs": {"only_if_contains": []}})
+@pytest.mark.parametrize(
+    ("kwargs", "what"),
+    [
+        ({"only_if_contains": []}, "an empty list leaves no layer"),
+        ({"only_if_contains": ""}, "an empty text leaves no layer"),
+        ({"only_if_contains": False}, "expected a list of name parts, got false"),
+        ({"ignore_if_contains": 0}, "expected a list of name parts, got 0"),
+        ({"only_if_contains": ["attn9"]}, "no layer is left with an adapter"),
+        ({"ignore_if_contains": [""]}, "no layer is left with an adapter"),
+        ({"only_if_contains": ["attn"], "ignore_if_contains": ["transformer"]}, "by it and ignore_if_contains"),
+        (None, "nothing below network_kwargs"),
+    ],
+)  # fmt: skip
+def test_a_filter_that_leaves_no_layer_or_stops_the_trainer_is_an_error(tmp_path: Path, kwargs: object, what: str) -> None:
+    with pytest.raises(InputError, match=what) as caught:
+        read(tmp_path, train=train(), model=FLUX_DEV, network={"linear": 16, "network_kwargs": kwargs})
+    place = caught.value.problems[0].place
+    assert place is not None and "network_kwargs" in place.key
+    assert place.line is not None
+
+
+@pytest.mark.parametrize("kwargs", [{"ignore_if_contains": ""}, {"ignore_if_contains": []}, {"only_if_contains": None}, {}])
+def test_filters_without_a_word_are_none(tmp_path: Path, kwargs: dict[str, Any]) -> None:
+    job = read(tmp_path, train=train(), model=FLUX_DEV, network={"linear": 16, "network_kwargs": kwargs})
+    assert job.network is not None
+    assert (job.network.ignore_if_contains, job.network.only_if_contains) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -53,9 +76,11 @@ def test_what_a_step_preserves(tmp_path: Path, settings: dict[str, Any], prompt:
     assert (job.train.preserves, job.train.preserves_captions) == (prompt, captions)
 
 
-def test_preserving_a_class_needs_a_trigger_word(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="trigger word"):
-        read(tmp_path, train=train(diff_output_preservation=True), model=FLUX_DEV, network={"linear": 16})
+@pytest.mark.parametrize(("word", "why"), [(None, "the trainer stops without it"), ("", "between all letters")])
+def test_preserving_a_class_needs_a_trigger_word(tmp_path: Path, word: str | None, why: str) -> None:
+    """The trainer takes an empty one, and makes of a caption what no-one wants: each letter is followed by the class."""
+    with pytest.raises(InputError, match=f"trigger word.*{why}"):
+        read(tmp_path, train=train(diff_output_preservation=True), model=FLUX_DEV, network={"linear": 16}, trigger_word=word)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +95,13 @@ def test_preservation_is_named_where_it_is_not_modelled(tmp_path: Path, model: d
     assert any(key.endswith("train.blank_prompt_preservation") for key in named(job))
 
 
-@pytest.mark.parametrize(("written", "factor"), [({}, -1), ({"lokr_factor": 8, "linear": 32}, 8)])
+@pytest.mark.parametrize(
+    ("written", "factor"),
+    [
+        ({}, -1), ({"lokr_factor": 8, "linear": 32}, 8), ({"linear": 9_999_999_999, "conv": "x"}, -1), ({"lokr_factor": "8"}, 8),
+        ({"lokr_factor": 4.7}, 4), ({"lokr_factor": 4096}, 4096), ({"lokr_factor": -3}, 0), ({"lokr_full_rank": "false"}, -1),
+    ],
+)  # fmt: skip
 def test_a_lokr_is_read_with_its_factor(tmp_path: Path, written: dict[str, Any], factor: int) -> None:
     model = TURBO | {"quantize": True, "qtype": "qfloat8"}  # the trainer makes float8 of it
     job = read(tmp_path, train=train(), model=model, network={"type": "lokr", **written})
@@ -87,6 +118,17 @@ def test_a_lokr_is_read_with_its_factor(tmp_path: Path, written: dict[str, Any],
 def test_a_lokr_is_named_where_it_was_not_recorded(tmp_path: Path, model: dict[str, Any], more: dict[str, Any]) -> None:
     job = read(tmp_path, train=train(), model=model, network={"type": "lokr", **more})
     assert any(key.endswith("network.type") for key in named(job))
+
+
+@pytest.mark.parametrize("factor", [None, "many", [], float("inf"), 10**9])
+def test_a_factor_that_is_no_number_is_an_error(tmp_path: Path, factor: object) -> None:
+    with pytest.raises(InputError, match="lokr_factor"):
+        read(tmp_path, train=train(), model=TURBO, network={"type": "lokr", "lokr_factor": factor})
+
+
+def test_full_rank_in_quotes_is_on_and_said(tmp_path: Path) -> None:
+    job = read(tmp_path, train=train(), model=TURBO, network={"type": "lokr", "lokr_full_rank": "false"})
+    assert any("lokr_full_rank" in warning and "counts as true" in warning for warning in job.warnings)
 
 
 def test_a_decomposed_lokr_is_named(tmp_path: Path) -> None:

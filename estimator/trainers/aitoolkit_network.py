@@ -14,7 +14,7 @@ from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.section import Section, did_you_mean, shown
 
 MAX_RANK = 65_536  # above, a slip of the pen
-MAX_FACTOR = 1024  # likewise
+MAX_FACTOR = 65_536  # likewise
 FULL_RANK = 9_999_999_999  # what NetworkConfig puts in place of a LoKr's rank: the large matrix is then not decomposed
 NETWORK_TYPES = ("lora", "locon", "lokr", "lorm", "dora", "fullrank", "lycoris")
 FILTERS = ("ignore_if_contains", "only_if_contains")
@@ -35,33 +35,52 @@ def read_network(process: Section) -> tuple[str, Network | None]:
         found.problem(network.at("type"), f"unknown network type {shown(kind)}", "", did_you_mean(kind, NETWORK_TYPES))
     elif kind not in modelled.ADAPTERS:
         found.not_modelled(network.at("type"), kind, "another kind of adapter than LoRA")
-    key = "rank" if network.values.get("rank") is not None else "linear"
-    rank = network.whole(key, 4, 1, MAX_RANK) if network.values.get(key) is not None else 4
-    conv = network.whole("conv", 4, 1, MAX_RANK) if network.values.get("conv") is not None else None
-    factor = None
-    if kind == "lokr":
-        factor = network.whole("lokr_factor", AUTO, AUTO, MAX_FACTOR)
-        if network.values.get("lokr_full_rank", True):
-            rank = conv = FULL_RANK
-        else:
+    factor = _factor(network) if kind == "lokr" else None
+    if kind == "lokr" and network.truth("lokr_full_rank", True):
+        rank = conv = FULL_RANK  # whatever the config says
+    else:
+        key = "rank" if network.values.get("rank") is not None else "linear"
+        rank = network.whole(key, 4, 1, MAX_RANK) if network.values.get(key) is not None else 4
+        conv = network.whole("conv", 4, 1, MAX_RANK) if network.values.get("conv") is not None else None
+        if kind == "lokr":
             found.not_modelled(network.at("lokr_full_rank"), False, "a LoKr whose large matrix is decomposed")
     ignore, only = _name_filters(network)
     return "lora", Network(kind, rank, conv, ignore_if_contains=ignore, only_if_contains=only, factor=factor)
+
+
+def _factor(network: Section) -> int:
+    """A LoKr's factor: what Python's int() makes of it, in every layer. Below -1 it is as 0: the small matrix has one element."""
+    value = network.values.get("lokr_factor", AUTO)
+    try:
+        factor = int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        fix = f"write a whole number, or {AUTO} to let the trainer choose"
+        network.found.problem(network.at("lokr_factor"), f"expected a number, got {shown(value)}", "the trainer stops on it", fix)
+        return AUTO
+    if factor > MAX_FACTOR:
+        what, why = f"{shown(value)} is out of range", f"must be at most {MAX_FACTOR:,}"
+        network.found.problem(network.at("lokr_factor"), what, why, f"write {AUTO} to let the trainer choose")
+        return AUTO
+    return max(factor, 0) if factor != AUTO else AUTO
 
 
 def _name_filters(network: Section) -> tuple[tuple[str, ...], tuple[str, ...]]:
     kwargs = network.section("network_kwargs")
     filters: dict[str, tuple[str, ...]] = dict.fromkeys(FILTERS, ())
     if kwargs is None:
+        if "network_kwargs" in network.values and network.values["network_kwargs"] is None:
+            what, why = "nothing below network_kwargs", "the trainer stops on an empty value"
+            network.found.problem(network.at("network_kwargs"), what, why, "remove it, or write network_kwargs: {}")
         return (), ()
     for key, value in kwargs.values.items():
-        if value is None or value in ([], "", 0, False):
-            if key == "only_if_contains" and value == []:
-                network.found.problem(kwargs.at(key), "an empty list leaves no layer", "the trainer looks for its words", "remove it")
+        if value is None or (not value and key not in filters):
             continue
         if key not in filters:
             network.found.not_modelled(kwargs.at(key), value, "changes the adapter's layers")
-        elif isinstance(value, list) and all(isinstance(word, str) for word in value):
+        elif key == "only_if_contains" and value in ([], ""):
+            what, why = f"an empty {'list' if value == [] else 'text'} leaves no layer", "the trainer looks for its words"
+            network.found.problem(kwargs.at(key), what, why, "remove it")
+        elif value == "" or (isinstance(value, list) and all(isinstance(word, str) for word in value)):
             filters[key] = tuple(value)
         else:
             network.found.problem(kwargs.at(key), f"expected a list of name parts, got {shown(value)}", fix='for instance ["norm"]')
@@ -84,9 +103,24 @@ def check_network(process: Section, network: Network | None, arch: Arch, model: 
             found.not_modelled(section.at("type"), network.kind, "a LoKr on layers that are moved in and out of the card")
         elif filtered:
             found.not_modelled(section.at("type"), network.kind, "a LoKr that sits on a part of the layers only")
-    elif filtered and (arch.key not in modelled.FILTERED or model.layer_offloading):
+    elif filtered and arch.key in modelled.FILTERED and not model.layer_offloading:
+        _check_words(section, network, arch)
+    elif filtered:
         moved = " while layers are moved in and out of the card" if model.layer_offloading else ""
         why = f"the adapter sits on a part of the layers of {arch.name} only{moved}"
         for key in FILTERS:
             if words := getattr(network, key):
                 found.not_modelled((*section.at("network_kwargs"), key), list(words), why)
+
+
+def _check_words(section: Section, network: Network, arch: Arch) -> None:
+    """The words of the filters must leave a layer: without one the trainer stops in its first step, where nothing has a gradient."""
+    from estimator.filtered_profile import filtered  # reading it takes longer than most configs need
+
+    profile = filtered(arch.key, network.ignore_if_contains, network.only_if_contains or None)
+    if not any(profile.adapts(layer) for layer in profile.layers):
+        keys = [key for key in FILTERS if getattr(network, key)]
+        what = f"no layer is left with an adapter{' by it and ' + keys[0] if len(keys) > 1 else ''}"
+        fix = f"use parts of layers' names, which are like {next(iter(profile.layers))}"
+        place = (*section.at("network_kwargs"), keys[-1])
+        section.found.problem(place, what, "nothing would be trained, and the trainer stops", fix)

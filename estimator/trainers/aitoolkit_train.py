@@ -139,7 +139,9 @@ def check_passes(process: Section, train: Train, arch: Arch, model: Model, kind:
         other = "layer offloading" if model.layer_offloading else f"a {kind}" if kind != "lora" else train.optimizer
         found.not_modelled(section.at(key), True, f"{why}, together with {other}")
     if train.preserves_captions and not process.text("trigger_word", "") and not any(_given(process, "trigger_word")):
-        found.problem(section.at(key), f"{key} needs a trigger word", "the trainer stops without it", "set trigger_word")
+        empty = process.values.get("trigger_word") is not None
+        why = "in place of an empty one the trainer puts the class between all letters" if empty else "the trainer stops without it"
+        found.problem(section.at(key), f"{key} needs a trigger word", why, "set trigger_word")
 
 
 def _given(process: Section, key: str) -> list[bool]:
