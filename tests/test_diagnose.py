@@ -297,6 +297,14 @@ def test_a_row_is_appended_once(tmp_path: Path, document: Callable[..., dict[str
     assert "/workspace" not in json.dumps(row), "no path of the user's machine"
 
 
+def test_a_row_has_no_rank_of_an_adapter_that_has_none(tmp_path: Path, document: Callable[..., dict[str, Any]]) -> None:
+    config = Path(__file__).resolve().parent.parent / "examples" / "zimage_turbo_ui.yaml"
+    for kind, rank in (("lora", 32), ("lokr", None)):
+        rows = tmp_path / f"{kind}.jsonl"
+        document(log("others-listed"), "--config", str(config), "--set", f"network.type={kind}", "--record", str(rows))
+        assert json.loads(rows.read_text())["config"]["network_rank"] == rank
+
+
 def test_rows_of_runs_that_say_nothing_of_the_card_are_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = tmp_path / "rows.jsonl"
     cli.main(["diagnose", log("killed"), "--record", str(rows)])

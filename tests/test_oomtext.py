@@ -123,6 +123,11 @@ def test_whatever_stands_there_is_read_without_an_error(text: str) -> None:
     assert all(size is None or size >= 0 for size in (numbers.tried_bytes, numbers.total_bytes, numbers.cached_bytes))
 
 
+def test_a_number_of_hundreds_of_digits_is_no_size() -> None:
+    numbers = oomtext.parse(f"CUDA out of memory. Tried to allocate {'9' * 400}.00 GiB. GPU 0 has a total capacity of 23.51 GiB")
+    assert (numbers.tried_bytes, numbers.total_bytes) == (None, gib(23.51))
+
+
 sizes = st.integers(0, 2**42)
 
 

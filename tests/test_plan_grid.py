@@ -147,6 +147,7 @@ def test_without_pandas_it_says_what_to_install(
         (["batch=1-8:x"], "whole numbers"),
         (["batch=-1"], "whole numbers"),
         (["batch=1.5"], "whole numbers"),
+        (["batch=0-2"], "whole numbers above 0"),
         (["batch=true"], "whole numbers"),
         (["checkpointing=1"], "true or false"),
         (["batch=1-999999999"], "more than 1,000,000 values"),
@@ -173,6 +174,7 @@ def test_mistakes_in_axes(texts: list[str], message: str) -> None:
         (("--confirm",), "belongs to --grid"),
         (("--grid", "rank=1-64", "preview=512-640", "--confirm", "--set", "datasets.*.resolution=64"), "at most 500"),
         (("--grid",), "--grid"),
+        (("--grid", "rank=4,8", "--set", "network.type=lokr"), "a LoKr of full rank has none"),
     ],
 )
 def test_bad_usage_of_grids(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:

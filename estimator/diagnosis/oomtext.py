@@ -125,7 +125,8 @@ def _first(pattern: re.Pattern[str], text: str) -> int | None:
 
 
 def _bytes(value: str, unit: str) -> int:
-    return round(float(value) * _UNITS[unit.lower()])
+    """NONSENSE_BYTES for what is more than that."""
+    return round(min(float(value) * _UNITS[unit.lower()], NONSENSE_BYTES))
 
 
 def _number(text: str | None) -> int | None:

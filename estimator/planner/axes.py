@@ -68,7 +68,7 @@ def _axis(text: str) -> Axis:
         else:
             values[_value(text, piece.strip())] = None
     if name in NAMES and name != "checkpointing" and not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
-        raise _fail(text, "expected whole numbers", f"for instance {name}=1-8 or {name}=512,768")
+        raise _fail(text, "expected whole numbers above 0", f"for instance {name}=1-8 or {name}=512,768")
     if name == "checkpointing" and not all(isinstance(value, bool) for value in values):
         raise _fail(text, "expected true or false", "write checkpointing=true,false")
     return Axis(name, tuple(values))
@@ -93,7 +93,7 @@ def _value(text: str, piece: str) -> object:
 
 
 def edits_of(subject: Subject, name: str, value: object) -> tuple[Edit, ...]:
-    """The edits for one value of an axis: in every dataset, every preview."""
+    """The edits for one value of an axis: in every dataset, every preview. Raises InputError where the config has nothing of the kind."""
     datasets = range(len(subject.entries()))
     if name == "resolution":
         return tuple(Edit(f"datasets.{n}.resolution", value) for n in datasets)
@@ -103,6 +103,9 @@ def edits_of(subject: Subject, name: str, value: object) -> tuple[Edit, ...]:
         own = [n for n in datasets if subject.entries()[n].get("batch_size") is not None]
         return (Edit("train.batch_size", value), *(Edit(f"datasets.{n}.batch_size", value) for n in own))
     if name == "rank":
+        if subject.job.network is not None and subject.job.network.factor is not None:
+            why, fix = "its large matrix is not decomposed (lokr_full_rank)", "take network.lokr_factor, or network.type: lora"
+            raise InputError(Problem("rank: a LoKr of full rank has none", None, why, fix))
         return (Edit(f"network.{'rank' if subject.section('network').get('rank') is not None else 'linear'}", value),)
     if name == "preview":
         entries = subject.section("sample").get("samples") or []

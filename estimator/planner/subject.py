@@ -125,8 +125,8 @@ def read_subject(
     """The config at `path`. Raises InputError as read_jobs does, and for what cannot be planned; CannotTell with what is not modelled."""
     file = read_config(path)
     if "run" in file.data:
-        what = "an explicit run file cannot be planned for"
-        raise InputError(Problem(what, Place(file.name, "run"), "plan edits configs of AI Toolkit", "check it with --set for what-ifs"))
+        what, why = "an explicit run file is for check and diagnose alone", "plan and plot edit configs of AI Toolkit"
+        raise InputError(Problem(what, Place(file.name, "run"), why, "check it with --set for what-ifs"))
     scans: dict[str, Any] = {}
     with remembered(scans):
         jobs = read_aitoolkit(file, sets, arch_override)
