@@ -51,7 +51,8 @@ def test_a_filter_that_leaves_no_layer_or_stops_the_trainer_is_an_error(tmp_path
     with pytest.raises(InputError, match=what) as caught:
         read(tmp_path, train=train(), model=FLUX_DEV, network={"linear": 16, "network_kwargs": kwargs})
     place = caught.value.problems[0].place
-    assert place is not None and "network_kwargs" in place.key
+    assert place is not None
+    assert "network_kwargs" in place.key
     assert place.line is not None
 
 
