@@ -11,6 +11,7 @@ from estimator.controls import FITTED, SINGLE
 from estimator.job import Model
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_arch import resolve_arch, trainer_key
+from estimator.trainers.recorded import check_recorded
 from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
 DEFAULT_QTYPE = "qfloat8"
@@ -60,6 +61,7 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
         vae_tiling=_asked_for(model, arch, "vae_tiling"),
     )
     _report_unmodelled(model, arch, result)
+    check_recorded(model, arch, result)
     return arch, written, result
 
 

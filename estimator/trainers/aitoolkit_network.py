@@ -36,6 +36,7 @@ def read_network(process: Section) -> tuple[str, Network | None]:
     elif kind not in modelled.ADAPTERS:
         found.not_modelled(network.at("type"), kind, "another kind of adapter than LoRA")
     factor = _factor(network) if kind == "lokr" else None
+    conv: int | None
     if kind == "lokr" and network.truth("lokr_full_rank", True):
         rank = conv = FULL_RANK  # whatever the config says
     else:

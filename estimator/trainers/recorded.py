@@ -1,0 +1,49 @@
+"""Which kinds of base weights an architecture was recorded with: others are named with their place, before a program is looked for."""
+
+from __future__ import annotations
+
+from estimator.archs import Arch
+from estimator.derived_weights import DERIVED
+from estimator.errors import CannotTell
+from estimator.job import Model
+from estimator.programs import SHARED_PARTS, Profile, load_profile
+from estimator.trainers import modelled
+from estimator.trainers.section import Section
+
+TRANSFORMER, TEXT = "load.transformer/", "load.text/"  # parts whose keys have the kind of weights next, and perhaps low_vram behind it
+
+
+def check_recorded(model: Section, arch: Arch, result: Model) -> None:
+    """Report weights that loading was not recorded with. Those that no architecture has are reported elsewhere."""
+    try:
+        profile = load_profile(arch.key)
+    except CannotTell:  # whoever estimates the job says so
+        return
+    low = "low_vram" if result.low_vram else "plain"
+    asked = (
+        (TRANSFORMER, result.weights, ("quantize", "qtype"), "transformer"),
+        (TEXT, result.te_weights, ("quantize_te", arch.te_qtype_key), "text encoder"),
+    )
+    for part, kind, keys, what in asked:
+        known = kinds(profile, part, low)
+        if kind not in modelled.WEIGHTS or (DERIVED[kind].base if kind in DERIVED else kind) in known:
+            continue
+        plain = kind == result.dtype
+        with_it = "with" if result.low_vram else "without"
+        recorded = f"recorded {with_it} low_vram: {', '.join(sorted(known))}" if known else f"not recorded {with_it} low_vram"
+        model.found.not_modelled(model.at(keys[not plain]), False if plain else kind, f"the {what} of {arch.name} in {kind} ({recorded})")
+
+
+def kinds(profile: Profile, part: str, low: str) -> frozenset[str]:
+    """Kinds of weights that a part was recorded with, by this profile or a relative whose recording serves (Profile.program)."""
+    own, relative = _own(profile, part, low), profile.relative
+    if relative is None:
+        return own
+    if profile.shares_all:
+        return own if profile.has_own(part) else kinds(relative, part, low)
+    return own | _own(relative, part, low) if part.startswith(SHARED_PARTS) else own
+
+
+def _own(profile: Profile, part: str, low: str) -> frozenset[str]:
+    keys = (key for key in profile.data["parts"] if key.startswith(part))
+    return frozenset(key.split("/")[1] for key in keys if key.count("/") == 1 or key.endswith(f"/{low}"))
