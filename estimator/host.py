@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from estimator.archs import load_archs
 from estimator.errors import CannotTell
 from estimator.estimate import Host
-from estimator.features import latent_frames
+from estimator.features import Cells, latent_frames
 from estimator.gpus import GIB
 from estimator.job import Job
 from estimator.programs import Profile, load_profile
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 PROCESS_BYTES = 4 * GIB
 """Python, torch with CUDA's libraries, the data loader: assumed, not measured."""
-LATENT_BYTES = {"flux2": (256, 16), "flux2_klein": (256, 16), "wan22_5b": (96, 16)}
-"""By model class: bytes of a latent's column of channels in 2 bytes, and pixels on its side (128 channels for 16 x 16 pixels; 48)."""
+LATENT_BYTES = {"flux2": (256, 16), "flux2_klein": (256, 16), "wan22_5b": (96, 16), "ltx2": (256, 32)}
+"""By model class: bytes of a latent's column of channels in 2 bytes, and pixels on its side (128 channels for 16 x 16 pixels; 48; 128
+for 32 x 32)."""
 LATENT_BYTES_ELSE = (32, 8)
 """The same of the other VAEs: 16 channels for 8 x 8 pixels."""
 ENCODERS = ("text_encoder0", "text_encoder1")
@@ -50,25 +51,28 @@ def _offloading(job: Job) -> OffloadProfile | None:
 
 
 def _moments(job: Job, base: Profile) -> dict[str, dict[str, int]]:
-    model = job.model
-    offload = _offloading(job)
+    model, arch = job.model, load_archs().archs[job.arch]
     encoders = [name for name in ENCODERS if base.has_resident(name)]
     plain, text_plain = _bytes(base, ["transformer"], "bf16"), _bytes(base, encoders, "bf16")
+    if arch.harness:  # latents and prompts were computed before
+        beside = {"loading the text encoder": {"text_encoder": text_plain}} if "text_encoder" in (job.resident or ()) else {}
+        return {"loading the transformer": {"transformer": plain}, **beside}
+    offload = _offloading(job)
     held, text_held = _bytes(base, ["transformer"], model.weights), _bytes(base, encoders, model.te_weights)
     pinned = offload.waiting_bytes("transformer") if offload is not None else 0
     text_pinned = sum(offload.waiting_bytes(name) for name in encoders) if offload is not None and offload.shares else 0
-    beside = pinned or (held if model.low_vram else 0)
+    waiting_there = pinned or (held if model.low_vram else 0)
     unloaded = job.train.unload_text_encoder or job.text_cached
     caches = job.text_cached or any(dataset.latents_cached for dataset in job.datasets)
     out: dict[str, dict[str, int]] = {
         "loading the transformer": {"transformer": plain},
-        "loading the text encoder": {"transformer": beside, "text_encoder": text_plain},
+        "loading the text encoder": {"transformer": waiting_there, "text_encoder": text_plain},
         "training": {
             "transformer": pinned, "text_encoder": 0 if unloaded else text_pinned, "latents": latent_bytes(job),
         },
     }  # fmt: skip
     # With low_vram both experts wait there while loading and caching, and one in training
-    if load_archs().archs[job.arch].model_class.startswith("wan22_14b"):
+    if arch.model_class.startswith("wan22_14b"):
         waits = held if model.low_vram else 0
         out["loading the transformer"]["transformer"] += waits
         out["loading the text encoder"]["transformer"] += waits
@@ -85,9 +89,11 @@ def _bytes(base: Profile, components: list[str], weights: str) -> int:
 
 def latent_bytes(job: Job, by_class: Mapping[str, tuple[int, int]] = LATENT_BYTES) -> int:
     """Latents that are kept in memory, where they are cached there: on disk besides or not (toolkit/config_modules.py: DatasetConfig)."""
-    size, side = by_class.get(load_archs().archs[job.arch].model_class, LATENT_BYTES_ELSE)
+    arch = load_archs().archs[job.arch]
+    size, side = by_class.get(arch.model_class, LATENT_BYTES_ELSE)
+    cells = Cells(arch.cell_pixels, arch.cell_frames)
     columns = sum(
-        bucket.width * bucket.height * latent_frames(bucket.frames) * bucket.count
+        bucket.width * bucket.height * latent_frames(bucket.frames, cells) * bucket.count
         for dataset in job.datasets
         if dataset.cache_latents
         for bucket in dataset.buckets
@@ -95,9 +101,11 @@ def latent_bytes(job: Job, by_class: Mapping[str, tuple[int, int]] = LATENT_BYTE
     return columns * size // side**2
 
 
-def warning(host: Host) -> str | None:
-    """What to say where the machine's RAM is named and too small."""
-    if host.ram_bytes is None or host.enough:
+def warning(host: Host | None, ram_bytes: int | None) -> str | None:
+    """What to say where the machine's RAM is named, and too small or nothing is known of what it must be."""
+    if host is None and ram_bytes is not None:
+        return "--ram: how much RAM is needed is not known here: the model's weights were not recorded unquantised"
+    if host is None or host.ram_bytes is None or host.enough:
         return None
     return (
         f"at least {host.total_bytes / GIB:.1f} GiB of RAM are needed (while {host.moment}), {host.ram_bytes / GIB:.1f} are there: "

@@ -52,6 +52,23 @@ def test_latents_count_where_they_are_kept_in_memory() -> None:
     assert latent_bytes(replace(job, datasets=(replace(dataset, cache_latents=False, cache_latents_to_disk=True),))) == 0
 
 
+def test_latents_of_clips_are_as_long_and_wide_as_their_vae_makes_them() -> None:
+    """LTX-2: 128 channels of 2 bytes for 32 x 32 pixels and 8 frames behind the first; Wan 2.2 5B: 48 for 16 x 16 pixels and 4."""
+    for name, expected in (("ltx2_ui", 256 * (512 // 32) ** 2 * 7), ("wan22_5b_ui", 96 * (512 // 16) ** 2 * 13)):
+        (job,) = read_jobs(ROOT / "examples" / f"{name}.yaml")
+        dataset = replace(job.datasets[0], buckets=(Bucket(512, 512, 49, count=3),), cache_latents=True)
+        assert latent_bytes(replace(job, datasets=(dataset,))) == 3 * expected
+
+
+@pytest.mark.parametrize("resident", [("transformer",), ("transformer", "text_encoder")])
+def test_a_run_file_loads_what_is_resident_one_after_the_other_and_caches_nothing(resident: tuple[str, ...]) -> None:
+    """CogVideoX 5B: its transformer is the larger one, so that the text encoder makes no difference."""
+    (job,) = read_jobs(ROOT / "examples" / "runs" / "cogvideox_5b_lora.yaml")
+    host = host_memory(replace(job, resident=resident))
+    assert host is not None
+    assert host.components == {"process": PROCESS_BYTES, "transformer": sum(load_profile("cogvideox-5b").resident("transformer", "bf16"))}
+
+
 def test_latents_on_disk_and_in_memory_count_once() -> None:
     """With both switches on the trainer writes them to disk and keeps them."""
     job = zimage()
@@ -82,7 +99,14 @@ def test_a_machine_that_is_too_small_is_told(ram: str, enough: bool, capsys: pyt
 def test_without_ram_nothing_is_judged() -> None:
     host = host_memory(zimage())
     assert host is not None
-    assert (host.enough, warning(host)) == (None, None)
+    assert (host.enough, warning(host, None), warning(None, None)) == (None, None, None)
+
+
+def test_where_nothing_is_known_of_ram_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(ROOT / "examples" / "wan22_5b_ui.yaml"), "--gpu", "RTX4090", "--fast", "--ram", "8GiB", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert document["host"] is None
+    assert any("not known" in each for each in document["warnings"])
 
 
 def test_ram_without_a_unit_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,7 +119,7 @@ def _with_host(estimate: Estimate, ram_bytes: int | None) -> Estimate:
     if not estimate.phases:
         return estimate
     host = host_memory(estimate.job, ram_bytes)
-    told = warning(host) if host is not None else None
+    told = warning(host, ram_bytes)
     return replace(estimate, host=host, warnings=(*estimate.warnings, *([told] if told else [])))
 
 
