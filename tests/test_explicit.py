@@ -136,6 +136,9 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         {"arch": "zimag"},
         {"method": "full"},
         {"width": 10**9},
+        {"width": 1000},
+        {"sample": {"width": 64, "height": 90}},
+        {"arch": "ltx2", "width": 784},
         {"batch_size": True},
     ],
 )
@@ -143,6 +146,18 @@ def test_wrong_values_are_refused(tmp_path: Path, changes: dict[str, Any]) -> No
     for problem in problems(tmp_path, **changes):
         assert problem.place is not None
         assert problem.place.line is not None
+
+
+def test_parts_of_a_token_are_refused_and_the_whole_ones_below_named(tmp_path: Path) -> None:
+    found = problems(tmp_path, width=1000, height=520, sample={"width": 8, "height": 64})
+    assert {p.place.key: p.fix for p in found if p.place} == {
+        "run.width": "write 992", "run.height": "write 512", "run.sample.width": "write 16",
+    }  # fmt: skip
+
+
+def test_text_tokens_have_no_default_that_is_a_number(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, text_tokens=0)
+    assert "default" not in problem.fix
 
 
 @pytest.mark.parametrize("run", [None, [], 3, {}])

@@ -189,8 +189,10 @@ def test_targets_are_a_set_and_may_be_the_trainers(tmp_path: Path) -> None:
 
 
 def test_an_adapter_without_autocast_was_never_recorded(tmp_path: Path) -> None:
+    job = read(tmp_path, autocast=False)
+    assert [one.place.key for one in job.unmodelled] == ["run.autocast"]
     with pytest.raises(CannotTell, match=r"step\.core\.bf16\.plain"):
-        simulate(read(tmp_path, autocast=False))
+        simulate(job)
 
 
 def test_sizes_that_the_model_cannot_take_are_errors(tmp_path: Path) -> None:

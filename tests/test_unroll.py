@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
 from calibration.extract.align import Sequence
 from calibration.extract.programs import Program, Refused
+from calibration.harness import __main__ as command
 from calibration.harness.unroll import RECORDED, Layers, layers_of, unrolled
 
 PARAMETERS = 2
@@ -95,3 +98,9 @@ def test_parameters_tell_where_a_list_is() -> None:
     assert layers_of({"other_blocks": 7, "blocks": 9}, names) == [Layers("blocks", 9, 1, 2), Layers("other_blocks", 7, 11, 1)]
     with pytest.raises(Refused, match="11 parameters"):
         layers_of({"blocks": 9}, [*names, "blocks.5.a"])
+
+
+def test_a_check_of_no_runs_is_no_success(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(command.check, "every", list)
+    assert command.check_all(argparse.Namespace()) == 1
+    assert "no rows" in capsys.readouterr().err

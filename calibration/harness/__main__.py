@@ -72,6 +72,9 @@ def run(args: argparse.Namespace) -> int:
 
 def check_all(_: argparse.Namespace) -> int:
     found = check.every()
+    if not found:
+        print(f"nothing was gone through yet: {check.ROWS.name} has no rows", file=sys.stderr)
+        return 1
     print(check.table(found).text())
     return int(any(row.misses for row in found))
 

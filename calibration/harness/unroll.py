@@ -2,8 +2,8 @@
 
 A step's core is recorded with RECORDED layers in each list. The middle one neither begins nor ends its list, nor do its neighbours; its
 events, in the forward and in the backward pass (with the recomputation of checkpointing), are repeated for the layers that are missing.
-What it frees of its neighbours', its copies free of theirs. Refused where the layers next to it do not do the very same. Recordings with
-more layers give the same events and bytes (tests/test_harness_emulated.py).
+What it frees of its neighbours', its copies free of theirs. Refused where the layers next to it do not do the very same. LTX-Video,
+recorded once in full depth, had its peaks within 0.007 % of this (docs/log.md).
 """
 
 from __future__ import annotations

@@ -107,8 +107,12 @@ def _flag(section: Section, key: str, default: bool) -> bool:
     return value
 
 
-def _side(section: Section, key: str) -> int:
-    return section.whole(key, 1024, 1, MAX_SIDE, needed=True)
+def _side(section: Section, key: str, arch: Arch | None) -> int:
+    side, unit = section.whole(key, 1024, 1, MAX_SIDE, needed=True), arch.cell_pixels if arch is not None else 1
+    if side % unit and arch is not None:
+        why, fix = f"{arch.name} takes whole tokens of {unit} x {unit} pixels", f"write {max(side // unit, 1) * unit}"
+        section.found.problem(section.at(key), f"{side} is no multiple of {unit}", why, fix)
+    return side
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,7 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
     if arch is None:
         return None
     if arch.harness:
-        explicit_harness.check(run, arch, network, shape.bucket, resident)
+        explicit_harness.check(run, arch, network, resident, autocast)
     else:
         found.warn((), AS_AI_TOOLKIT)
         if "autocast" in run.values:
@@ -192,8 +196,8 @@ def _shape(run: Section, arch: Arch | None) -> _Shape:
     if images > modelled.MAX_CONTROL_IMAGES:
         run.found.not_modelled(run.at("control_images"), images, "control images")
     sound = 0 if arch is None else arch.sound_tokens(frames, SOUND_PER_SECOND)
-    bucket = Bucket(_side(run, "width"), _side(run, "height"), frames, count=1, sound_tokens=sound)
-    text = run.whole("text_tokens", 1, 1, MAX_TEXT_TOKENS) if run.values.get("text_tokens") is not None else None
+    bucket = Bucket(_side(run, "width", arch), _side(run, "height", arch), frames, count=1, sound_tokens=sound)
+    text = run.whole("text_tokens", 1, 1, MAX_TEXT_TOKENS, needed=True) if run.values.get("text_tokens") is not None else None
     return _Shape(bucket, run.whole("batch_size", 1, 1, MAX_BATCH, needed=True), text, images)
 
 
@@ -283,7 +287,7 @@ def _sample(run: Section, arch: Arch) -> tuple[Sample, ...]:
         run.found.not_modelled(sample.at("cfg"), cfg, f"guidance in this form on {arch.name}")
     return (
         Sample(
-            width=_side(sample, "width"), height=_side(sample, "height"), frames=frames,
+            width=_side(sample, "width", arch), height=_side(sample, "height", arch), frames=frames,
             cfg=1.0 if cfg == "none" else 2.0, batch=2 if cfg == "batched" else 1, guided=cfg != "none", vae_tiling=tiling,
             text_tokens=arch.fixed_text_tokens, negative_tokens=arch.fixed_text_tokens,
             sound_tokens=arch.sound_tokens(frames, SOUND_PER_SECOND),

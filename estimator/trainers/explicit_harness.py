@@ -7,22 +7,20 @@ from __future__ import annotations
 
 from estimator import optimizers
 from estimator.archs import Arch
-from estimator.job import Bucket, Network
+from estimator.job import Network
+from estimator.programs import load_profile
 from estimator.trainers.section import Section, shown
 
 NOT_THERE = "not modelled for {}, and not in the estimate: caching latents and text, encoding within a step, previews, saving"
 RECORDED_WEIGHTS = "bf16"
+CORE = "step.core"  # in keys of parts, before the adapter's type and ".plain" (estimator.steponly)
 
 
-def check(run: Section, arch: Arch, network: Network | None, bucket: Bucket, resident: tuple[str, ...]) -> None:
-    """Report what of a run file has no model. `network`, `bucket`, `resident`: as they were read."""
-    found, unit, weights = run.found, arch.bucket_divisor, run.values.get("weights")
+def check(run: Section, arch: Arch, network: Network | None, resident: tuple[str, ...], autocast: bool) -> None:
+    """Report what of a run file has no model. `network`, `resident`, `autocast`: as they were read."""
+    found, weights = run.found, run.values.get("weights")
     dtype = network.dtype if network else "fp32"
     found.warn((), NOT_THERE.format(arch.name))
-    for side, size in (("width", bucket.width), ("height", bucket.height)):
-        if size % unit:
-            fix = f"write {max(size // unit, 1) * unit}"
-            found.problem(run.at(side), f"{size} is no multiple of {unit}", f"{arch.name} takes no other sizes", fix)
     if (fixed := arch.fixed_text_tokens) is not None and (said := run.values.get("text_tokens")) not in (None, fixed):
         found.problem(run.at("text_tokens"), f"{shown(said)} is not {fixed}", f"{arch.name} takes texts of one length", f"write {fixed}")
     if weights != RECORDED_WEIGHTS:
@@ -32,6 +30,9 @@ def check(run: Section, arch: Arch, network: Network | None, bucket: Bucket, res
         found.not_modelled(run.at("optimizer"), optimizer, f"this optimizer with parameters in {dtype}")
     if run.values.get("sample") is not None:
         found.not_modelled(run.at("sample"), shown(run.values["sample"]), f"previews of {arch.name}")
+    if dtype in arch.adapter_dtypes and not load_profile(arch.key).has_own(f"{CORE}.{dtype}{'' if autocast else '.plain'}/"):
+        how = "under" if autocast else "without"
+        found.not_modelled(run.at("autocast"), autocast, f"a forward {how} torch.autocast, the adapter in {dtype}")
     if "autocast" not in run.values:
         found.warn(run.at("autocast"), "not given: the forward is taken to run under torch.autocast")
     if len(resident) > 1:
