@@ -7,7 +7,8 @@ alive at a time than without: peak rows and what outlives the part stay as they 
 
 Source: ostris/ai-toolkit 27a03a91, extensions_built_in/sd_trainer/SDTrainer.py (calculate_loss), and steps of FLUX.2 klein 4B recorded on
 the emulated device with and without (tests/test_loss_weights.py). Left out is how a timestep's place among a thousand is found: a kilobyte
-a sample, gone at once.
+a sample, gone at once. Where a model masks the loss before it is weighed (Wan 2.2 5B's scale_loss, of clips with do_i2v) the weights come
+one tensor too early: as many of the same size at a time.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimator import cli
+from estimator.commands import watch
 from estimator.diagnosis.lines import open_log
 from estimator.diagnosis.story import read_story
 from estimator.estimate import Interval
@@ -72,6 +75,18 @@ def test_what_was_seen_lies_within_above_or_below(seen: int, low: int, more: int
     row = Compared(Seen("x", "", seen, 1), phase)
     assert row.verdict == ("above" if seen > low + 2 * more else "below" if seen < low else "within")
     assert Compared(Seen("x", "", seen, 0), phase).verdict == "", "nothing was seen"
+
+
+@pytest.mark.parametrize(
+    ("options", "windows", "system"), [([], False, "linux"), ([], True, "windows"), (["--os", "linux"], True, "linux")]
+)
+def test_the_card_is_of_the_system_that_the_run_shows(options: list[str], windows: bool, system: str) -> None:
+    (run,) = read_story(open_log(str(LOG)))
+    given = watch.parser().parse_args(["--gpu", "RTX4090", *options])
+    estimate, why = watch._estimate(given, [], SimpleNamespace(card=None), replace(run, windows=windows))  # type: ignore[arg-type]
+    assert (estimate is not None, why) == (True, "")
+    assert estimate is not None
+    assert estimate.gpu.os == system
 
 
 def test_each_phase_stands_beside_the_highest_that_it_may_be() -> None:

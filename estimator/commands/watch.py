@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,12 +132,14 @@ def _estimate(given: argparse.Namespace, command: list[str], sampler: Sampler, l
     from estimator.overlays import with_overlay
 
     card, seen = None, sampler.card
+    windows = logged.windows or sys.platform == "win32"
+    given = argparse.Namespace(**{**vars(given), "os": given.os or (options.WINDOWS if windows else options.LINUX)})
     path = given.config or next((one for one in command[1:] if one.endswith(CONFIG_ENDINGS) and os.path.isfile(one)), None)
     try:
         if given.gpu is not None:
             card = options.one_card(given)
         elif seen is not None and (memory := seen.memory()) is not None:
-            found = named(seen.name, memory.total_bytes, given.os or options.LINUX)
+            found = named(seen.name, memory.total_bytes, given.os)
             card = found if found is None or given.no_overlay else with_overlay(found, given.overlay)
         if card is None:
             return None, "the card is not in the catalogue: name one with --gpu"
