@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from estimator.archs import load_archs
-from estimator.job import Bucket, Job
+from estimator.job import Bucket, Dataset, Job
 
 MOST_BATCHES = 3  # of an accumulated step: from the second on each finds what the one before it found
+MOST_TEXTS = 2  # of a dataset's captions: the second is encoded among what the first has left in the allocator's cache
+
+
+def texts_cached(dataset: Dataset) -> int:
+    """How many captions caching encodes, one after the other: one for each image (2: two or more, or unknown)."""
+    return max(1, min(sum(bucket.count for bucket in dataset.buckets), MOST_TEXTS)) if dataset.scanned else MOST_TEXTS
 
 
 def one_or_many(count: int) -> str:

@@ -34,6 +34,9 @@ GROUP, STUCK = "offload", "stuck"
 HELD = "held"
 """Group of what a slot holds that was made on the default stream: the weight of a layer that is stuck on the card."""
 GROUPS = (GROUP, HELD)
+LEFT_BEHIND = (*GROUPS, STUCK)
+"""What no move takes off the card: it goes where a text encoder is destroyed (MemoryManager.free, toolkit/unloader.py: with cached text
+alone; `unload_text_encoder` without it is a move to the host, which leaves the slots as they are)."""
 FORWARD, BACKWARD = "forward", "backward"
 """The rings."""
 

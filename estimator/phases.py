@@ -12,11 +12,12 @@ from dataclasses import replace
 
 from estimator import optimizers
 from estimator.archs import load_archs
-from estimator.batches import Batch, Step, encodes_latents, one_or_many, preserved, preserved_before
+from estimator.batches import Batch, Step, encodes_latents, one_or_many, preserved, preserved_before, texts_cached
 from estimator.estimate import Variant
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Sample
 from estimator.loss_weights import WEIGHED
+from estimator.offload import LEFT_BEHIND
 from estimator.operations import CORE, PRESERVING_CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.sizes import sizes_of
 
@@ -62,8 +63,7 @@ class Plan:
         return self.tokens(sample.text_tokens), self.tokens(sample.negative_tokens)
 
     def encode(self, tokens: int, scope: str, batch: int = 1, graph: bool = False) -> Part:
-        kind = "graph" if graph else "plain"
-        return Part(f"text/{self.te_weights}/{kind}/{one_or_many(batch)}", {"X": tokens, "B": batch}, scope)
+        return Part(f"text/{self.te_weights}/{'graph' if graph else 'plain'}/{one_or_many(batch)}", {"X": tokens, "B": batch}, scope)
 
     def text_in(self) -> Iterator[Operation]:
         yield from (MoveIn(name) for name in self.encoders)
@@ -177,8 +177,8 @@ class Plan:
         yield EmptyCache()
         yield from self.text_in()
         tokens = max((self.tokens(b.text_tokens or dataset.text_tokens) for b in dataset.buckets), default=self.tokens(dataset.text_tokens))
-        yield self.encode(tokens, "item", graph=self.job.train.gradient_checkpointing)
-        yield Release("item")
+        for _ in range(texts_cached(dataset)):
+            yield from (self.encode(tokens, "item", graph=self.job.train.gradient_checkpointing), Release("item"))
         yield End()
         home.update(transformer=False, text=True)
 
@@ -196,7 +196,8 @@ class Plan:
                 yield from (self.encode(tokens, "prompt") for tokens in self.prompts_of(sample))
                 yield Release("prompt")
             yield from self.text_out()
-            yield from (MoveOut("offload"), MoveOut("held"), MoveOut("stuck"), EmptyCache())  # what layers copied in as well
+            yield from (MoveOut(name) for name in LEFT_BEHIND if self.text_cached)
+            yield EmptyCache()
         yield End()
 
     def sampling(self, when: str) -> Iterator[Operation]:
@@ -211,9 +212,7 @@ class Plan:
         yield EmptyCache()
         yield from map(MoveIn, self.beside)
         for number, sample in enumerate(self.samples):
-            if number:
-                yield End()
-                yield Begin("sample", detail, variants[number])
+            yield from (End(), Begin("sample", detail, variants[number])) if number else ()
             yield from self._preview(sample, when)
         # generate_images' end: restore_device_state, unet.to(device), merge_out, the training adapter to the CPU, flush
         if self.text_cached and when == "first":  # caching had left the transformer on the CPU

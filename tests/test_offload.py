@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_jobs import ROOT
 
+from estimator import residents
 from estimator.errors import CannotTell
 from estimator.job import Job
 from estimator.offload import GROUP, SLOTS, STREAM, Layer, aged, choose, deviation_bytes, layers_of, spread
@@ -232,3 +233,19 @@ def test_what_only_one_component_needs_is_asked_of_that_one() -> None:
     assert profile_of(EDIT, model).resident("transformer", "float8") == profile_of("qwen-image", model).resident("transformer", "float8")
     with pytest.raises(CannotTell, match="never recorded"):
         profile_of(EDIT, replace(model, layer_offloading_text_encoder_percent=1.0)).resident("text_encoder0", "float8")
+
+
+def slots(job: Job) -> int:
+    """Bytes in the slots when the first round of previews begins."""
+    begins = next(peak for peak in simulate(job).phases if peak.phase == "sample" and peak.detail == "baseline")
+    return begins.components.get(residents.SLOTS, 0)
+
+
+@pytest.mark.parametrize("weights", ["bf16", "float8"])
+def test_an_encoder_that_moves_to_the_host_leaves_what_its_layers_copied_in(weights: str) -> None:
+    """unload_text_encoder moves it (and a head that is stuck stays); with cached text it is destroyed, and its slots are emptied."""
+    job = zimage(0, 1, weights=weights, te_weights=weights)
+    moved = replace(job, train=replace(job.train, unload_text_encoder=True))
+    cached = replace(job, datasets=tuple(replace(each, cache_text_embeddings=True) for each in job.datasets))
+    assert slots(cached) == 0
+    assert slots(moved) > 100 * 2**20

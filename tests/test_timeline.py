@@ -276,3 +276,14 @@ def test_an_embedder_left_unquantised_weighs_as_much_wherever_it_came_from(arch:
     ((more,), (less,)) = transformer_bytes(("*time_text_embed*",)), transformer_bytes(())
     parameters = 22.0e6 if arch == "flux1-schnell" else 32.2e6
     assert more - less == pytest.approx(parameters * (2 - {"uint4": 0.55}.get(weights, 1.0)), rel=0.1)
+
+
+def test_a_second_caption_is_encoded_where_there_is_one() -> None:
+    """Among what the first has left in the cache: in a whole run (klein4b-offload-uint4) that is a segment of 742 MiB more."""
+    made = job("flux2-klein-4b")
+    one, two = (replace(dataset((512, 512), *more, cache_text_embeddings=True), scanned=True) for more in ((), ((640, 448),)))
+    encoded = []
+    for each in (one, two, replace(one, scanned=False)):
+        parts = [o.key for o in operations(replace(made, datasets=(each,))) if isinstance(o, op.Part)]
+        encoded.append(sum(key.startswith("text/") and "/graph/" in key for key in parts))
+    assert encoded == [1, 2, 2]
