@@ -129,7 +129,8 @@ def page(
     if different:
         parts.append("\nPhases other than the run's:\n\n" + different_table(different).markdown() + "\n")
     parts.append(CARDS.format(table=capacity_table(capacities).markdown()))
-    parts.append(HARNESS.format(table=check.table(check.every()).markdown()))
+    if harnessed := check.every():
+        parts.append(HARNESS.format(table=check.table(harnessed).markdown()))
     parts.append(_published(list(published)))
     parts.append(_intervals(list(published), verdicts))
     parts.append("\n## Every phase of every emulated run (MiB)\n")

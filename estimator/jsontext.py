@@ -18,6 +18,9 @@ def read_json(text: str, builder: Builder) -> None:
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
+        if text.startswith("\ufeff"):
+            what, fix = "a byte order mark before the JSON", "save it as UTF-8 without one (BOM)"
+            raise builder.fail(what, 1, "the trainer stops on it", fix) from None
         where = f"column {error.colno}"
         raise builder.fail(f"not valid JSON: {error.msg}", error.lineno, where, "check commas, quotes and brackets here") from None
     except RecursionError:

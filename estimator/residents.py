@@ -18,7 +18,7 @@ from estimator.job import Model
 from estimator.program import Program
 from estimator.programs import Profile
 
-# torch's cuBLAS workspace, one for each thread that multiplies: 8.125 MiB below compute capability 9.0, 32 MiB from there on
+# torch's cuBLAS workspace, one for each thread that multiplies: 32 MiB on compute capability 9 and 10, 8.125 MiB on others, 12 too
 # (aten/src/ATen/cuda/CUDABlas/CublasHandlePool: getChosenWorkspaceSize; read off the real allocator on the emulated device)
 WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB
 # Parts that multiply matrices. A VAE may or may not (FLUX.2's does not): caching latents, which comes first, was recorded with what it made

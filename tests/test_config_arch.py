@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from config_writer import ADAPTER, TURBO, ZIMAGE, no_answer, process, read, refusal, unmodelled_keys, write
+from config_writer import ADAPTER, FLUX_DEV, TURBO, ZIMAGE, no_answer, process, read, refusal, unmodelled_keys, write
 
 from estimator.archs import ArchTableError, load_archs, read_archs
 from estimator.errors import CannotTell, InputError
@@ -232,3 +232,17 @@ def test_the_table_ships_with_the_profiles() -> None:
 def test_offloading_is_modelled_where_the_table_says_what_it_takes() -> None:
     takes = {key for key, arch in load_archs().archs.items() if arch.layer_offloading not in (None, "nothing")}
     assert takes == modelled.OFFLOADING
+
+
+@pytest.mark.parametrize("value", [None, [1], "match_target_res"])
+def test_model_kwargs_are_a_map_where_the_class_looks_into_them(tmp_path: Path, value: object) -> None:
+    flux2 = {"name_or_path": "black-forest-labs/FLUX.2-dev", "arch": "flux2", "quantize": True}
+    (problem,) = refusal(tmp_path, model=flux2 | {"model_kwargs": value})
+    assert problem.place is not None
+    assert problem.place.key.endswith("model.model_kwargs")
+    assert read(tmp_path, model=FLUX_DEV | {"model_kwargs": value}).arch == "flux1-dev"
+
+
+def test_the_next_ltx_names_the_one_that_is_modelled(tmp_path: Path) -> None:
+    (problem,) = no_answer(tmp_path, model={"name_or_path": "Lightricks/LTX-2.3", "arch": "ltx2.3"})
+    assert problem.fix == "the nearest that is modelled is ltx2"

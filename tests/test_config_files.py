@@ -139,6 +139,12 @@ def test_duplicate_keys_are_refused_with_both_lines_all_at_once() -> None:
     assert "lines 5 and 7" in str(error.problems[1])
 
 
+def test_a_byte_order_mark_in_json_is_named() -> None:
+    (problem,) = refused('\ufeff{"a": 1}', is_json=True).problems
+    assert "byte order mark" in problem.what
+    assert "without" in problem.fix
+
+
 def test_duplicate_keys_in_json_are_refused_with_both_lines() -> None:
     error = refused('{"a": 1,\n "b": 2,\n "a": 3}', is_json=True)
     assert "lines 1 and 3" in str(error)

@@ -218,7 +218,10 @@ def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
     _report_offloading(model, arch, result)
     if model.truth("use_flux_cfg", False):
         found.not_modelled(model.at("use_flux_cfg"), True, "previews with a second pass for the negative prompt")
-    kwargs = model.values.get("model_kwargs")
+    kwargs = model.values.get("model_kwargs", {})
+    if arch.model_kwargs and not isinstance(kwargs, dict):
+        what, why = f"expected a map of keys, got {shown(kwargs)}", f"the trainer looks into it for {arch.name}, and stops"
+        found.problem(model.at("model_kwargs"), what, why, "remove it, or write model_kwargs: {}")
     if ignored := sorted(set(kwargs if isinstance(kwargs, dict) else ()) - set(arch.model_kwargs)):
         found.warn(model.at("model_kwargs"), f"{arch.name} does not take {', '.join(ignored)}: no effect")
 

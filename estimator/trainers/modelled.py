@@ -19,7 +19,7 @@ WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the 
 RECOVERED: dict[str, str] = {}  # the transformer with an accuracy recovery adapter: architecture -> its weights
 RECOVERY_RANK = 16  # of the stand-in that was recorded (calibration/trainer/adapters.py)
 TE_WEIGHTS = WEIGHTS  # of the text encoder
-PRESERVING = FILTERED  # steps that preserve outputs: held against a whole run of Z-Image so far, by the same rule on the others
+PRESERVING = FILTERED  # steps that preserve outputs: held against whole runs of FLUX.1 dev, Z-Image and Turbo; the others by the same rule
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used
