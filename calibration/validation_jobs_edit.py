@@ -78,6 +78,18 @@ JOBS = (
         (edited(TWO, 1216, 832),),
     ),
     Job(
+        "edit11-three-resident", web_ui("edit 2511"), (("portraits", [768], numbered(THREE)),),
+        {**WEIGHTED, **rank(48), **optimizer("adamw")}, (edited(THREE, 832, 1216, guidance_scale=1), edited(THREE[1:], 1280, 704, SECOND)),
+    ),
+    Job(
+        "edit11-qfloat8-no-checkpointing", web_ui("edit 2511"), (("small", [640], numbered(FEW)),),
+        {**WEIGHTED, **NO_CHECKPOINTING, **HIGH_VRAM, **MATCHED, **EMA, **rank(16), **optimizer("adamw")}, (edited(FEW, 640, 960),),
+    ),
+    Job(
+        "edit11-one-cached-b2", web_ui("edit 2511"), (("five", [512], numbered(TWO[:1])),),
+        {**WEIGHTED, **HIGH_VRAM, **CACHED_TEXT, **batch(2), **rank(12), **optimizer("prodigy")}, (edited(TWO[:1], 512, 768),),
+    ),
+    Job(
         "first-edit-ui", web_ui("first edit"), (("odd", [512, 768], {"control_path": ONE[0]}),), WEIGHTED,
         (preview(768, 512, ctrl_img=f"{ONE[0]}/image0.png"),),
     ),
