@@ -72,9 +72,10 @@ estimate.
 {steps}
 
 Where the 5b model is under by 1.8 % (0.85 GiB at batch 4) the difference is about one fp32 tensor of the hidden states' size (0.81 GiB),
-in the model with rotary embeddings alone; the versions of torch and diffusers differ (2024 and today's). Of the two beyond 3 % one, 8-bit
-AdamW at rank 64, shows in the table the very figure of 32-bit AdamW, though 0.37 GiB less is allocated on the device (1.48 GiB under); the
-other, rank 256 at batch 4, shows 0.65 GiB more than 32-bit AdamW, though 8-bit needs less (2.78 GiB under): other blocks were left over.
+in the model with rotary embeddings alone; its class is the same in diffusers 0.31, torch was 2.4 then. Of the two beyond 3 % one, 8-bit
+AdamW at rank 64, shows in the table the very figure of 32-bit AdamW, though 0.37 GiB less is allocated on the device (1.48 GiB under; 0.81
+under what was reserved before training, which the script's maximum includes and the estimates above do too); the other, rank 256 at batch
+4, shows 0.65 GiB more than 32-bit AdamW, though 8-bit needs less (2.78 GiB under): other blocks were left over.
 
 ### Not comparable
 
@@ -98,8 +99,9 @@ Verdicts (rates with the interval of Clopper and Pearson, 95 %):
 {check}
 ### What is missing
 
-- Published peaks with a config that is modelled: {peaks}, of one run. So the 99 % bound is set by its priors and by the steps above more
-  than by peaks of this trainer on cards; it becomes narrower with calibration runs, not with more programs.
+- Published peaks with a config that is modelled: {peaks}, of {sources}; {own} of AI Toolkit itself, of one run. So the 99 % bound is set by
+  its priors and by other trainers' steps more than by peaks of this trainer on cards; it becomes narrower with calibration runs, not with
+  more programs.
 - Reports of OOM with a config that is modelled: {ooms}. No false safe among so few shows little; the emulated cards show what the
   replay does.
 - Figures by nvidia-smi: none with a complete config. The context is a range read off torch's messages (profiles/gpus.yaml).
@@ -167,9 +169,11 @@ def _steps() -> Table:
 def _intervals(found: list[Judged], verdicts: Sequence[Verdict]) -> str:
     wrong = "\n".join(f"- {line}" for line in accuracy_verdicts.wrong(verdicts)) or "No verdict is contradicted."
     judged = [one for one in found if one.wrong is not None]
+    read = [one for one in judged if one.reading is not None]
     return INTERVALS.format(
         source=profile().residual.source.partition("from ")[2], verdicts=accuracy_verdicts.table(verdicts).markdown(), wrong=wrong,
-        check=CHECK.read_text(encoding="utf-8"), peaks=sum(one.reading is not None for one in judged),
+        check=CHECK.read_text(encoding="utf-8"), peaks=len(read), own=sum(one.trainer == "ai-toolkit" for one in read),
+        sources=", ".join(sorted({residual_rows.publisher(one.source) for one in read})) or "none",
         ooms=sum(one.outcome == "oom" for one in judged),
     )  # fmt: skip
 

@@ -3,7 +3,8 @@
 A row of calibration/data/published.jsonl is the observation with its source, and under `compare` either a job and a card (judged by
 the verdict: a report of OOM must not be safe, a fit must not be oom), a job whose figure was read off (`peak`), two jobs between which the
 row lies because it does not say all (`range`: shown, not judged), or why none of these is possible. A peak that was read before training is
-held against the phases that `phases` names. What a job assumes beyond the row's words stands with it. Rows of architectures that are not
+held against the phases that `phases` names. What a job assumes beyond the row's words stands with it (`assumed`), and where the estimate
+is too low by more than 3 %, why (`explained`). Rows of architectures that are not
 modelled are counted in published_other.jsonl.
 
 What a row is evidence of is decided by its `evidence`, for every row alike: `measured` (a figure that a tool read during the source's own
@@ -78,9 +79,16 @@ def evaluate(path: Path = ROWS) -> list[Judged]:
     return [judge(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def explanations(path: Path = ROWS) -> dict[str, str]:
+    """Row -> why the estimate is too low, of those that say it."""
+    compared = ((row["id"], row["compare"]) for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()))
+    return {name: compare["explained"] for name, compare in compared if "explained" in compare}
+
+
 def judge(row: dict[str, Any]) -> Judged:
     """One row held against the estimate of its job."""
-    compare, notes = row["compare"], tuple(row["compare"].get("assumed", ()))
+    compare = row["compare"]
+    notes = (*compare.get("assumed", ()), *([compare["explained"]] if "explained" in compare else []))
     made = Judged(row["id"], row["source"], row["trainer"], row["arch"], said(row), "", None, notes, row["evidence"], row["outcome"])
     if compare["kind"] == "none":
         return replace(made, notes=(compare["why"],))

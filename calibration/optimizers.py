@@ -27,6 +27,17 @@ NAMES = (
 )  # fmt: skip; behind a plus the parameters' type, where that is not fp32: adapters of our own harness
 FUSED = ("automagic2", "automagic3")  # their stretches begin with the hooks that autograd calls for each gradient
 DECAY = "+weight_decay"
+# Of other trainers: torchao's CPUOffloadOptimizer with offload_gradients (torchao 0.5, prototype/low_bit_optim/cpu_offload.py). Parameters,
+# their state and the step are the host's; a hook copies each gradient there as soon as it has been accumulated, and lets go of it.
+ON_HOST = {
+    "adamw+host": {
+        "fused": True, "slots": {"gradient": {"kind": "each", "size": [["", "elements", 4]]}},
+        "stages": {
+            "created": [], "first": [{"each": True, "events": [["f", "gradient", "own"]]}],
+            "later": [{"each": True, "events": [["f", "gradient", "own"]]}],
+        },
+    },
+}  # fmt: skip
 
 
 def record(name: str, args: argparse.Namespace, out: Path) -> dict[str, Any]:
@@ -70,7 +81,7 @@ def main() -> int:
     if not args.trainer:
         parser.error("name the trainer's checkout: --trainer or AITK")
     known = json.loads(args.out.read_text()) if args.out.exists() else {}
-    rules = {key: rule for key, rule in known.items() if key != "made" and key.removesuffix(DECAY) not in args.only}
+    rules = {key: rule for key, rule in known.items() if key != "made" and key.removesuffix(DECAY) not in args.only} | ON_HOST
     made, failed = {"command": "python -m calibration.optimizers", "versions": {}}, 0
     with tempfile.TemporaryDirectory() as folder:
         for name in args.only:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from calibration.accuracy_published import explanations
 from calibration.accuracy_tables import Table, percent, quantile
 from calibration.fit import FIGURES, PHASES, Fits
 from calibration.residual_rows import PEAK, Row
@@ -120,8 +121,10 @@ def exceptions(found: Check) -> list[str]:
         if one.error < -PAST or not one.holds:
             key = (one.row.source, one.row.phase, one.row.figure) if one.row.kind == "emulated" else (one.row.row, "", one.row.figure)
             worst[key] = min(worst.get(key, one), one, key=lambda each: each.error)
+    why = explanations()
     return [
         f"{one.row.source} {one.row.row} ({one.row.figure}): {percent(one.error)} %, bound {'holds' if one.holds else 'missed'}"
+        + (f": {why[one.row.row]}" if one.row.kind == "card" and one.row.row in why else "")
         for one in sorted(worst.values(), key=lambda one: one.error)
     ]
 

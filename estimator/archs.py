@@ -53,6 +53,7 @@ class Arch:
     harness: bool = False
     lora_targets: tuple[str, ...] = ()
     adapter_dtypes: tuple[str, ...] = ("fp32",)
+    older_diffusers: tuple[str, ...] = ()
 
     def sound_tokens(self, frames: int, per_second: float) -> int:
         """Tokens of the sound of a clip taken at so many frames a second, or of an image; 0 where a model has none."""

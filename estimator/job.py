@@ -207,7 +207,10 @@ class Job:
     `expandable_segments`: PYTORCH_CUDA_ALLOC_CONF turns them on; False in the trainer's default.
     `resident`, `attention`, `control_images`, `optimizer_state_dtype`: as explicit run files say them. What is not resident ("transformer",
     "text_encoder", "vae") is unloaded or cached in `train` and `datasets`, which the timeline follows; the others have no model but their
-    defaults. `autocast`: the forward runs under torch.autocast, its result in fp32 (of architectures of our own harness).
+    defaults. `autocast`: the forward runs under torch.autocast, its result in fp32; `left_in_cache`: what was on the card before the
+    transformer came, and left its memory to torch; `given_back`: what is there until training starts, and torch.cuda.empty_cache() gives
+    back; `diffusers`: the version of the transformer's class, where that is an older one than the profile's; `optimizer_on_host`: it
+    holds no state on the card, and takes each gradient away as it comes (all of our own harness).
     `trainer_version`: where the config or the user names one.
     """
 
@@ -227,10 +230,14 @@ class Job:
     unmodelled: tuple[Unmodelled, ...] = ()
     warnings: tuple[str, ...] = ()
     resident: tuple[str, ...] | None = None
+    left_in_cache: tuple[str, ...] = ()
+    given_back: tuple[str, ...] = ()
     attention: str = "sdpa"
     control_images: int = 0
     optimizer_state_dtype: str | None = None
     autocast: bool = False
+    diffusers: str = ""
+    optimizer_on_host: bool = False
     trainer_version: str | None = None
 
     @property

@@ -23,7 +23,7 @@ LORA, LOKR = "lora", "lokr"
 SIZE = {LORA: "r", LOKR: "f"}  # the variable that an adapter's shapes depend on
 NOMINAL = {LORA: 16, LOKR: 4}  # rank, factor: decide only where tensors that are made once (two of 1 KiB) come in the first step
 PARTS = ("step.update/", "setup.optimizer/")
-DECAY = "+weight_decay"
+DECAY, ON_HOST = "+weight_decay", "+host"
 FUSED = "+"  # between the key of a step's core and that of an optimizer that updates in its backward pass
 STAGE_OF = {"setup.optimizer": "created", "first": "first", "later": "later"}
 

@@ -6,13 +6,13 @@ another trainer's own, and have no model. Source: calibration/harness (worker.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from estimator import optimizers
 from estimator.batches import Batch, Step, one_or_many
 from estimator.estimate import Variant
 from estimator.job import Bucket, Job
-from estimator.operations import CORE, Begin, End, MoveIn, Operation, Part, Release
+from estimator.operations import CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 from estimator.sizes import sizes_of
 
@@ -26,12 +26,21 @@ class StepOnlyPlan(Plan):
         super().__init__(job, encoders)
         self.dtype = job.network.dtype if job.network else FP32
         self.optimizer = optimizers.rule_name(job.train.optimizer, job.train.weight_decay, self.dtype)
+        if job.optimizer_on_host:
+            self.optimizer = job.train.optimizer + optimizers.ON_HOST
 
     def load(self) -> Iterator[Operation]:
-        """Whole components, one after another, as from_pretrained and `.to` leave them."""
-        resident = self.job.resident or ()
-        others = [*(self.encoders if "text_encoder" in resident else ()), *(("vae",) if "vae" in resident else ())]
-        if others:
+        """Whole components, one after another, as from_pretrained and `.to` leave them.
+
+        What is left in the cache encodes first and goes without torch.cuda.empty_cache(): the transformer's tensors come to lie in its
+        blocks, and remainders that no tensor of a step fits into stay reserved.
+        """
+        if left := self._components(self.job.left_in_cache):
+            yield Begin("load", "text encoder and VAE, before the transformer")
+            yield from (MoveIn(name) for name in left)
+            yield from (MoveOut(name) for name in left)
+            yield End()
+        if others := self._components((*(self.job.resident or ()), *self.job.given_back)):
             yield Begin("load", "text encoder and VAE")
             yield from (MoveIn(name) for name in others)
             yield End()
@@ -39,12 +48,19 @@ class StepOnlyPlan(Plan):
         yield MoveIn("transformer")
         yield End()
 
+    def _components(self, names: Collection[str]) -> tuple[str, ...]:
+        """Those beside the transformer, by the names of the profile."""
+        return (*(self.encoders if "text_encoder" in names else ()), *(("vae",) if "vae" in names else ()))
+
     def set_up(self) -> Iterator[Operation]:
         yield Begin("prepare", "adapter")
         kind = "" if self.dtype == FP32 else f"/{self.dtype}"
         yield Part(f"setup.network/{self.weights}{kind}", self.rank)
         if optimizers.makes_state_at_once(self.optimizer):
             yield Part(f"setup.optimizer/{self.optimizer}", self.rank)
+        if back := self._components(self.job.given_back):
+            yield from (MoveOut(name) for name in back)
+            yield EmptyCache()
         yield End()
 
     def caching(self) -> Iterator[Operation]:
@@ -57,7 +73,8 @@ class StepOnlyPlan(Plan):
         yield from ()
 
     def core(self, bucket: Bucket) -> str:
-        return f"{CORE}.{self.dtype}" + ("" if self.job.autocast else ".plain")
+        older = f".diffusers-{self.job.diffusers}" if self.job.diffusers else ""
+        return f"{CORE}.{self.dtype}" + ("" if self.job.autocast else ".plain") + older
 
     def step(self, step: Step, first: bool, updates: bool = True, number: int = 0) -> Iterator[Operation]:
         largest = max(step, key=lambda b: b.size * b.bucket.width * b.bucket.height * b.bucket.frames)

@@ -49,9 +49,16 @@ def write(folder: Path, run: dict[str, Any]) -> Path:
 
 
 def read(folder: Path, **changes: Any) -> Job:
-    run = {key: value for key, value in ({"arch": "hunyuan-video"} | ROW | changes).items() if value is not ...}
+    row = {"arch": "hunyuan-video"} | ROW | changes
+    run = {key: value for key, value in (row | fixed(row["arch"])).items() if value is not ...}
     (job,) = read_jobs(write(folder, run))
     return job
+
+
+def fixed(arch: str) -> dict[str, int]:
+    """The one length of text that an architecture takes, where it takes no other."""
+    tokens = load_archs().archs[arch].fixed_text_tokens
+    return {} if tokens is None else {"text_tokens": tokens}
 
 
 def lora(**changes: Any) -> dict[str, Any]:
@@ -92,7 +99,7 @@ def runs(draw: st.DrawFn, arch: str) -> dict[str, Any]:
         "width": edge * draw(st.integers(12, 40)), "height": edge * draw(st.integers(12, 40)),
         "frames": 1 + frames * draw(st.integers(0, 20)), "text_tokens": draw(st.integers(8, 256)),
         "batch_size": draw(st.integers(1, 5)), "gradient_checkpointing": draw(st.booleans()),
-        "optimizer": draw(st.sampled_from(["adamw", "adamw8bit"])),
+        "optimizer": draw(st.sampled_from(["adamw", "adamw8bit"])), **fixed(arch),
     }  # fmt: skip
 
 
@@ -110,7 +117,7 @@ def test_more_never_needs_less(arch: str, data: st.DataObject) -> None:
     more = data.draw(
         st.sampled_from([
             {"batch_size": run["batch_size"] + 1}, {"width": run["width"] + edge}, {"height": run["height"] + 4 * edge},
-            {"frames": run["frames"] + frames}, {"text_tokens": run["text_tokens"] + 9},
+            {"frames": run["frames"] + frames}, {"text_tokens": run["text_tokens"] + 9} | fixed(arch),
             {"lora": {**run["lora"], "rank": run["lora"]["rank"] + 8}},
         ])
     )  # fmt: skip
@@ -137,6 +144,51 @@ def test_ledgers_sum_and_what_stays_is_counted(arch: str, tmp_path: Path) -> Non
     rounding = [components.pop(ROUNDING) for components in steps]  # remainders of blocks that were not worth splitting
     assert max(rounding) < ROUNDING_BYTES
     assert {name: size for name, size in steps[1].items() if name not in ("text_encoder", "vae")} == steps[0]
+
+
+@of_each
+def test_what_is_left_in_the_cache_is_reserved_and_not_allocated(arch: str, tmp_path: Path) -> None:
+    """Text encoder and VAE, gone before the transformer came: torch keeps their blocks, and what comes after may lie in them."""
+    alone, after = (
+        simulate(read(tmp_path, arch=arch, lora=lora(dtype=load_archs().archs[arch].adapter_dtypes[0]), left_in_cache=left)).phases
+        for left in ([], ["text_encoder", "vae"])
+    )
+    before, *rest = after
+    assert before.components["text_encoder"] > before.components["vae"] > 0
+    assert [(peak.phase, peak.detail) for peak in rest] == [(peak.phase, peak.detail) for peak in alone]
+    for peak, other in zip(rest, alone, strict=True):
+        assert not peak.components.keys() & {"text_encoder", "vae"}
+        assert abs(peak.allocated_bytes - other.allocated_bytes) < ROUNDING_BYTES
+        assert peak.reserved_bytes >= max(before.reserved_bytes, other.reserved_bytes)
+    assert rest[0].reserved_bytes < before.reserved_bytes + alone[0].reserved_bytes - GRAIN_BYTES  # some of it is used again
+
+
+@of_each
+def test_what_is_given_back_is_there_until_training_starts(arch: str, tmp_path: Path) -> None:
+    dtype = load_archs().archs[arch].adapter_dtypes[0]
+    alone, before, beside = (
+        simulate(read(tmp_path, arch=arch, lora=lora(dtype=dtype), **where)).phases
+        for where in ({}, {"given_back": ["text_encoder", "vae"]}, {"resident": ["transformer", "text_encoder", "vae"]})
+    )
+    for phase in ("load", "prepare"):
+        most = [max(peak.reserved_bytes for peak in each if peak.phase == phase) for each in (before, beside)]
+        assert most[0] == most[1]
+    gone = beside[-1].components["text_encoder"] + beside[-1].components["vae"]
+    assert before[-1].allocated_bytes == pytest.approx(beside[-1].allocated_bytes - gone, abs=ROUNDING_BYTES)
+    assert alone[-1].reserved_bytes <= before[-1].reserved_bytes + ROUNDING_BYTES
+    assert before[-1].reserved_bytes < beside[-1].reserved_bytes - gone // 2
+
+
+@pytest.mark.parametrize("key", ["left_in_cache", "given_back"])
+def test_what_is_gone_is_a_component_and_nowhere_else(key: str, tmp_path: Path) -> None:
+    for value, others in (
+        (["transformer"], {}), ("vae", {}), ([["vae"]], {}), (["vae"], {"resident": ["transformer", "vae"]}),
+    ):  # fmt: skip
+        with pytest.raises(InputError) as caught:
+            read(tmp_path, **{key: value}, **others)
+        assert {p.place.key for p in caught.value.problems if p.place} == {f"run.{key}"}
+    with pytest.raises(InputError, match="elsewhere"):
+        read(tmp_path, left_in_cache=["vae"], given_back=["text_encoder", "vae"])
 
 
 def test_text_left_out_is_the_longest(tmp_path: Path) -> None:
@@ -171,6 +223,8 @@ def test_adapter_and_state_are_of_its_type(arch: str, dtype: str, element: int, 
         ("run.method", {"method": "full", "lora": ...}),
         ("run.attention", {"attention": "flash"}),
         ("run.control_images", {"control_images": 1}),
+        ("run.diffusers", {"diffusers": "0.30.3"}),
+        ("run.diffusers", {"diffusers": 0.32}),
     ],
 )
 def test_what_was_not_recorded_is_named(key: str, changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,6 +253,12 @@ def test_sizes_that_the_model_cannot_take_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read(tmp_path, width=650, height=12)
     assert {(p.place.key, p.fix) for p in caught.value.problems if p.place} == {("run.width", "write 640"), ("run.height", "write 16")}
+
+
+def test_what_is_gone_and_versions_are_nothing_that_is_chosen_in_ai_toolkit(tmp_path: Path) -> None:
+    for key, value in (("left_in_cache", ["vae"]), ("given_back", ["vae"]), ("diffusers", "0.32.0")):
+        job = read(tmp_path, arch="zimage", lora={"rank": 16}, frames=1, **{key: value})
+        assert [one.place.key for one in job.unmodelled] == [f"run.{key}"]
 
 
 def test_autocast_is_nothing_that_is_chosen_in_ai_toolkit(tmp_path: Path) -> None:

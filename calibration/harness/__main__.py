@@ -28,7 +28,7 @@ def record(args: argparse.Namespace) -> int:
     worst = 0
     for name, job in jobs.probes(args.arch).items():
         folder = args.folder / name
-        if (folder / "result.json").exists() or (args.only and name not in args.only):
+        if (folder / "result.json").exists() or (args.only and name not in args.only) or job["diffusers"] != args.diffusers:
             continue
         jobs.write(job, folder)
         code = jobs.run(folder, args.python)
@@ -96,6 +96,7 @@ def main() -> int:
         command.add_argument("folder", type=Path)
         command.add_argument("--python", default=PYTHON, help="python with the CUDA build of torch")
         command.add_argument("--only", nargs="*", help="of record: these of its jobs")
+        command.add_argument("--diffusers", default="", help="of record: the jobs of an older version, which that python must have")
         command.add_argument("--out", type=Path, help="of extract; default: profiles/ARCH")
     args = parser.parse_args()
     code: int = args.function(args)

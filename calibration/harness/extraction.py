@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from calibration.architectures.base import Layout
 from calibration.extract import build, parts
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
@@ -17,6 +18,7 @@ from calibration.harness.families import FAMILIES, Kind
 from calibration.harness.jobs import kind_of, spec
 from calibration.harness.unroll import Layers, layers_of, unrolled
 
+SAID = ("dtype", "autocast", "full", "diffusers", "rank", "optimizer")  # of each probe job, in the profile
 LEFT_OUT = ("step.update/",)  # by rule: profiles/optimizers.json
 
 
@@ -26,8 +28,9 @@ def occurrences(run: Run, arch: str, kind: Kind) -> Iterator[Occurrence]:
     rank, suffix = parts.settings(run)["rank"], "" if kind.dtype == "fp32" else f"/{kind.dtype}"
     if not kind.full and not any(phase.name == "step" for phase in run.root.inner):
         yield Occurrence(run, f"setup.network/bf16{suffix}", list(range(setup.first, setup.last)), {"r": rank})
-    for part in parts.step_parts(run, lambda bucket: bucket["text"], FAMILIES[arch].layout):
-        if not part.key.startswith(LEFT_OUT):
+    for part in parts.step_parts(run, lambda bucket: bucket["text"], FAMILIES[arch].layout_of(kind)):
+        # of an older class its core alone
+        if not part.key.startswith(LEFT_OUT) and (part.key.startswith("step.core/") or not kind.diffusers):
             yield replace(part, key=part.key.replace("step.core/", f"{kind.part}/", 1))
 
 
@@ -41,6 +44,7 @@ def build_profile(arch: str, folders: list[Path], out: Path) -> list[str]:
     """Extract everything and write the profile. A line of report for each part. Raises Refused."""
     family = FAMILIES[arch]
     lists: dict[str, list[Layers]] = {}
+    layouts: dict[str, Layout] = {}
     found: dict[str, list[Occurrence]] = defaultdict(list)
     tables: dict[str, list[int]] = {}
     made: dict[str, Any] = {"command": f"python -m calibration.harness extract {arch}", "probes": []}
@@ -51,18 +55,20 @@ def build_profile(arch: str, folders: list[Path], out: Path) -> list[str]:
         kind = kind_of(job)
         for part in occurrences(run, arch, kind):
             found[part.key].append(part)
+            layouts[part.key] = family.layout_of(kind)
             if job["layers"] and part.key.startswith(kind.part):
                 counts = {name: count for name, (_, count) in family.lists.items()}
                 lists[part.key] = layers_of(counts, [name for name, *_ in trained(folder)])
-        made["versions"] = run.versions
+        if not kind.diffusers:
+            made["versions"] = run.versions
         if not job["layers"]:
             tables.update(build.residents(run))
-        made["probes"].append({"name": folder.name, **{key: job[key] for key in ("dtype", "autocast", "full", "rank", "optimizer")}})
+        made["probes"].append({"name": folder.name, **{key: job[key] for key in SAID}})
     programs: dict[str, Program] = {}
     report, refused = [], []
     for key in sorted(found):
         try:
-            program = programs[key] = unrolled(extract(key, found[key], family.layout), lists.get(key, []))
+            program = programs[key] = unrolled(extract(key, found[key], layouts[key]), lists.get(key, []))
         except Refused as error:
             refused.append(str(error))
             continue

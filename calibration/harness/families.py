@@ -21,11 +21,13 @@ Bucket = tuple[int, int, int, int, int]
 @dataclass(frozen=True)
 class Kind:
     """How a model is trained: an adapter in a type over weights in bf16, or (`full`) all weights, in that type. `autocast`: the forward
-    runs under torch.autocast, its result in fp32, as accelerate's mixed precision has it."""
+    runs under torch.autocast, its result in fp32, as accelerate's mixed precision has it. `diffusers`: the version whose class it is,
+    where that is not the profile's."""
 
     dtype: str
     autocast: bool = True
     full: bool = False
+    diffusers: str = ""
 
     @property
     def weights(self) -> str:
@@ -34,11 +36,13 @@ class Kind:
     @property
     def part(self) -> str:
         """The part that holds forward, loss and backward (estimator.steponly names it likewise)."""
-        return f"step.core.{'full' if self.full else self.dtype}" + ("" if self.autocast else ".plain")
+        how = f"step.core.{'full' if self.full else self.dtype}" + ("" if self.autocast else ".plain")
+        return f"{how}.diffusers-{self.diffusers}" if self.diffusers else how
 
     @property
     def name(self) -> str:
-        return ("full-" if self.full else "") + f"{self.dtype}-{'autocast' if self.autocast else 'plain'}"
+        how = ("full-" if self.full else "") + f"{self.dtype}-{'autocast' if self.autocast else 'plain'}"
+        return f"{how}-diffusers-{self.diffusers}" if self.diffusers else how
 
 
 ADAPTERS = (Kind("bf16"), Kind("fp32"), Kind("bf16", autocast=False))
@@ -51,7 +55,8 @@ class Family:
     arguments.
 
     `lists`: a list of layers -> the argument that sets its length, and the model's own length. `channels`: of a latent; `compression`:
-    pixels each way and frames of one latent cell. `text_width`: of a prompt's embedding.
+    pixels each way and frames of one latent cell. `text_width`: of a prompt's embedding. `older`: kinds whose class was another one in an
+    older diffusers, and the masks that sizes depend on there; of one sample alone.
     """
 
     transformer: tuple[str, dict[str, Any]]
@@ -64,15 +69,27 @@ class Family:
     buckets: tuple[Bucket, ...]
     lists: dict[str, tuple[str, int]]
     extra: dict[str, int] = field(default_factory=dict)
+    older: dict[Kind, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """How it is trained in the probe jobs."""
+        return (*KINDS, *self.older)
+
+    def layout_of(self, kind: Kind) -> Layout:
+        """What sizes of this kind's recordings can depend on."""
+        return replace(self.layout, masks=self.older[kind]) if kind in self.older else self.layout
 
     def of_layers(self, count: int) -> Family:
         """The same with so many layers of each list."""
         name, arguments = self.transformer
         return replace(self, transformer=(name, {**arguments, **{argument: count for argument, _ in self.lists.values()}}))
 
-    def probe_buckets(self, rank: int) -> tuple[Bucket, ...]:
+    def probe_buckets(self, rank: int, kind: Kind) -> tuple[Bucket, ...]:
         """The buckets of a probe job: of each rank a part, some of both; all where no adapter is trained."""
         one, many = ([b for b in self.buckets if (b[2] > 1) is several] for several in (False, True))
+        if kind.diffusers:
+            return tuple(one[:ONE] if rank == RANKS[0] else one[-ONE:])
         if rank == RANKS[0]:
             return (*one[:ONE], *many[:MANY])
         return (*one[-ONE:], *many[-MANY:]) if rank else self.buckets
@@ -113,6 +130,9 @@ FAMILIES = {
         ("HunyuanVideoTransformer3DModel", {}), (LLAMA_8B, CLIP_L), ("AutoencoderKLHunyuanVideo", {}),
         replace(LAYOUT, masks=("X*X", "X*X8"), scratch=("splits24_S", "splits24_X")), 16, (8, 4), 4096, BUCKETS,
         {"transformer_blocks": ("num_layers", 20), "single_transformer_blocks": ("num_single_layers", 40)}, {"pooled": 768},
+        # diffusers 0.32.0 and 0.32.1 give each attention a mask of tokens x tokens, and take one sample only; later ones have one row
+        # (#10482 of diffusers)
+        {Kind("bf16", diffusers="0.32.0"): ("X*X", "X*X8", "S*S", "S*S8")},
     ),
     # its positions are of 226 tokens of text, no more and no fewer
     "cogvideox-2b": replace(COGVIDEOX_2B, buckets=tuple((w, h, count, 226, frames) for w, h, count, _, frames in BUCKETS)),

@@ -23,20 +23,21 @@ def probes(arch: str) -> dict[str, dict[str, Any]]:
     """Folder name -> job: for each kind of training steps of a model with few layers (see unroll), of an adapter at two ranks, and the
     whole model brought to the card without a step; the first of these brings the other components as well."""
     made: dict[str, dict[str, Any]] = {}
-    for kind in KINDS:
+    for kind in FAMILIES[arch].kinds:
         for rank in (0,) if kind.full else RANKS:
             made[f"{arch}-{kind.name}-{rank}"] = {
-                "arch": arch, **asdict(kind), "rank": rank, "buckets": FAMILIES[arch].probe_buckets(rank), "components": False,
-                "resident": [], "optimizer": "adamw", "checkpointing": [True, False], "events": True, "layers": RECORDED,
+                "arch": arch, **asdict(kind), "rank": rank, "buckets": FAMILIES[arch].probe_buckets(rank, kind), "components": False,
+                "resident": [], "left_in_cache": [], "given_back": [], "optimizer": "adamw", "checkpointing": [True, False],
+                "events": True, "layers": RECORDED,
             }  # fmt: skip
-        if kind.autocast:  # brought there alike without
+        if kind.autocast and not kind.diffusers:  # brought there alike without, and by an older class
             whole = {"buckets": [], "components": kind == KINDS[0], "layers": 0}
             made[f"{arch}-{kind.name}-whole"] = {**made[f"{arch}-{kind.name}-{0 if kind.full else RANKS[0]}"], **whole}
     return made
 
 
 def kind_of(job: dict[str, Any]) -> Kind:
-    return Kind(job["dtype"], job["autocast"], job["full"])
+    return Kind(job["dtype"], job["autocast"], job["full"], job["diffusers"])
 
 
 def write(job: dict[str, Any], folder: Path) -> None:

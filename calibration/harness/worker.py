@@ -1,12 +1,14 @@
 """One recorded run of the harness, on the device that torch finds. `python -m calibration.harness` starts it. Arguments: JOB.json OUT_DIR.
 
-A job: `arch`, `dtype`, `autocast` and `full` (families.Kind), the adapter's `rank`, `buckets`, `components` (text encoders and VAE are
-brought to the card once, so that their tensors are known), `resident` (those that stay there), `optimizer`, `checkpointing` (which of
-both), `events`, `layers` (of each list; 0: the model's own).
+A job: `arch`, `dtype`, `autocast`, `full` and `diffusers` (families.Kind), the adapter's `rank`, `buckets`, `components` (text encoders and
+VAE are brought to the card once, so that their tensors are known), `resident` (those that stay there), `left_in_cache` (those that are gone
+when the transformer comes, without torch.cuda.empty_cache()), `given_back` (those that are gone when training starts, with it),
+`optimizer`, `checkpointing` (which of both), `events`, `layers` (of each list; 0: the model's own).
 """
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import json
 import os
@@ -42,9 +44,11 @@ class Job:
 
     def load(self) -> None:
         frame = self.record.open("load")
-        for component, model in models.others(self.family) if self.job["components"] or self.job["resident"] else ():
-            stays = component.rstrip("01").removesuffix("_") in self.job["resident"]
-            if not (stays or self.job["components"]):
+        stay, leave = {*self.job["resident"], *self.job["given_back"]}, self.job["left_in_cache"]
+        before = []
+        for component, model in models.others(self.family) if self.job["components"] or stay or leave else ():
+            name = component.rstrip("01").removesuffix("_")
+            if not (name in stay or name in leave or self.job["components"]):
                 continue
             inner = self.record.open(f"load: {component}")
             moved = model.to("cuda")
@@ -53,16 +57,23 @@ class Job:
             else:
                 self.sd.text_encoder.append(moved)
             self.record.close(inner)
-            if not stays and component == "vae":
-                self.sd.vae = None
-            elif not stays:
-                self.sd.text_encoder[-1] = None  # its place is its number
+            if name not in stay:
+                self._let_go(component)
+            if name in leave:
+                before.append(moved)
             del model, moved
+        before.clear()
         inner = self.record.open("load: transformer")
         dtype = models.TYPES[self.job["dtype"] if self.job["full"] else "bf16"]
         self.sd.unet = models.transformer(self.family, dtype).to("cuda").requires_grad_(self.job["full"])
         self.record.close(inner)
         self.record.close(frame)
+
+    def _let_go(self, component: str) -> None:
+        if component == "vae":
+            self.sd.vae = None
+        else:
+            self.sd.text_encoder[int(component.removeprefix("text_encoder"))] = None  # its place is its number
 
     def set_up(self) -> None:
         frame = self.record.open("setup")
@@ -72,6 +83,13 @@ class Job:
             parameters = models.adapted(self.sd.unet, self.job["rank"], self.job["dtype"])
         self.network = torch.nn.ParameterList(parameters)
         self.optimizer = optimizer_of(self.job["optimizer"], parameters)
+        if "text_encoder" in self.job["given_back"]:
+            self.sd.text_encoder.clear()
+        if "vae" in self.job["given_back"]:
+            self.sd.vae = None
+        if self.job["given_back"]:
+            gc.collect()
+            torch.cuda.empty_cache()
         self.record.close(frame)
         if self.names is not None:
             self.names.name_modules(self.sd.unet, "transformer")
@@ -121,13 +139,19 @@ def optimizer_of(name: str, parameters: list[Any]) -> Any:
 
 
 def versions() -> dict[str, str]:
+    import diffusers
+
     installed = {each.metadata["Name"].lower(): each.version for each in importlib.metadata.distributions() if each.metadata["Name"]}
-    return {name: installed.get(name, "not installed") for name in VERSIONED}
+    return {name: installed.get(name, "not installed") for name in VERSIONED} | {"diffusers": diffusers.__version__}
 
 
 def main(path: str, out: str) -> None:
     with open(path) as file:
         given = json.load(file)
+    import diffusers
+
+    if not diffusers.__version__.startswith(given["diffusers"]):
+        raise SystemExit(f"this job is of diffusers {given['diffusers']}: here is {diffusers.__version__}")
     torch.set_num_threads(2)
     record = recorder.Recorder(events=given["events"])
     root, outcome, error_text = record.open("run"), "ok", None

@@ -46,7 +46,7 @@ RUN = ("run",)
 RUN_KEYS = frozenset({
     "arch", "method", "lora", "weights", "width", "height", "frames", "text_tokens", "control_images", "batch_size",
     "gradient_checkpointing", "optimizer", "optimizer_state_dtype", "resident", "attention", "sample", "autocast",
-})  # fmt: skip
+}) | explicit_harness.KEYS  # fmt: skip
 LORA_KEYS = frozenset({"rank", "dtype", "targets"})
 SAMPLE_KEYS = frozenset({"width", "height", "frames", "cfg", "vae_tiling"})
 REQUIRED = ("arch", "method", "weights", "width", "height", "batch_size")
@@ -141,7 +141,9 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
         found.not_modelled(run.at("weights"), weights, "the transformer in this type")
     network = _lora(run, method, arch)
     optimizer, state = _optimizer(run)
+    on_host = explicit_harness.on_host(run, arch, optimizer)
     resident = _resident(run)
+    (left, back), diffusers = explicit_harness.gone(run, arch, resident), explicit_harness.older_diffusers(run, arch)
     attention = _one_of(run, "attention", ATTENTION, "sdpa")
     if attention not in modelled.ATTENTION:
         found.not_modelled(run.at("attention"), attention, "another attention kernel saves other tensors")
@@ -165,8 +167,8 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
         name=name, trainer="explicit", arch=arch.key, trainer_arch=arch.key, method=method,
         model=Model(name_or_path=arch.hub[0] if arch.hub else arch.key, weights=weights),
         network=network, train=train, datasets=(_dataset(shape, arch, resident),), samples=samples, sample_every=0, save_every=0,
-        unmodelled=found.unmodelled, warnings=found.warnings, resident=resident, attention=attention,
-        control_images=shape.control_images, optimizer_state_dtype=state, autocast=autocast,
+        unmodelled=found.unmodelled, warnings=found.warnings, resident=resident, attention=attention, left_in_cache=left, given_back=back,
+        control_images=shape.control_images, optimizer_state_dtype=state, autocast=autocast, diffusers=diffusers, optimizer_on_host=on_host,
     )  # fmt: skip
 
 

@@ -1,6 +1,11 @@
 """Run files of architectures that AI Toolkit does not have: what was recorded of them by our own harness, and what was not.
 
-Nothing is taken for something near it: another layer, another type, another optimizer is named and makes the verdict unknown.
+Nothing is taken for something near it: another layer, another type, another optimizer is named and makes the verdict unknown. Their own keys:
+
+    left_in_cache: []             # default; components that were there before the transformer came, and left their memory in torch's cache
+    given_back: []                # default; those that are there until training starts, and whose memory torch gives back then
+    optimizer_on_host: false      # default; true: torchao's CPUOffloadOptimizer, which takes gradients to the host as they come
+    diffusers: "0.32.0"           # an older version whose class is another one; left out: the version that was recorded
 """
 
 from __future__ import annotations
@@ -14,6 +19,8 @@ from estimator.trainers.section import Section, shown
 NOT_THERE = "not modelled for {}, and not in the estimate: caching latents and text, encoding within a step, previews, saving"
 RECORDED_WEIGHTS = "bf16"
 CORE = "step.core"  # in keys of parts, before the adapter's type and ".plain" (estimator.steponly)
+KEYS = frozenset({"left_in_cache", "given_back", "optimizer_on_host", "diffusers"})
+LEAVING, GONE = ("text_encoder", "vae"), ("left_in_cache", "given_back")
 
 
 def check(run: Section, arch: Arch, network: Network | None, resident: tuple[str, ...], autocast: bool) -> None:
@@ -37,3 +44,46 @@ def check(run: Section, arch: Arch, network: Network | None, resident: tuple[str
         found.warn(run.at("autocast"), "not given: the forward is taken to run under torch.autocast")
     if len(resident) > 1:
         found.warn(run.at("resident"), "their weights are counted; encoding within a step is not")
+
+
+def gone(run: Section, arch: Arch | None, resident: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Components that are gone when training starts (`left_in_cache`, `given_back`); each is in one of these and `resident` at most."""
+    found, taken, lists = run.found, set(resident), []
+    for key in GONE:
+        value = run.values.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(part, str) and part in LEAVING for part in value):
+            found.problem(run.at(key), f"expected a list of components, got {shown(value)}", "", f"out of: {', '.join(LEAVING)}")
+            value = []
+        if both := [part for part in value if part in taken]:
+            where = f"among {', '.join(('resident', *GONE))} each stands once"
+            found.problem(run.at(key), f"{', '.join(both)}: elsewhere as well", where, "take it from one")
+        if value and arch is not None and not arch.harness:
+            found.not_modelled(run.at(key), shown(value), "loading is estimated as AI Toolkit does it")
+            value = []
+        taken |= set(value)
+        lists.append(tuple(part for part in LEAVING if part in value))
+    return lists[0], lists[1]
+
+
+def on_host(run: Section, arch: Arch | None, optimizer: str) -> bool:
+    """Whether the optimizer is the host's, which gets each gradient as soon as it is there (`optimizer_on_host`)."""
+    value = run.values.get("optimizer_on_host", False)
+    if not isinstance(value, bool):
+        run.found.problem(run.at("optimizer_on_host"), f"expected true or false, got {shown(value)}")
+        return False
+    if value and (arch is None or not arch.harness or not optimizers.known(optimizer + optimizers.ON_HOST)):
+        run.found.not_modelled(run.at("optimizer_on_host"), value, "this optimizer on the host, or of this architecture")
+        return False
+    return value
+
+
+def older_diffusers(run: Section, arch: Arch | None) -> str:
+    """The version of diffusers whose class the transformer is, where that is none that the profile is of."""
+    version = run.values.get("diffusers")
+    if version is None:
+        return ""
+    if arch is None or version not in arch.older_diffusers:
+        known = ", ".join(arch.older_diffusers) if arch and arch.older_diffusers else "none"
+        run.found.not_modelled(run.at("diffusers"), shown(version), f"the class of another version than was recorded (besides: {known})")
+        return ""
+    return str(version)
