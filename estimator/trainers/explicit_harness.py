@@ -1,6 +1,7 @@
 """Run files of architectures that AI Toolkit does not have: what was recorded of them by our own harness, and what was not.
 
-Nothing is taken for something near it: another layer, another type, another optimizer is named and makes the verdict unknown. Their own keys:
+Nothing is taken for something near it: another layer, another type, another optimizer is named and makes the verdict unknown. Their own
+keys:
 
     left_in_cache: []             # default; components that were there before the transformer came, and left their memory in torch's cache
     given_back: []                # default; those that are there until training starts, and whose memory torch gives back then
