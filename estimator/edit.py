@@ -17,6 +17,7 @@ from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Sample
 from estimator.operations import MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
+from estimator.stays import PROMPTS
 
 Pictures = tuple[Size, ...]
 TILE_PIXELS = 256  # AutoencoderKLQwenImage: tile_sample_min_height, tile_sample_min_width
@@ -125,9 +126,36 @@ class QwenEditPlan(Plan):
             elif isinstance(operation, Part) and operation.key.startswith("preview/"):
                 yield from self.encoded([image_values(TILE_PIXELS, TILE_PIXELS)] if self.job.model.low_vram and latents else latents)
                 positive, negative = self.prompts_of(sample)
+                yield from self.prompts_from_cache(sample, when)
                 yield replace(operation, values={**self.with_controls(operation, latents), "X": positive, "N": negative})
+            elif operation == Release("preview"):
+                yield operation
+                yield from self.prompts_stay(sample, when)
             else:
                 yield operation
+
+    def prompts_from_cache(self, sample: Sample, when: str) -> Iterator[Operation]:
+        """Cached prompts move to the card in a preview's first round and stay, some 7 KB for each token of text and pictures.
+
+        Programs of previews make them anew, but for later rounds in bf16: in their place, then.
+        """
+        if self.text_away and not self.found_there(when):
+            yield Release(self._kept(sample))
+        elif self.text_away and self.job.train.skip_first_sample:
+            yield from self.prompts_stay(sample, "first")
+
+    def prompts_stay(self, sample: Sample, when: str) -> Iterator[Operation]:
+        """After a preview: its prompts, which its program made as all else that goes with it."""
+        positive, negative = self.prompts_of(sample)
+        if self.text_away and not self.found_there(when):
+            yield Part(PROMPTS, {"X": positive, "N": negative}, self._kept(sample))
+
+    def found_there(self, when: str) -> bool:
+        """The program of a preview is one that finds its cached prompts on the card."""
+        return self.weights == "bf16" and when == "later"
+
+    def _kept(self, sample: Sample) -> str:
+        return f"prompts of preview {self.samples.index(sample)}"
 
     def sampling(self, when: str) -> Iterator[Operation]:
         """After the first step the VAE is on the card for good."""

@@ -15,7 +15,8 @@ from estimator.features import image_values
 from estimator.job import Sample
 from estimator.operations import EmptyCache, MoveIn, Operation, Part, Release
 from estimator.prompts import PromptsApart, VaeStays
-from estimator.references import CROPPED, REFERENCED, TOKENS
+from estimator.references import CROPPED, REFERENCED
+from estimator.stays import TOKENS
 
 
 class Flux2Plan(VaeStays, PromptsApart):

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from estimator import derived_weights, experts, loss_weights, optimizers, references
+from estimator import derived_weights, experts, loss_weights, optimizers, references, stays
 from estimator.archive import Archive
-from estimator.controls import ENCODE, RAW, RAW_BYTES_PER_PIXEL
+from estimator.controls import ENCODE
 from estimator.derived_weights import Derivation
 from estimator.errors import CannotTell, Problem
 from estimator.loss_weights import WEIGHED
 from estimator.paths import profiles_dir
-from estimator.program import ALLOCATE, Footprint, PeakRow, Program, left_out
-from estimator.references import CROPPED, REFERENCED, TOKENS
+from estimator.program import Footprint, PeakRow, Program, left_out
+from estimator.references import CROPPED, REFERENCED
 
 SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "latents", "encode.", "decode", "tile.", "step.head/", "preview.prompts")
 SHARED_COMPONENTS = ("text_encoder", "vae")
@@ -47,10 +47,6 @@ PLACES_OF_LINEAR = derived_weights.with_derived({"qfloat8": 4, "float8": 2, "uin
 # Behind the key of a step's core: what it is rewritten by. Sizes of a footprint are those of the core as it was recorded
 CORE_RULES = {WEIGHED: loss_weights.weighed, REFERENCED: references.referenced}
 _CACHED, _PIXELS = "cache_latents.item", "cache_latents"  # the part that caches a latent; what the loader makes of its pixels there
-_PICTURE, _BYTES = "a control image as it was read", (RAW_BYTES_PER_PIXEL,)
-RAW_PICTURE = Program(
-    RAW, ("R",), np.array([_BYTES]), (0,), [_PICTURE], (None,), np.array([ALLOCATE]), 0, (PeakRow(_BYTES, _PICTURE),), {}
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,7 +147,9 @@ class Profile:
         raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
 
     def _has_rule(self, key: str) -> bool:
-        if key in (RAW, ENCODE, CROPPED, TOKENS) or experts.split(key)[1] or (key.startswith("step.core") and optimizers.FUSED in key):
+        if key in stays.PROGRAMS or key in (ENCODE, CROPPED) or experts.split(key)[1]:
+            return True
+        if key.startswith("step.core") and optimizers.FUSED in key:
             return True
         if key.endswith(tuple(CORE_RULES)) or key.startswith(PRESERVING):
             return True
@@ -160,10 +158,8 @@ class Profile:
         return derived_weights.base_key(key) is not None and not self.has(key)
 
     def _by_rule(self, key: str) -> Program:
-        if key == RAW:
-            return RAW_PICTURE
-        if key == TOKENS:
-            return references.KEPT
+        if key in stays.PROGRAMS:
+            return stays.PROGRAMS[key]
         if key == ENCODE:
             return left_out(self.program(_CACHED), key, _PIXELS)
         if key == CROPPED:

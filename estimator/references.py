@@ -14,20 +14,14 @@ import numpy as np
 
 from estimator.errors import CannotTell, Problem
 from estimator.features import Ints
-from estimator.program import ALLOCATE, PeakRow, Program
+from estimator.program import ALLOCATE, Program
 from estimator.rewriting import widened, written
+from estimator.stays import LATENT_BYTES, PLACE_BYTES
 
 REFERENCED = "/referenced"  # behind the key of a step's core
-TOKENS = "control.tokens"  # part: tokens of control images, kept until the forward is over
 CROPPED = "control.encode/cropped"  # part: the VAE over a control image that was cropped to whole tokens
 
-LATENT_BYTES, PLACE_BYTES = 256, 32  # of a token: 128 channels of bf16; four coordinates of 8 bytes
 PIXEL_BYTES = 1536  # of a token: 16 x 16 pixels, three channels of bf16
-_MOMENT = "control images: their tokens"
-KEPT = Program(
-    TOKENS, ("T",), np.array([[LATENT_BYTES], [PLACE_BYTES]]), (0, 0), [_MOMENT], (None, None), np.array([ALLOCATE, ALLOCATE]), 0,
-    (PeakRow((LATENT_BYTES + PLACE_BYTES,), _MOMENT),), {},
-)  # fmt: skip
 
 
 def referenced(core: Program) -> Program:

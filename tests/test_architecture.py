@@ -26,7 +26,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
          "archs", "experts", "loss_weights", "references", "rewriting", "offload", "offload_programs", "offload_profile",
          "offload_rows", "kronecker",
          "adapter_sites", "filtered_edit", "filtered_flow", "filtered_programs", "filtered_profile", "preservation", "job_profile",
-         "tokens", "controls"},
+         "tokens", "controls", "stays"},
         {"values", "files"},
     ),
     "reading": ({"buckets", "datasets", "videos", "trainers"}, {"values", "files", "profiles"}),

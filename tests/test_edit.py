@@ -19,6 +19,8 @@ from estimator.job import Bucket, Job, Sample
 from estimator.operations import MoveIn, MoveOut, Part
 from estimator.plans import after_steps, before_steps, plan_of, steps
 from estimator.programs import load_profile
+from estimator.replay import Replay
+from estimator.stays import PROMPTS
 from estimator.timeline import simulate
 from estimator.tokens import qwen_edit_tokens
 from tests.made_jobs import job
@@ -213,6 +215,28 @@ def test_one_picture_is_held_as_it_was_read_several_are_not() -> None:
         one = made(controls)
         operations = steps(plan_of(one, load_profile(EDIT)), steps_of(one, 30)[:1])
         assert [op.values["R"] for op in operations if isinstance(op, Part) and op.key == RAW] == held
+
+
+@pytest.mark.parametrize("weights", ["bf16", "qfloat8"])
+@pytest.mark.parametrize("skipped", [False, True])
+def test_cached_prompts_of_previews_stay_on_the_card(weights: str, skipped: bool) -> None:
+    """Live tensors of a whole run after its previews (edit11-ui on the emulated device): embeddings of 409 and 391 tokens, and masks."""
+    recorded = [2_931_712, 1024, 2_802_688, 1024]
+    one = made(cache_text_embeddings=True, skip_first_sample=skipped)
+    sample = replace(one.samples[0], text_tokens=409, negative_tokens=391)
+    one = replace(one, arch="qwen-image-edit-2511", model=replace(one.model, weights=weights), samples=(sample,))
+    profile = load_profile(one.arch)
+    plan, replay = plan_of(one, profile), Replay(profile, one, None)
+
+    def kept() -> list[int]:
+        return [size for scope, rows in replay.state.scopes.items() if scope.startswith("prompts") for _, _, size in rows]
+
+    assert replay.run(before_steps(plan))
+    assert kept() == ([] if skipped else recorded)
+    assert replay.run([*steps(plan, steps_of(one, 30)[:1]), *after_steps(plan)])
+    assert kept() == recorded
+    uncached = before_steps(plan_of(replace(one, train=made().train), profile))
+    assert not [op for op in uncached if isinstance(op, Part) and op.key == PROMPTS]
 
 
 def test_what_was_not_recorded_for_it_is_qwen_images() -> None:
