@@ -12,8 +12,9 @@ MOST_TEXTS = 2  # of a dataset's captions: the second is encoded among what the 
 
 
 def texts_cached(dataset: Dataset) -> int:
-    """How many captions caching encodes, one after the other: one for each image (2: two or more, or unknown)."""
-    return max(1, min(sum(bucket.count for bucket in dataset.buckets), MOST_TEXTS)) if dataset.scanned else MOST_TEXTS
+    """How many captions caching encodes, one after the other: one or two for each image (2: two or more, or unknown)."""
+    several = dataset.drops_captions or not dataset.scanned or sum(bucket.count for bucket in dataset.buckets) > 1
+    return MOST_TEXTS if several else 1
 
 
 def one_or_many(count: int) -> str:

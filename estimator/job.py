@@ -114,6 +114,7 @@ class Dataset:
 
     `scanned` says that `buckets` come from real files; otherwise they hold the worst bucket of the resolution.
     `text_tokens`: tokens of the longest caption as the transformer gets it (None: unknown, assume the architecture's maximum).
+    `drops_captions`: an empty caption takes a caption's place now and then, and is cached with each.
     """
 
     folder: str
@@ -126,6 +127,7 @@ class Dataset:
     cache_text_embeddings: bool = False
     text_tokens: int | None = None
     is_reg: bool = False
+    drops_captions: bool = False
 
     @property
     def latents_cached(self) -> bool:

@@ -13,6 +13,7 @@ from estimator.errors import CannotTell, Problem
 from estimator.job import Job, Model
 from estimator.offload import OWN, Layer, choose, deviation_bytes, layers_of, taken_before_quantising
 from estimator.offload_programs import Call, Offloaded
+from estimator.offload_rounds import denoised
 from estimator.offload_rows import Outline
 from estimator.program import Footprint, Program
 from estimator.programs import CORE_RULES, Profile, load_profile
@@ -197,7 +198,10 @@ class OffloadProfile(Profile):
         derived = derived_weights.base_key(key)
         recorded = key if derived is None else derived[0]
         what = Offloaded(resident, layers, self.taken.get(component, frozenset()))
-        program = make(self.base.program(recorded), self._calls(recorded, component), what)
+        base, calls = self.base.program(recorded), self._calls(recorded, component)
+        if name == "preview" and make is _rewritten:
+            base, calls = denoised(base, calls)
+        program = make(base, calls, what)
         if derived is None:
             return program
         return derived_weights.program(program, key, derived[1], self.base.resident(component, derived[1].base), component)

@@ -28,6 +28,7 @@ from estimator.residents import (
     component_of,
     first_in,
     first_product,
+    first_text_product,
     moved,
     place_of,
     rounded,
@@ -255,7 +256,10 @@ class Replay:
         Where no recording says where the first product is, before the part. Autograd's is after the product's result: in the middle of
         the first step, when the card is full.
         """
-        places = {"forward": program.workspace_at.get("forward", 0)} if first_in(part.key, program.workspace_at) else {}
+        places = dict[str, int]()
+        if first_in(part.key, program.workspace_at) and not self.state.holds("workspace:forward"):
+            at = program.workspace_at.get("forward")
+            places["forward"] = at if at is not None else first_text_product(program) if part.key.startswith("text") else 0
         if part.key.startswith("step.core") and not self.state.holds("workspace:backward"):
             places["backward"] = first_product(program, run.keys - run.base, run.events) + 1
         made: list[int] = []

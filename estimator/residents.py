@@ -15,7 +15,7 @@ from estimator.estimate import Variant
 from estimator.features import Ints
 from estimator.gpus import MIB, Gpu
 from estimator.job import Model
-from estimator.program import Program
+from estimator.program import ALLOCATE, Program
 from estimator.programs import Profile
 
 # torch's cuBLAS workspace, one for each thread that multiplies: 32 MiB on compute capability 9 and 10, 8.125 MiB on others, 12 too
@@ -24,6 +24,10 @@ WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB
 # Parts that multiply matrices. A VAE may or may not (FLUX.2's does not): caching latents, which comes first, was recorded with what it made
 COMPUTE = ("text", "preview", "step.head/encoded", "step.control", "step.core")
 BACKWARD_PRODUCT = re.compile(r"\|backward \w*(?:[Mm]m|Linear)Backward")
+# Where a text encoder first multiplies matrices: the angles of its positions, or the first projection of its first attention
+ANGLES = re.compile(r"\.rotary_emb\|forward")
+PROJECTION = re.compile(r"\.(q_proj|qkv|SelfAttention\.q)\|forward")
+MADE_WITH_ANGLES = 3  # frequencies, positions, and their product
 ROUNDING = "allocator rounding"
 SLOTS = "offload_buffers"
 SHOWN = {
@@ -168,3 +172,18 @@ def first_product(program: Program, tensors: Ints, events: Ints) -> int:
     products = np.array([BACKWARD_PRODUCT.search(program.moments[label]) is not None for label in labels.tolist()], dtype=bool)
     found = made[products[places]]
     return int(found[0]) if len(found) else 0
+
+
+def first_text_product(program: Program) -> int:
+    """The event behind a text encoder's first product, of parts that were recorded after others had multiplied; 0 where it is not known.
+
+    A projection's product is the last tensor that is made there: what its weight is rebuilt from comes first.
+    """
+    own = program.labels[: len(program.labels) - program.imports]
+    wanted = {row for row, moment in enumerate(program.moments) if ANGLES.search(moment) or PROJECTION.search(moment)}
+    first = next((k for k, row in enumerate(own) if row in wanted), None)
+    if first is None:
+        return 0
+    alike = next((n for n, row in enumerate(own[first:]) if row != own[first]), len(own) - first)
+    product = first + (MADE_WITH_ANGLES if ANGLES.search(program.moments[own[first]]) else alike) - 1
+    return int(np.flatnonzero(program.events == ALLOCATE)[product]) + 1

@@ -24,7 +24,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "profiles": (
         {"profiles", "features", "archive", "program", "programs", "reductions", "optimizer_rules", "optimizers", "derived_weights",
          "archs", "experts", "loss_weights", "references", "rewriting", "offload", "offload_programs", "offload_profile",
-         "offload_rows", "kronecker",
+         "offload_rows", "offload_rounds", "kronecker",
          "adapter_sites", "filtered_edit", "filtered_flow", "filtered_programs", "filtered_profile", "preservation", "job_profile",
          "tokens", "controls", "stays"},
         {"values", "files"},

@@ -17,7 +17,9 @@ from estimator.job import Job
 from estimator.offload import GROUP, SLOTS, STREAM, Layer, aged, choose, deviation_bytes, layers_of, spread
 from estimator.offload_profile import OffloadProfile, chance_bytes, profile_of, waiting
 from estimator.offload_programs import Call, Offloaded, offloaded
+from estimator.offload_rounds import denoised
 from estimator.program import ALLOCATE, EventProgram, Program
+from estimator.programs import load_profile
 from estimator.rows import bound
 from estimator.timeline import simulate
 from estimator.trainers import read_jobs
@@ -119,6 +121,32 @@ def test_inputs_are_kept_for_layers_that_are_offloaded_and_have_a_backward() -> 
     programs = [offloaded(base, calls, Offloaded(layers, layers, frozenset(some))) for some in ((), (0,), (1, 3, 5))]
     kept = [max(own for own, _ in live(program)) for program in programs]
     assert kept == [200, 200, 200 + 2 * 100]  # the last layer's input is there at the end in any case
+
+
+def test_a_second_step_of_denoising_meets_other_slots() -> None:
+    """Three layers of which the first is the largest: in the second step it comes into the last slot, beside itself and the others."""
+    base, calls = chain(3)
+    base = replace(base, moments=["transformer.block|forward"])
+    sizes = (9000, 1000, 2000)
+    layers = [plain(size) for size in sizes]
+    copies = {}
+    for rounds in (1, 2):
+        program, used = denoised(base, calls, rounds)
+        made = offloaded(program, used, Offloaded(layers, layers, frozenset(range(3))))
+        copies[rounds] = max(copied for _, copied in live(made))
+        assert len(used) == 3 * rounds
+        assert live(program)[-1] == live(base)[-1]
+        assert max(live(program)) == max(live(base))
+    assert copies == {1: sum(sizes), 2: sum(sizes) + 9000 + 1000}
+
+
+def test_previews_are_denoised_twice_and_decoded_once() -> None:
+    once = load_profile("zimage").program("preview/float8/plain/cached")
+    job = zimage(1, 0, weights="float8")
+    twice = profile_of("zimage", job.model).program(once.key)
+    assert twice.copies["forward"] == 2 * len(profile_of("zimage", job.model).layers("transformer", "float8"))  # type: ignore[attr-defined]
+    made = [[program.moments[program.labels[k]] for k in range(len(program.names) - program.imports)] for program in (once, twice)]
+    assert sum(moment.startswith("vae") for moment in made[0]) == sum(moment.startswith("vae") for moment in made[1]) > 0
 
 
 def test_without_layers_nothing_changes() -> None:

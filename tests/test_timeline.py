@@ -16,6 +16,7 @@ from estimator.batches import steps_of
 from estimator.job import Job, Model, Network, Sample, Train
 from estimator.programs import load_profile
 from estimator.replay import Replay
+from estimator.residents import first_text_product
 from estimator.rows import bound
 from estimator.timeline import orders_of, simulate
 from tests.made_jobs import ARCHS, batched, dataset, guided, job, optimizers_of, te_weights_of, weights_of
@@ -188,6 +189,30 @@ def test_the_first_product_makes_the_workspace(arch: str) -> None:
     assert at[0] > 0
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_first_product_is_found_by_its_module(arch: str) -> None:
+    """Within two events of where a recording has it; and somewhere in every text that was recorded after others had multiplied."""
+    profile = load_profile(arch)
+    for key in profile.data["parts"]:
+        if key.startswith("text/"):
+            program = profile.program(key)
+            found = first_text_product(program)
+            assert 0 < found < len(program.events)
+            assert abs(found - program.workspace_at.get("forward", found)) <= 2
+
+
+@pytest.mark.parametrize(("arch", "made_before"), [("zimage", "rotary_emb"), ("flux1-dev", "q_proj")])
+def test_without_cached_latents_the_first_text_makes_the_workspace(arch: str, made_before: str) -> None:
+    made = job(arch)
+    part = op.Part(f"text/{made.model.te_weights}/plain/one", {"X": 512, "B": 1}, "prompt")
+    program, replay = load_profile(arch).program(part.key), Replay(load_profile(arch), made, None)
+    spy = replay.state.allocator = Sizes(replay.state.allocator)  # type: ignore[assignment]
+    assert replay.run([part])
+    at = spy.seen.index(replay.workspace_bytes)
+    before = int(program.tensor_of_event[at - 1])
+    assert made_before in program.moments[program.labels[before]]
+
+
 def test_accumulated_batches_hold_one_set_of_gradients() -> None:
     made = job("flux1-dev")
     twice = replace(made, train=replace(made.train, gradient_accumulation=2))
@@ -283,7 +308,7 @@ def test_a_second_caption_is_encoded_where_there_is_one() -> None:
     made = job("flux2-klein-4b")
     one, two = (replace(dataset((512, 512), *more, cache_text_embeddings=True), scanned=True) for more in ((), ((640, 448),)))
     encoded = []
-    for each in (one, two, replace(one, scanned=False)):
+    for each in (one, two, replace(one, scanned=False), replace(one, drops_captions=True)):
         parts = [o.key for o in operations(replace(made, datasets=(each,))) if isinstance(o, op.Part)]
         encoded.append(sum(key.startswith("text/") and "/graph/" in key for key in parts))
-    assert encoded == [1, 2, 2]
+    assert encoded == [1, 2, 2, 2]

@@ -127,6 +127,7 @@ def _entry(section: Section, train: Train, trigger: str | None, arch: Arch) -> _
         buckets=(),
         cache_text_embeddings=train.cache_text_embeddings or section.truth("cache_text_embeddings", False),
         is_reg=section.truth("is_reg", False),
+        drops_captions=section.truth("caption_dropout_rate", False),
         **caching,
     )
     return _Entry(

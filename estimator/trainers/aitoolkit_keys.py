@@ -55,7 +55,7 @@ READ: Mapping[str, frozenset[str]] = {
     "datasets": _words(
         "folder_path dataset_path type resolution batch_size buckets square_crop scale num_repeats flip_x flip_y"
         " caption_ext caption_type default_caption trigger_word cache_latents cache_latents_to_disk cache_text_embeddings is_reg"
-        " augments augmentations poi num_frames auto_frame_count fps trim_auto_frame_count_tail do_i2v"
+        " caption_dropout_rate augments augmentations poi num_frames auto_frame_count fps trim_auto_frame_count_tail do_i2v"
     ),
     "sample": _words("width height neg guidance_scale prompts samples sample_every num_frames"),
     "sample.samples": _words("prompt width height neg guidance_scale num_frames"),
@@ -97,7 +97,7 @@ NEUTRAL: Mapping[str, frozenset[str]] = {
     ),
     "datasets": _words(
         "bucket_tolerance random_triggers random_triggers_max random_scale random_crop network_weight token_dropout_rate"
-        " shuffle_tokens caption_dropout_rate keep_tokens control_transparent_color full_size_control_images alpha_mask mask_path"
+        " shuffle_tokens keep_tokens control_transparent_color full_size_control_images alpha_mask mask_path"
         " invert_mask mask_min_value num_controls_from_same_folder use_short_captions standardize_images shuffle_augmentations"
         " guidance_type clip_image_augmentations clip_image_shuffle_augmentations replacements loss_multiplier num_workers"
         " prefetch_factor cache_latents_num_workers extra_values replay_transforms shrink_video_to_frames"

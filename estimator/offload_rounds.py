@@ -1,0 +1,45 @@
+"""Denoising with offloaded layers, step after step: programs of previews hold one step, and in the next the layers meet other slots.
+
+A forward copies in so many layers that the four slots turn on from step to step; so each layer's weights come to lie in a block that
+another has left, which may be too small. Without offloading a second step finds the blocks of the first, and nothing more is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from estimator.offload_programs import Call
+from estimator.program import ALLOCATE, FIRST_IMPORT, Program
+
+ROUNDS = 2
+TRANSFORMER = "transformer"
+
+
+def denoised(base: Program, calls: Sequence[Call], rounds: int = ROUNDS) -> tuple[Program, tuple[Call, ...]]:
+    """A preview's program with so many steps, and its calls. What is decoded is what the last step has made."""
+    labelled = [row for row, moment in enumerate(base.moments) if moment.startswith(TRANSFORMER)]
+    inside = np.flatnonzero(np.isin(base.labels, labelled))
+    if not len(inside) or rounds < 2:
+        return base, tuple(calls)
+    count = int(inside[-1]) + 1
+    born = np.cumsum(base.events == ALLOCATE)
+    step = base.events[born <= count]
+    step = step[step > FIRST_IMPORT]  # what others made is let go once
+    made = step == ALLOCATE
+    freed = (np.cumsum(made) - step)[step > ALLOCATE]
+    left = np.setdiff1d(np.arange(count), freed)
+    events = np.concatenate([*[np.append(step, count - left)] * (rounds - 1), base.events])
+    program = replace(
+        base, events=events, coefficients=np.concatenate([*[base.coefficients[:count]] * (rounds - 1), base.coefficients]),
+        labels=(*base.labels[:count] * (rounds - 1), *base.labels), names=(*[None] * (count * (rounds - 1)), *base.names),
+    )  # fmt: skip
+    return program, tuple(_later(call, count * n) for n in range(rounds) for call in calls)
+
+
+def _later(call: Call, by: int) -> Call:
+    """The call behind so many tensors more. Numbers below 0 say something else."""
+    places = call.first, call.last, call.input, call.output, call.backward, call.until
+    return Call(call.layer, *(at + by if at >= 0 else at for at in places))
