@@ -94,8 +94,7 @@ SPLIT_KEYS, SPLITS_OF_ALL_HEADS = 64, 200
 FLASH_ROWS, FLASH_KEYS, FLASH_PLACES, FLASH_FULL, FLASH_NEAR, FLASH_MOST = 64, 128, 2 * 128, 0.8, 0.85, 128
 NARROW_KEYS = 256  # a block of keys for heads no wider than 64
 
-PIXELS_PER_TOKEN = 256  # 16 x 16: VAE factor 8, patch 2, of FLUX, Flex.1 and Z-Image
-PIXELS_PER_EDGE = 16
+PIXELS_PER_EDGE = 16  # of a token: VAE factor 8, patch 2, of FLUX.1, Flex.1, Z-Image, Qwen-Image and Wan 2.1
 
 
 FRAMES_PER_LATENT = 4  # temporal compression of Wan's VAE (AutoencoderKLWan: scale_factor_temporal); the first frame is one of its own

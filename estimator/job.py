@@ -72,7 +72,6 @@ class Network:
 
     kind: str = "lora"
     rank: int = 4
-    conv_rank: int | None = None
     ignore_if_contains: tuple[str, ...] = ()
     only_if_contains: tuple[str, ...] = ()
     dtype: str = "fp32"

@@ -36,17 +36,17 @@ def read_network(process: Section) -> tuple[str, Network | None]:
     elif kind not in modelled.ADAPTERS:
         found.not_modelled(network.at("type"), kind, "another kind of adapter than LoRA")
     factor = _factor(network) if kind == "lokr" else None
-    conv: int | None
     if kind == "lokr" and network.truth("lokr_full_rank", True):
-        rank = conv = FULL_RANK  # whatever the config says
+        rank = FULL_RANK  # whatever the config says
     else:
         key = "rank" if network.values.get("rank") is not None else "linear"
         rank = network.whole(key, 4, 1, MAX_RANK) if network.values.get(key) is not None else 4
-        conv = network.whole("conv", 4, 1, MAX_RANK) if network.values.get("conv") is not None else None
+        if network.values.get("conv") is not None:
+            network.whole("conv", 4, 1, MAX_RANK)  # of convolutions, which none of these transformers has in its blocks
         if kind == "lokr":
             found.not_modelled(network.at("lokr_full_rank"), False, "a LoKr whose large matrix is decomposed")
     ignore, only = _name_filters(network)
-    return "lora", Network(kind, rank, conv, ignore_if_contains=ignore, only_if_contains=only, factor=factor)
+    return "lora", Network(kind, rank, ignore_if_contains=ignore, only_if_contains=only, factor=factor)
 
 
 def _factor(network: Section) -> int:
