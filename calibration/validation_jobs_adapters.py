@@ -50,6 +50,7 @@ JOBS = (
         },
         SMALL_PREVIEW,
     ),
+    Job("turbo-attention-only", web_ui("turbo"), (("phone", [512], {}),), {**only("attention."), **CACHED, **rank(16)}, SMALL_PREVIEW),
     Job("turbo-lokr-8", web_ui("turbo"), (("phone", [512, 768], {}),), {**lokr(8), **CACHED}, SMALL_PREVIEW),
     Job(
         "turbo-lokr-auto-no-checkpointing-b2", web_ui("turbo"), (("five", [512], {}),),

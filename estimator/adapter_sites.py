@@ -106,10 +106,20 @@ def sites(tape: Tape) -> list[Site]:
     while k < tape.own:
         made = tape.made[k]
         if made.run in (FORWARD, RECOMPUTED) and made.module.endswith(INNER) and made.module.startswith("transformer"):
-            out.append(_site(tape, k, made.module.removesuffix(INNER)))
-            k = out[-1].total
+            beside = _end_of_training_adapter(tape, k)
+            if beside is None:
+                out.append(_site(tape, k, made.module.removesuffix(INNER)))
+            k = out[-1].total if beside is None else beside
         k += 1
     return out
+
+
+def _end_of_training_adapter(tape: Tape, down: int) -> int | None:
+    """The sum of an adapter in the model's own type, which a distilled model has in previews within that which is trained: nothing is
+    cast, neither its input nor what comes out. None of another. (toolkit/stable_diffusion_model.py, z_image.py: assistant_lora.)
+    """
+    ends = (down + n for n in (4, 5) if down + n < tape.own and _ends_after(tape, down, n))
+    return next((total for total in ends if tape.sizes[total] == tape.sizes[down + 1]), None)
 
 
 def _site(tape: Tape, down: int, layer: str) -> Site:

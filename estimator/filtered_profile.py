@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from estimator import optimizers
+from estimator import derived_weights, optimizers
 from estimator.adapter_sites import UNLIKE, Tape, layers_of, sites
 from estimator.errors import CannotTell, Problem
 from estimator.filtered_edit import AFTER, OF_LAYERS, Edit, renamed
@@ -73,6 +73,8 @@ class FilteredProfile(Profile):
         if optimizers.FUSED in key:
             inner, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(self.program(inner), update, self.adapter)
+        if (derived := derived_weights.base_key(key)) is not None:  # last: an adapter's tensors are found in what was recorded
+            return self._derived(key, *derived)
         if key.startswith(PRESERVING):
             return self._preserving(key)
         base = self.base.program(key)

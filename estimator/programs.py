@@ -164,8 +164,9 @@ class Profile:
             return left_out(self.program(_CACHED), key, _PIXELS)
         if key == CROPPED:
             return references.cropped(self.program(ENCODE))
-        if key.startswith(PRESERVING):
-            return self._preserving(key)
+        derived = derived_weights.base_key(key)
+        if key.startswith(PRESERVING):  # made of the recorded kind: with derived weights last, for which see FilteredProfile too
+            return self._preserving(key) if derived is None else self._derived(key, *derived)
         base, whose = experts.split(key)
         if whose:
             return self._of_expert(base, whose)
@@ -177,7 +178,6 @@ class Profile:
         for suffix, rewritten in CORE_RULES.items():
             if key.endswith(suffix):
                 return rewritten(self.program(key.removesuffix(suffix)))
-        derived = derived_weights.base_key(key)
         assert derived is not None
         return self._derived(key, *derived)
 

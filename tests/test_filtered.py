@@ -105,6 +105,45 @@ def test_parts_beside_the_step_have_the_kept_layers_alone() -> None:
     assert sum(update.stay_bytes("optimizer", {"r": 4})) == pytest.approx(2 * 4 * sum(widths), rel=0.01)
 
 
+def adapters(program: Program) -> int:
+    """Tensors that matrices of adapters make."""
+    return sum(program.moments[row].split("|")[0].endswith("/Linear") for row in program.labels)
+
+
+@pytest.mark.parametrize(
+    ("arch", "key", "word", "kept"),
+    [
+        ("flux1-schnell", "preview/qfloat8/plain/cached", "single_transformer_blocks.3.", 6),
+        ("zimage-turbo", "preview/float8/plain/encoded", "layers.3.", 8),
+        ("zimage-turbo", "preview/uint4/cfg/cached", "layers.3.attention.to_q", 1),
+        ("zimage", "preview/qfloat8/cfg/cached", "layers.3.attention.to_q", 1),
+        ("zimage-turbo", "preview/bf16/plain/cached/later", "layers.3.", 0),
+    ],
+)  # fmt: skip
+def test_a_preview_loses_what_other_layers_adapters_make_and_keeps_the_training_adapters(arch: str, key: str, word: str, kept: int) -> None:
+    """A distilled model's previews have a training adapter on all layers within the one that is trained (bf16: that is merged)."""
+    every, some, whole = filtered(arch, (), ("transformer",)).program(key), filtered(arch, (), (word,)).program(key), load_profile(arch)
+    recorded = whole.program(key)
+    assert (every.events == recorded.events).all()
+    trained = len(whole.adapter) // 2 if kept else 0
+    assert adapters(recorded) - adapters(some) == 2 * (trained - kept)
+    run, before = totals(some, WORKLOAD), totals(recorded, WORKLOAD)
+    assert run.max() <= before.max()
+    assert run[-1] == before[-1]
+
+
+@pytest.mark.parametrize("arch", ["flux1-dev", "zimage"])
+@pytest.mark.parametrize("part", ["step.core", "step.core.preserving"])
+def test_weights_that_are_derived_have_programs_too(arch: str, part: str) -> None:
+    """qint8 casts nothing as it rebuilds a weight: some tensors less, all else alike."""
+    for profile in (filtered(arch, (), ("attn.to_q", "attention.to_q")), load_profile(arch)):
+        base, derived = (profile.program(f"{part}/{kind}/checkpointed/one") for kind in ("qfloat8", "qint8"))
+        values = WORKLOAD | {"W": 64}
+        assert len(derived.names) < len(base.names)
+        assert totals(derived, values).max() <= totals(base, values).max()
+        assert totals(derived, values)[-1] == totals(base, values)[-1]
+
+
 def test_no_layer_left_is_refused() -> None:
     with pytest.raises(CannotTell, match="leave no layer"):
         filtered("zimage", (), ("no such layer",)).program("step.core/bf16/full/one")
