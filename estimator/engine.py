@@ -17,7 +17,7 @@ from estimator.outside import extra_at_peak, outside, room
 from estimator.residents import PhasePeak, Simulation, workspace_of
 from estimator.residual import Residual, interval
 from estimator.rows import bound
-from estimator.timeline import simulate, survives_start
+from estimator.timeline import outgrows, simulate, survives_start
 
 REQUIRED_STEP_BYTES = 64 * 2**20  # precision of the search for the smallest capacity
 RECORDED_CAPABILITY = "8.9"  # of the emulated device that the programs were recorded on
@@ -84,11 +84,15 @@ def surely_unsafe(job: Job, gpu: Gpu, rows: Simulation | None = None) -> list[Ph
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A replay that runs out of memory in a phase, under every capacity from the one to the other (bytes)."""
+    """A replay that runs out of memory in a phase, under every capacity from the one to the other (bytes).
+
+    `decides`: `check` calls the job unsafe for it, whatever its replays of other orders show.
+    """
 
     phase: str
     from_bytes: int
     to_bytes: int
+    decides: bool
 
 
 def room_bytes(job: Job, gpu: Gpu, rows: Simulation) -> int:
@@ -97,12 +101,22 @@ def room_bytes(job: Job, gpu: Gpu, rows: Simulation) -> int:
 
 
 def failure(job: Job, gpu: Gpu, capacity_bytes: int) -> Failure | None:
-    """How the job's replay fails under its `room_bytes`; None where it goes through. What is named here is not safe. Raises CannotTell."""
+    """How the job's replay fails under its `room_bytes`; None where it goes through. Raises CannotTell."""
     tight = _replay(job, capacity_bytes, workspace_of(gpu))
     if tight.failed is None:
         return None
     least = capacity_bytes if job.expandable_segments else tight.granted_bytes
-    return Failure(tight.phases[tight.failed].phase, least, capacity_bytes)
+    return Failure(tight.phases[tight.failed].phase, least, capacity_bytes, _decides(job, gpu, tight, capacity_bytes))
+
+
+def _decides(job: Job, gpu: Gpu, tight: Simulation, capacity_bytes: int) -> bool:
+    """Whether `_survives` comes to this same failure: always before the steps; later where steps with room to spare meet the capacity too.
+
+    They need not: where blocks were released before the first step they lie otherwise, and buckets come in other orders.
+    """
+    assert tight.failed is not None
+    first_step = next((i for i, p in enumerate(tight.phases) if p.phase == "train"), None)
+    return first_step is None or tight.failed < first_step or outgrows(job, capacity_bytes, workspace_bytes=workspace_of(gpu))
 
 
 EARLY = frozenset({"load", "prepare", "cache_latents", "cache_text"})

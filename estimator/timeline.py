@@ -16,6 +16,7 @@ from estimator.beginnings import ahead
 from estimator.estimate import Variant
 from estimator.job import Job
 from estimator.job_profile import profile_of
+from estimator.phases import Plan
 from estimator.replay import Replay
 from estimator.residents import WORKSPACE_BYTES, PhasePeak, Simulation
 
@@ -40,14 +41,7 @@ def simulate(
     begun, done = ahead(Replay(profile, job, capacity_bytes, workspace_bytes), plans.before_steps(plan))
     if not done or only_before_steps:
         return _finished(begun.peaks, begun)
-    up = steps_of(job, plan.tokens(None))
-    first, orders = plans.warm_up(plan, up), [tuple(order)] if order is not None else []
-    if order is None:
-        # With room to spare both ends of what can happen; under a capacity the largest last, when small steps' blocks lie about.
-        # The first step has no optimizer state yet: the smallest bucket comes again after it.
-        orders = [(*first, *up)] if capacity_bytes is not None or len(up) == 1 else orders_of(up)
-        if len(first) > 1 and len(orders) > 1:  # each expert's part of the state is made before any bucket counts
-            orders = [(*first, *one) for one in orders]
+    orders = [tuple(order)] if order is not None else _orders(job, plan, capacity_bytes is None)
     branches = []
     for candidate in orders:
         branch, done = ahead(begun, plans.steps(plan, candidate))
@@ -57,6 +51,36 @@ def simulate(
     end = ahead(worst, plans.after_steps(plan))[0] if all(done for done, _, _ in branches) else worst
     shown = train if order is not None else by_variant(train)
     return _finished([*begun.peaks, *shown, *end.peaks[len(worst.peaks) :]], end)
+
+
+def outgrows(job: Job, capacity_bytes: int, *, workspace_bytes: int = WORKSPACE_BYTES) -> bool:
+    """Whether training steps in the first order that is replayed with room to spare reserve more than the capacity.
+
+    Raises CannotTell as `simulate` does.
+    """
+    profile = profile_of(job.arch, job.model, job.network)
+    plan = plans.plan_of(job, profile)
+    for allowed in (capacity_bytes, None):  # up to the first refusal both are the same, and the start under this capacity is often at hand
+        begun, done = ahead(Replay(profile, job, allowed, workspace_bytes), plans.before_steps(plan))
+        if done and not any(peak.retries for peak in begun.peaks):
+            break
+    branch, done = ahead(begun, plans.steps(plan, _orders(job, plan, True)[0]))
+    trained = branch.peaks[len(begun.peaks) :]
+    return not done or any(peak.retries or peak.reserved_bytes > capacity_bytes for peak in trained)
+
+
+def _orders(job: Job, plan: Plan, room_to_spare: bool) -> list[tuple[Step, ...]]:
+    """The orders that are replayed where a run's own is not known.
+
+    With room to spare both ends of what can happen; under a capacity the largest last, when small steps' blocks lie about.
+    """
+    up = steps_of(job, plan.tokens(None))
+    first = plans.warm_up(plan, up)
+    if not room_to_spare or len(up) == 1:
+        return [(*first, *up)]  # the first step has no optimizer state yet: the smallest bucket comes again after it
+    if len(first) > 1:  # each expert's part of the state is made before any bucket counts
+        return [(*first, *one) for one in orders_of(up)]
+    return orders_of(up)
 
 
 def survives_start(job: Job, capacity_bytes: int, *, loading_only: bool, workspace_bytes: int = WORKSPACE_BYTES) -> bool:

@@ -99,6 +99,20 @@ class Known:
         lower, ends = lowering(phase, self._checkpointed.at(places)), ENDS.get(phase, frozenset())
         spared = {d for d in self._open(phase, view, at) if self.space[d].name in lower | ends}
         spared |= {d for d, each in enumerate(self.space) if each.name in lower and places[d] == len(each.levels) - 1}
+        self._dig(phase, view, places, spared)
+
+    def corners(self, phase: str, places: Places, names: Collection[str]) -> list[Places]:
+        """The other ends of the named dimensions, as far as the phase sees a difference from these places (one for each dimension)."""
+        view = self._view(phase, places)
+        sides = ({places[d], 0, len(each.levels) - 1} if each.name in names else {places[d]} for d, each in enumerate(self.space))
+        found = {view.key(corner): corner for corner in itertools.product(*map(sorted, sides))}
+        return [corner for key, corner in found.items() if key != view.key(places)]
+
+    def bury_between(self, phase: str, places: Places, names: Collection[str]) -> None:
+        """The phase fails at these places (one for each dimension) whatever is chosen in the named dimensions."""
+        self._dig(phase, self._view(phase, places), places, {d for d, each in enumerate(self.space) if each.name in names})
+
+    def _dig(self, phase: str, view: _View, places: Places, spared: Collection[int]) -> None:
         decided = tuple(d for d, each in enumerate(view.sights) if d not in spared and len(set(each)) > 1)
         name = (phase, self._cached.at(places), decided)
         if name not in self._graves:

@@ -28,8 +28,8 @@ from estimator.errors import CannotTell
 from estimator.estimate import OOM, SAFE, Estimate
 from estimator.gpus import Gpu
 from estimator.planner.edits import NOTHING, Dimension, Edit, Level, Loss, merged
-from estimator.planner.known import Known
-from estimator.planner.sight import LOAD, START, UNTOLD, phase_of, seen
+from estimator.planner.known import Known, Places
+from estimator.planner.sight import BESIDE_STEPS, LOAD, START, TRAIN, UNTOLD, phase_of, seen
 from estimator.planner.subject import Subject
 from estimator.residents import PhasePeak, Simulation, workspace_of
 
@@ -124,11 +124,11 @@ class Judge:
         return self._starts[what]
 
     def safe(self, edits: tuple[Edit, ...]) -> bool:
-        """Safe by the rule of `check`, which replays training steps in other orders as well: only a start that fails decides by itself."""
+        """Safe by the rule of `check`, which replays training steps in other orders as well."""
         if self.failing(edits) != ():
             return False
         failure = self._failure(edits)
-        return (failure is None or failure.phase not in EARLY) and self.estimate(edits).verdict == SAFE
+        return (failure is None or not failure.decides) and self.estimate(edits).verdict == SAFE
 
     def _failure(self, edits: tuple[Edit, ...]) -> Failure | None:
         """How the edited config is known to fail, or is found to under its capacity alone. A start that fails speaks for all like it."""
@@ -164,13 +164,12 @@ def cheapest(judge: Judge, space: Sequence[Dimension], base: tuple[Edit, ...] = 
     if without_flash(judge.gpu):
         return None  # nothing is called safe there
     search = _Search(judge, space, base)
-    for choice in itertools.chain((Choice(tuple(each.levels[0] for each in space)),), search.rising()):
-        edits = merged((*base, *choice.edits))
-        if judge.failing(edits) == () and (by_rows or judge.safe(edits)):
-            return choice
-        fails = judge.shortfall(edits)[1] if judge.failing(edits) == () else ()
-        if EARLY.intersection(fails):
-            search.replayed |= {LOAD if LOAD in fails else START}
+    for places in itertools.chain(((0,) * len(space),), search.rising()):
+        edits = search.edits(places)
+        if judge.failing(edits) == ():
+            if by_rows or judge.safe(edits):
+                return search.choice(places)
+            search.learn(places)
     return None
 
 
@@ -188,8 +187,8 @@ class _Search:
         self.lowest = tuple(len(each.levels) - 1 if each.name in LAST else 0 for each in self.space)
         self.costs = [[(*level.loss.order, len(level.edits)) for level in each.levels] for each in self.space]
 
-    def rising(self) -> Iterator[Choice]:
-        """Every choice by rising loss, each once, but for those that are known to fail."""
+    def rising(self) -> Iterator[Places]:
+        """The places of every choice by rising loss, each once, but for those that are known to fail."""
         waiting = [self._entry(())]
         while waiting:
             places = heapq.heappop(waiting)[-1]
@@ -199,22 +198,46 @@ class _Search:
             if self._fails(places):
                 continue
             if at == len(self.space):
-                yield self._choice(places)
+                yield places
             else:
                 heapq.heappush(waiting, self._entry((*places, 0)))
 
-    def _entry(self, places: tuple[int, ...]) -> tuple[int, int, int, int, int, tuple[int, ...]]:
+    def _entry(self, places: Places) -> tuple[int, int, int, int, int, Places]:
         aimed = learned = trouble = edits = 0
         for costs, n in zip(self.costs, places, strict=False):
             each = costs[n]
             aimed, learned, trouble, edits = aimed + each[0], learned + each[1], trouble + each[2], edits + each[3]
         return aimed, learned, trouble, edits, -len(places), places
 
-    def _choice(self, places: tuple[int, ...]) -> Choice:
+    def edits(self, places: Places) -> tuple[Edit, ...]:
+        """Those of the choice at these places, over the base."""
+        return merged((*self.base, *self.choice(places).edits))
+
+    def choice(self, places: Places) -> Choice:
+        """The levels at these places, one for each dimension."""
         levels = {each.name: each.levels[n] for each, n in zip(self.space, places, strict=True)}
         return Choice(tuple(levels[each.name] for each in self.given))
 
-    def _fails(self, places: tuple[int, ...]) -> bool:
+    def learn(self, places: Places) -> None:
+        """What the replay says against a choice that peak rows let pass.
+
+        A training step that fails with and without previews and cached latents is taken to fail with any size of previews: what a step
+        needs is the same, only the free blocks that it finds are not. Where one of these ends goes through, nothing is concluded.
+        """
+        fails = self.judge.shortfall(self.edits(places))[1]
+        if EARLY.intersection(fails):
+            self.replayed |= {LOAD if LOAD in fails else START}
+        elif TRAIN in fails and all(self._fails_in_training(corner) for corner in self.known.corners(TRAIN, places, BESIDE_STEPS)):
+            self.known.bury_between(TRAIN, places, BESIDE_STEPS)
+
+    def _fails_in_training(self, places: Places) -> bool:
+        edits = self.edits(places)
+        failing = self.judge.failing(edits)
+        if failing == ():
+            return not self.judge.safe(edits) and TRAIN in self.judge.shortfall(edits)[1]
+        return failing is not None and any(phase_of(peak) == TRAIN for peak in failing)
+
+    def _fails(self, places: Places) -> bool:
         """Whether all that these places can lead to fails, as far as can be told from where each phase is least."""
         at = len(places)
         if self.known.dead(places):
@@ -236,16 +259,16 @@ class _Search:
                     return True
         return False
 
-    def _starts(self, places: tuple[int, ...], part: str) -> bool:
+    def _starts(self, places: Places, part: str) -> bool:
         """Whether it is not known to fail by replay."""
-        edits = merged((*self.base, *self._choice(places).edits))
+        edits = self.edits(places)
         return self.judge.failing(edits) is None or self.judge.starts(edits, part)
 
-    def _failing(self, places: tuple[int, ...]) -> tuple[str, ...]:
+    def _failing(self, places: Places) -> tuple[str, ...]:
         """The phases that fail at these places by their own bytes; UNTOLD alone where nothing can be told."""
         failing = self.known.failing(places)
         if failing is None:
-            peaks = self.judge.failing(merged((*self.base, *self._choice(places).edits)))
+            peaks = self.judge.failing(self.edits(places))
             told = {phase_of(peak) for peak in peaks if fails_alone(peak, self.judge.gpu)} if peaks is not None else {UNTOLD}
             failing = tuple(told)
             self.known.note(places, failing)

@@ -17,6 +17,10 @@ UNTOLD = "untold"
 """Stands among the phases for all of a job that cannot be read or was never recorded."""
 BASELINE = "baseline"
 """The round of previews before training, which sees less than the later ones."""
+TRAIN = "train"
+BESIDE_STEPS = frozenset({"previews", "latents"})
+"""Settings that leave the tensors of a training step as they are (but for the VAE's, where it waits for images): they change what lies
+about when it begins."""
 _BATCH = ("train.batch_size", "datasets.*.batch_size", "train.gradient_accumulation")
 _STEP = (*_BATCH, "train.gradient_checkpointing", "train.optimizer")
 _PREVIEWS = ("sample.*", "train.disable_sampling")
