@@ -62,6 +62,7 @@ JOBS = (
         {**lokr(16), **CACHED, **NO_CHECKPOINTING, **batch(2)}, SMALL_PREVIEW,
     ),
     Job("zimage-preserved", web_ui("zimage"), (("mixed", [512], {}),), {**PRESERVED, **CACHED_LATENTS}, SMALL_PREVIEW),
+    Job("zimage-blank-preserved-encoded", web_ui("zimage"), (("mixed", [512], {}),), {**BLANK, **CACHED_LATENTS}, SMALL_PREVIEW),
     Job(
         "flux-blank-preserved-b2", web_ui("flux"), (("five", [512], {}),),
         {**BLANK, **CACHED, **batch(2), **rank(16)}, SMALL_PREVIEW,
