@@ -184,14 +184,15 @@ class Plan:
 
     def prepare(self) -> Iterator[Operation]:
         """SDTrainer.hook_before_train_loop: everything meets on the card, the empty prompt is encoded."""
-        yield Begin("prepare", "before the loop")
-        yield from (MoveIn("vae"), MoveIn("transformer"))
+        yield from (Begin("prepare", "before the loop"), MoveIn("vae"), MoveIn("transformer"))
         yield from [MoveOut("transformer")] if self.text_cached else []
-        yield from self.text_in()
-        yield from (self.encode(tokens, "job") for tokens in (self.empty_prompt(), *preserved_before(self.job)))
+        yield from (*self.text_in(), self.encode(self.empty_prompt(), "job"))
         yield from (MoveOut("vae"), EmptyCache()) if self.all_latents_cached else ()
+        graph = self.job.train.gradient_checkpointing and not self.text_away  # of a preserved prompt: autograd is on, as in _cache_text
+        for tokens in (*((self.empty_prompt(),) if self.text_away else ()), *preserved_before(self.job)):
+            yield from (self.encode(tokens, "item", graph=True), Release("item")) if graph else ()
+            yield self.encode(tokens, "job")
         if self.text_away:
-            yield self.encode(self.empty_prompt(), "job")
             for sample in self.samples:
                 yield from (self.encode(tokens, "prompt") for tokens in self.prompts_of(sample))
                 yield Release("prompt")

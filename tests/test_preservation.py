@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
 from estimator.features import feature, with_preserved
+from estimator.operations import Part
+from estimator.plans import plan_of
 from estimator.program import ALLOCATE, Program
 from estimator.programs import load_profile
+from tests.made_jobs import job
 
 WORKLOAD = {"T": 1024, "X": 96, "W": 96, "B": 1, "r": 16, "E": 64}
 KEYS = [
@@ -73,3 +78,22 @@ def late(program: Program, event: int) -> bool:
     """A tensor of a backward pass, or recomputed for one, is made there."""
     moment = program.moments[program.labels[int(program.tensor_of_event[event])]]
     return bool(program.events[event] == ALLOCATE) and ("backward" in moment or "|recompute" in moment)
+
+
+@pytest.mark.parametrize(
+    ("train", "encodes"),
+    [
+        ({}, ["plain"]),
+        ({"preserves": "", "gradient_checkpointing": True}, ["plain", "graph", "plain"]),
+        ({"preserves": "", "gradient_checkpointing": False}, ["plain", "plain"]),
+        ({"preserves": "person", "preserves_captions": True}, ["plain"]),
+        ({"preserves": "", "cache_text_embeddings": True}, ["plain", "plain"]),
+        ({"preserves": "person", "preserves_captions": True, "unload_text_encoder": True}, ["plain", "plain", "plain"]),
+    ],
+)  # fmt: skip
+def test_a_blank_prompt_is_encoded_before_the_loop_with_autograd_on(train: dict[str, Any], encodes: list[str]) -> None:
+    """SDTrainer.hook_before_train_loop: of all its encodes this one alone is not under torch.no_grad; what was cached needs none."""
+    one = job("zimage")
+    one = replace(one, samples=(), train=replace(one.train, **{"gradient_checkpointing": True, **train}))
+    plan = plan_of(one, load_profile("zimage"))
+    assert [op.key.split("/")[2] for op in plan.prepare() if isinstance(op, Part) and op.key.startswith("text/")] == encodes
