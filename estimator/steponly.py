@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from estimator import optimizers
+from estimator.archs import load_archs
 from estimator.batches import Batch, Step, one_or_many
 from estimator.estimate import Variant
+from estimator.features import Cells, latent_frames
 from estimator.job import Bucket, Job
 from estimator.operations import CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
@@ -30,7 +32,8 @@ class StepOnlyPlan(Plan):
             self.optimizer = job.train.optimizer + optimizers.ON_HOST
 
     def load(self) -> Iterator[Operation]:
-        """Whole components, one after another, as from_pretrained and `.to` leave them.
+        """Whole components, one after another, as from_pretrained and `.to` leave them: text encoders, transformer, VAE, in the order of
+        the trainers that are modelled (finetrainers, cogvideox-factory).
 
         What is left in the cache encodes first and goes without torch.cuda.empty_cache(): the transformer's tensors come to lie in its
         blocks, and remainders that no tensor of a step fits into stay reserved.
@@ -40,13 +43,13 @@ class StepOnlyPlan(Plan):
             yield from (MoveIn(name) for name in left)
             yield from (MoveOut(name) for name in left)
             yield End()
-        if others := self._components((*(self.job.resident or ()), *self.job.given_back)):
-            yield Begin("load", "text encoder and VAE")
-            yield from (MoveIn(name) for name in others)
-            yield End()
-        yield Begin("load", "transformer")
-        yield MoveIn("transformer")
-        yield End()
+        others = self._components((*(self.job.resident or ()), *self.job.given_back))
+        encoders, vae = [name for name in others if name != "vae"], [name for name in others if name == "vae"]
+        for what, names in (("text encoder", encoders), ("transformer", ["transformer"]), ("VAE", vae)):
+            if names:
+                yield Begin("load", what)
+                yield from (MoveIn(name) for name in names)
+                yield End()
 
     def _components(self, names: Collection[str]) -> tuple[str, ...]:
         """Those beside the transformer, by the names of the profile."""
@@ -74,7 +77,10 @@ class StepOnlyPlan(Plan):
 
     def core(self, bucket: Bucket) -> str:
         older = f".diffusers-{self.job.diffusers}" if self.job.diffusers else ""
-        return f"{CORE}.{self.dtype}" + ("" if self.job.autocast else ".plain") + older
+        arch = load_archs().archs[self.job.arch]
+        frames = 1 + arch.cell_frames * (latent_frames(bucket.frames, Cells(arch.cell_pixels, arch.cell_frames)) - 1)
+        native = ".native" if (bucket.width, bucket.height, frames) == arch.native_size else ""
+        return f"{CORE}.{self.dtype}" + ("" if self.job.autocast else ".plain") + older + native
 
     def step(self, step: Step, first: bool, updates: bool = True, number: int = 0) -> Iterator[Operation]:
         largest = max(step, key=lambda b: b.size * b.bucket.width * b.bucket.height * b.bucket.frames)

@@ -32,7 +32,7 @@ from tests.golden import ROOT, runs_present
 
 EXAMPLES = sorted((ROOT / "examples" / "runs").glob("*.yaml"))
 ARCHS = tuple(key for key, arch in load_archs().archs.items() if arch.harness)
-ROUNDING_BYTES = 64 * 2**20
+ROUNDING_BYTES = 80 * 2**20  # most for CogVideoX 2B, whose linear layers of 7 MiB lie two in 20
 GRAIN_BYTES = 2**20  # blocks are rounded, and reductions have buffers at one size that they do not need at a larger one
 ROW = {
     "method": "lora", "lora": {"rank": 16, "dtype": "bf16", "targets": list(TARGETS)}, "weights": "bf16", "width": 640, "height": 384,
@@ -253,6 +253,16 @@ def test_sizes_that_the_model_cannot_take_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read(tmp_path, width=650, height=12)
     assert {(p.place.key, p.fix) for p in caught.value.problems if p.place} == {("run.width", "write 640"), ("run.height", "write 16")}
+
+
+def test_an_older_class_has_a_mask_of_tokens_by_tokens(tmp_path: Path) -> None:
+    """diffusers 0.32.0: two bytes of it in each attention, beside one that stays; and no more than one sample."""
+    job = {"width": 768, "height": 512, "frames": 49, "text_tokens": 256}
+    today, then = (simulate(read(tmp_path, **job, **older)).phases[-1] for older in ({}, {"diffusers": "0.32.0"}))
+    tokens = 13 * 32 * 48 + 256
+    assert 2 * tokens**2 < then.allocated_bytes - today.allocated_bytes < 5 * tokens**2
+    with pytest.raises(CannotTell, match=r"diffusers-0\.32\.0"):
+        simulate(read(tmp_path, **job, diffusers="0.32.0", batch_size=2))
 
 
 def test_what_is_gone_and_versions_are_nothing_that_is_chosen_in_ai_toolkit(tmp_path: Path) -> None:

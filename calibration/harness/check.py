@@ -40,7 +40,8 @@ def spec(job: Job) -> dict[str, Any]:
     size = (bucket.width, bucket.height, train.batch_size, dataset.text_tokens, bucket.frames)
     return {
         "arch": job.arch, "dtype": job.network.dtype if job.network else job.model.weights, "autocast": job.autocast,
-        "full": job.network is None, "diffusers": job.diffusers, "rank": job.network.rank if job.network else 0, "buckets": [size, size],
+        "full": job.network is None, "diffusers": job.diffusers,
+        "native": False, "rank": job.network.rank if job.network else 0, "buckets": [size, size],
         "components": False, "resident": [name for name in job.resident or () if name != "transformer"],
         "left_in_cache": list(job.left_in_cache), "given_back": list(job.given_back), "optimizer": train.optimizer,
         "checkpointing": [train.gradient_checkpointing], "events": False, "layers": 0,

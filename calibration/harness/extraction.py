@@ -18,7 +18,7 @@ from calibration.harness.families import FAMILIES, Kind
 from calibration.harness.jobs import kind_of, spec
 from calibration.harness.unroll import Layers, layers_of, unrolled
 
-SAID = ("dtype", "autocast", "full", "diffusers", "rank", "optimizer")  # of each probe job, in the profile
+SAID = ("dtype", "autocast", "full", "diffusers", "native", "rank", "optimizer")  # of each probe job, in the profile
 LEFT_OUT = ("step.update/",)  # by rule: profiles/optimizers.json
 
 
@@ -29,8 +29,7 @@ def occurrences(run: Run, arch: str, kind: Kind) -> Iterator[Occurrence]:
     if not kind.full and not any(phase.name == "step" for phase in run.root.inner):
         yield Occurrence(run, f"setup.network/bf16{suffix}", list(range(setup.first, setup.last)), {"r": rank})
     for part in parts.step_parts(run, lambda bucket: bucket["text"], FAMILIES[arch].layout_of(kind)):
-        # of an older class its core alone
-        if not part.key.startswith(LEFT_OUT) and (part.key.startswith("step.core/") or not kind.diffusers):
+        if not part.key.startswith(LEFT_OUT) and (part.key.startswith("step.core/") or not kind.core_alone):
             yield replace(part, key=part.key.replace("step.core/", f"{kind.part}/", 1))
 
 

@@ -22,12 +22,13 @@ Bucket = tuple[int, int, int, int, int]
 class Kind:
     """How a model is trained: an adapter in a type over weights in bf16, or (`full`) all weights, in that type. `autocast`: the forward
     runs under torch.autocast, its result in fp32, as accelerate's mixed precision has it. `diffusers`: the version whose class it is,
-    where that is not the profile's."""
+    where that is not the profile's. `native`: at the size that the model was made for, where its class does something else then."""
 
     dtype: str
     autocast: bool = True
     full: bool = False
     diffusers: str = ""
+    native: bool = False
 
     @property
     def weights(self) -> str:
@@ -37,12 +38,17 @@ class Kind:
     def part(self) -> str:
         """The part that holds forward, loss and backward (estimator.steponly names it likewise)."""
         how = f"step.core.{'full' if self.full else self.dtype}" + ("" if self.autocast else ".plain")
-        return f"{how}.diffusers-{self.diffusers}" if self.diffusers else how
+        return how + (f".diffusers-{self.diffusers}" if self.diffusers else "") + (".native" if self.native else "")
 
     @property
     def name(self) -> str:
         how = ("full-" if self.full else "") + f"{self.dtype}-{'autocast' if self.autocast else 'plain'}"
-        return f"{how}-diffusers-{self.diffusers}" if self.diffusers else how
+        return how + (f"-diffusers-{self.diffusers}" if self.diffusers else "") + ("-native" if self.native else "")
+
+    @property
+    def core_alone(self) -> bool:
+        """Whether all but the core of a step is another kind's."""
+        return bool(self.diffusers) or self.native
 
 
 ADAPTERS = (Kind("bf16"), Kind("fp32"), Kind("bf16", autocast=False))
@@ -56,7 +62,7 @@ class Family:
 
     `lists`: a list of layers -> the argument that sets its length, and the model's own length. `channels`: of a latent; `compression`:
     pixels each way and frames of one latent cell. `text_width`: of a prompt's embedding. `older`: kinds whose class was another one in an
-    older diffusers, and the masks that sizes depend on there; of one sample alone.
+    older diffusers, and the masks that sizes depend on there; of one sample alone. `native`: width, height and frames of Kind.native.
     """
 
     transformer: tuple[str, dict[str, Any]]
@@ -70,11 +76,12 @@ class Family:
     lists: dict[str, tuple[str, int]]
     extra: dict[str, int] = field(default_factory=dict)
     older: dict[Kind, tuple[str, ...]] = field(default_factory=dict)
+    native: tuple[int, int, int] | None = None
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """How it is trained in the probe jobs."""
-        return (*KINDS, *self.older)
+        return (*KINDS, *self.older, *(replace(kind, native=True) for kind in KINDS if self.native))
 
     def layout_of(self, kind: Kind) -> Layout:
         """What sizes of this kind's recordings can depend on."""
@@ -88,6 +95,9 @@ class Family:
     def probe_buckets(self, rank: int, kind: Kind) -> tuple[Bucket, ...]:
         """The buckets of a probe job: of each rank a part, some of both; all where no adapter is trained."""
         one, many = ([b for b in self.buckets if (b[2] > 1) is several] for several in (False, True))
+        if kind.native and self.native:
+            width, height, frames = self.native
+            return tuple((width, height, count, self.buckets[0][3], frames) for count in ((1, 2, 4) if rank == RANKS[0] else (1, 2, 3)))
         if kind.diffusers:
             return tuple(one[:ONE] if rank == RANKS[0] else one[-ONE:])
         if rank == RANKS[0]:
@@ -134,8 +144,11 @@ FAMILIES = {
         # (#10482 of diffusers)
         {Kind("bf16", diffusers="0.32.0"): ("X*X", "X*X8", "S*S", "S*S8")},
     ),
-    # its positions are of 226 tokens of text, no more and no fewer
-    "cogvideox-2b": replace(COGVIDEOX_2B, buckets=tuple((w, h, count, 226, frames) for w, h, count, _, frames in BUCKETS)),
+    # its positions are of 226 tokens of text, no more and no fewer; they are made anew for each size but its own
+    "cogvideox-2b": replace(
+        COGVIDEOX_2B, buckets=tuple((w, h, count, 226, frames) for w, h, count, _, frames in BUCKETS),
+        layout=replace(COGVIDEOX_2B.layout, lengths=(*LAYOUT.lengths, "A", "F")), native=(720, 480, 49),
+    ),
     "cogvideox-5b": replace(
         COGVIDEOX_2B, lists={"transformer_blocks": ("num_layers", 42)}, layout=LAYOUT,
         vae=("AutoencoderKLCogVideoX", {"scaling_factor": 0.7}),

@@ -30,14 +30,14 @@ def probes(arch: str) -> dict[str, dict[str, Any]]:
                 "resident": [], "left_in_cache": [], "given_back": [], "optimizer": "adamw", "checkpointing": [True, False],
                 "events": True, "layers": RECORDED,
             }  # fmt: skip
-        if kind.autocast and not kind.diffusers:  # brought there alike without, and by an older class
+        if kind.autocast and not kind.core_alone:  # brought there alike without, and by these
             whole = {"buckets": [], "components": kind == KINDS[0], "layers": 0}
             made[f"{arch}-{kind.name}-whole"] = {**made[f"{arch}-{kind.name}-{0 if kind.full else RANKS[0]}"], **whole}
     return made
 
 
 def kind_of(job: dict[str, Any]) -> Kind:
-    return Kind(job["dtype"], job["autocast"], job["full"], job["diffusers"])
+    return Kind(job["dtype"], job["autocast"], job["full"], job["diffusers"], job["native"])
 
 
 def write(job: dict[str, Any], folder: Path) -> None:

@@ -15,12 +15,16 @@ TYPES = {"bf16": BF16, "fp32": torch.float32}
 
 
 def transformer(family: Family, dtype: Any) -> Any:
-    """On the host, its weights untouched."""
+    """On the host, its weights untouched. Buffers in its type, as the trainers' `.to(device, dtype=dtype)` makes them."""
     import diffusers
 
     name, arguments = family.transformer
     cls = getattr(diffusers, name)
-    return build(lambda: cls(**arguments), dtype, cls._keep_in_fp32_modules or (), name)
+    model = build(lambda: cls(**arguments), dtype, cls._keep_in_fp32_modules or (), name)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.data = buffer.to(dtype)
+    return model
 
 
 def others(family: Family) -> Iterator[tuple[str, Any]]:

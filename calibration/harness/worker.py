@@ -1,9 +1,9 @@
 """One recorded run of the harness, on the device that torch finds. `python -m calibration.harness` starts it. Arguments: JOB.json OUT_DIR.
 
-A job: `arch`, `dtype`, `autocast`, `full` and `diffusers` (families.Kind), the adapter's `rank`, `buckets`, `components` (text encoders and
-VAE are brought to the card once, so that their tensors are known), `resident` (those that stay there), `left_in_cache` (those that are gone
-when the transformer comes, without torch.cuda.empty_cache()), `given_back` (those that are gone when training starts, with it),
-`optimizer`, `checkpointing` (which of both), `events`, `layers` (of each list; 0: the model's own).
+A job: `arch`, `dtype`, `autocast`, `full`, `diffusers` and `native` (families.Kind), the adapter's `rank`, `buckets`, `components` (text
+encoders and VAE are brought to the card once, so that their tensors are known), `resident` (those that stay there), `left_in_cache` (those
+that are gone when the transformer comes, without torch.cuda.empty_cache()), `given_back` (those that are gone when training starts, with
+it), `optimizer`, `checkpointing` (which of both), `events`, `layers` (of each list; 0: the model's own).
 """
 
 from __future__ import annotations
@@ -43,13 +43,16 @@ class Job:
         self.names = labels.Labels() if record.events else None
 
     def load(self) -> None:
+        """Text encoders, transformer, VAE, as the trainers move them; the VAE before where it is gone before the transformer comes."""
         frame = self.record.open("load")
         stay, leave = {*self.job["resident"], *self.job["given_back"]}, self.job["left_in_cache"]
-        before = []
+        before: list[Any] = []
         for component, model in models.others(self.family) if self.job["components"] or stay or leave else ():
             name = component.rstrip("01").removesuffix("_")
             if not (name in stay or name in leave or self.job["components"]):
                 continue
+            if name == "vae" and name in stay:
+                self._bring_transformer(before)
             inner = self.record.open(f"load: {component}")
             moved = model.to("cuda")
             if component == "vae":
@@ -62,12 +65,16 @@ class Job:
             if name in leave:
                 before.append(moved)
             del model, moved
+        if self.sd.unet is None:
+            self._bring_transformer(before)
+        self.record.close(frame)
+
+    def _bring_transformer(self, before: list[Any]) -> None:
         before.clear()
         inner = self.record.open("load: transformer")
         dtype = models.TYPES[self.job["dtype"] if self.job["full"] else "bf16"]
         self.sd.unet = models.transformer(self.family, dtype).to("cuda").requires_grad_(self.job["full"])
         self.record.close(inner)
-        self.record.close(frame)
 
     def _let_go(self, component: str) -> None:
         if component == "vae":
