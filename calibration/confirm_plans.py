@@ -1,11 +1,12 @@
 """Plans against the trainer: the planned config on a card of that size, and the same config one step up.
 
-    python -m calibration.confirm_plans FOLDER [--only NAME ...] [--list] [options of calibration.trainer]
+    python -m calibration.confirm_plans FOLDER [--only NAME ...] [--list] [--keep] [--overlay FILE] [options of calibration.trainer]
 
-Each case is an example, a card's size and an aim. The example's data is replaced by synthetic images or clips and its run made short; what
-`estimate plan` answers for it is run by the real trainer on the emulated device of that capacity, and must finish; then steps
-up (a change of the plan taken back, or the next larger batch or number of frames): where an estimate calls it "oom" it must run out of
-memory, where it calls it "borderline" either may be.
+Each case is an example, a card and an aim. The example's data is replaced by synthetic images or clips and its run made short; what
+`estimate plan` answers for it is run by the real trainer on the emulated device of that card's capacity and compute capability, and must
+finish; then steps up (a change of the plan taken back by a step, or the next larger batch, bucket or number of frames): where an estimate
+calls it "oom" it must run out of memory, where it calls it "borderline" either may be. Some cases are of a card as it was calibrated on the
+emulated device (calibration/data/overlays); `--overlay` takes another overlay for all. `--keep` keeps the rows (calibration.confirmed).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ import yaml
 from PIL import Image
 
 from calibration.clips import write_clip
+from calibration.confirmed import OUT_OF_MEMORY, Confirmed, keep
 from estimator.engine import estimate_job
 from estimator.errors import CannotTell
-from estimator.estimate import OOM, SAFE
-from estimator.gpus import find_gpu
+from estimator.estimate import OOM
+from estimator.gpus import MIB, Gpu, find_gpu
+from estimator.overlays import file_name, with_overlay
 from estimator.planner.buckets import FRAME_STEP, STEP
 from estimator.planner.edits import Edit, merged
 from estimator.planner.growth import grown_to
@@ -35,6 +38,7 @@ from estimator.planner.plans import Plan, make_plan
 from estimator.planner.subject import Subject, read_subject
 
 ROOT = Path(__file__).resolve().parent.parent
+OVERLAYS = ROOT / "calibration" / "data" / "overlays"
 STEPS = 8
 IMAGES = ((2048, 2048), (2304, 1536), (1536, 2304))
 CLIP = (832, 480, 200)
@@ -43,28 +47,39 @@ WORDS = "a brass lantern on a wooden table beside a window at dusk"
 
 @dataclass(frozen=True)
 class Case:
-    """`steps_up`: so many of the steps up are run."""
+    """`card`: as --gpu names it. `steps`: words that the steps up which are run begin with; empty: the first two, and for growth the first
+    that is certain to fail as well. `calibrated`: with the overlay of the card in OVERLAYS.
+    """
 
     example: str
-    gib: int
-    steps_up: int = 2
+    card: str
+    steps: tuple[str, ...] = ()
     aim: str = "quality"
+    calibrated: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.example}@{self.gib}" + (f"-{self.aim}" if self.aim != "quality" else "")
+        calibrated = "-calibrated" if self.calibrated else ""
+        return f"{self.example}@{self.card}" + (f"-{self.aim}" if self.aim != "quality" else "") + calibrated
+
+    def gpu(self, overlay: str | None = None) -> Gpu:
+        """The card, with `overlay` or its own where it is calibrated."""
+        path = overlay or (str(OVERLAYS / file_name(self.card)) if self.calibrated else None)
+        card = find_gpu(self.card)
+        return card if path is None else with_overlay(card, path)
 
 
 CASES = (
-    Case("flux_dev_24gb", 16), Case("flux_dev_24gb", 24), Case("zimage_turbo_ui", 12), Case("zimage_turbo_ui", 16),
-    Case("wan21_1b_ui", 16), Case("wan21_1b_ui", 16, aim="frames"), Case("wan21_14b_24gb", 24),
-    Case("qwen_edit_2509_ui", 32), Case("qwen_edit_2509_ui", 48),
+    Case("flux_dev_24gb", "A100-40G", ("batch",)), Case("flux_dev_24gb", "L4", ("low_vram",)),
+    Case("zimage_turbo_ui", "RTX4090", ("batch",)), Case("qwen_edit_2509_ui", "RTX5090", ("text",)),
+    Case("wan22_5b_ui", "RTX4090", ("batch",)), Case("wan21_1b_ui", "16GiB"), Case("wan21_1b_ui", "16GiB", aim="frames"),
+    Case("wan21_14b_24gb", "24GiB"),
 )  # fmt: skip
 
 
-def write_job(case: Case, place: Path) -> Path:
+def write_job(example: str, place: Path) -> Path:
     """The example with synthetic images and few steps, as a config of its own."""
-    config = yaml.safe_load((ROOT / "examples" / f"{case.example}.yaml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((ROOT / "examples" / f"{example}.yaml").read_text(encoding="utf-8"))
     for process in config["config"]["process"]:
         process["training_folder"] = str(place / "out")
         process["train"]["steps"] = STEPS
@@ -103,22 +118,25 @@ STEPS_OF = {"batch": 1, "frames": FRAME_STEP, "resolution": STEP}
 FURTHEST = 400
 
 
-def steps_up(plan: Plan) -> list[tuple[str, tuple[Edit, ...]]]:
-    """What the plan says is not safe any more: each change taken back alone; or of its growth the next, and the first that is certain
-    to fail.
+def steps_up(plan: Plan, case: Case) -> list[tuple[str, tuple[Edit, ...]]]:
+    """What the plan says is not safe any more: each change taken back by a step; or what could grow gone one step further, and besides,
+    where no step is named, the first that is certain to fail.
     """
-    further = [growth for growth in plan.growth if growth.beyond is not None]
-    if not further:
-        return [
-            (f"without {change.name}", merged(edit for other in plan.changes if other is not change for edit in other.edits))
-            for change in plan.changes
-        ]
-    what, beyond = further[0].what, further[0].beyond
-    assert beyond is not None
+    if plan.changes:
+        found = [(f"{change.name} a step back", change.weaker) for change in plan.changes]
+    else:
+        found = [(f"{what} {value}", merged((*plan.edits, *grown_to(plan.subject, what, value)))) for what, value in _growths(plan, case)]
+    return [step for step in found if step[0].startswith(case.steps)] if case.steps else found[:2]
+
+
+def _growths(plan: Plan, case: Case) -> list[tuple[str, int]]:
+    further = [(growth.what, growth.beyond) for growth in plan.growth if growth.beyond is not None]
+    if case.steps or not further:
+        return further
+    what, beyond = further[0]
     values = range(beyond, beyond + FURTHEST * STEPS_OF[what], STEPS_OF[what])
     certain = next((value for value in values if _certain_to_fail(plan, grown_to(plan.subject, what, value))), None)
-    chosen = dict.fromkeys([beyond] if certain is None else [beyond, certain])
-    return [(f"{what} {value}", merged((*plan.edits, *grown_to(plan.subject, what, value)))) for value in chosen]
+    return [(what, value) for value in dict.fromkeys((beyond, beyond if certain is None else certain))]
 
 
 def _certain_to_fail(plan: Plan, edits: tuple[Edit, ...]) -> bool:
@@ -127,47 +145,59 @@ def _certain_to_fail(plan: Plan, edits: tuple[Edit, ...]) -> bool:
     return job is not None and estimate_job(job, plan.gpu, fast=True).verdict == OOM
 
 
-def confirm(case: Case, folder: Path, options: list[str]) -> list[dict[str, Any]]:
+def confirm(case: Case, folder: Path, overlay: str | None, options: list[str]) -> list[Confirmed]:
     """A row for the planned config and each step up: what was estimated, and how the trainer's run ended."""
     place = (folder / case.name).resolve()
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    subject = read_subject(str(write_job(case, place)), (), None, ())
-    plan = make_plan(subject, find_gpu(f"{case.gib}GiB"), case.aim)
+    subject, gpu = read_subject(str(write_job(case.example, place)), (), None, ()), case.gpu(overlay)
+    plan = make_plan(subject, gpu, case.aim)
     if plan.after is None:
-        return [{"case": case.name, "config": "planned", "verdict": "none is safe", "ran": "not run"}]
+        print(f"{case.name}: no config is safe", flush=True)
+        return []
     rows = []
-    for what, edits in [("planned", plan.edits), *steps_up(plan)[: case.steps_up]]:
-        said = {"case": case.name, "config": what, "edits": [edit.override for edit in edits]}
-        rows.append({**said, **tried(subject, edits, case, place, options)})
-        print(json.dumps(rows[-1]), flush=True)
+    for what, edits in [("planned", plan.edits), *steps_up(plan, case)]:
+        job = subject.read(edits)
+        try:
+            verdict = estimate_job(job, gpu).verdict if job is not None else "not a config"
+        except CannotTell as error:
+            job, verdict = None, f"cannot tell: {error}"
+        done = ran(subject, edits, place, gpu, options) if job is not None else {"ran": "not run"}
+        own = gpu.calibration is not None
+        said = {"example": case.example, "card": case.card, "calibrated": own, "aim": case.aim, "config": what, "verdict": verdict}
+        rows.append(Confirmed(**said, edits=tuple(edit.override for edit in edits), **{**NOT_RUN, **done}))
+        print(json.dumps(asdict(rows[-1])), flush=True)
     return rows
 
 
-def tried(subject: Subject, edits: tuple[Edit, ...], case: Case, place: Path, options: list[str]) -> dict[str, Any]:
-    job = subject.read(edits)
-    if job is None:  # the trainer would stop on it
-        return {"verdict": "not a config", "ran": "not run"}
-    try:
-        verdict = estimate_job(job, find_gpu(f"{case.gib}GiB")).verdict
-    except CannotTell as error:
-        return {"verdict": f"cannot tell: {error}", "ran": "not run"}
+NOT_RUN: dict[str, Any] = {"failed_in": "", "capacity_mib": 0, "compute_capability": "", "versions": {}, "commit": ""}
+
+
+def ran(subject: Subject, edits: tuple[Edit, ...], place: Path, gpu: Gpu, options: list[str]) -> dict[str, Any]:
+    """How the trainer's run of the edited config ended."""
     shutil.rmtree(place / "out", ignore_errors=True)
-    config, out = place / "tried.yaml", place / "run"
+    config, out, mib = place / "tried.yaml", place / "run", gpu.total_bytes // MIB
     config.write_text(edited_text(subject, edits)[1], encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     for cache in place.glob("data*/_*"):  # cached latents and embeddings of the run before
         shutil.rmtree(cache)
-    command = [sys.executable, "-m", "calibration.trainer", str(config), str(out), "--capacity-mib", str(case.gib * 1024), *options]
+    device = ["--capacity-mib", str(mib), "--cc", gpu.compute_capability]
+    command = [sys.executable, "-m", "calibration.trainer", str(config), str(out), *device, *options]
     subprocess.run(command, capture_output=True, text=True)
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))
-    return {"verdict": verdict, "ran": "out of memory" if result["num_ooms"] else result["outcome"], "ooms": result["num_ooms"]}
+    return {
+        "ran": OUT_OF_MEMORY if result["num_ooms"] else result["outcome"],
+        "failed_in": next(iter(result["oom_phases"]), ""),
+        "capacity_mib": mib,
+        "compute_capability": gpu.compute_capability,
+        "versions": result["versions"],
+        "commit": commit(),
+    }
 
 
-def holds(row: dict[str, Any]) -> bool:
-    """Safe must have run without running out of memory, oom must have run out of it."""
-    expected = {SAFE: ("ok",), OOM: ("out of memory",)}.get(row["verdict"])
-    return expected is None or row["ran"] in expected
+def commit() -> str:
+    """The commit that the rows are made with."""
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> int:
@@ -175,13 +205,19 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="+", default=[], help="cases whose name contains one of these words")
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
+    parser.add_argument("--keep", action="store_true", help="keep the rows, in place of earlier ones of the same configs")
+    parser.add_argument("--overlay", help="a calibration overlay of the cases' card")
     args, options = parser.parse_known_args()
     cases = [case for case in CASES if not args.only or any(word in case.name for word in args.only)]
     if args.list:
         print("\n".join(case.name for case in cases))
         return 0
-    rows = [row for case in cases for row in confirm(case, args.folder, options)]
-    wrong = [row for row in rows if not holds(row)]
+    rows: list[Confirmed] = []
+    for case in cases:
+        rows += confirm(case, args.folder, args.overlay, options)
+        if args.keep:
+            keep(rows)
+    wrong = [row for row in rows if not row.holds]
     print(f"{len(rows) - len(wrong)} of {len(rows)} as estimated")
     return 1 if wrong else 0
 
