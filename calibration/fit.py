@@ -7,8 +7,9 @@ Two fits for each figure (residual_model says what is fitted, and with which pri
 - *replay*: estimates against whole runs on the emulated device, groups architecture, kind of weights, optimizer;
 - *card*: the emulated device, or an estimate, against published figures of real cards, groups trainer and card generation. Few, so the
   priors matter.
-A figure on a card is off by both. `--write` takes the sum's 1 %, 50 % and 99 % points, drawn with the uncertainty of all parameters, into
-the profile; `--check` leaves out one source, or one architecture, after the other (residual_check).
+A figure on a card is off by both. `--write` takes the 1 %, 50 % and 99 % points, drawn with the uncertainty of all parameters, into the
+profile; beside it those of the replay alone (`runs`), which hold where a card's own step cells stand for the rest, and what is expected
+of such cells before any is seen (`cells`). `--check` leaves out one source, or one architecture, after the other (residual_check).
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ PARAMETERS = Path(__file__).parent / "data" / "residual_fit.json"
 CHECK = Path(__file__).parent / "data" / "interval_check.md"
 FIGURES = ("allocated", "reserved")
 PHASES = ("load", "cache_latents", "cache_text", "prepare", "sample", "train", "save")
+# What an estimate of allocated bytes misses is a tensor, which is missed wherever it is alive: rows of one run are one observation, and
+# phases have one spread. What it misses of reserved ones is how blocks lie, which is another thing in each phase.
+FITTED = {"allocated": ("run",), "reserved": PHASES}
 REPLAY_GROUPS, CARD_GROUPS = ("arch", "weights", "optimizer"), ("trainer", "generation")
 DRAWS, SEED = 200_000, 5
 LOW, HIGH = 0.01, 0.99
@@ -49,15 +53,25 @@ UNCHECKED = {"arch": 0.03, "weights": 0.03, "optimizer": 0.01, "trainer": 0.05, 
 
 
 class Fits:
-    """The fits, and draws of what a figure on a card is off by. `replay`: of each figure; `card`: of both, None without a row of a card."""
+    """The fits, and draws of what a figure on a card is off by. `replay`: of each figure; `card`: of both, None without a row of a card.
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    `beside`: fits whose rows of cards are the same: that of cards is taken from them.
+    """
+
+    def __init__(self, rows: Sequence[Row], beside: Fits | None = None) -> None:
         inner = {figure: [row for row in rows if row.kind == "emulated" and row.figure == figure] for figure in FIGURES}
-        self.replay = {figure: model.fit(chosen, REPLAY_GROUPS, PHASES, REPLAY[figure]) for figure, chosen in inner.items()}
+        self.replay = {
+            figure: model.fit(farthest(chosen, by_phase=len(FITTED[figure]) > 1), REPLAY_GROUPS, FITTED[figure], REPLAY[figure])
+            for figure, chosen in inner.items()
+        }
         # Of cards there is too little for each figure, and both are made by the same allocator: all peaks, and the outcomes.
         outer = [row for row in rows if row.kind != "emulated"]
-        self.card = model.fit(outer, CARD_GROUPS, ("card",), CARD, [self.known(row) for row in outer]) if outer else None
-        self._drawn = {id(part): part.draws(DRAWS, SEED) for part in (*self.replay.values(), self.card) if part is not None}
+        self.card = beside.card if beside is not None else None
+        if beside is None and outer:
+            self.card = model.fit(outer, CARD_GROUPS, ("card",), CARD, [self.known(row) for row in outer])
+        self._drawn = {id(part): part.draws(DRAWS, SEED) for part in self.replay.values()}
+        if self.card is not None:
+            self._drawn[id(self.card)] = self.card.draws(DRAWS, SEED) if beside is None else beside._drawn[id(self.card)]
 
     def known(self, row: Row) -> float:
         """Spread in bytes that the replay adds to a row of a card; none where the device itself stands for the estimate."""
@@ -65,21 +79,52 @@ class Fits:
             return 0.0
         replay = self.replay[row.figure]
         at = dict(zip(replay.names, replay.values, strict=True))
-        return float(math.hypot(math.exp(at[f"log_share/{row.phase}"]) * row.replayed_bytes, math.exp(at["log_added"]) * MIB))
+        added = math.exp(at["log_added"]) * MIB, replay.priors.least_bytes
+        return float(math.hypot(math.exp(at[f"log_share/{_of(replay, row.phase)}"]) * row.replayed_bytes, *added))
 
     def spread(self, figure: str, phase: str, parts: str = "both") -> dict[str, float]:
-        """Shares and bytes of a Spread (estimator.residual): of a job whose groups were checked. `parts`: both, replay or card."""
-        generator, replay = np.random.default_rng(SEED), self.replay[figure]
-        share, added = np.zeros(DRAWS), np.zeros(DRAWS)
-        if parts != "card":
-            share, added = _parts(replay, self._drawn[id(replay)], phase, generator, _mix)
-        if parts != "replay" and self.card is not None:
-            more, further = _parts(self.card, self._drawn[id(self.card)], "card", generator, _new)
-            share, added = share + more, added + further
-        used = [(replay, phase)] * (parts != "card") + ([(self.card, "card")] if self.card and parts != "replay" else [])
-        # A bias counts where it is twice its standard error from zero.
-        errors = (part.error(f"bias/{name}") for part, name in used)
-        return _points(share, added, any(abs(value) > 2 * error for value, error in errors))
+        """Shares and bytes of a Spread (estimator.residual): of a job whose groups were checked. `parts`: both, replay or card.
+
+        The points of both are found apart and added in quadrature, as all independent distances are: what a tail is beyond its own 99 %
+        point, where there are no rows, then counts for nothing.
+        """
+        replay = self.replay[figure]
+        chosen = [(replay, _of(replay, phase), _mix)] * (parts != "card")
+        chosen += [(self.card, "card", _new)] if self.card is not None and parts != "replay" else []
+        points = []
+        for fitted, of, effect in chosen:
+            share, added = _parts(fitted, self._drawn[id(fitted)], of, np.random.default_rng(SEED), effect)
+            value, error = fitted.error(f"bias/{of}")
+            points.append(_points(share, added, abs(value) > 2 * error))  # a bias counts where it is twice its error from zero
+        out = {name: round(math.hypot(*(one[name] for one in points)), 5 if name.endswith("share") else None) for name in points[0]}
+        return {**out, "share": round(sum(one["share"] for one in points), 5)}
+
+    def expected_of_cells(self) -> dict[str, float]:
+        """Of the step cells of one card, before any is seen: their `share`, the spread of rows of real cards about their common middle, and
+        how many cells it is `worth`: a spread whose logarithm is known to a standard error of e is like one found from 1 / (2 e^2) rows.
+        """
+        if self.card is None:
+            return {"share": CARD.share, "worth": round(1 / (2 * CARD.share_factor**2), 2)}
+        logs = self._drawn[id(self.card)]["log_share/card"]
+        return {"share": round(float(np.exp(np.median(logs))), 5), "worth": round(float(1 / (2 * np.var(logs))), 2)}
+
+
+def _of(fitted: Fitted, phase: str) -> str:
+    """The phase of a fit that holds for a phase."""
+    return phase if phase in fitted.phases else fitted.phases[0]
+
+
+def farthest(rows: Sequence[Row], by_phase: bool) -> list[Row]:
+    """Of each run, or of each of its phases, the row that is farthest from its estimate: they are one observation, and a run fits where its
+    worst does.
+    """
+    worst: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        key = (row.source, row.phase if by_phase else "")
+        known = worst.setdefault(key, row)
+        if abs(row.observed_bytes / row.replayed_bytes - 1) > abs(known.observed_bytes / known.replayed_bytes - 1):
+            worst[key] = row
+    return list(worst.values())
 
 
 Effect = Callable[[Fitted, Mapping[str, Floats], str, np.random.Generator], Floats]
@@ -102,11 +147,11 @@ def _parts(
     fitted: Fitted, drawn: Mapping[str, Floats], phase: str, generator: np.random.Generator, effect: Effect
 ) -> tuple[Floats, Floats]:
     """Draws of the multiplicative part (a share) and of the additive one (bytes)."""
-    freedom = np.exp(np.clip(drawn["log_freedom"], math.log(2), math.log(30)))
+    freedom = np.exp(drawn["log_freedom"])
     share = drawn[f"bias/{phase}"] + np.exp(drawn[f"log_share/{phase}"]) * generator.standard_t(freedom)
     for kind in fitted.groups:
         share = share + effect(fitted, drawn, kind, generator)
-    return share, np.exp(drawn["log_added"]) * MIB * generator.standard_t(freedom)
+    return share, np.hypot(np.exp(drawn["log_added"]) * MIB, fitted.priors.least_bytes) * generator.standard_t(freedom)
 
 
 def _points(share: Floats, added: Floats, biased: bool) -> dict[str, float]:
@@ -123,20 +168,26 @@ def _points(share: Floats, added: Floats, biased: bool) -> dict[str, float]:
     }
 
 
+def spreads_of(fits: Fits, parts: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Figure -> phase -> spread, with the widest for any other phase."""
+    spreads = {figure: {phase: fits.spread(figure, phase, parts) for phase in PHASES} for figure in FIGURES}
+    for phases in spreads.values():
+        phases["any"] = max(phases.values(), key=lambda one: one["high_share"])
+    return spreads
+
+
 def profile(rows: Sequence[Row]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The profile as it is written, and the parameters that it was made of, with their standard errors."""
     fits = Fits(rows)
-    spreads = {figure: {phase: fits.spread(figure, phase) for phase in PHASES} for figure in FIGURES}
-    for phases in spreads.values():
-        phases["any"] = max(phases.values(), key=lambda one: one["high_share"])
     emulated, real = [row for row in rows if row.kind == "emulated"], [row for row in rows if row.kind != "emulated"]
     checked = {kind: sorted({getattr(row, kind) for row in emulated}) for kind in ("weights", "optimizer", "trainer")}
     generations = sorted({row.generation for row in real if row.outcome == "peak"})
     between = 0.0 if fits.card is None else math.exp(fits.card.error("log_between/generation")[0])
+    runs = f"{len({row.source for row in emulated})} emulated runs of the trainer"
     return {
         "schema": 1,
-        "source": f"low and high are 1 % and 99 % bounds, from {len({row.source for row in emulated})} emulated runs of the trainer and "
-        f"{len(real)} published rows of real cards ({len({row.source for row in real})} sources)",
+        "source": f"low and high are 1 % and 99 % bounds, from {runs} and {len(real)} published rows of real cards "
+        f"({len({row.source for row in real})} sources)",
         "made": {
             "command": "python -m calibration.fit --write",
             "date": datetime.now(UTC).date().isoformat(),
@@ -144,7 +195,9 @@ def profile(rows: Sequence[Row]) -> tuple[dict[str, Any], dict[str, Any]]:
             "rows": {kind: sum(row.kind == kind for row in rows) for kind in ("emulated", "step", "card")},
             "sources": {kind: len({row.source for row in rows if row.kind == kind}) for kind in ("emulated", "step", "card")},
         },
-        "spreads": spreads,
+        "spreads": spreads_of(fits, "both"),
+        "runs": {"source": runs, **spreads_of(fits, "replay")},
+        "cells": fits.expected_of_cells(),
         "cudnn_bytes_per_pixel": list(CUDNN_BYTES_PER_PIXEL),
         "checked": {**checked, "offloading": ["off"], "generation": generations},
         "unchecked": {**UNCHECKED, "generation": round(NORMAL_99 * between, 5)},

@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from calibration.confirmed import FINISHED, OUT_OF_MEMORY, Confirmed, read
 from estimator.engine import estimate_job
 from estimator.errors import CannotTell
 from estimator.estimate import OOM, SAFE
@@ -36,11 +38,35 @@ PAGE = """\
 Made by `python -m calibration.plan_table --write`; nothing here was run on a card. For each example and card: what `estimate plan`
 answers, what `check` says of the file that it writes (with the likely peak on the card), and of the next steps up: a change taken
 back by a step, or what could grow gone one step further. None of them may be safe; `borderline` is where neither a run nor its failure is
-certain. What the real trainer does on the emulated device of a card's size: `python -m calibration.confirm_plans`.
+certain. What the real trainer does with some of them is below.
 
 | example | card | plan | check of it | next steps up |
 |---|---|---|---|---|
 """
+
+CONFIRMED = """
+## Run by the trainer
+
+The examples on synthetic images and clips of a few sizes, planned for a card and run by the real trainer on the emulated device of that
+card's capacity and compute capability (`python -m calibration.confirm_plans`; emulated, not measured): what is planned must run, what is
+called oom must raise torch.OutOfMemoryError. "calibrated": with the overlay that `estimate calibrate` made on the emulated device of that
+card.
+
+| example | card | config | estimated | the trainer's run |
+|---|---|---|---|---|
+"""
+
+
+def confirmed_table(rows: Iterable[Confirmed]) -> str:
+    """The kept runs as a table."""
+    return CONFIRMED + "".join(f"| {' | '.join(_told(row))} |\n" for row in rows)
+
+
+def _told(row: Confirmed) -> tuple[str, ...]:
+    card = f"{row.card}, {row.capacity_mib / 1024:.2f} GiB" + (", calibrated" if row.calibrated else "")
+    edits = ", ".join(f"`{edit}`" for edit in row.edits) or "as it is"
+    ended = {FINISHED: "runs", OUT_OF_MEMORY: f"out of memory ({row.failed_in})"}.get(row.ran, row.ran)
+    return row.example, card, edits if row.config == "planned" else f"{row.config}: {edits}", row.verdict, ended
 
 
 @dataclass(frozen=True)
@@ -129,7 +155,8 @@ def main(arguments: list[str] | None = None) -> int:
             rows.append(row(example, find_gpu(card)))
             print(rows[-1].line + (f" WRONG: {rows[-1].wrong}" if rows[-1].wrong else ""), flush=True)
     if given.write:
-        (ROOT / "docs" / "plans.md").write_text(PAGE + "".join(f"{each.line}\n" for each in rows), encoding="utf-8")
+        text = PAGE + "".join(f"{each.line}\n" for each in rows) + confirmed_table(read())
+        (ROOT / "docs" / "plans.md").write_text(text, encoding="utf-8")
     wrong = [each for each in rows if each.wrong]
     print(f"{len(rows) - len(wrong)} of {len(rows)} hold")
     return 1 if wrong else 0

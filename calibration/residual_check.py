@@ -74,9 +74,9 @@ def sources_left_out(rows: Sequence[Row]) -> list[Held]:
 
 def architectures_left_out(rows: Sequence[Row]) -> list[Held]:
     """Phases of emulated runs, each predicted from all architectures but its own."""
-    held = []
+    held, whole = [], Fits(rows)
     for arch in sorted({row.arch for row in rows if row.kind == "emulated"}):
-        fits = Fits([row for row in rows if row.arch != arch])
+        fits = Fits([row for row in rows if row.arch != arch or row.kind != "emulated"], whole)
         places = [(figure, phase) for figure in FIGURES for phase in PHASES]
         spreads = {place: (fits.spread(*place, parts="replay"), fits.spread(*place)) for place in places}
         held += [_held(row, *spreads[row.figure, row.phase]) for row in rows if row.kind == "emulated" and row.arch == arch]

@@ -6,8 +6,8 @@ For a row with the replayed figure b and the observed one y (bytes; both may be 
 
 m: bias of a phase; z ~ N(0, 1): a group's effect (architecture, kind of weights, optimizer; trainer, card generation), in units of w, the
 spread between groups, which is estimated as well: that shrinks a group of few rows to the common mean. v: multiplicative and a: additive
-spread. A fit is the probability that y is at most the room there was, an OOM that it is more. Rows are weighted so that every source
-counts once in a phase.
+spread (a comes on top of the unit in which figures come, where they have one). A fit is the probability that y is at most the room there
+was, an OOM that it is more. Rows are weighted so that every source counts once in a phase.
 
 Priors, and why:
 - bias m ~ N(0, 0.5 %): programs are exact by construction; what is left are parts that were missed.
@@ -33,14 +33,14 @@ from calibration.residual_rows import OOM, PEAK, Row
 
 MIB = 2**20
 Floats = npt.NDArray[np.float64]
-FEW = 100
-PROPOSALS, PROPOSAL_FREEDOM = 40_000, 6  # of importance resampling: a Student distribution, whose tails cover the true one's
+STEPS = 40_000  # of a walk; a tenth of them is its way in
+PROPOSAL_FREEDOM = 6  # of importance resampling: a Student distribution, whose tails cover the true one's
 
 
 @dataclass(frozen=True)
 class Priors:
-    """`share`: centre of v; `added_bytes`: of a; `between`: spread of w; `bias`: spread of m; `freedom`: centre of n. Others as in the
-    module."""
+    """`share`: centre of v; `added_bytes`: of a; `between`: spread of w; `bias`: spread of m; `freedom`: centre of n; `least_bytes`: what
+    a comes on top of. Others as in the module."""
 
     share: float
     added_bytes: float
@@ -50,45 +50,71 @@ class Priors:
     share_factor: float = 1.0
     added_factor: float = 1.0
     freedom_factor: float = math.log(1.6)
+    least_bytes: int = 0
 
 
-REPLAY = {"allocated": Priors(0.005, 2 * MIB, 0.005), "reserved": Priors(0.01, 2 * MIB, 0.005)}
+SEGMENT_BYTES = 2 * MIB
+"""Reserved bytes come in multiples of this, so that figures which agree say no more than that."""
+REPLAY = {"allocated": Priors(0.005, 2 * MIB, 0.005), "reserved": Priors(0.01, 2 * MIB, 0.005, least_bytes=SEGMENT_BYTES)}
 CARD = Priors(0.005, 8 * MIB, 0.005, share_factor=math.log(2), added_factor=math.log(1.6))
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The fit of one figure. `values`: the parameters at their most probable, `covariance` of them (Laplace), by place in `names`."""
+    """The fit of one figure. `values`: the parameters at their most probable, `errors`: their standard errors, by place in `names`.
+
+    `drawn`: (so many, seed) -> parameters drawn around the fit, a line for each draw.
+    """
 
     names: tuple[str, ...]
     values: Floats
-    covariance: Floats
+    errors: Floats
     groups: Mapping[str, tuple[str, ...]]
     phases: tuple[str, ...]
     priors: Priors
-    density: Callable[[Floats], float] | None = None
+    drawn: Callable[[int, int], Floats]
 
     def draws(self, count: int, seed: int) -> dict[str, Floats]:
-        """Parameters drawn around the fit, by name: from the normal approximation, or, with `density`, resampled by the true density."""
-        generator = np.random.default_rng(seed)
-        drawn = generator.multivariate_normal(np.zeros(len(self.values)), self.covariance, size=count, method="eigh")
-        if self.density is not None:
-            drawn = drawn[:PROPOSALS] / np.sqrt(generator.chisquare(PROPOSAL_FREEDOM, size=(PROPOSALS, 1)) / PROPOSAL_FREEDOM)
-            squares = np.einsum("ij,jk,ik->i", drawn, np.linalg.inv(self.covariance), drawn)
-            proposed = -(PROPOSAL_FREEDOM + len(self.values)) / 2 * np.log1p(squares / PROPOSAL_FREEDOM)
-            logs = np.array([self.density(self.values + one) for one in drawn]) - proposed
-            chances = np.exp(logs - logs.max())
-            drawn = drawn[generator.choice(PROPOSALS, size=count, p=chances / chances.sum())]
-        return {name: self.values[place] + drawn[:, place] for place, name in enumerate(self.names)}
+        """Parameters drawn around the fit, by name."""
+        return dict(zip(self.names, self.drawn(count, seed).T, strict=True))
 
     def error(self, name: str) -> tuple[float, float]:
         """A parameter and its standard error."""
         place = self.names.index(name)
-        return float(self.values[place]), float(self.covariance[place, place] ** 0.5)
+        return float(self.values[place]), float(self.errors[place])
+
+
+def resampled(
+    density: Callable[[Floats], float], middle: Floats, covariance: Floats, tried: int, count: int, generator: np.random.Generator
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """So many draws by a density, given as its logarithm: (those tried around its middle, which of them, each as often as it is likely)."""
+    normal = generator.multivariate_normal(np.zeros(len(middle)), covariance, size=tried, method="eigh")
+    found = normal / np.sqrt(generator.chisquare(PROPOSAL_FREEDOM, size=(tried, 1)) / PROPOSAL_FREEDOM)
+    squares = np.einsum("ij,jk,ik->i", found, np.linalg.inv(covariance), found)
+    proposed = -(PROPOSAL_FREEDOM + len(middle)) / 2 * np.log1p(squares / PROPOSAL_FREEDOM)
+    logs = np.array([density(middle + one) for one in found]) - proposed
+    chances = np.exp(logs - logs.max())
+    return middle + found, generator.choice(tried, size=count, p=chances / chances.sum())
+
+
+def walked(density: Callable[[Floats], float], middle: Floats, covariance: Floats, count: int, generator: np.random.Generator) -> Floats:
+    """So many draws by a density, given as its logarithm: places of a walk (Metropolis), its steps as long as is best in many directions.
+
+    In more than a dozen directions draws that are weighed (`resampled`) may hang on a handful of them; a walk has no weights.
+    """
+    steps = generator.multivariate_normal(np.zeros(len(middle)), covariance * 2.38**2 / len(middle), size=STEPS, method="eigh")
+    limits, here, height = np.log(generator.random(STEPS)), middle, density(middle)
+    places = np.empty((STEPS, len(middle)))
+    for number, (step, limit) in enumerate(zip(steps, limits, strict=True)):
+        there = density(here + step)
+        if there - height > limit:
+            here, height = here + step, there
+        places[number] = here
+    return places[generator.integers(STEPS // 10, STEPS, size=count)]
 
 
 @dataclass(frozen=True)
-class _Data:
+class Data:
     """Rows as arrays. `phase`, `group`: places among the phases, and of all groups of a kind; `known`: spread known from elsewhere,
     bytes."""
 
@@ -117,13 +143,14 @@ def fit(rows: Sequence[Row], kinds: Sequence[str], phases: Sequence[str], priors
     """The most probable parameters for rows of one figure. `kinds`: fields of a row that are groups; `known`: a spread of each row in
     bytes.
 
-    With few rows (at most FEW) draws follow the true density, of which the normal approximation is then a poor one.
+    Of peaks alone the effects of groups are integrated out (residual_effects). With outcomes among the rows, which are few, all parameters
+    are found together, and draws follow their true density.
     """
     from scipy.optimize import minimize
 
     groups = {kind: tuple(sorted({getattr(row, kind) for row in rows})) for kind in kinds}
     names, members = _names(kinds, groups, phases), [(kind, group) for kind in kinds for group in groups[kind]]
-    data = _Data(
+    data = Data(
         np.array([row.replayed_bytes for row in rows], float),
         np.array([row.observed_bytes for row in rows], float),
         np.array([row.outcome == PEAK for row in rows], bool),
@@ -132,19 +159,28 @@ def fit(rows: Sequence[Row], kinds: Sequence[str], phases: Sequence[str], priors
         np.array([[members.index((kind, getattr(row, kind))) for kind in kinds] for row in rows], int),
         np.array([list(kinds).index(kind) for kind, _ in members], int),
         weights(rows),
-        np.array(known, float) if len(known) else np.zeros(len(rows)),
+        np.hypot(np.array(known, float) if len(known) else np.zeros(len(rows)), priors.least_bytes),
         len(phases),
         len(kinds),
     )  # fmt: skip
     start = np.array([_start(name, priors) for name in names])
+    if data.peak.all():
+        from calibration import residual_effects
+
+        values, errors, drawn = residual_effects.fit(data, priors, start)
+        return Fitted(names, values, errors, groups, tuple(phases), priors, drawn)
 
     def cost(theta: Floats) -> tuple[float, Floats]:
-        value, slope = _log_posterior(theta, data, priors)
+        value, slope = log_posterior(theta, data, priors)
         return -value, -slope
 
-    found = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "maxfun": 20_000})
-    density = (lambda theta: -cost(theta)[0]) if len(rows) <= FEW else None
-    return Fitted(names, found.x, _covariance(cost, found.x), groups, tuple(phases), priors, density)
+    found = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "maxfun": 20_000}).x
+    around = curvature(cost, found)
+
+    def drawn(count: int, seed: int) -> Floats:
+        return walked(lambda theta: -cost(theta)[0], found, around, count, np.random.default_rng(seed))
+
+    return Fitted(names, found, np.sqrt(np.diag(around)), groups, tuple(phases), priors, drawn)
 
 
 def _names(kinds: Sequence[str], groups: Mapping[str, tuple[str, ...]], phases: Sequence[str]) -> tuple[str, ...]:
@@ -163,7 +199,7 @@ def _start(name: str, priors: Priors) -> float:
     return centres.get(name.split("/")[0], 0.0)
 
 
-def _parts(theta: Floats, data: _Data) -> tuple[Floats, Floats, float, float, Floats, Floats]:
+def parts(theta: Floats, data: Data) -> tuple[Floats, Floats, float, float, Floats, Floats]:
     """bias and log share of phases, log added, log freedom, log between of kinds, effects of groups."""
     phases, kinds = data.phases, data.kinds
     return theta[:phases], theta[phases : 2 * phases], theta[2 * phases], theta[2 * phases + 1], theta[2 * phases + 2 :][:kinds], theta[
@@ -171,9 +207,9 @@ def _parts(theta: Floats, data: _Data) -> tuple[Floats, Floats, float, float, Fl
     ]  # fmt: skip
 
 
-def _log_posterior(theta: Floats, data: _Data, priors: Priors) -> tuple[float, Floats]:
+def log_posterior(theta: Floats, data: Data, priors: Priors) -> tuple[float, Floats]:
     """The logarithm, up to a constant, and its derivatives."""
-    bias, log_share, log_added, log_freedom, log_between, effects = _parts(theta, data)
+    bias, log_share, log_added, log_freedom, log_between, effects = parts(theta, data)
     between = np.exp(log_between)[data.kind_of]
     mean = bias[data.phase] + (effects * between)[data.group].sum(axis=1)
     share2, added2 = (np.exp(log_share)[data.phase] * data.replayed) ** 2, (math.exp(log_added) * MIB) ** 2
@@ -198,7 +234,7 @@ def _log_posterior(theta: Floats, data: _Data, priors: Priors) -> tuple[float, F
     return float(np.sum(data.weight * (each - np.where(data.peak, np.log(scale / MIB), 0)))) + prior, slope + prior_slope
 
 
-def _student(far: Floats, log_freedom: float, data: _Data) -> tuple[Floats, Floats]:
+def _student(far: Floats, log_freedom: float, data: Data) -> tuple[Floats, Floats]:
     """Logarithm of Student's density for peaks, of its probability for outcomes, by row; and the derivative by the distance."""
     from scipy.special import gammaln, stdtr
 
@@ -214,8 +250,8 @@ def _student(far: Floats, log_freedom: float, data: _Data) -> tuple[Floats, Floa
     return each, slope
 
 
-def _log_prior(theta: Floats, data: _Data, priors: Priors) -> tuple[float, Floats]:
-    bias, log_share, log_added, log_freedom, log_between, effects = _parts(theta, data)
+def _log_prior(theta: Floats, data: Data, priors: Priors) -> tuple[float, Floats]:
+    bias, log_share, log_added, log_freedom, log_between, effects = parts(theta, data)
     between = np.exp(log_between) / priors.between  # half-normal in w itself; the Jacobian keeps log w from going to minus infinity
     centred = (
         bias / priors.bias, (log_share - math.log(priors.share)) / priors.share_factor,
@@ -227,7 +263,7 @@ def _log_prior(theta: Floats, data: _Data, priors: Priors) -> tuple[float, Float
     return float(np.sum(log_between) - sum(np.sum(one**2) for one in centred) / 2), np.concatenate(slopes)
 
 
-def _covariance(cost: Callable[[Floats], tuple[float, Floats]], at: Floats) -> Floats:
+def curvature(cost: Callable[[Floats], tuple[float, Floats]], at: Floats) -> Floats:
     """The inverse of the cost's second derivatives, by differences of its slope; in no direction wider than the priors' unit scale."""
     count, hessian = len(at), np.empty((len(at), len(at)))
     for i in range(count):

@@ -13,7 +13,7 @@ from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate, Interva
 from estimator.gpus import Gpu
 from estimator.intervals import residual_for
 from estimator.job import Job
-from estimator.outside import extra_at_peak, outside, room
+from estimator.outside import extra_at_peak, most_bytes, outside, room
 from estimator.residents import PhasePeak, Simulation, workspace_of
 from estimator.residual import Residual, interval
 from estimator.rows import bound
@@ -79,7 +79,7 @@ def surely_unsafe(job: Job, gpu: Gpu, rows: Simulation | None = None) -> list[Ph
     """
     rows, residual = rows or rows_of(job, gpu), residual_for(gpu, job)
     space = room(gpu, residual, rows.phases)
-    return [p for p in rows.phases if _fast_verdict(p, space, residual) != SAFE]
+    return [p for p in rows.phases if _fast_verdict(p, space, gpu, residual) != SAFE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def fails_at_start(job: Job, gpu: Gpu, *, loading_only: bool) -> bool:
 def fails_alone(peak: PhasePeak, gpu: Gpu) -> bool:
     """Whether a phase of `surely_unsafe` is one whatever the job's other phases are."""
     residual = residual_for(gpu)
-    return _fast_verdict(peak, room(gpu, residual, (peak,)), residual) != SAFE
+    return _fast_verdict(peak, room(gpu, residual, (peak,)), gpu, residual) != SAFE
 
 
 def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:
@@ -179,10 +179,10 @@ def _survives(free: Simulation, capacity: int, replay: Replayer, extras: Sequenc
     return replay(max(capacity, 0), not any(tight[first_step:]))
 
 
-def _fails(simulation: Simulation | None, free: Simulation, capacity: int, extras: Sequence[int]) -> set[int]:
-    """Indices of phases that fail under the capacity: the replay's, and those where the workspace finds no room."""
-    beside = zip(free.phases, extras, strict=True)
-    failed = {index for index, (peak, extra) in enumerate(beside) if peak.allocated_bytes + extra > capacity}
+def _fails(simulation: Simulation | None, free: Simulation, capacities: Sequence[int], extras: Sequence[int]) -> set[int]:
+    """Indices of phases that fail under the capacity: the replay's, and those whose tensors with the workspace are more than theirs."""
+    beside = zip(free.phases, capacities, extras, strict=True)
+    failed = {index for index, (peak, capacity, extra) in enumerate(beside) if peak.allocated_bytes + extra > capacity}
     if simulation is not None and simulation.failed is not None:
         failed.add(simulation.failed)
     return failed
@@ -195,10 +195,11 @@ def _judge(
     workspaces = [extra_at_peak(p, residual) for p in free.phases]
     none, low, high = [0] * len(workspaces), [each.low_bytes for each in workspaces], [each.high_bytes for each in workspaces]
     tight = _survives(free, space.low_bytes, replay, high)
-    failed_high = _fails(tight, free, space.low_bytes, high)
+    failed_high = _fails(tight, free, [space.low_bytes] * len(high), high)
     failed_low: set[int] = set()
     if failed_high:
-        failed_low = _fails(_survives(free, space.high_bytes, replay, none), free, space.high_bytes, low)
+        most = [most_bytes(gpu, residual, peak) for peak in free.phases]
+        failed_low = _fails(_survives(free, space.high_bytes, replay, none), free, most, low)
     likely = _survives(free, space.likely_bytes, replay, none)
     slow = tight is not None and not failed_high and _keeps_releasing(tight)
     unsure = {i for i, p in enumerate(free.phases) if i in failed_high or (slow and p.phase == "train")}
@@ -239,17 +240,17 @@ def _phase(peak: PhasePeak, gpu: Gpu, residual: Residual, verdict: str, likely: 
 def _judge_fast(job: Job, gpu: Gpu, residual: Residual, rows: Simulation, assumptions: tuple[str, ...]) -> Estimate:
     """Certain only where it fails: allocated alone is more than the card has."""
     space = room(gpu, residual, rows.phases)
-    verdicts = [_fast_verdict(p, space, residual) for p in rows.phases]
+    verdicts = [_fast_verdict(p, space, gpu, residual) for p in rows.phases]
     phases = tuple(_phase(p, gpu, residual, v, None, i) for i, (p, v) in enumerate(zip(rows.phases, verdicts, strict=True)))
     verdict = next((v for v in (OOM, BORDERLINE) if v in verdicts), BORDERLINE if without_flash(gpu) else SAFE)
     peak = max(range(len(phases)), key=lambda i: phases[i].allocated_bytes)
     return Estimate(job, gpu, verdict, phases, peak, None, 0, (), job.warnings, assumptions, lower_bound=True)
 
 
-def _fast_verdict(peak: PhasePeak, space: Interval, residual: Residual) -> str:
-    if peak.allocated_bytes > space.high_bytes:
-        return OOM
-    return BORDERLINE if peak.allocated_bytes + extra_at_peak(peak, residual).high_bytes > space.low_bytes else SAFE
+def _fast_verdict(peak: PhasePeak, space: Interval, gpu: Gpu, residual: Residual) -> str:
+    if peak.allocated_bytes + extra_at_peak(peak, residual).high_bytes <= space.low_bytes:
+        return SAFE
+    return OOM if peak.allocated_bytes > most_bytes(gpu, residual, peak) else BORDERLINE
 
 
 def required_bytes(residual: Residual, free: Simulation, beside: int, replay: Replayer) -> int:

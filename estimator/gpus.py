@@ -15,7 +15,7 @@ from typing import Any
 
 from estimator.errors import InputError, Problem
 from estimator.gpu_catalogue import OSES, canonical, catalogue
-from estimator.residual import Residual
+from estimator.residual import Residual, Seen
 
 MIB, GIB = 2**20, 2**30
 __all__ = ["GIB", "MIB", "OSES", "SAME_CARD", "Calibration", "Gpu", "all_gpus", "find_gpu", "named"]
@@ -34,6 +34,7 @@ class Calibration:
     torch: str
     emulated: bool
     cells: int
+    diffusers: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Gpu:
     `source`: where `total_bytes` was read. `notes`: what the user should know about these numbers.
     `residual`: how far this card is from the replay, if it was calibrated; None: the shipped profile holds.
     `workspace_bytes`: torch's cuBLAS workspace of one thread as measured (None: by compute capability). `calibration`: the overlay in use.
+    `seen`: the architectures with step cells on it.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Gpu:
     residual: Residual | None = None
     workspace_bytes: int | None = None
     calibration: Calibration | None = None
+    seen: tuple[Seen, ...] = ()
 
     @property
     def usable_bytes(self) -> int:

@@ -2,6 +2,11 @@
 
 The profile is made by `python -m calibration.fit` and says on which rows and sources it rests, and what they cover: an architecture,
 a card generation or a setting that is not among it adds a share of its own, and a reason that the report and the JSON document show.
+
+Most of the shipped width is what cards, their generations and trainers may differ by, as published rows of them do. On a calibrated card
+with step cells of the job's architecture, run with the software that the programs were recorded from, that is no guess: AI Toolkit's own
+runs on the emulated device (`runs` of the profile) and those cells are all that is between the replay and the card. Text caching keeps the
+shipped width: no cell runs a text encoder.
 """
 
 from __future__ import annotations
@@ -13,11 +18,12 @@ from functools import cache
 from typing import Any
 
 from estimator.checked import NOTHING, load_checked
-from estimator.drift import DRIFT_SHARE, drift_of
+from estimator.drift import DRIFT_SHARE, drift_of, recorded_versions
 from estimator.gpus import GIB, Gpu
 from estimator.job import Job
 from estimator.paths import profiles_dir
-from estimator.residual import Interval, Residual, Spread
+from estimator.programs import load_profile
+from estimator.residual import FIGURES, Interval, Residual, Seen, Spread
 
 SCHEMA = 1
 GENERATIONS = {
@@ -29,11 +35,15 @@ GENERATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """profiles/residuals.json. `checked`: kind -> the values that were; `unchecked`: kind -> the share that one that was not adds."""
+    """profiles/residuals.json. `runs`: of the trainer's runs on the emulated device alone, without what cards add; `checked`: kind -> the
+    values that were; `unchecked`: kind -> the share that one that was not adds; `cells`: of the step cells of a card, the spread that is
+    expected before any is seen ("share") and how many cells that expectation is worth ("worth")."""
 
     residual: Residual
+    runs: Residual
     checked: Mapping[str, frozenset[str]]
     unchecked: Mapping[str, float]
+    cells: Mapping[str, float]
 
 
 @cache
@@ -43,7 +53,8 @@ def profile() -> Fitted:
     if raw["schema"] != SCHEMA:
         raise ValueError(f"residuals.json: schema {raw['schema']}, this version reads {SCHEMA}")
     checked = {kind: frozenset(values) for kind, values in raw["checked"].items()}
-    return Fitted(residual_of(raw), checked, dict(raw["unchecked"]))
+    runs = residual_of({**raw, "spreads": {figure: raw["runs"][figure] for figure in FIGURES}, "source": raw["runs"]["source"]})
+    return Fitted(residual_of(raw), runs, checked, dict(raw["unchecked"]), dict(raw["cells"]))
 
 
 def residual_of(raw: Mapping[str, Any]) -> Residual:
@@ -83,6 +94,20 @@ WORDS = {
 }
 
 
+TRAINED, UNSEEN = "train", ("cache_text",)
+"""The phase that step cells are of, and those whose kernels no cell runs."""
+RECORDED_TRAINER = "ai-toolkit"
+OBSERVED = "low and high rest on {} step cells of {} on this card and {}; of text caching, which no cell runs, on published rows besides"
+NO_CELLS = (
+    "no step cells of {} on this card: low and high are as wide as on cards that were never measured (estimate calibrate makes cells of "
+    "some architectures)"
+)
+OTHER_SOFTWARE = (
+    "the cells of this card ran with torch {}, diffusers {}, recorded were torch {}, diffusers {}: low and high are as wide as on cards "
+    "that were never measured"
+)
+
+
 CHANCE = "the trainer draws the offloaded layers anew in every run: in 98 of 100 within {:.2f} GiB of the estimate: the interval is wider"
 
 
@@ -92,12 +117,12 @@ def residual_for(gpu: Gpu, job: Job | None = None) -> Residual:
     A calibrated card's own residual (`gpu.residual`) stands for the shipped one and for its generation; what it holds is not widened by it.
     """
     shipped = profile()
-    own = gpu.residual
+    own, why = _own(gpu, job)
     found = settings(job) if job is not None else {}
     if own is None:
         found["generation"] = generation(gpu.compute_capability)
     missing = [kind for kind, value in found.items() if not is_checked(kind, value)]
-    reasons = [f"{WORDS[kind].format(found[kind])}: the interval is wider" for kind in missing]
+    reasons = [*why, *(f"{WORDS[kind].format(found[kind])}: the interval is wider" for kind in missing)]
     shares = [shipped.unchecked[kind] for kind in missing]
     if job is not None and (drift := drift_of(job)) is not None:
         reasons.append(drift)
@@ -105,6 +130,43 @@ def residual_for(gpu: Gpu, job: Job | None = None) -> Residual:
     residual = _widened(own or shipped.residual, shares, tuple(reasons))
     chance = _chance_bytes(job) if job is not None and job.model.layer_offloading else 0
     return residual.with_chance(chance, CHANCE.format(chance / GIB)) if chance else residual
+
+
+def _own(gpu: Gpu, job: Job | None) -> tuple[Residual | None, list[str]]:
+    """A calibrated card's residual for a job, and why it is no narrower; None for a card that was not. Without a job the narrowest."""
+    own, made = gpu.residual, gpu.calibration
+    if own is None or made is None or not (job is None or job.trainer == RECORDED_TRAINER):
+        return own, []
+    if job is None:
+        seen = min(gpu.seen, key=lambda one: one.allocated.high_share + one.allocated.low_share, default=None)
+        return own if seen is None else observed(own, seen), []
+    seen = next((one for one in gpu.seen if one.arch in programs_of(job.arch)), None)
+    if seen is None:
+        return own, [NO_CELLS.format(job.arch)]
+    recorded = recorded_versions(job.arch)
+    ran, of = (made.torch.split("+")[0], made.diffusers), (recorded["torch"], recorded["diffusers"])
+    return (observed(own, seen), []) if ran == of else (own, [OTHER_SOFTWARE.format(*ran, *of)])
+
+
+def programs_of(arch: str) -> tuple[str, ...]:
+    """The architecture, and those whose programs it has, to the last weight: a cell of one of them is one of it. Raises CannotTell."""
+    profiles = [load_profile(arch)]
+    while profiles[-1].shares_all and profiles[-1].relative is not None:
+        profiles.append(profiles[-1].relative)
+    return tuple(one.arch for one in profiles)
+
+
+def observed(own: Residual, seen: Seen) -> Residual:
+    """A calibrated card's residual for jobs of an architecture that was seen on it: the emulated runs' and its cells'."""
+    runs, phases = profile().runs, {*profile().runs.allocated, *own.allocated}
+
+    def spread(figure: str, phase: str) -> Spread:
+        known, found = own.spread(figure, phase), seen.beside(runs.spread(figure, phase), figure, phase == TRAINED)
+        return known if phase in UNSEEN or known.low_share + known.high_share < found.low_share + found.high_share else found
+
+    spreads = {figure: {phase: spread(figure, phase) for phase in phases} for figure in FIGURES}
+    source = OBSERVED.format(seen.cells, seen.arch, runs.source)
+    return replace(own, allocated=spreads["allocated"], reserved=spreads["reserved"], source=source)
 
 
 def _chance_bytes(job: Job) -> int:
@@ -116,7 +178,7 @@ def _chance_bytes(job: Job) -> int:
 def _widened(residual: Residual, shares: Iterable[float], reasons: tuple[str, ...]) -> Residual:
     more = sum(share * share for share in shares) ** 0.5
     if not more:
-        return residual
+        return replace(residual, reasons=(*residual.reasons, *reasons)) if reasons else residual
     allocated, reserved = (
         {phase: spread.widened(1.0, more) for phase, spread in spreads.items()} for spreads in (residual.allocated, residual.reserved)
     )

@@ -61,3 +61,8 @@ def room(gpu: Gpu, residual: Residual, peaks: Iterable[PhasePeak]) -> Interval:
         gpu.total_bytes - other.likely_bytes - (likely[1].likely_bytes - likely[0]),
         gpu.total_bytes - other.low_bytes + less,
     )
+
+
+def most_bytes(gpu: Gpu, residual: Residual, peak: PhasePeak) -> int:
+    """What a phase may allocate by the replay and still fit, with everything at its low end: by its own interval, not the widest of all."""
+    return gpu.total_bytes - outside(gpu).low_bytes + peak.allocated_bytes - allocated_on_card(peak, residual).low_bytes

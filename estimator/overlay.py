@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from estimator.gpus import MIB, Calibration, Gpu
-from estimator.residual import Residual
+from estimator.residual import Residual, Seen
 
 OTHERS_WORTH_A_WORD_BYTES = 64 * MIB
 """Less than this held by other processes during calibration is an idle display server: not worth a line."""
@@ -29,7 +29,8 @@ class Overlay:
     allocator in a process that trains. `workspace_bytes`: torch's cuBLAS workspace of one thread. `others_bytes`: held by other
     processes meanwhile (None: not known). `allocated`, `reserved`: measured / predicted over the `cells`. `residual`: how far the card is
     from the replay, made of these (None: the shipped one holds). `rows`: the file that the figures were made of, its digest and number.
-    `emulated`: made on the emulated device: good for trying things out, no measurement. `path`: where it was read ("" : not from a file).
+    `seen`: the architectures with step cells, by which `intervals` narrows the residual for their jobs. `emulated`: made on the emulated
+    device: good for trying things out, no measurement. `path`: where it was read ("" : not from a file).
     """
 
     card: str
@@ -48,6 +49,7 @@ class Overlay:
     residual: Residual | None
     rows: Mapping[str, str | int]
     path: str = ""
+    seen: tuple[Seen, ...] = ()
 
 
 def applied(gpu: Gpu, overlay: Overlay) -> Gpu:
@@ -75,6 +77,8 @@ def applied(gpu: Gpu, overlay: Overlay) -> Gpu:
         notes=(*gpu.notes, *notes),
         residual=overlay.residual,
         calibration=Calibration(
-            overlay.path, overlay.made["date"], overlay.made["driver"], overlay.made["torch"], overlay.emulated, overlay.cells
+            overlay.path, overlay.made["date"], overlay.made["driver"], overlay.made["torch"], overlay.emulated, overlay.cells,
+            overlay.made.get("diffusers", ""),
         ),
+        seen=overlay.seen,
     )

@@ -18,7 +18,7 @@ from estimator.errors import InputError, Problem
 from estimator.gpus import GIB, OSES, SAME_CARD, Gpu
 from estimator.job import Place
 from estimator.overlay import Overlay, Range
-from estimator.residual import ANY_PHASE, FIGURES, Interval, Residual, Spread
+from estimator.residual import ANY_PHASE, FIGURES, Interval, Residual, Seen, Spread
 
 SCHEMA = 1
 KIND = "vram-preflight overlay"
@@ -32,6 +32,7 @@ MOST_RATIO = 100.0
 MOST_SHARE = 1.0
 """A residual of more than the figure itself is no calibration."""
 MOST_PHASES = 20
+MOST_ARCHS = 100
 FIX = "run `estimate calibrate` again, delete the file, or ignore it with --no-overlay"
 
 
@@ -110,6 +111,7 @@ def _overlay(data: dict[str, Any]) -> Overlay:
         reserved=_range(_section(ratios, "reserved", "ratios."), "ratios.reserved", 1 / MOST_RATIO, MOST_RATIO, suffix=""),
         cells=_bytes(ratios, "ratios.cells", 0, 10**6),
         residual=None if data.get("residual") is None else _residual(_section(data, "residual")),
+        seen=_seen(_section(data, "seen")) if "seen" in data else (),
         rows={"file": _text(rows, "rows.file"), "sha256": _text(rows, "rows.sha256"), "count": _bytes(rows, "rows.count", 0, 10**9)},
     )
 
@@ -138,6 +140,7 @@ def document(overlay: Overlay) -> dict[str, Any]:
         "others_bytes": overlay.others_bytes,
         "ratios": {"allocated": _ratios(overlay.allocated), "reserved": _ratios(overlay.reserved), "cells": overlay.cells},
         "residual": None if overlay.residual is None else residual_document(overlay.residual),
+        "seen": {one.arch: {"cells": one.cells, **{figure: asdict(getattr(one, figure)) for figure in FIGURES}} for one in overlay.seen},
         "rows": dict(overlay.rows),
     }  # fmt: skip
 
@@ -259,6 +262,21 @@ def _residual(section: Mapping[str, Any]) -> Residual:
     found = _range(ends, "residual.cudnn_bytes_per_pixel", 0, 2**20)
     per_pixel = Interval(round(found.low), round(found.likely), round(found.high))
     return Residual(both[0], both[1], per_pixel, _text(section, "residual.source"))
+
+
+def _seen(section: Mapping[str, Any]) -> tuple[Seen, ...]:
+    """An overlay of an earlier version has none."""
+    if len(section) > MOST_ARCHS:
+        raise _Wrong("seen", f"at most {MOST_ARCHS} architectures")
+    out = []
+    for arch in section:
+        path = f"seen.{arch[:MOST_TEXT]}"
+        one = _section(section, arch, "seen.")
+        spreads = [_spread(one, figure, f"{path}.{figure}") for figure in FIGURES if figure in one]
+        if len(spreads) != len(FIGURES):
+            raise _Wrong(path, "a spread is missing")
+        out.append(Seen(arch, _bytes(one, f"{path}.cells", 1, 10**6), *spreads))
+    return tuple(out)
 
 
 def _spread(phases: Mapping[str, Any], phase: str, path: str) -> Spread:

@@ -52,6 +52,35 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """Step cells of one architecture on a card: how far a step of it may be from the replay there. `cells`: how many went through.
+
+    Shares are carried over to the whole depth; `share` is the cells' middle, the distances hold their spread and how few they are.
+    """
+
+    arch: str
+    cells: int
+    allocated: Spread
+    reserved: Spread
+
+    def beside(self, runs: Spread, figure: str, trains: bool) -> Spread:
+        """The spread of a figure on this card, where `runs` is that of the emulated runs alone. `trains`: of the phase that cells are of;
+        elsewhere their middle is no bias, and adds to the distance on its side.
+        """
+        cells = self.allocated if figure == "allocated" else self.reserved
+        bias = cells.share if trains else 0.0
+        low, high = (0.0, 0.0) if trains else (max(0.0, -cells.share), max(0.0, cells.share))
+        return replace(
+            runs,
+            low_share=_hypot(runs.low_share, cells.low_share + low),
+            high_share=_hypot(runs.high_share, cells.high_share + high),
+            low_bytes=round(_hypot(runs.low_bytes, cells.low_bytes)),
+            high_bytes=round(_hypot(runs.high_bytes, cells.high_bytes)),
+            share=runs.share + bias,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Residual:
     """How far a card may be from the replay, for one job on one card.
 

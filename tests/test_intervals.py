@@ -6,16 +6,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from estimator import intervals
+from estimator.drift import recorded_versions
 from estimator.engine import estimate_job
-from estimator.gpus import find_gpu
+from estimator.gpus import Calibration, Gpu, find_gpu
 from estimator.intervals import profile, residual_for, residual_of
+from estimator.job import Job
 from estimator.paths import profiles_dir
-from estimator.residual import ANY_PHASE, Interval, Residual, Spread, interval
+from estimator.residual import ANY_PHASE, Interval, Residual, Seen, Spread, ends, interval
 from tests.made_jobs import example
 
 MIB, GIB = 2**20, 2**30
@@ -99,6 +102,81 @@ def test_a_card_generation_without_a_peak_is_wider_and_a_calibrated_card_is_not(
     assert residual_for(calibrated, job).reasons == ()
 
 
+def calibrated(job: Job, card: Gpu, **changes: object) -> Gpu:
+    """The card with eight cells of the job's architecture that were as predicted, run with the recorded software."""
+    versions = recorded_versions(job.arch)
+    made = Calibration("x", "2026-11-28", "580", versions["torch"] + "+cu130", False, 8, versions["diffusers"])
+    seen = (Seen(job.arch, 8, Spread(0.004, 0.004), Spread(0.004, 0.004)),)
+    return replace(card, residual=profile().residual, calibration=made, seen=seen, **changes)  # type: ignore[arg-type]
+
+
+def width(residual: Residual, phase: str = "train") -> float:
+    return residual.spread("allocated", phase).low_share + residual.spread("allocated", phase).high_share
+
+
+def test_a_card_with_cells_of_the_architecture_is_sure_of_it_alone() -> None:
+    job, card = example("zimage_turbo_ui"), find_gpu("RTX4090")
+    known = calibrated(job, card)
+    residual = residual_for(known, job)
+    assert width(residual) < width(profile().residual) / 3
+    assert residual.reasons == ()
+    assert "8 step cells of zimage-turbo on this card and 123 emulated runs" in residual.source
+    assert width(residual_for(known)) <= width(residual), "without a job: the narrowest of all"
+    assert width(residual, "cache_text") == width(profile().residual, "cache_text"), "no cell runs a text encoder"
+
+
+def test_what_the_cells_do_not_cover_keeps_the_width_and_says_why() -> None:
+    job, card = example("zimage_turbo_ui"), find_gpu("RTX4090")
+    known = calibrated(job, card)
+    other = residual_for(known, example("flux_dev_24gb"))
+    assert width(other) == width(profile().residual)
+    assert any("no step cells of flux1-dev" in reason for reason in other.reasons)
+    assert known.calibration is not None
+    older = replace(known, calibration=replace(known.calibration, torch="2.9.1+cu128"))
+    assert width(residual_for(older, job)) == width(profile().residual)
+    assert any("torch 2.9.1" in reason for reason in residual_for(older, job).reasons)
+    assert width(residual_for(known, replace(job, trainer="explicit"))) > width(profile().residual)
+    assert width(residual_for(known, replace(job, trainer_version="99"))) > 3 * width(residual_for(known, job))
+
+
+def test_cells_of_the_programs_that_an_architecture_borrows_are_its_own() -> None:
+    edit, image = example("qwen_edit_2509_ui"), example("qwen_image_ui")
+    known = calibrated(image, find_gpu("RTX4090"))
+    assert width(residual_for(known, edit)) == width(residual_for(known, image)) < width(profile().residual)
+
+
+def test_few_cells_never_make_an_interval_wider() -> None:
+    job, card = example("zimage_turbo_ui"), find_gpu("RTX4090")
+    known = calibrated(job, card)
+    one = replace(known, seen=(replace(known.seen[0], cells=1, allocated=Spread(0.5, 0.5)),))
+    assert width(residual_for(one, job)) == width(profile().residual)
+
+
+def test_the_middle_of_the_cells_is_a_bias_of_steps_only() -> None:
+    job, card = example("zimage_turbo_ui"), find_gpu("RTX4090")
+    known = calibrated(job, card)
+    off = replace(known, seen=(replace(known.seen[0], allocated=Spread(0.004, 0.004, share=0.002)),))
+    before, after = residual_for(known, job), residual_for(off, job)
+    assert after.spread("allocated", "train").share == pytest.approx(0.002)
+    assert after.spread("allocated", "sample").share == 0
+    assert after.spread("allocated", "sample").high_share > before.spread("allocated", "sample").high_share
+    assert after.spread("allocated", "sample").low_share == before.spread("allocated", "sample").low_share
+
+
+def test_a_phase_is_judged_by_its_own_low_end() -> None:
+    """What is uncertain of text caching, long over when training begins, leaves no doubt about training's failure."""
+    job, card = example("zimage_base_ui"), find_gpu("A100-40G")
+    sure, unsure = Spread(0.0, 0.0), Spread(0.9, 0.0)
+    phases = {ANY_PHASE: sure, "cache_text": unsure}
+    own = Residual(phases, phases, Interval(0, 0, 0), "made up")
+    peak = max(phase.allocated_bytes for phase in estimate_job(job, card).phases if phase.phase == "train")
+    small = replace(card, residual=own, total_bytes=peak - 512 * MIB, context_low_bytes=0, context_bytes=0, context_high_bytes=0)
+    for fast in (True, False):
+        found = estimate_job(job, small, fast=fast)
+        assert found.verdict == "oom"
+        assert "oom" in {phase.verdict for phase in found.phases if phase.phase == "train"}
+
+
 def test_reasons_reach_the_estimate_and_the_bounds_the_verdict() -> None:
     job, card = example("zimage_base_ui"), find_gpu("A100-40G")
     tight = Residual({ANY_PHASE: Spread(0, 0)}, {ANY_PHASE: Spread(0, 0)}, Interval(0, 0, 0), "none")
@@ -133,6 +211,7 @@ def test_the_shipped_profile_says_what_it_rests_on() -> None:
 def test_every_setting_of_the_profile_can_be_asked_for() -> None:
     job = example("flux_dev_24gb")
     assert {*profile().checked, "arch"} == set(profile().unchecked)
+    assert profile().cells["worth"] > 0
     assert residual_for(find_gpu("RTX4090"), job).source == profile().residual.source
 
 
@@ -140,7 +219,6 @@ def test_every_setting_of_the_profile_can_be_asked_for() -> None:
 
 
 def made_rows(count: int, share: float, seed: int = 1, **changes: object) -> list[object]:
-    np = pytest.importorskip("numpy")
     rows = pytest.importorskip("calibration.residual_rows")
     drawn = np.random.default_rng(seed).standard_normal(count)
     return [
@@ -186,6 +264,48 @@ def test_an_oom_that_was_predicted_to_fit_raises_the_fit() -> None:
         return residual_model.fit(rows, (), ("train",), residual_model.REPLAY["reserved"]).error("bias/train")[0]  # type: ignore[arg-type]
 
     assert bias("oom") > bias("fits")
+
+
+def between(rows: list[object]) -> float:
+    """The 99 % point, as a share, of how far apart groups that were seen are."""
+    pytest.importorskip("scipy")
+    from calibration import residual_model
+
+    fitted = residual_model.fit(rows, ("arch",), ("train",), residual_model.REPLAY["allocated"])  # type: ignore[arg-type]
+    drawn = fitted.draws(4000, 1)
+    effects = [drawn[f"arch/{group}"] * np.exp(drawn["log_between/arch"]) + drawn["bias/train"] for group in fitted.groups["arch"]]
+    return float(np.quantile(np.concatenate(effects), 0.99))
+
+
+def test_groups_that_agree_are_known_to_agree() -> None:
+    """The spread between groups follows the rows, not its prior of half a percent."""
+    alike = made_rows(120, 0.0001)
+    assert between(alike) < 0.0003
+    apart = [replace(row, observed_bytes=round(row.observed_bytes * (1 + 0.004 * (n % 4 - 1.5)))) for n, row in enumerate(alike)]  # type: ignore[attr-defined,type-var]
+    assert 0.004 < between(apart) < 0.012
+
+
+def test_a_run_is_one_observation_and_its_worst_row_stands_for_it() -> None:
+    pytest.importorskip("scipy")
+    from calibration.fit import farthest
+
+    rows = [replace(row, source=f"run{n % 3}", phase=("train", "save")[n % 2]) for n, row in enumerate(made_rows(30, 0.01))]  # type: ignore[type-var]
+    runs, phases = farthest(rows, by_phase=False), farthest(rows, by_phase=True)  # type: ignore[arg-type]
+    assert (len(runs), len(phases)) == (3, 6)
+    for one in runs:
+        off = [abs(row.observed_bytes / row.replayed_bytes - 1) for row in rows if row.source == one.source]  # type: ignore[attr-defined]
+        assert abs(one.observed_bytes / one.replayed_bytes - 1) == max(off)
+
+
+def test_the_bounds_of_runs_alone_hold_on_kept_rows() -> None:
+    """What a calibrated card's interval is made of: at least 98 % of rows, and of allocated bytes 97 % of whole runs, within either end."""
+    rows = [row for row in pytest.importorskip("calibration.residual_rows").read() if row.kind == "emulated"]
+    for figure in ("allocated", "reserved"):
+        own = [row for row in rows if row.figure == figure]
+        bounds = [ends(row.replayed_bytes, profile().runs.spread(figure, row.phase)) for row in own]
+        out = [row for row, (low, _, high) in zip(own, bounds, strict=True) if not low <= row.observed_bytes <= high]
+        assert len(out) <= 0.02 * len(own)
+        assert figure == "reserved" or len({row.source for row in out}) <= 0.03 * len({row.source for row in own})
 
 
 def test_rates_have_exact_intervals() -> None:

@@ -22,7 +22,7 @@ from calibration.oncard.command import architectures
 from calibration.oncard.families import FAMILIES
 from calibration.oncard.reduced import contributions, predicted, segments_of, whole_activations_bytes, whole_bytes
 from calibration.oncard.rows import Busy, Rows, digest, measured, whole_lines
-from calibration.oncard.summary import overlay_of
+from calibration.oncard.summary import overlay_of, spread_of_cells, student_quantile
 from estimator import cli
 from estimator.errors import CannotTell, InputError
 from estimator.gpus import GIB, MIB, find_gpu, named
@@ -240,6 +240,36 @@ def test_a_difference_is_carried_over_to_the_whole_depth() -> None:
     assert made.allocated.high - 1 == pytest.approx(expected[-1], abs=1e-5)
     spread = made.residual.spread("allocated", "train")
     assert spread.share + spread.high_share >= expected[-1] - 1e-5
+
+
+def test_cells_of_an_architecture_are_told_apart_and_kept(tmp_path: Path) -> None:
+    """One whose cells took more than predicted leaves the other's as they were."""
+    more = {"flux1-dev": 0.05, "zimage": 0.0}
+    rows = [step_row(cell, round(more[cell.arch] * sum(contributions(cell).values()))) for cell in PLAN]
+    made = overlay_of(HEADER, rows, "x")
+    seen = {one.arch: one for one in made.seen}
+    assert set(seen) == {"flux1-dev", "zimage"}
+    assert {one.cells for one in seen.values()} == {cells.STEPS_PER_ARCH}
+    assert seen["zimage"].allocated.share == 0
+    assert seen["flux1-dev"].allocated.share > 0.01
+    write_overlay(made, str(tmp_path / "x.json"))
+    assert read_overlay(str(tmp_path / "x.json")).seen == made.seen
+
+
+@pytest.mark.parametrize(("freedom", "point"), [(1, 31.821), (2, 6.965), (5, 3.365), (10, 2.764), (120, 2.358)])
+def test_students_99_percent_points_are_those_of_the_tables(freedom: int, point: float) -> None:
+    assert student_quantile(0.99, freedom) == pytest.approx(point, abs=6e-4)
+
+
+def test_more_cells_know_more_and_none_is_left_out() -> None:
+    widths = [spread_of_cells([0.0] * count).high_share for count in (1, 2, 4, 8, 16)]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] < widths[0] / 5
+    apart = [0.0, 0.001, 0.001, 0.002, 0.05]
+    found = spread_of_cells(apart)
+    assert found.share + found.high_share >= max(apart)
+    assert found.share - found.low_share <= min(apart)
+    assert found.high_share > spread_of_cells([0.001] * 5).high_share
 
 
 def test_failed_cells_are_rows_and_say_nothing_of_the_card() -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from estimator.gpus import MIB, find_gpu
 from estimator.overlay import Overlay, Range
 from estimator.overlay_file import document, read_overlay, write_overlay
 from estimator.overlays import file_name, overlays_dir, with_overlay
-from estimator.residual import Interval, Residual, Spread
+from estimator.residual import Interval, Residual, Seen, Spread
 from tests.made_overlays import overlay_of, put
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,7 +153,8 @@ RESIDUALS = st.none() | st.builds(Residual, PHASES, PHASES, PIXELS, TEXTS)
 OVERLAYS = st.builds(
     replace, st.just(overlay_of(CARD)), device=TEXTS, context=SIZES, allocated=RATIOS, reserved=RATIOS, cells=st.integers(0, 500),
     emulated=st.booleans(), others_bytes=st.none() | st.integers(0, 2**30), residual=RESIDUALS,
-    workspace_bytes=st.integers(0, 2**26),
+    workspace_bytes=st.integers(0, 2**26), seen=st.lists(st.builds(Seen, TEXTS, st.integers(1, 99), SPREADS, SPREADS), max_size=3,
+                                                         unique_by=lambda one: one.arch).map(tuple),
 )  # fmt: skip
 
 
@@ -167,14 +168,20 @@ def test_what_is_written_is_read_again(made: Overlay) -> None:
         assert read_overlay(path) == replace(made, path=path)
 
 
+GOOD = document(overlay_of(CARD))
+
+
+def test_an_overlay_of_before_cells_were_told_apart_is_read(tmp_path: Path) -> None:
+    older = {key: value for key, value in GOOD.items() if key != "seen"}
+    (tmp_path / "older.json").write_text(json.dumps(older), encoding="utf-8")
+    assert read_overlay(str(tmp_path / "older.json")).seen == ()
+
+
 @given(st.text(max_size=80))
 def test_file_names_suit_every_file_system(card: str) -> None:
     name = file_name(card)
     assert name.isascii()
     assert not set(name) & set('/\\:*?"<>| ')
-
-
-GOOD = document(overlay_of(CARD))
 
 
 def changed(path: str, value: object) -> bytes:
@@ -187,6 +194,7 @@ def changed(path: str, value: object) -> bytes:
     return json.dumps(data).encode()
 
 
+SEEN = asdict(Spread(0.01, 0.01))
 HOSTILE: dict[str, bytes] = {
     "empty": b"",
     "zeros": b"\0" * 4096,
@@ -219,6 +227,10 @@ HOSTILE: dict[str, bytes] = {
     "ratio": changed("ratios.reserved", {"low": 0, "likely": 1, "high": 1}),
     "residual without spreads": changed("residual", {"source": "x"}),
     "residual of no figure": changed("residual", {"source": "x", "spreads": {"allocated": {}, "reserved": {}}}),
+    "seen a list": changed("seen", []),
+    "seen without spreads": changed("seen", {"zimage": {"cells": 8}}),
+    "seen of no cells": changed("seen", {"zimage": {"cells": 0, "allocated": SEEN, "reserved": SEEN}}),
+    "seen twice as much": changed("seen", {"zimage": {"cells": 8, "allocated": {**SEEN, "high_share": 2.0}, "reserved": SEEN}}),
     "no rows": changed("rows", []),
     "date missing": changed("made", {}),
 }

@@ -27,8 +27,10 @@ _FLUX = ("FluxTransformer2DModel", "AutoencoderKL")
 _FLUX_DEPTH = (("num_layers", "num_single_layers"), ("transformer_blocks", "single_transformer_blocks"))
 _FLUX_CELLS = ((1, 1), (2, 1), (1, 3))
 _ZIMAGE = ("ZImageTransformer2DModel", "AutoencoderKL")
+_ZIMAGE_CELLS = (("n_layers",), ("layers",), (30,), "zimage", 96, ((1,), (2,), (4,)))
 FAMILIES = {
     "flux1-dev": Family(*_FLUX, "black-forest-labs/FLUX.1-dev", *_FLUX_DEPTH, (19, 38), "flux", 512, _FLUX_CELLS),
     "flex1": Family(*_FLUX, "ostris/Flex.1-alpha", *_FLUX_DEPTH, (8, 38), "flux", 512, _FLUX_CELLS),
-    "zimage": Family(*_ZIMAGE, "Tongyi-MAI/Z-Image", ("n_layers",), ("layers",), (30,), "zimage", 96, ((1,), (2,), (4,))),
+    "zimage": Family(*_ZIMAGE, "Tongyi-MAI/Z-Image", *_ZIMAGE_CELLS),
+    "zimage-turbo": Family(*_ZIMAGE, "Tongyi-MAI/Z-Image-Turbo", *_ZIMAGE_CELLS),
 }

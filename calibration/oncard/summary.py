@@ -11,16 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from calibration.oncard import cells
 from calibration.oncard.reduced import whole_activations_bytes, whole_bytes
 from calibration.oncard.rows import NOT_MEASURED, digest, measured
 from estimator.intervals import profile
 from estimator.overlay import Overlay, Range
 from estimator.residents import workspace_bytes_for
-from estimator.residual import ANY_PHASE, FIGURES, Interval, Residual, Spread
+from estimator.residual import ANY_PHASE, FIGURES, Interval, Residual, Seen, Spread
 
 PHASES_OF = {cells.STEP: "train"}
 """Phases whose residual step cells tell."""
+BOUND, STRIPS = 0.99, 4000
 CONTEXT_SLACK_BYTES = 64 * 2**20
 """Above the largest context seen: kernels of a real job that no cell launches (assumed)."""
 
@@ -33,6 +36,7 @@ def overlay_of(header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], row
     if not outside:
         raise ValueError("no cell went through")
     shares = {figure: train_shares(done, figure) for figure in FIGURES}
+    archs = dict.fromkeys(str(row["arch"]) for row in done if row["part"] == cells.STEP)
     ratios = [Range(1 + min(found), 1 + median(found), 1 + max(found)) if found else Range(1, 1, 1) for found in shares.values()]
     card = header["card"]
     return Overlay(
@@ -40,6 +44,7 @@ def overlay_of(header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], row
         os=card["os"], emulated=card["emulated"], made={**header["made"], "date": header["date"], "command": header["command"]},
         context=context(done, outside), workspace_bytes=workspace(done, card["compute_capability"]), others_bytes=header["others_bytes"],
         allocated=ratios[0], reserved=ratios[1], cells=len(done), residual=residual(shares, done, card["emulated"]),
+        seen=tuple(one for arch in archs if (one := seen_of(arch, done)) is not None),
         rows={"file": rows_file, "sha256": digest([_identity(header), *kept]), "count": len(kept)},
     )  # fmt: skip
 
@@ -91,8 +96,50 @@ def residual(shares: Mapping[str, Sequence[float]], done: Sequence[Mapping[str, 
         own.setdefault(ANY_PHASE, shipped.spread(figure, ANY_PHASE))
         spreads[figure] = own
     pixel = cudnn_per_pixel(done) or shipped.cudnn_bytes_per_pixel
-    words = f"{len(shares['allocated'])} step cells on {'the emulated device' if emulated else 'this card'}"
+    where = "the emulated device" if emulated else "this card"
+    words = f"{shipped.source}; and {len(shares['allocated'])} step cells on {where}"
     return Residual(spreads["allocated"], spreads["reserved"], pixel, words)
+
+
+def seen_of(arch: str, done: Sequence[Mapping[str, Any]]) -> Seen | None:
+    """What the step cells of an architecture say of it on this card; None where none was predicted."""
+    found = {figure: train_shares([row for row in done if row.get("arch") == arch], figure) for figure in FIGURES}
+    if not all(found.values()):
+        return None
+    return Seen(arch, len(found["allocated"]), *(spread_of_cells(found[figure]) for figure in FIGURES))
+
+
+def spread_of_cells(shares: Sequence[float]) -> Spread:
+    """How far another step may be from the middle of such cells: the 1 % and 99 % points of Student's distribution that is left when the
+    spread that is expected of cells (the profile's `cells`: a share, and how many cells it is worth) is brought together with theirs, and
+    wide enough for all of them.
+
+    Squares of spreads are averaged by how many cells each is worth; the middle is itself uncertain by their spread over the root of them.
+    """
+    expected, count, middle = profile().cells, len(shares), sum(shares) / len(shares)
+    worth = expected["worth"] + count - 1
+    square = (expected["worth"] * expected["share"] ** 2 + sum((share - middle) ** 2 for share in shares)) / worth
+    distance = student_quantile(BOUND, worth) * math.sqrt(square * (1 + 1 / count))
+    low, high = max(distance, middle - min(shares)), max(distance, max(shares) - middle)
+    return Spread(round(low, 6), round(high, 6), share=round(middle, 6))
+
+
+def student_quantile(chance: float, freedom: float) -> float:
+    """The point below which Student's distribution of so many degrees of freedom lies with this chance, at least one half."""
+    constant = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
+
+    def above(point: float) -> float:  # from the point on: in u = point / x, which is finite
+        places = (np.arange(STRIPS) + 0.5) / STRIPS
+        at = point / places
+        return float(np.mean(constant * (1 + at**2 / freedom) ** (-(freedom + 1) / 2) * point / places**2))
+
+    low, high = 1e-9, 1.0
+    while above(high) > 1 - chance:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if above(middle) > 1 - chance else (low, middle)
+    return high
 
 
 def cudnn_per_pixel(done: Iterable[Mapping[str, Any]]) -> Interval | None:

@@ -105,7 +105,8 @@ def _estimates(job: Job, gpus: Sequence[Gpu], given: argparse.Namespace) -> list
         estimate = estimate_job(job, gpu, fast=given.fast, required=given.required)
         if len(gpus) == 1 and estimate.phases:
             estimate = replace(estimate, advice=_advice(job, gpu, estimate))
-        assumptions = dict.fromkeys((*estimate.assumptions, *gpu.notes, residual_for(gpu).source))
+        bounds = residual_for(gpu, job if estimate.phases else None).source
+        assumptions = dict.fromkeys((*estimate.assumptions, *gpu.notes, bounds))
         estimates.append(replace(estimate, assumptions=tuple(assumptions)))
     return estimates
 

@@ -157,7 +157,7 @@ def _store(made: Sweep, where: Any, phases: Sequence[PhaseGrid], gpu: Gpu, resid
         return
     shape = made.peak_bytes[where].shape
     best: Any = np.zeros((1,) * len(shape), dtype=np.int64)
-    highest, more, less = best, best, best
+    highest, more, least = best, best, best
     phase: Any = np.zeros((1,) * len(shape), dtype=np.int8)
     for each in phases:
         phase = np.where(each.allocated_bytes > best, np.int8(PHASES.index(each.phase)), phase)
@@ -166,10 +166,10 @@ def _store(made: Sweep, where: Any, phases: Sequence[PhaseGrid], gpu: Gpu, resid
         highest = np.maximum(highest, each.allocated_bytes + each.vae * workspace)
         low, _, high = ends(each.allocated_bytes, residual.spread("allocated", each.phase))
         more = np.maximum(more, np.rint(high).astype(np.int64) - each.allocated_bytes)
-        less = np.maximum(less, each.allocated_bytes - np.rint(np.maximum(low, 0)).astype(np.int64))
+        least = np.maximum(least, np.rint(np.maximum(low, 0)).astype(np.int64))
     other = outside(gpu)
     unsure = (highest > gpu.total_bytes - other.high_bytes - more) | without_flash(gpu)
-    verdict = np.where(best > gpu.total_bytes - other.low_bytes + less, OOM, np.where(unsure, BORDERLINE, UNCONFIRMED))
+    verdict = np.where(least > gpu.total_bytes - other.low_bytes, OOM, np.where(unsure, BORDERLINE, UNCONFIRMED))
     made.peak_bytes[where], made.phase[where] = np.broadcast_to(best, shape), np.broadcast_to(phase, shape)
     made.verdict[where] = np.broadcast_to(verdict, shape).astype(np.int8)
 
