@@ -41,6 +41,7 @@ class Arch:
     caches_text: bool = True
     layer_offloading: str | None = None
     embedder_linears: int = 0
+    keeps_positions: bool = False
     hub: tuple[str, ...] = ()
     name_contains: tuple[str, ...] = ()
     video: bool = False

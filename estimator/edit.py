@@ -111,8 +111,9 @@ class QwenEditPlan(Plan):
             yield Release("control")
 
     def with_controls(self, part: Part, latents: list[dict[str, int]]) -> dict[str, int]:
-        """The tokens of all images in place of those of one."""
-        return {**part.values, "T": part.values["T"] + sum(values["T"] for values in latents)}
+        """The tokens of all images in place of those of one; and of each image tokens and edge (positions.py)."""
+        each = {f"{name}_{n}": values[name] for n, values in enumerate((part.values, *latents)) for name in ("T", "E")}
+        return {**part.values, "T": part.values["T"] + sum(values["T"] for values in latents), **each}
 
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
         """With low_vram the VAE encodes in tiles, one like the other, whose results are small."""

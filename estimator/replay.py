@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from estimator import operations as op
+from estimator import positions
 from estimator.allocator import FREE, OutOfMemory
 from estimator.allocator_compiled import replaying_allocator
 from estimator.allocator_state import UNIT_BYTES
@@ -169,11 +170,14 @@ class Replay:
 
     def _part(self, part: op.Part) -> None:
         program, state = self.profile.program(part.key), self.state
-        sizes = program.sizes(part.values)
+        kept = positions.needed(self.job.arch, part)
+        sizes = positions.without(program, program.sizes(part.values)) if kept else program.sizes(part.values)
         before, base = dict(state.bytes_of), state.take_keys(len(program.names))
         run, made = self._workspaces(program, part, events_of(program, part, sizes, base, state))
+        run, laid = positions.laid(program, run, kept, state)
         peak_event = self._run_around(part, program, run, before)
         if peak_event is not None:
+            before[positions.GROUP] = before.get(positions.GROUP, 0) + sum(size for at, size in laid if at <= peak_event)
             before["workspace"] = before.get("workspace", 0) + self.workspace_bytes * sum(at <= peak_event for at in made)
             self._peak_inside(program, part, sizes, before, run, peak_event)
         self._keep(program, part, sizes, base)

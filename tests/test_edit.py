@@ -18,6 +18,7 @@ from estimator.features import flash_splits, image_values
 from estimator.job import Bucket, Job, Sample
 from estimator.operations import MoveIn, MoveOut, Part
 from estimator.plans import after_steps, before_steps, plan_of, steps
+from estimator.positions import needed
 from estimator.programs import load_profile
 from estimator.replay import Replay
 from estimator.stays import PROMPTS
@@ -190,6 +191,18 @@ def test_a_step_gets_the_tokens_of_all_images() -> None:
     assert core.values["T"] == sum(image_values(*size)["T"] for size in ((512, 512), (1024, 1024), (1376, 768)))
     matched = replace(one, model=replace(one.model, match_target_res=True))
     assert peaks(matched)["train"] < peaks(one)["train"]
+
+
+def test_positions_are_kept_of_each_image_by_itself() -> None:
+    """A control image that two buckets share counts once; the second of a step is another than the first."""
+    pictures = {"T_1": 4096, "E_1": 128, "T_2": 4096, "E_2": 128}
+    part = Part("step.core/bf16/checkpointed/one", {"T": 9216, "E": 128, "T_0": 1024, "E_0": 64, **pictures})
+    other = replace(part, values={**part.values, "T_0": 900, "E_0": 60})
+    kept = [needed(EDIT, one) for one in (part, other)]
+    tables = 2 * 2**21
+    assert [sum(each.values()) for each in kept] == [tables + 512 * (1024 + 2 * 4096), tables + 512 * (900 + 2 * 4096)]
+    assert sum((kept[0] | kept[1]).values()) == tables + 512 * (1024 + 900 + 2 * 4096)
+    assert needed("zimage", part) == {}
 
 
 def test_smaller_control_images_are_advised_once() -> None:

@@ -213,6 +213,17 @@ def test_without_cached_latents_the_first_text_makes_the_workspace(arch: str, ma
     assert made_before in program.moments[program.labels[before]]
 
 
+def test_position_frequencies_stay_once_for_each_size_of_image() -> None:
+    """Two tables of 2 MiB from the first forward on, and 512 bytes a token of each size: a preview's, and both buckets'."""
+    made = job("qwen-image", samples=(Sample(512, 768, text_tokens=30, negative_tokens=9),))
+    up = steps_of(made, 40)
+    held = [peak.components["positions"] for peak in simulate(made, order=(*up, *up[::-1])).phases if peak.phase == "train"]
+    preview, one, other = (width * height // 256 for width, height in ((512, 768), (512, 512), (768, 640)))
+    both = 2 * 2**21 + 512 * (preview + one + other)
+    assert held == [both - 512 * (one + other), both - 512 * other, both, both]  # the peaks are those of text, before each forward
+    assert all("positions" not in peak.components for peak in simulate(job("flux1-dev")).phases)
+
+
 def test_accumulated_batches_hold_one_set_of_gradients() -> None:
     made = job("flux1-dev")
     twice = replace(made, train=replace(made.train, gradient_accumulation=2))

@@ -1,0 +1,68 @@
+"""Position frequencies that a transformer keeps: of every new size of image for good, and two tables from its first forward on.
+
+QwenEmbedRope (diffusers, transformer_qwenimage.py) keeps both with lru_cache: `_get_device_freqs` the tables of 4096 positions, 64 complex
+numbers each, and `_compute_video_freqs` the 64 complex numbers of each token of a picture. Programs hold them where the size was new in the
+recording, and free them with the part; here they are made where they are first needed in this job, and stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from estimator import operations as op
+from estimator.archs import load_archs
+from estimator.features import Ints
+from estimator.part_events import PartRun
+from estimator.program import Program
+from estimator.residents import State
+
+GROUP = "positions"
+EMBEDDER = ".pos_embed|"
+TRANSFORMER = "transformer"
+TABLES, TABLE_BYTES = 2, 4096 * 64 * 8
+TOKEN_BYTES = 64 * 8
+FORWARD = (op.PREVIEW, op.CORE)  # parts that the transformer runs in
+
+
+def needed(arch: str, part: op.Part) -> Mapping[str, int]:
+    """What a part's forward keeps on the card, by name; nothing where it keeps nothing."""
+    if not load_archs().archs[arch].keeps_positions or part.key.split("/")[0] not in FORWARD:
+        return {}
+    values, tables = part.values, {f"{GROUP}:table{n}": TABLE_BYTES for n in range(TABLES)}
+    images = [(values[name], values[f"E{name[1:]}"]) for name in values if name == "T" or name.startswith("T_")]
+    return tables | {f"{GROUP}:{n} {tokens} {edge}": TOKEN_BYTES * tokens for n, (tokens, edge) in enumerate(images[1:] or images)}
+
+
+def without(program: Program, sizes: Ints) -> Ints:
+    """The bytes of a part's tensors without those that it keeps itself. The forward's own copy of all images' frequencies is not kept."""
+    mine = [k for k in program.exported if EMBEDDER in program.moments[program.labels[k]]]
+    return np.where(np.isin(np.arange(len(sizes)), mine), 0, sizes)
+
+
+def laid(program: Program, run: PartRun, wanted: Mapping[str, int], state: State) -> tuple[PartRun, list[tuple[int, int]]]:
+    """The events with what is not there yet made at the positions' place, and of each new tensor its event and its bytes."""
+    new = {name: size for name, size in wanted.items() if not state.holds(name)}
+    at = _place(program, run)
+    if not new or at is None:
+        return run, []
+    first = state.take_keys(len(new))
+    group = state.named.setdefault(GROUP, {})
+    for key, (name, size) in enumerate(new.items(), first):
+        group[name] = key, size
+        state.count(GROUP, size)
+    keys = np.insert(run.keys, [at] * len(new), range(first, first + len(new)))
+    events = np.insert(run.events, [at] * len(new), list(new.values()))
+    return replace(run, keys=keys, events=events), [(at + n, size) for n, size in enumerate(new.values())]
+
+
+def _place(program: Program, run: PartRun) -> int | None:
+    """The event before which they are made: that of the first tensor of positions, else of the transformer."""
+    for word in (EMBEDDER, TRANSFORMER):
+        rows = [row for row, moment in enumerate(program.moments) if word in moment]
+        tensors = np.flatnonzero(np.isin(program.labels, rows))
+        if len(tensors):
+            return int(np.flatnonzero(run.keys == run.base + int(tensors[0]))[0])
+    return None
