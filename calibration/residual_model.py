@@ -33,6 +33,7 @@ from calibration.residual_rows import OOM, PEAK, Row
 
 MIB = 2**20
 Floats = npt.NDArray[np.float64]
+FEW = 60
 STEPS = 40_000  # of a walk; a tenth of them is its way in
 PROPOSAL_FREEDOM = 6  # of importance resampling: a Student distribution, whose tails cover the true one's
 
@@ -143,8 +144,8 @@ def fit(rows: Sequence[Row], kinds: Sequence[str], phases: Sequence[str], priors
     """The most probable parameters for rows of one figure. `kinds`: fields of a row that are groups; `known`: a spread of each row in
     bytes.
 
-    Of peaks alone the effects of groups are integrated out (residual_effects). With outcomes among the rows, which are few, all parameters
-    are found together, and draws follow their true density.
+    Of more than FEW peaks the effects of groups are integrated out (residual_effects). With few rows, or outcomes among them, all
+    parameters are found together, and draws follow their true density.
     """
     from scipy.optimize import minimize
 
@@ -164,7 +165,7 @@ def fit(rows: Sequence[Row], kinds: Sequence[str], phases: Sequence[str], priors
         len(kinds),
     )  # fmt: skip
     start = np.array([_start(name, priors) for name in names])
-    if data.peak.all():
+    if data.peak.all() and len(rows) > FEW:
         from calibration import residual_effects
 
         values, errors, drawn = residual_effects.fit(data, priors, start)

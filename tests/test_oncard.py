@@ -21,6 +21,7 @@ from calibration.oncard.cells import DECODE, STEP, VAE, Cell
 from calibration.oncard.command import architectures
 from calibration.oncard.families import FAMILIES
 from calibration.oncard.reduced import contributions, predicted, segments_of, whole_activations_bytes, whole_bytes
+from calibration.oncard.report import render
 from calibration.oncard.rows import Busy, Rows, digest, measured, whole_lines
 from calibration.oncard.summary import overlay_of, spread_of_cells, student_quantile
 from estimator import cli
@@ -254,6 +255,7 @@ def test_cells_of_an_architecture_are_told_apart_and_kept(tmp_path: Path) -> Non
     assert seen["flux1-dev"].allocated.share > 0.01
     write_overlay(made, str(tmp_path / "x.json"))
     assert read_overlay(str(tmp_path / "x.json")).seen == made.seen
+    assert "jobs of flux1-dev, zimage: low and high rest on these cells" in render(control.Outcome(made, tmp_path, rows), None)
 
 
 @pytest.mark.parametrize(("freedom", "point"), [(1, 31.821), (2, 6.965), (5, 3.365), (10, 2.764), (120, 2.358)])

@@ -37,6 +37,8 @@ def render(outcome: Outcome, card: Gpu | None) -> str:
         lines.append(f"  torch could have {limit['limit_bytes'] / GIB:.2f} GiB at most{spilled}")
     if overlay.others_bytes:
         lines.append(f"  other processes held {overlay.others_bytes / MIB:.0f} MiB")
+    if overlay.seen:
+        lines.append(f"  jobs of {', '.join(one.arch for one in overlay.seen)}: low and high rest on these cells; of others as on any card")
     lines += ["", "GiB in each cell, and measured / predicted", *table(_COLUMNS, [_row(name, row) for name, row in rows.items()], False)]
     if outcome.left:
         lines.append(f"\nThe time was over before {len(outcome.left)} cells; the same command goes on with them.")
