@@ -34,6 +34,7 @@ SHARED_COMPONENTS = ("text_encoder", "vae")
 PRESERVING = "step.core.preserving/"  # with what follows in a core's key
 FULL, CHECKPOINTED = "/full/", "/checkpointed/"  # in the keys of cores
 PICTURED = " images"  # at the end of a text's key: encoded with pictures
+MOST_NAMED = 6  # parts that a refusal names
 OF_TEXT = ("load.text", "text/", "cache_text")
 
 
@@ -143,7 +144,9 @@ class Profile:
             self._is_relatives(key) or (self.relative.has(key) and key.startswith(SHARED_PARTS) and not self.shares_all)
         ):
             return self.relative._recorded_by(key)
-        fix = "record it: see docs/adding_an_architecture.md"
+        alike = [mine for mine in self.data["parts"] if mine.split("/")[0] == key.split("/")[0]]
+        known = f"of its kind are {', '.join(alike[:MOST_NAMED])}{' and more' * (len(alike) > MOST_NAMED)}; " if alike else ""
+        fix = f"{known}to record it: docs/adding_an_architecture.md"
         raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
 
     def _has_rule(self, key: str) -> bool:

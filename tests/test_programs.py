@@ -155,3 +155,13 @@ def test_a_part_without_its_events_says_the_same(arch: str, workload: tuple[int,
         assert isinstance(outline, Footprint) or program.key.startswith("setup.optimizer/"), program.key  # those are made by rule
         assert outline.peak(given) == program.peak(given), program.key
         assert outline.sums(given, UNIT_BYTES) == program.sums(given, UNIT_BYTES), program.key
+
+
+def test_a_refusal_names_what_was_recorded_instead() -> None:
+    with pytest.raises(CannotTell) as caught:
+        load_profile("wan22-5b").program("load.text/uint4")
+    (problem,) = caught.value.problems
+    assert "load.text/qfloat8" in problem.fix
+    with pytest.raises(CannotTell) as caught:
+        load_profile("wan22-5b").program("no.such/part")
+    assert "of its kind" not in caught.value.problems[0].fix
