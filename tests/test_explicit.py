@@ -155,6 +155,13 @@ def test_parts_of_a_token_are_refused_and_the_whole_ones_below_named(tmp_path: P
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("width", ["768", 768.0, "wide"])
+def test_a_run_file_is_no_trainers_matter(tmp_path: Path, width: object) -> None:
+    (problem,) = problems(tmp_path, width=width)
+    assert "trainer" not in problem.why
+    assert problem.fix
+
+
 def test_text_tokens_have_no_default_that_is_a_number(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, text_tokens=0)
     assert "default" not in problem.fix

@@ -191,13 +191,13 @@ class Section:
         return float(value)
 
     def _not_a_number(self, key: str, expected: str, remedy: str) -> None:
-        value = self.values[key]
+        value, own = self.values[key], "run" in self.found.file.data  # a run file is no trainer's
         why, fix = "", remedy
         if isinstance(value, str):
-            why = "it is text, and the trainer does not turn text into numbers"
+            why = "it is text" if own else "it is text, and the trainer does not turn text into numbers"
             fix = f"remove the quotes: {key}: {value.strip()}" if _looks_numeric(value) else fix
         elif isinstance(value, float) and _is_finite(value):
-            why, fix = "the trainer stops on a decimal number here", f"write it out as a whole number: {key}: {round(value)}"
+            why, fix = "" if own else "the trainer stops on a decimal number here", f"write it out as a whole number: {key}: {round(value)}"
         self.found.problem(self.at(key), f"expected {expected}, got {shown(value)}", why, fix)
 
 
