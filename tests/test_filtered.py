@@ -12,6 +12,10 @@ from estimator.filtered_profile import FilteredProfile, filtered
 from estimator.filtered_programs import core
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program
 from estimator.programs import load_profile
+from estimator.rows import bound
+from estimator.trainers import read_jobs
+from estimator.trainers.modelled import FILTERED, PRESERVING
+from tests.golden import ROOT
 
 WORKLOAD = {"T": 1024, "X": 96, "B": 1, "r": 16, "E": 64, "N": 20}
 CORES = ("step.core/bf16/full/many/weighed", "step.core/qfloat8/checkpointed/one")
@@ -142,6 +146,21 @@ def test_weights_that_are_derived_have_programs_too(arch: str, part: str) -> Non
         assert len(derived.names) < len(base.names)
         assert totals(derived, values).max() <= totals(base, values).max()
         assert totals(derived, values)[-1] == totals(base, values)[-1]
+
+
+EXAMPLES = {
+    "flux1-dev": "flux_dev_24gb", "flux1-schnell": "flux_schnell_24gb", "flex1": "flex1_24gb", "zimage": "zimage_base_ui",
+    "zimage-turbo": "zimage_turbo_ui",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", sorted(FILTERED | PRESERVING))
+@pytest.mark.parametrize("set_", ["network.network_kwargs={only_if_contains: [attn, attention]}", "train.blank_prompt_preservation=true"])
+def test_every_phase_of_a_whole_job_has_its_programs(arch: str, set_: str) -> None:
+    """Loading to the last preview, on each architecture that the settings are said to be modelled for."""
+    plain, job = (read_jobs(ROOT / "examples" / f"{EXAMPLES[arch]}.yaml", sets)[0] for sets in ((), (set_,)))
+    assert (job.arch, job.unmodelled) == (arch, ())
+    assert [(p.phase, p.detail) for p in bound(job).phases] == [(p.phase, p.detail) for p in bound(plain).phases]
 
 
 def test_no_layer_left_is_refused() -> None:
