@@ -25,7 +25,7 @@ from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import OPTIMIZER_WITH, OPTIMIZER_WITH_OTHERS, Architecture, Texts, kind_of
 from calibration.clips import write_clip
 
-UNLOADED = 2  # index of the probe job with the text encoder unloaded (Architecture.unloaded)
+UNLOADED, LOADED = 2, 3  # indices of probe jobs: with the text encoder unloaded, and loaded with low_vram (Architecture.unloaded, .loaded)
 # bitsandbytes keeps tensors of fewer than 4096 elements in fp32: with it, ranks at which no tensor of an adapter is so small
 RANKS = {"adamw8bit": (16, 24), "adamw": (8, 24), "adafactor": (8, 24), "prodigy": (8, 24)}
 
@@ -104,7 +104,7 @@ def network(family: Architecture, index: int, rank: int) -> dict[str, Any]:
 
 
 def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
-    """The probe job `index` (0, 1 or UNLOADED) of an architecture and a kind of base weights, as AI Toolkit reads it."""
+    """The probe job `index` (0, 1, UNLOADED or LOADED) of an architecture and a kind of base weights, as AI Toolkit reads it."""
     family, optimizer = ARCHITECTURES[arch], OPTIMIZER_WITH.get(weights, OPTIMIZER_WITH_OTHERS)
     cached, unloaded, rank = index == 1, index == UNLOADED, RANKS[optimizer][index == 1]
     buckets = family.unloaded if unloaded else family.other_buckets.get(weights, family.buckets)
@@ -114,7 +114,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     datasets = write_edits(run / "data", family.texts) if family.texts else write_images(
         run / "data", buckets, family.controlled, family.begins
     )
-    datasets += [] if unloaded else write_images(run / "data", family.uncontrolled[index])
+    datasets += [] if index >= UNLOADED else write_images(run / "data", family.uncontrolled[index])
     # Uncached runs have batches with cached latents too: the step's head of both. Which are cached differs for the last kind of
     # weights, so that the head of each batch size is seen at enough sizes to check its formulas.
     turn = 0 if weights == family.weights[-1] else 1
@@ -124,7 +124,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
         held_picture = entry.get("do_i2v", False) and entry["num_frames"] == 1
         disk = (cached or number % 2 == turn) and not family.pictured and not held_picture
         entry.update(cache_latents_to_disk=disk, cache_text_embeddings=cached and family.caches_text)
-    model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=cached)
+    model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=index == LOADED or (cached and not family.loaded))
     if weights != "bf16":
         model.update(qtype=weights, qtype_te=weights if weights in OPTIMIZER_WITH else "qfloat8")
     samples: list[dict[str, Any]] = []
@@ -164,6 +164,7 @@ def folders(arch: str, folder: Path) -> dict[Path, tuple[str, int]]:
     family = ARCHITECTURES[arch]
     jobs = [(weights, index) for weights in sorted(family.weights) for index in ((1,) if family.texts else (0, 1))]
     jobs += [(family.weights[0], UNLOADED)] if family.unloaded else []
+    jobs += [(weights, LOADED) for weights in sorted(family.weights)] if family.loaded else []
     return {(folder / f"{arch}-{kind_of(weights)}-{index}").resolve(): (weights, index) for weights, index in jobs}
 
 
@@ -181,8 +182,9 @@ def record(job: tuple[Path, Path], options: list[str]) -> tuple[str, int]:
     path, run = job
     for left in run.glob("data/*/_*_cache"):  # of a run that was broken off: what lies there is not encoded again
         shutil.rmtree(left)
-    only_text = ["--stop-after", "prepare"] if (run / "data" / "edit0").exists() else []
-    command = [sys.executable, "-m", "calibration.trainer", str(path), str(run), "--events", "--probe", *only_text, *options]
+    stop = "load" if run.name.endswith(f"-{LOADED}") else "prepare" if (run / "data" / "edit0").exists() else ""
+    stopping = ["--stop-after", stop] if stop else []
+    command = [sys.executable, "-m", "calibration.trainer", str(path), str(run), "--events", "--probe", *stopping, *options]
     done = subprocess.run(command, capture_output=True, text=True)
     print(run.name, done.stdout.strip()[-200:] or done.stderr.strip()[-300:], flush=True)
     return run.name, done.returncode
@@ -193,9 +195,15 @@ def main() -> int:
     parser.add_argument("arch", choices=sorted(ARCHITECTURES))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--run", action="store_true", help="record them; further options go to calibration.trainer")
+    parser.add_argument("--only", nargs="+", metavar="JOB", help="such as qfloat8-0: kind of weights and number")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     args, options = parser.parse_known_args()
     jobs = [job for job in write(args.arch, args.folder) if not (job[1] / "result.json").exists()]
+    if args.only:
+        wanted = {f"{args.arch}-{name}" for name in args.only}
+        if unknown := wanted - {run.name for run in folders(args.arch, args.folder)}:
+            parser.error(f"no such job: {', '.join(sorted(unknown))}")
+        jobs = [job for job in jobs if job[1].name in wanted]
     if not args.run:
         return 0
     with ThreadPoolExecutor(args.workers) as pool:

@@ -94,13 +94,13 @@ JOBS = (
         "wan5b-no-checkpointing", web_ui("wan 5b"), (("short clips", [320], begun(21)), ("portraits", [512], begun(1))),
         {**WEIGHTED, **HIGH_VRAM, **NO_CHECKPOINTING, **batch(2)}, (clip(480, 320, 33), clip(512, 512, 1, SECOND)),
     ),
-    Job("wan21i-ui", web_ui("wan 2.1 i2v"), (("clips", [368], frames(33)),), WEIGHTED, (clip(832, 480, 41, **BEGINNING),)),
+    Job("wan21i-ui", web_ui("wan 2.1 i2v"), (("clips", [480], frames(33)),), WEIGHTED, (clip(832, 480, 41, **BEGINNING),)),
     Job(
         "wan21i-low-vram-b2", web_ui("wan 2.1 i2v"), (("short clips", [320], frames(21)),),
-        {**LOW_VRAM, **CACHED_TEXT, **batch(2), **rank(16), **optimizer("adamw")}, (clip(320, 256, 5, **BEGINNING),),
+        {**LOW_VRAM, **CACHED_TEXT, **batch(2), **rank(16), **optimizer("adamw"), "train.disable_sampling": True}, (),
     ),
     Job(
         "wan21i-81-no-checkpointing", web_ui("wan 2.1 i2v"), (("clips", [256], frames(81)), ("portraits", [512], {})),
-        {**LOW_VRAM, **UNLOADED, **NO_CHECKPOINTING, **EMA}, (clip(480, 272, 33, **BEGINNING), clip(512, 512, 1, SECOND, **BEGINNING)),
+        {**UNLOADED, **NO_CHECKPOINTING, **EMA, **rank(16)}, (clip(480, 272, 33, **BEGINNING), clip(512, 512, 1, SECOND, **BEGINNING)),
     ),
 )  # fmt: skip

@@ -191,8 +191,8 @@ def _preview_edits(job: Job) -> Iterator[Edit]:
 
 def _weight_edits(job: Job) -> Iterator[Edit]:
     """What costs speed, or some precision of the frozen weights."""
-    model = job.model
-    if not model.low_vram:
+    model, makes_previews = job.model, bool(job.samples) and not job.train.disable_sampling
+    if not model.low_vram and (load_archs().archs[job.arch].low_vram_previews or not makes_previews):
         why = "weights are quantised on the CPU and wait there while not needed: slower load, some slower steps"
         yield Edit("model.low_vram", False, True, why, replace(job, model=replace(model, low_vram=True)))
     if job.method == "full":

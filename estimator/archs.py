@@ -39,6 +39,7 @@ class Arch:
     model_kwargs: tuple[str, ...] = ()
     vae_tiling: str = "never"
     caches_text: bool = True
+    low_vram_previews: bool = True
     layer_offloading: str | None = None
     embedder_linears: int = 0
     keeps_positions: bool = False

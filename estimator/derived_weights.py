@@ -167,3 +167,11 @@ def _edited(base: Program, key: str, coefficients: Ints, dropped: set[int], doub
         workspace_at={thread: int(np.searchsorted(at, event)) for thread, event in base.workspace_at.items()},
         streams=None if base.streams is None else base.streams[order],
     )  # fmt: skip
+
+
+# Tensors of one linear layer with a bias on the card, by kind of weights (from the recorded tables of residents): weight and bias;
+# quanto's 8-bit data, its scale, bias, and two scales of activations; torchao's float8 data, scale and bias; torchao's uint4: bias, data,
+# scales, zeros.
+TENSORS_OF_LINEAR = with_derived({"bf16": 2, "qfloat8": 5, "float8": 3, "uint4": 4})
+# Parameters and buffers of it, as the names in the programs of loading count them: a quantised weight is one, of several tensors.
+PLACES_OF_LINEAR = with_derived({"qfloat8": 4, "float8": 2, "uint4": 4})

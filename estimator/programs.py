@@ -22,29 +22,21 @@ import numpy as np
 from estimator import derived_weights, experts, loss_weights, optimizers, references, stays
 from estimator.archive import Archive
 from estimator.controls import ENCODE
-from estimator.derived_weights import Derivation
+from estimator.derived_weights import TENSORS_OF_LINEAR, Derivation
 from estimator.errors import CannotTell, Problem
 from estimator.loss_weights import WEIGHED
 from estimator.paths import profiles_dir
 from estimator.program import Footprint, PeakRow, Program, left_out
 from estimator.references import CROPPED, REFERENCED
 
-SHARED_PARTS = ("load.text/", "text/", "cache_latents.item", "latents", "encode.", "decode", "tile.", "step.head/", "preview.prompts")
+_OF_VAE = ("cache_latents.item", "latents", "encode.", "decode", "tile.", "step.head/", "step.first_frame/")
+SHARED_PARTS = ("load.text/", "text/", *_OF_VAE, "preview.prompts")
 SHARED_COMPONENTS = ("text_encoder", "vae")
 PRESERVING = "step.core.preserving/"  # with what follows in a core's key
 FULL, CHECKPOINTED = "/full/", "/checkpointed/"  # in the keys of cores
 PICTURED = " images"  # at the end of a text's key: encoded with pictures
 MOST_NAMED = 6  # parts that a refusal names
 OF_TEXT = ("load.text", "text/", "cache_text")
-
-
-# Tensors of one linear layer with a bias on the card, by kind of weights (from the recorded tables of residents): weight and bias;
-# quanto's 8-bit data, its scale, bias, and two scales of activations; torchao's float8 data, scale and bias; torchao's uint4: bias, data,
-# scales, zeros.
-TENSORS_OF_LINEAR = derived_weights.with_derived({"bf16": 2, "qfloat8": 5, "float8": 3, "uint4": 4})
-# Parameters and buffers of it, as the names in the programs of loading count them: a quantised weight is one, of several tensors.
-PLACES_OF_LINEAR = derived_weights.with_derived({"qfloat8": 4, "float8": 2, "uint4": 4})
-
 # Behind the key of a step's core: what it is rewritten by. Sizes of a footprint are those of the core as it was recorded
 CORE_RULES = {WEIGHED: loss_weights.weighed, REFERENCED: references.referenced}
 _CACHED, _PIXELS = "cache_latents.item", "cache_latents"  # the part that caches a latent; what the loader makes of its pixels there
@@ -116,6 +108,14 @@ class Profile:
         unseen = kind == "text" and not key.endswith(PICTURED) and all(mine.endswith(PICTURED) for mine in own)
         return self.shares_all and (not own or unseen)
 
+    @property
+    def lenders(self) -> tuple[Profile, ...]:
+        """Profiles whose text encoders and VAE are its own too, the nearest first: its relative, that one's, and so on."""
+        found, one = {self.arch: self}, None if self.shares_all else self.relative
+        while one is not None and one.arch not in found:
+            found[one.arch], one = one, one.relative
+        return tuple(found.values())[1:]
+
     @cached_property
     def relative(self) -> Profile | None:
         """The architecture with the same text encoder and VAE, whose recordings of them serve where there is no own one."""
@@ -140,10 +140,11 @@ class Profile:
             return None
         if key in self.data["parts"]:
             return self
-        if self.relative is not None and (
-            self._is_relatives(key) or (self.relative.has(key) and key.startswith(SHARED_PARTS) and not self.shares_all)
-        ):
+        if self.relative is not None and self._is_relatives(key):
             return self.relative._recorded_by(key)
+        for lender in self.lenders if key.startswith(SHARED_PARTS) else ():
+            if key in lender.data["parts"]:
+                return lender
         alike = [mine for mine in self.data["parts"] if mine.split("/")[0] == key.split("/")[0]]
         known = f"of its kind are {', '.join(alike[:MOST_NAMED])}{' and more' * (len(alike) > MOST_NAMED)}; " if alike else ""
         fix = f"{known}to record it: docs/adding_an_architecture.md"
@@ -260,8 +261,8 @@ class Profile:
         recorded = self.has_own_resident(component)
         if self.shares_all and self.relative is not None and (not recorded or (component, weights) == ("transformer", "bf16")):
             return self.relative.resident(component, weights)
-        for profile in (self, self.relative if component.startswith(SHARED_COMPONENTS) and not self.shares_all else None):
-            sizes = None if profile is None else profile._own_resident(component, weights)
+        for profile in (self, *(self.lenders if component.startswith(SHARED_COMPONENTS) else ())):
+            sizes = profile._own_resident(component, weights)
             if sizes is not None:
                 return sizes
         raise CannotTell(Problem(f"{self.arch}: {component} in {weights} was never recorded", None, "", "choose another quantisation"))

@@ -14,12 +14,13 @@ from estimator.allocator import FREE, OutOfMemory
 from estimator.allocator_compiled import replaying_allocator
 from estimator.allocator_state import UNIT_BYTES
 from estimator.archs import load_archs
+from estimator.derived_weights import PLACES_OF_LINEAR, TENSORS_OF_LINEAR
 from estimator.features import Ints
 from estimator.job import Job
 from estimator.offload import GROUP, GROUPS, STREAM, aged
 from estimator.part_events import PartRun, events_of, ledger_at
 from estimator.program import Program
-from estimator.programs import PLACES_OF_LINEAR, TENSORS_OF_LINEAR, Profile
+from estimator.programs import Profile
 from estimator.residents import (
     ROUNDING,
     SLOTS,

@@ -1,10 +1,10 @@
 """What the trainer's Wan 2.1 I2V does differently from text to video: a picture goes through CLIP and, as a clip, through the VAE.
 
 Both happen in every step, with a clip's own first frame, and in every preview, with a given picture. With low_vram the image encoder
-waits on the host; and the trainer's presets of what is where are switched off, so that caching text moves nothing, and each round of
-previews begins with neither transformer nor VAE on the card.
+waits on the host; and the trainer's presets of what is where are switched off, so that caching text moves nothing. Previews with low_vram
+are refused by the reader: the trainer stops at the end of the first.
 
-Source: ostris/ai-toolkit 27a03a91: toolkit/models/wan21/wan21_i2v.py (Wan21I2V, AggressiveWanI2VUnloadPipeline),
+Source: ostris/ai-toolkit 27a03a91: toolkit/models/wan21/wan21_i2v.py (Wan21I2V),
 toolkit/models/base_model.py (generate_images, restore_device_state);
 diffusers c9438378: WanImageToVideoPipeline (encode_image, prepare_latents).
 """
@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from estimator.batches import Batch, one_or_many
-from estimator.estimate import Variant
 from estimator.job import Bucket, Dataset, Sample
 from estimator.operations import CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.sizes import sizes_of
@@ -28,6 +27,13 @@ class Wan21FromImagePlan(WanPlan):
     """Wan21I2V. Previews are never decoded in tiles."""
 
     tiles = False
+
+    def load(self) -> Iterator[Operation]:
+        """With low_vram the text encoder goes before the image encoder comes, and that goes too."""
+        for operation in super().load():
+            if self.job.model.low_vram and isinstance(operation, Part) and operation.key.startswith("load.rest"):
+                yield from self.text_out()
+            yield operation
 
     def _cache_text(self, dataset: Dataset, home: dict[str, bool]) -> Iterator[Operation]:
         low_vram, was = self.job.model.low_vram, dict(home)
@@ -57,43 +63,21 @@ class Wan21FromImagePlan(WanPlan):
 
     def sampling(self, when: str) -> Iterator[Operation]:
         if self.job.model.low_vram:
-            yield from self._sampling_from_the_host(when)
+            yield from self._without_previews(when)
         else:
             yield from super().sampling(when)
 
-    def _sampling_from_the_host(self, when: str) -> Iterator[Operation]:
-        detail = "baseline" if when == "first" else "with optimizer state"
-        variants = [Variant(s.width, s.height, s.frames, s.batch) for s in self.samples] or [Variant()]
-        yield Begin("sample", detail, variants[0])
+    def _without_previews(self, when: str) -> Iterator[Operation]:
+        """With low_vram a round can have no previews, at the first of which the trainer stops; it moves what there is all the same."""
+        yield Begin("sample", "baseline" if when == "first" else "with optimizer state")
         yield from (MoveOut("image_encoder"), MoveOut("vae"), MoveOut("transformer"), EmptyCache())
         yield Part(f"sample.enter/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
-        for number, sample in enumerate(self.samples):
-            if number:
-                yield End()
-                yield Begin("sample", detail, variants[number])
-            yield from self._preview(sample, when)
-        yield from (MoveOut("vae"), MoveOut("transformer"))
         yield from self.text_out() if self.text_away else self.text_in()
         yield from (EmptyCache(), MoveIn("transformer"))
         yield Part(f"sample.leave/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
         yield from (Release("sampling"), EmptyCache(), End())
 
-    def _seen(self, sample: Sample) -> Iterator[Operation]:
+    def before_pipeline(self, sample: Sample) -> Iterator[Operation]:
         values = {**sizes_of(self.arch, sample), "B": 1}
         yield Part("preview.picture/one", values, "preview")
         yield from coded("preview.first_frame/one", "encode", values, "preview")
-
-    def before_pipeline(self, sample: Sample) -> Iterator[Operation]:
-        """With low_vram the pipeline's own moves stand around it."""
-        if not self.job.model.low_vram:
-            yield from self._seen(sample)
-            return
-        yield from (MoveOut("vae"), MoveOut("image_encoder"), EmptyCache())
-        yield from self.text_out()
-        yield from (MoveIn("transformer"), EmptyCache(), MoveIn("image_encoder"), MoveIn("vae"))
-        yield from self._seen(sample)
-        yield from (MoveOut("image_encoder"), MoveOut("vae"), EmptyCache())
-
-    def make_room(self) -> Iterator[Operation]:
-        """Done already."""
-        yield from ()

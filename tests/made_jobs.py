@@ -10,7 +10,7 @@ from estimator.archs import load_archs
 from estimator.errors import CannotTell
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
-from estimator.programs import load_profile
+from estimator.programs import Profile, load_profile
 from estimator.trainers import read_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,11 +52,12 @@ def _needed(weights: str) -> list[str]:
 
 def te_weights_of(arch: str) -> tuple[str, ...]:
     """Kinds of text encoder weights that were recorded, of the architecture or its relative."""
-    profile = load_profile(arch)
-    while profile.shares_all and profile.relative is not None and not profile.has_own("load.text/"):
+    both, profile = list[Profile](), load_profile(arch)
+    while profile.relative is not None and not profile.has_own("load.text/"):
+        both.append(profile)
         profile = profile.relative
-    both = (profile,) if profile.shares_all else (profile, profile.relative)
-    known = [key for one in both if one is not None for key in one.data["parts"]]
+    both += [profile, *([profile.relative] if profile.relative is not None and not (both or profile.shares_all) else [])]
+    known = [key for one in both for key in one.data["parts"]]
     return tuple(w for w in RECORDED_WEIGHTS if any(key.startswith(f"load.text/{w}") for key in known))
 
 

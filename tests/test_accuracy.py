@@ -30,7 +30,7 @@ RUNS = read_rows()
 WHOLE = tuple(run for run in RUNS if run.total_bytes is None)
 ON_CARDS = tuple(run for run in RUNS if run.total_bytes is not None)
 SELECTED = frozenset({
-    "wan22-images-cached", "wan22i-ui",
+    "wan22-images-cached", "wan22i-ui", "wan21i-low-vram-b2",
     "wan14b-images",
     "wan1b-images",
     "edit11-ui", "edit11-bf16-b2", "qwen-bf16-b2",

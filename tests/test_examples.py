@@ -34,6 +34,7 @@ ARCHS = {
     "zimage_turbo_ui": "zimage-turbo",
     "wan21_1b_ui": "wan21-1.3b",
     "wan21_14b_24gb": "wan21-14b",
+    "wan21_14b_i2v_ui": "wan21-i2v-14b",
     "wan22_14b_ui": "wan22-14b",
     "wan22_14b_i2v_ui": "wan22-i2v-14b",
     "wan22_5b_ui": "wan22-5b",
@@ -46,7 +47,7 @@ ARCHS = {
 
 RESOLUTIONS = {
     "flux_kontext_24gb": [512, 768], "wan21_1b_ui": [512], "wan21_14b_24gb": [632], "wan22_14b_ui": [512], "wan22_14b_i2v_ui": [512],
-    "wan22_5b_ui": [512], "ltx2_ui": [512],
+    "wan21_14b_i2v_ui": [512], "wan22_5b_ui": [512], "ltx2_ui": [512],
 }  # fmt: skip
 
 examples = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

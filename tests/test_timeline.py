@@ -73,8 +73,17 @@ def sampled(arch: str, count: int) -> list[Job]:
 class Watched(Replay):
     """A replay that looks at what is on the card whenever a phase ends. An unknown key would be an error of the allocator."""
 
+    inside = False
+
+    def _part(self, part: op.Part) -> None:
+        self.inside = True
+        super()._part(part)
+        self.inside = False
+
     def _one(self, operation: op.Operation) -> None:
         super()._one(operation)
+        if self.inside:  # the part's own bytes enter the ledger when it is over
+            return
         live = self.state.allocator.allocated_bytes
         counted = sum(self.state.bytes_of.values())
         # torch counts a block in full where too little of it is left to be split off (up to 1 MiB each): "allocator rounding"

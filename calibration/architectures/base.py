@@ -55,6 +55,7 @@ class Layout:
     a token is of pixels and frames. `sound_per_second`: tokens of sound that video has beside its own, silent or not; its VAE then takes a
     clip whole, or in tiles of frames (calibration.extract.sounded). `norms`: of a decoder in chunks, its sums over channels. `adapted`:
     inputs and outputs of the layers that a LoKr sits on, one pair for each size (estimator.kronecker); none: the adapter is a LoRA.
+    `pixels`: a preview has those of the picture that it begins with, whatever its length.
     """
 
     load: dict[str, tuple[str, ...]]
@@ -79,6 +80,7 @@ class Layout:
     sound_per_second: int = 0
     adapted: tuple[tuple[int, int], ...] = ()
     norms: tuple[str, ...] = ()
+    pixels: bool = False
 
     def caption_tokens(self, words: int) -> int:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
@@ -148,7 +150,7 @@ class Layout:
             lengths = (*lengths, "N", "N32")
         if self.adapted:
             return self._with_lokr(key, (*lengths, *self.masks, "E", "L32"), reductions)
-        timed = ("A",) if kind == TIMED_CORE else ()  # pixels of a first frame
+        timed = ("A",) if kind == TIMED_CORE or (self.pixels and kind == PREVIEW) else ()  # pixels of a first frame
         single = (*lengths, *timed, *self.masks, "E", "L32", *(f"r*{length}" for length in lengths), *reductions)
         if not key.endswith("/many"):
             return ("1", "r", *single)
@@ -175,7 +177,8 @@ class Architecture:
     picture, and latents cannot be cached. `begins`: 1 behind a bucket's frames has its clips begin with their own first frame, behind a
     preview's it begins with a given picture; images among such buckets are never cached (the trainer stops on them). `train`: settings
     of the `train` section that its probe jobs have besides. `second`: buckets and previews of the second job of each kind of weights
-    (none: those of the first). `factors`: of a LoKr that is trained instead of a LoRA, of the two jobs.
+    (none: those of the first). `loaded`: the trainer stops on previews with low_vram: neither job has it, and how it loads is recorded in a
+    further one that stops there. `factors`: of a LoKr that is trained instead of a LoRA, of the two jobs.
     """
 
     model: dict[str, Any]
@@ -198,6 +201,7 @@ class Architecture:
     begins: bool = False
     train: dict[str, Any] = field(default_factory=dict)
     second: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int, float, int, *tuple[int, ...]], ...]] | None = None
+    loaded: bool = False
     factors: tuple[int, int] | None = None
 
     def owns(self, key: str) -> bool:

@@ -27,10 +27,13 @@ RESIDENT = parts.MOVED
 
 
 def occurrences(run: Run, layout: Layout, only_text: bool = False) -> Iterator[Occurrence]:
-    """All parts of a run, or those of the text encoder (of a probe job with control images)."""
+    """All parts of a run, or those of the text encoder (of a probe job with control images), or of loading, where it stopped then."""
     if only_text:
         yield from parts.load_parts(run, replace(layout, load={"load.text": layout.load["load.text"]}))
         yield from parts.text_parts(run, layout)
+        return
+    yield from parts.load_parts(run, layout)
+    if run.stopped:
         return
     words = {}
     for entry in run.config["datasets"]:
@@ -38,7 +41,6 @@ def occurrences(run: Run, layout: Layout, only_text: bool = False) -> Iterator[O
         width, height = (int(n) for n in folder.name.split("b")[0].split("x"))
         words[width, height, entry["batch_size"]] = words_of((folder / "image.txt").read_text())
     prompts = [(words_of(s["prompt"]), words_of(s.get("neg", ""))) for s in run.config["sample"]["samples"]]
-    yield from parts.load_parts(run, layout)
     yield from parts.setup_parts(run)
     yield from parts.text_parts(run, layout)
     yield from parts.caching_parts(run, layout)
@@ -129,7 +131,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
                 continue
             for key in _keys(family, part.key):
                 found[key].append(part)
-        if unloaded:
+        if unloaded or run.stopped:
             continue
         if run.versions != kept.made.get("versions", run.versions):
             raise ValueError(f"{folder}: recorded with other versions than what the profile has: {run.versions}")
@@ -138,9 +140,8 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
             offload[name].update({**own_of(family, table), **kept.offload[name]})
         made["versions"] = run.versions
         made["probes"].append({"name": folder.name, **parts.settings(run), "optimizer": run.config["train"]["optimizer"]})
-    programs = dict(kept.programs)
     found = {key: recorded for key, recorded in found.items() if not (layout.video and clips.too_few(recorded))}
-    report, refused = [], []
+    programs, report, refused = dict(kept.programs), list[str](), list[str]()
     for key in sorted(found):
         try:
             p = programs[key] = extract(key, found[key], layout)

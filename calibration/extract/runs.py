@@ -77,6 +77,11 @@ class Run:
     layers: list[dict[str, Any]] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
 
+    @property
+    def stopped(self) -> bool:
+        """It ended when its model was loaded."""
+        return all(phase.name != "setup" for phase in self.root.inner)
+
 
 def first_preview(phase: Phase) -> Phase:
     """Where nothing is moved for a round of previews (Wan 2.1 I2V with low_vram): just before its first one."""

@@ -188,7 +188,7 @@ def _read_rest(process: Section, settings: Train, arch: Arch, low_vram: bool) ->
         check_keys(save, "save")
     samples = () if sample is None else read_samples(sample, arch, process.text("trigger_word"), low_vram)
     if sample is not None and arch.control_images and not settings.disable_sampling:
-        check_previews(sample, samples, arch)
+        check_previews(sample, samples, arch, low_vram)
     datasets = read_datasets(process, settings, arch)
     _check_text_caching(process, settings, arch)
     return datasets, samples

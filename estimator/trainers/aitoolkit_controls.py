@@ -161,8 +161,13 @@ def sample_controls(section: Section, arch: Arch, flagged: str = "") -> tuple[tu
     return tuple(sizes[path] for path in given if path), seen
 
 
-def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch) -> None:
-    """The trainer stops at a preview that has no control image."""
+def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch, low_vram: bool) -> None:
+    """The trainer stops at a preview that has no control image, and at the end of one whose pipeline does not go with diffusers."""
+    if samples and low_vram and not arch.low_vram_previews:
+        what = f"{arch.name} cannot make previews with low_vram"
+        why = "the trainer's pipeline does not go with the diffusers it asks for (expand_timesteps): it stops at the end of the first"
+        place = sample.at("samples" if "samples" in sample.values else "prompts")
+        sample.found.problem(place, what, why, "set train.disable_sampling: true, or model.low_vram: false")
     if arch.control_images in (TOKENS, GIVEN_FRAME):
         return
     one_picture = arch.control_images in (*ONE, SINGLE)

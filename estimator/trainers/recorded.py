@@ -36,12 +36,10 @@ def check_recorded(model: Section, arch: Arch, result: Model) -> None:
 
 def kinds(profile: Profile, part: str, low: str) -> frozenset[str]:
     """Kinds of weights that a part was recorded with, by this profile or a relative whose recording serves (Profile.program)."""
-    own, relative = _own(profile, part, low), profile.relative
-    if relative is None:
-        return own
-    if profile.shares_all:
-        return own if profile.has_own(part) else kinds(relative, part, low)
-    return own | _own(relative, part, low) if part.startswith(SHARED_PARTS) else own
+    own = _own(profile, part, low)
+    if profile.shares_all and profile.relative is not None:
+        return own if profile.has_own(part) else kinds(profile.relative, part, low)
+    return own.union(*(_own(lender, part, low) for lender in profile.lenders)) if part.startswith(SHARED_PARTS) else own
 
 
 def _own(profile: Profile, part: str, low: str) -> frozenset[str]:
