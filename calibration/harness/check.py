@@ -20,7 +20,7 @@ from estimator.timeline import simulate
 from estimator.trainers import read_jobs
 
 ROWS = Path(__file__).resolve().parents[1] / "data" / "harness_runs.jsonl"
-PHASES = {"load: transformer": "load", "setup": "prepare", "step": "train"}
+PHASES = {"load": "load", "setup": "prepare", "step": "train"}  # all that is loaded is one phase of a row
 
 
 def read(run: dict[str, Any]) -> Job:

@@ -63,6 +63,8 @@ class Family:
     `lists`: a list of layers -> the argument that sets its length, and the model's own length. `channels`: of a latent; `compression`:
     pixels each way and frames of one latent cell. `text_width`: of a prompt's embedding. `older`: kinds whose class was another one in an
     older diffusers, and the masks that sizes depend on there; of one sample alone. `native`: width, height and frames of Kind.native.
+    `velocity`: trained by v-prediction on latents in fp32, sampled from the mean and variance that were stored (cogvideox-factory
+    d81209bf); otherwise by flow matching on latents in bf16.
     """
 
     transformer: tuple[str, dict[str, Any]]
@@ -77,6 +79,7 @@ class Family:
     extra: dict[str, int] = field(default_factory=dict)
     older: dict[Kind, tuple[str, ...]] = field(default_factory=dict)
     native: tuple[int, int, int] | None = None
+    velocity: bool = False
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -133,7 +136,7 @@ LTX_BUCKETS: tuple[Bucket, ...] = (
 
 COGVIDEOX_2B = Family(
     ("CogVideoXTransformer3DModel", {}), (T5_XXL,), ("AutoencoderKLCogVideoX", {}), replace(LAYOUT, width=1920), 16, (8, 4), 4096,
-    BUCKETS, {"transformer_blocks": ("num_layers", 30)},
+    BUCKETS, {"transformer_blocks": ("num_layers", 30)}, velocity=True,
 )  # fmt: skip
 FAMILIES = {
     "hunyuan-video": Family(

@@ -61,7 +61,7 @@ def batch_of(family: Family, bucket: Bucket) -> dict[str, Any]:
     """Latents and prompts, as they wait on the host for a step."""
     width, height, count, text, frames = bucket
     pixels, latent = family.compression
-    shape = (count, family.channels, 1 + (frames - 1) // latent, height // pixels, width // pixels)
+    shape = (count, family.channels * (1 + family.velocity), 1 + (frames - 1) // latent, height // pixels, width // pixels)
     made = {"latents": torch.empty(shape, dtype=BF16), "prompt": torch.empty(count, text, family.text_width, dtype=BF16)}
     made["mask"] = torch.ones(count, text, dtype=torch.int64)
     if "pooled" in family.extra:
@@ -77,17 +77,22 @@ def hunyuan(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
     )[0]  # fmt: skip
 
 
+def sampled(stored: Any) -> Any:
+    """Latents from their mean and log-variance, as [samples, frames, channels, ...] in fp32."""
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    return (DiagonalGaussianDistribution(stored).sample() * 0.7).permute(0, 2, 1, 3, 4).contiguous().float()
+
+
 def cogvideox(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
-    _, _, frames, height, width = noisy.shape
+    _, frames, _, height, width = noisy.shape
     patch, rotary = model.config.patch_size, None
     if model.config.use_rotary_positional_embeddings:
         places = frames * (height // patch) * (width // patch)
         rotary = tuple(torch.empty(places, model.config.attention_head_dim, device="cuda") for _ in range(2))
-    clips = noisy.permute(0, 2, 1, 3, 4).contiguous()
-    out = model(
-        hidden_states=clips, encoder_hidden_states=batch["prompt"], timestep=times, image_rotary_emb=rotary, return_dict=False
+    return model(
+        hidden_states=noisy, encoder_hidden_states=batch["prompt"], timestep=times, image_rotary_emb=rotary, return_dict=False
     )[0]  # fmt: skip
-    return out.permute(0, 2, 1, 3, 4)
 
 
 def ltx(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:

@@ -114,19 +114,15 @@ class Job:
         self.record.close(frame)
 
     def _one(self, waiting: dict[str, Any]) -> None:
-        """Flow matching's, as finetrainers and diffusers' scripts have it; the loss in fp32."""
+        """What a step has made of its batch stays until it is over, as the locals of the trainers' loops do."""
         batch = {name: tensor.to("cuda") for name, tensor in waiting.items()}
+        if self.family.velocity:
+            batch["latents"] = models.sampled(batch["latents"])
         frame = self.record.open("predict_noise")
-        latents = batch["latents"]
-        noise = torch.randn_like(latents)
-        sigmas = torch.rand(latents.shape[0], device="cuda").view(-1, 1, 1, 1, 1)
-        noisy = ((1.0 - sigmas) * latents + sigmas * noise).to(latents.dtype)
-        times = (sigmas.view(-1) * 1000.0).long()
-        predicted = models.FORWARDS[self.family.transformer[0]](self.sd.unet, noisy, times, batch)
-        loss = (predicted.float() - (noise - latents).float()).pow(2).mean(dim=(1, 2, 3, 4)).mean()
+        made = (self._velocity if self.family.velocity else self._flow)(batch)
         self.record.close(frame)
         frame = self.record.open("backward")
-        loss.backward()
+        made[0].backward()
         self.record.close(frame)
         frame = self.record.open("clip_grad")
         torch.nn.utils.clip_grad_norm_(self.sd.unet.parameters(), 1.0)
@@ -135,6 +131,28 @@ class Job:
         self.optimizer.step()
         self.record.close(frame)
         self.optimizer.zero_grad()
+
+    def _flow(self, batch: dict[str, Any]) -> tuple[Any, ...]:
+        """Flow matching's loss, as finetrainers and diffusers' scripts have it, in fp32; and what is left of making it."""
+        latents = batch["latents"]
+        noise = torch.randn_like(latents)
+        sigmas = torch.rand(latents.shape[0], device="cuda").view(-1, 1, 1, 1, 1)
+        noisy = ((1.0 - sigmas) * latents + sigmas * noise).to(latents.dtype)
+        times = (sigmas.view(-1) * 1000.0).long()
+        predicted = models.FORWARDS[self.family.transformer[0]](self.sd.unet, noisy, times, batch)
+        loss = (predicted.float() - (noise - latents).float()).pow(2).mean(dim=(1, 2, 3, 4)).mean()
+        return loss, noise, sigmas, noisy, times, predicted
+
+    def _velocity(self, batch: dict[str, Any]) -> tuple[Any, ...]:
+        """V-prediction's, as cogvideox-factory has it: the scheduler's cumulated alphas, whose values do not matter."""
+        latents = batch["latents"]
+        noise, times = torch.randn_like(latents), torch.zeros(latents.shape[0], dtype=torch.int64, device="cuda")
+        alpha = torch.linspace(0.99, 0.01, 1000, device="cuda")[times].view(-1, 1, 1, 1, 1)
+        noisy = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise
+        output = models.FORWARDS[self.family.transformer[0]](self.sd.unet, noisy, times, batch)
+        predicted = alpha**0.5 * noisy - (1 - alpha) ** 0.5 * output
+        loss = torch.mean((1 / (1 - alpha) * (predicted - latents) ** 2).reshape(latents.shape[0], -1), dim=1).mean()
+        return loss, noise, times, alpha, noisy, output, predicted
 
 
 def optimizer_of(name: str, parameters: list[Any]) -> Any:
