@@ -73,7 +73,8 @@ CASES = (
     Case("flux_dev_24gb", "A100-40G", ("batch",)), Case("flux_dev_24gb", "L4", ("low_vram",)), Case("zimage_turbo_ui", "L4", ("batch",)),
     Case("zimage_turbo_ui", "RTX4090", ("batch",)), Case("qwen_edit_2509_ui", "A100-40G", ("text",)),
     Case("wan21_1b_ui", "L4", ("batch",)), Case("flux_dev_24gb", "RTX4090", ("batch",), calibrated=True),
-    Case("zimage_turbo_ui", "RTX4060Ti-16G", ("batch",), calibrated=True),
+    Case("zimage_turbo_ui", "RTX4060Ti-16G", ("batch",), calibrated=True), Case("wan21_1b_ui", "16GiB"),
+    Case("wan21_1b_ui", "16GiB", aim="frames"), Case("wan21_14b_24gb", "24GiB"),
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from estimator.estimate import OOM, SAFE
 from estimator.planner.subject import read_subject
 
 ROWS = confirmed.read()
-FAMILIES = {"flux", "zimage", "wan"}
+FAMILIES = {"flux", "zimage", "qwen_edit", "wan"}
 
 
 def plans() -> dict[tuple[object, ...], list[Confirmed]]:
