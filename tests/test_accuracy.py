@@ -40,12 +40,13 @@ SELECTED = frozenset({
     "klein4b-uint4-1280", "klein4b-float8-no-checkpointing", "klein9b-qfloat8-256", "qwen-no-checkpointing-r8", "edit-ui",
     "kontext-float8-b2", "chroma-uint4-1280", "chroma-bf16-b2", "flux2dev-uint4-no-checkpointing", "flux2dev-bf16-b2", "klein9b-edit-two",
     "ltx2-images", "wan5b-ui", "first-edit-float8-cached", "flux-two-layers", "zimage-preserved", "turbo-lokr-8",
-    "klein4b-offload-uint4", "qwen-offload-ui",
+    "klein4b-offload-uint4", "qwen-offload-ui", "zimage-offload-half-float8-b2",
 })  # fmt: skip
 # Runs whose reserved memory hangs on where single megabytes lie: a block of 200 to 1,200 MiB finds a hole, or a segment is added
 PLACED = (
     "klein9b-uint4-b4", "klein9b-ui", "flux2dev-uint4-b4", "flex-b4", "chroma-bf16-b2", "klein4b-edit-b2", "klein4b-edit-ui",
     "flux2dev-edit-ui", "klein9b-offload-uint4", "zimage-offload-bf16-no-checkpointing-b2",
+    "zimage-offload-half-uint4-b2", "turbo-bf16-b2", "zimage-bf16-b2-1024",
 )  # fmt: skip
 MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.

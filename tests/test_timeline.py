@@ -222,6 +222,20 @@ def test_without_cached_latents_the_first_text_makes_the_workspace(arch: str, ma
     assert made_before in program.moments[program.labels[before]]
 
 
+@pytest.mark.parametrize("batch", [2, 3, 4])
+@pytest.mark.parametrize("arch", ["zimage", "zimage-turbo"])
+def test_image_and_caption_are_joined_for_each_sample_of_a_batch(arch: str, batch: int) -> None:
+    """Z-Image joins them sample by sample: 3840 channels of two bytes a token, and 64 complex numbers."""
+    profile = load_profile(arch)
+    joined = 1024 + 64  # tokens of the image and of the caption
+    for key in profile.data["parts"]:
+        if key.startswith("step.core/") and key.endswith("/many"):
+            program = profile.program(key)
+            sizes = program.sizes({"T": 1024, "E": 128, "X": 64, "B": batch, "r": 16})
+            first = [k for k, row in enumerate(program.labels) if program.moments[row] == "transformer|forward"]
+            assert [sum(sizes[k] == wide * joined for k in first) for wide in (7680, 512)] == [batch, batch]
+
+
 def test_position_frequencies_stay_once_for_each_size_of_image() -> None:
     """Two tables of 2 MiB from the first forward on, and 512 bytes a token of each size: a preview's, and both buckets'."""
     made = job("qwen-image", samples=(Sample(512, 768, text_tokens=30, negative_tokens=9),))

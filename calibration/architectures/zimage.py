@@ -18,6 +18,7 @@ LOAD = {
 }  # fmt: skip
 LAYOUT = Layout(
     LOAD, ("T32", "X32", "Z", "Z128", "T", "X"), 3840, ("Z", "T32", "X32"), TEMPLATE_TOKENS, guidance="batched", prompts_apart=True,
+    sample_by_sample=True,
 )  # fmt: skip
 BUCKETS = (
     (512, 512, 1, 12), (784, 656, 1, 60), (1024, 1024, 1, 150), (1232, 816, 1, 30), (336, 624, 1, 100),
