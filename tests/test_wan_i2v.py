@@ -13,12 +13,15 @@ from estimator.advice import edits
 from estimator.batches import steps_of
 from estimator.job import Bucket, Job
 from estimator.operations import MoveIn, MoveOut, Operation, Part, Release, flat
+from estimator.planner.space import dimensions
+from estimator.planner.subject import read_subject
 from estimator.plans import after_steps, before_steps, steps
 from estimator.programs import load_profile
 from estimator.wan_i2v import Wan21FromImagePlan
 from tests.made_jobs import job
 
 ARCH = "wan21-i2v-14b"
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "wan21_14b_i2v_ui.yaml"
 I2V = {"name_or_path": "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "arch": "wan21_i2v", "quantize": True}
 PICTURED = {"num_frames": 17, "samples": [{"prompt": "a", "ctrl_img": "/nowhere/a.png"}]}
 SIZE = (320, 256)
@@ -110,6 +113,17 @@ def test_previews_with_low_vram_are_refused_as_the_trainer_stops_on_them(tmp_pat
 def test_no_advice_has_previews_with_low_vram() -> None:
     assert "model.low_vram" not in {edit.key for edit in edits(made(low_vram=False))}
     assert "model.low_vram" in {edit.key for edit in edits(made(low_vram=False, disable_sampling=True))}
+
+
+@pytest.mark.parametrize(("sets", "count"), [((), 2), (("train.disable_sampling=true",), 1)])
+def test_a_plan_has_low_vram_without_previews(sets: tuple[str, ...], count: int) -> None:
+    subject = read_subject(str(EXAMPLE), sets, None, ())
+    level = next(each.levels[-1] for each in dimensions(subject, "quality") if each.name == "low_vram")
+    assert len(level.edits) == count
+    made = subject.read(level.edits)
+    assert made is not None
+    assert made.model.low_vram
+    assert made.train.disable_sampling
 
 
 @pytest.mark.parametrize("low_vram", [True, False])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
+from estimator.archs import load_archs
 from estimator.derived_weights import DERIVED
 from estimator.planner.buckets import bucket_levels, frame_levels
 from estimator.planner.edits import Dimension, Edit, Level, Loss
@@ -85,8 +86,13 @@ def _text(subject: Subject) -> Iterator[Level]:
 
 def _low_vram(subject: Subject) -> Iterator[Level]:
     if not subject.job.model.low_vram:
-        why = "weights are quantised on the CPU and wait there while not needed: slower to load and to make previews"
-        yield Level((Edit("model.low_vram", True),), Loss(trouble=LOW_VRAM), why)
+        why = "weights are quantised on the CPU and wait there while not needed: slower to load"
+        previews = bool(subject.job.samples) and not subject.job.train.disable_sampling
+        if load_archs().archs[subject.job.arch].low_vram_previews or not previews:
+            yield Level((Edit("model.low_vram", True),), Loss(trouble=LOW_VRAM), f"{why} and to make previews")
+        else:  # the trainer stops on previews then
+            both = Edit("model.low_vram", True), Edit("train.disable_sampling", True)
+            yield Level(both, Loss(trouble=LOW_VRAM + NO_PREVIEWS), f"{why}; no previews, on which the trainer stops with it")
 
 
 def _checkpointing(subject: Subject) -> Iterator[Level]:
