@@ -34,6 +34,7 @@ SELECTED = frozenset({
     "wan14b-images",
     "wan1b-images",
     "edit11-ui", "edit11-bf16-b2", "edit11-qfloat8-no-checkpointing", "qwen-bf16-b2", "qwen-float8-1280",
+    "turbo-lokr-auto-no-checkpointing-b2",
     "flux-float8-no-checkpointing", "flux-uint4-b4", "flux-accumulated-b2", "schnell-bf16-b2", "schnell-low-vram", "flex-b4",
     "flex-uint4-b2", "zimage-no-checkpointing-r8", "zimage-bf16-b2-1024", "zimage-uint4-1280", "turbo-float8-no-checkpointing",
     "turbo-bf16-b2", "turbo-uint4-b4", "flux-ui-low-vram-unloaded@16376", "zimage-ui@12282", "turbo-ui@12282", "flex-example@12282",
