@@ -209,13 +209,9 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return (given["B"] > int(name[2:])) * 1
     if name == "M8":
         return variable("S", given) * (variable("S", given) % MASK_TILE != 0)
-    if name.startswith("flash"):
-        heads, over = _of(name, "flash")
-        return _flash(given.get("B", 1) * heads, variable(over, given), variable(over, given), FLASH_KEYS)
-    if name.startswith("narrow"):
-        before, _, over = name.rpartition("_")
-        heads, rows = _of(before, "narrow")
-        return _flash(given.get("B", 1) * heads, variable(rows, given), variable(over, given), NARROW_KEYS)
+    if name.startswith(("flash", "narrow")):
+        heads, rows, keys, block = _attention(name)
+        return _flash(given.get("B", 1) * heads, variable(rows, given), variable(keys, given), block)
     if name.startswith("splits"):
         heads, over = _of(name, "splits")
         return key_splits(given.get("B", 1) * heads, variable(over, given))
@@ -261,6 +257,14 @@ def _of(name: str, kind: str) -> tuple[int, str]:
     """The number and the variable that a kernel's feature is of: reduce3072_T -> 3072, T."""
     number, over = name.removeprefix(kind).split("_")
     return int(number), over
+
+
+@cache
+def _attention(name: str) -> tuple[int, str, str, int]:
+    """(heads, rows, keys, block of keys) of FlashAttention: flash12_T over itself, flash12_T_512 over 512 keys; narrow: heads up to 64."""
+    kind, block = ("flash", FLASH_KEYS) if name.startswith("flash") else ("narrow", NARROW_KEYS)
+    heads, rows, *keys = name.removeprefix(kind).split("_")
+    return int(heads), rows, keys[0] if keys else rows, block
 
 
 @cache

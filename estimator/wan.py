@@ -116,5 +116,6 @@ class WanPlan(Plan):
 
     def denoise(self, sample: Sample, when: str, values: Mapping[str, int]) -> Iterator[Operation]:
         merged = f"/{when}" if self.weights == "bf16" else ""
+        merged += "/low_vram" if self.arch.pipeline_apart and self.job.model.low_vram else ""
         size = sizes_of(self.arch, sample)
         yield Part(f"{self.denoising(sample)}/{self.weights}/{'cfg' if sample.guided else 'plain'}{merged}", {**size, **values}, "preview")

@@ -121,6 +121,16 @@ def test_sound_looks_at_pictures_in_parts_as_recorded(batch: int, sound: int, to
     assert 32 * 64 * 4 * feature("B*O*narrow32_O_T", {"B": batch, "O": sound, "T": tokens}) == recorded_bytes
 
 
+@pytest.mark.parametrize(
+    ("tokens", "of_its_own", "of_the_text"),
+    [(768, 14_155_776, 18_874_368), (792, 14_598_144, 19_464_192), (920, 22_609_920, 22_609_920), (1530, 0, 0)],
+)
+def test_a_short_clip_goes_through_keys_in_parts_as_recorded(tokens: int, of_its_own: int, of_the_text: int) -> None:
+    """Wan 2.1 1.3B: each part has a result of its own, 12 heads of 128 values of 4 bytes for each row."""
+    sizes = (12 * 128 * 4 * feature(name, {"T": tokens}) for name in ("T*flash12_T", "T*flash12_T_512"))
+    assert tuple(sizes) == (of_its_own, of_the_text)
+
+
 @pytest.mark.parametrize(("frames", "spectrogram", "tokens"), [(9, 38, 10), (17, 71, 18), (25, 105, 27), (65, 271, 68)])
 def test_the_sound_of_a_clip_begins_a_token_with_every_fourth_frame_of_its_spectrogram(frames: int, spectrogram: int, tokens: int) -> None:
     """LTX-2 at 24 frames a second: 100 spectrogram frames a second and one more."""

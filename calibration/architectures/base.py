@@ -55,7 +55,8 @@ class Layout:
     a token is of pixels and frames. `sound_per_second`: tokens of sound that video has beside its own, silent or not; its VAE then takes a
     clip whole, or in tiles of frames (calibration.extract.sounded). `norms`: of a decoder in chunks, its sums over channels. `adapted`:
     inputs and outputs of the layers that a LoKr sits on, one pair for each size (estimator.kronecker); none: the adapter is a LoRA.
-    `pixels`: a preview has those of the picture that it begins with, whatever its length.
+    `pixels`: a preview has those of the picture that it begins with, whatever its length. `pipeline_apart`: previews with low_vram are
+    made by a pipeline of the trainer's own, and are parts of their own.
     """
 
     load: dict[str, tuple[str, ...]]
@@ -69,6 +70,7 @@ class Layout:
     flash: tuple[str, ...] = ()
     tiled_vae: bool = False
     decode_apart: bool = False
+    pipeline_apart: bool = False
     unloaded_apart: bool = False
     text_on_host: bool = False
     text_unnamed: bool = False

@@ -205,6 +205,8 @@ def _preview_parts(
                 yield Occurrence(run, "preview.prompts", kept, values)
         if chosen["weights"] == "bf16":  # the adapter is merged into the weights once it is not all zero
             source += "/" + when
+        if layout.pipeline_apart and chosen["low_vram"]:
+            source += "/low_vram"
         yield Occurrence(run, f"preview/{chosen['weights']}/{cfg}/{source}", events, values)
         start = end + 1
 
