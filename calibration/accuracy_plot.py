@@ -14,9 +14,9 @@ GIB = 2**30
 KINDS = {
     ("emulated", "reserved"): ("emulated run, reserved", "#56B4E9", "o", 10),
     ("emulated", "allocated"): ("emulated run, allocated", "#999999", ".", 8),
-    ("step", "reserved"): ("published step (A100), by the emulated device, reserved", "#D55E00", "^", 34),
-    ("card", "allocated"): ("published run (RTX 5090), allocated", "#000000", "s", 40),
-    ("card", "reserved"): ("published run (RTX 5090), reserved", "#009E73", "D", 40),
+    ("step", "reserved"): ("published step of a real card, by the emulated device, reserved", "#D55E00", "^", 34),
+    ("card", "allocated"): ("published peak of a real card, allocated", "#000000", "s", 40),
+    ("card", "reserved"): ("published peak of a real card, reserved", "#009E73", "D", 40),
 }
 
 
@@ -32,6 +32,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
     for (kind, what), (label, colour, marker, size) in KINDS.items():
         chosen = [row for row in rows if row.outcome == PEAK and (row.kind, row.figure) == (kind, what)]
+        if not chosen:
+            continue
         measured = np.array([row.observed_bytes for row in chosen]) / GIB
         predicted = np.array([row.replayed_bytes for row in chosen]) / GIB
         style = {"s": size, "c": colour, "marker": marker, "linewidths": 0, "zorder": 2 if kind == "emulated" else 3}
