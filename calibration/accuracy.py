@@ -19,6 +19,7 @@ from calibration import accuracy_published
 from calibration.accuracy_compare import Capacity, Different, Row, compare, compare_capacity
 from calibration.accuracy_rows import Run, read_rows
 from calibration.accuracy_tables import capacity_table, different_table, misses, phase_table, summary_table
+from estimator.checked import load_checked
 
 
 def evaluate(runs: tuple[Run, ...]) -> tuple[list[Row], list[Different], list[Capacity]]:
@@ -60,11 +61,12 @@ def emulated(args: argparse.Namespace) -> int:
         from calibration import accuracy_page, accuracy_verdicts, checked  # the first two need scipy and matplotlib
         from calibration.harness import check
 
+        checked.write([*rows, *check.every()], accuracy_published.evaluate())
+        load_checked.cache_clear()  # intervals are narrower where something was checked: those of the page are of what it says itself
         found = accuracy_published.evaluate()
         verdicts = [*accuracy_verdicts.emulated(), *accuracy_verdicts.published(found)]
         args.write.write_text(accuracy_page.page(rows, different, capacities, found, verdicts), encoding="utf-8")
         accuracy_page.draw(args.write.parent / "img" / "accuracy.png")
-        checked.write([*rows, *check.every()], found)
         print(f"written: {args.write}, {checked.PATH.name}")
     else:
         print(report(rows, different, capacities))
