@@ -197,7 +197,7 @@ def test_reasons_reach_the_estimate_and_the_bounds_the_verdict() -> None:
 def test_the_shipped_profile_says_what_it_rests_on() -> None:
     raw = json.loads((profiles_dir() / "residuals.json").read_text(encoding="utf-8"))
     assert raw["made"]["command"].startswith("python -m calibration.fit")
-    assert min(raw["made"]["rows"].values()) > 0
+    assert min(raw["made"]["rows"][kind] for kind in ("emulated", "card")) > 0  # no published step needs the device in between any more
     assert raw["made"]["versions"]["torch"]
     assert "bounds" in residual_of(raw).source
     shipped = profile()
