@@ -45,8 +45,8 @@ def without(program: Program, sizes: Ints) -> Ints:
 def laid(program: Program, run: PartRun, wanted: Mapping[str, int], state: State) -> tuple[PartRun, list[tuple[int, int]]]:
     """The events with what is not there yet made at the positions' place, and of each new tensor its event and its bytes."""
     new = {name: size for name, size in wanted.items() if not state.holds(name)}
-    at = _place(program, run)
-    if not new or at is None:
+    at = _place(program, run) if new else None  # to look for the place takes a millisecond, and few parts make any
+    if at is None:
         return run, []
     first = state.take_keys(len(new))
     group = state.named.setdefault(GROUP, {})
