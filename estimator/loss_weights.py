@@ -46,14 +46,17 @@ def _loss(core: Program) -> tuple[int, int, int]:
     The first tensor after the forward that is made from an equally large one, which then goes, is the scaled error. The squared error's
     gradient is the last one made before the target goes, which is made just before the squared error.
     """
-    sizes = core.coefficients.astype(np.float64) @ points_of(core.features, DOMAIN)
+    points = points_of(core.features, DOMAIN)
     births = core.events == ALLOCATE
     made = np.flatnonzero(births)
     for event in range(int(made[core.forward[1]]), len(core.events) - 2):
         error, scaled, gone = core.tensor_of_event[event : event + 3].tolist()
         passed_on = births[event : event + 3].tolist() == [True, True, False] and gone == error
+        if not passed_on:
+            continue
+        sizes = {k: core.coefficients[k] @ points for k in (error, scaled)}
         exact = error if np.ptp(sizes[error]) > 0 else scaled  # the other may be one without a formula
-        if passed_on and np.ptp(sizes[exact]) > 0 and (sizes[error] == sizes[scaled]).any():
+        if np.ptp(sizes[exact]) > 0 and (sizes[error] == sizes[scaled]).any():
             last = int(np.count_nonzero(births[: _freed(core, error - 1)])) - 1
             if made[last - 1] < _freed(core, last - 2) < made[last]:
                 return scaled, last - 1, exact

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
 
-from estimator import derived_weights, offload_programs, optimizers
+from estimator import core_rules, derived_weights, offload_loading, offload_programs, optimizers
 from estimator.archs import load_archs
 from estimator.errors import CannotTell, Problem
 from estimator.job import Job, Model
@@ -16,7 +16,7 @@ from estimator.offload_programs import Call, Offloaded
 from estimator.offload_rounds import denoised
 from estimator.offload_rows import Outline
 from estimator.program import Footprint, Program
-from estimator.programs import CORE_RULES, Profile, load_profile
+from estimator.programs import Profile, load_profile
 
 # Weights of which the adapter is never merged into the base, as it never is with offloading: what previews of unquantised weights are then
 UNMERGED = "float8"
@@ -143,6 +143,8 @@ class OffloadProfile(Profile):
 
     def outline(self, key: str) -> Program | Footprint:
         """See `Profile`."""
+        if core_rules.named(key):
+            return self.outline(core_rules.recorded(key))
         share = self._share(key)
         if share is None:
             return self.base.outline(self._instead(key))
@@ -187,9 +189,8 @@ class OffloadProfile(Profile):
         if optimizers.FUSED in key and name == "step.core":
             core, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(core_of(core), update, self.adapter)
-        for suffix, rewritten in CORE_RULES.items():
-            if key.endswith(suffix):
-                return rewritten(core_of(key.removesuffix(suffix)))
+        if core_rules.named(key):
+            return core_rules.rewritten(key, core_of)
         component = USING[name]
         layers = resident = self.layers(component, rest[0])
         if (name, rest[0]) == ("preview", "bf16"):
@@ -218,8 +219,8 @@ class OffloadProfile(Profile):
             return program
         layers = self.layers(component, self.weights_of(component))
         if name == "load.text" and self._takes_text(BEFORE):
-            return offload_programs.loaded_late(program, component, self.layers(component, "bf16"), layers, taken)
-        made = offload_programs.loaded_first if self._takes_text(AFTER) else offload_programs.loaded
+            return offload_loading.loaded_late(program, component, self.layers(component, "bf16"), layers, taken)
+        made = offload_loading.loaded_first if self._takes_text(AFTER) else offload_loading.loaded
         return made(program, component, layers, taken)
 
     def _calls(self, key: str, component: str) -> tuple[Call, ...]:

@@ -8,17 +8,19 @@ it holds for any choice of layers.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from estimator.derived_weights import highest
-from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, HELD, SLOTS, STREAM, STUCK, WRAPPED, Layer, slot_name
-from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Program, peak_rows
+from estimator.features import Ints
+from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, HELD, SLOTS, STREAM, WRAPPED, Layer, slot_name
+from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, EventProgram, Program
+from estimator.rewriting import Bools
 
 NONE, STAYS = -1, -2
-COPY, MADE = -1, -2  # of tensors that the base has not: on the copies' stream, or on the default one
+COPY, MADE = 1, 2  # of tensors that the base has not: on the copies' stream, or on the default one
+IMPORTED = -2  # the first tensor of the slots that was there before; the next is one less
 REBUILD = "rebuild"
 FP32_TO_BF16 = 2
 MOMENT = "layer offloading: a layer's weights are copied in"
@@ -53,92 +55,33 @@ def offloaded(base: Program, calls: Sequence[Call], what: Offloaded) -> Program:
     return _Editor(base, what).program(calls)
 
 
-def loaded(base: Program, component: str, layers: Sequence[Layer], taken: frozenset[int]) -> Program:
-    """A part of loading without the weights that wait on the host: they were taken before the move that would bring them to the card."""
-    return _without(base, _leaves(base, component, layers, taken), base.names)
-
-
-def loaded_first(base: Program, component: str, layers: Sequence[Layer], taken: frozenset[int]) -> Program:
-    """A part of loading after which the weights that wait on the host are taken off the card."""
-    gone = _leaves(base, component, layers, taken)
-    own = len(base.names) - base.imports
-    names = tuple(None if k in gone else name for k, name in enumerate(base.names))
-    return replace(base, events=np.append(base.events, [own - k for k in sorted(gone)]).astype(np.int64), names=names)
-
-
-def _leaves(base: Program, component: str, layers: Sequence[Layer], taken: frozenset[int]) -> set[int]:
-    """Tensors of offloaded layers that the part leaves on the card."""
-    gone = _names(component, (layers[k] for k in taken))
-    return {k for k in base.exported if (base.names[k] or "").split(".")[0] in gone}
-
-
-def loaded_late(base: Program, component: str, plain: Sequence[Layer], layers: Sequence[Layer], taken: frozenset[int]) -> Program:
-    """A part of loading whose layers are taken before they are moved and quantised: neither happens on the card.
-
-    The part begins with the move of all weights (those of `plain`, in the order of residents). What quantising a layer needs stands before
-    what it leaves. Layers that are stuck keep both; theirs is another name then, since they do not move with the component.
-    """
-    moved = max((layer.place + len(layer.sizes) for layer in plain), default=0)
-    dropped = {k for n in taken for k in range(plain[n].place, plain[n].place + len(plain[n].sizes))}
-    gone = _names(component, (layers[n] for n in taken if not layers[n].stuck))
-    stuck = _names(component, (layers[n] for n in taken if layers[n].stuck))
-    following = False
-    for k in range(len(base.names) - base.imports - 1, moved - 1, -1):
-        name = (base.names[k] or "").split(".")[0]
-        following = name in gone if name else following
-        if following:
-            dropped.add(k)
-    names = tuple(STUCK + name[len(component) :] if name and name.split(".")[0] in stuck else name for name in base.names)
-    return _without(base, dropped, names)
-
-
-def _without(base: Program, dropped: set[int], names: tuple[str | None, ...]) -> Program:
-    """Tensors of no bytes in place of some: the allocator gives them no block."""
-    if not len(base.names):
-        return base
-    coefficients = base.coefficients.copy()
-    coefficients[sorted(dropped)] = 0
-    return replace(base, coefficients=coefficients, names=names, peaks=highest(base, coefficients))
-
-
-def _names(component: str, layers: Iterable[Layer]) -> set[str]:
-    return {f"{component}:{n}" for layer in layers for n in range(layer.number, layer.number + layer.numbers)}
-
-
 class _Editor:
-    """Goes through the base's events and writes its own."""
+    """Lays a program's own events in between the base's. A tensor is the base's by its number there, or one that is made here."""
 
     def __init__(self, base: Program, what: Offloaded) -> None:
         self.base, self.what = base, what
         self.own = len(base.names) - base.imports
         self.dropped: set[int] = set()
         self.dropped_free: set[int] = set()  # freed elsewhere than the base does
-        self.events: list[int] = []
-        self.tensors: list[tuple[int, int]] = []  # (tensor of the base, 0), or (COPY or MADE, bytes)
-        self.streams: list[int] = []
+        self.places: list[int] = []  # of each event that is laid in: the base's event before which it comes, its tensor, and
+        self.tensors: list[int] = []
+        self.births: list[bool] = []  # whether it is made there
+        self.made: list[tuple[int, int]] = []  # tensors that the base has not: COPY or MADE, and bytes
         self.slots: dict[str, list[dict[str, int]]] = {FORWARD: [], BACKWARD: []}  # each copy's tensors, by part
         self.imports: dict[str, int] = {}  # names of slots' tensors that were there before -> number of import
-        self.born: dict[int, int] = {}
-        self.workspace_at = dict(base.workspace_at)
+        self.at = 0  # the base's event before which is laid in
 
     def program(self, calls: Sequence[Call]) -> Program:
         base = self.base
         before: dict[int, list[tuple[str, int]]] = defaultdict(list)
         kept = self._plan(calls, before)
-        for n, (event, k) in enumerate(zip(base.events.tolist(), base.tensor_of_event.tolist(), strict=True)):
-            self.workspace_at |= {thread: len(self.events) for thread, at in base.workspace_at.items() if at == n}
-            if event == EMPTY_CACHE:
-                self.events.append(event)
-            elif event == ALLOCATE:
-                self._actions(before.pop(k, ()))
-                if k not in self.dropped:
-                    self.born[k] = self._allocate((k, 0))
-            elif k >= self.own:
-                self.events.append(FIRST_IMPORT - (k - self.own))
-            elif k not in self.dropped and k not in kept and k not in self.dropped_free:
-                self._free(self.born[k])
-        self._actions(before.pop(self.own, ()))
-        return self._finished()
+        made = np.append(np.flatnonzero(base.events == ALLOCATE), len(base.events))
+        for k in sorted(before):
+            self.at = int(made[k])
+            self._actions(before[k])
+        tensors, births = base.tensor_of_event, base.events == ALLOCATE
+        gone = _among(tensors, self.dropped) | (_among(tensors, kept | self.dropped_free) & ~births)
+        return self._finished(tensors, births, gone)
 
     # ---- what is done before which allocation
 
@@ -204,7 +147,7 @@ class _Editor:
     def _actions(self, actions: Sequence[tuple[str, int]]) -> None:
         for action, k in actions:
             if action == "free":
-                self._free(self.born[k])
+                self._free(k)
             elif action == REBUILD:
                 self._rebuild(k)
             else:
@@ -233,7 +176,7 @@ class _Editor:
         """OstrisLinear.weight of a layer that is stuck: on the card, by way of fp32, and then held by the slot."""
         size = self._constant(weight)
         wide = self._allocate((MADE, FP32_TO_BF16 * size))
-        self._free(self.born[weight])
+        self._free(weight)
         made = self._allocate((MADE, size))
         self._free(wide)
         self._replace(FORWARD, {HELD: made}, weights_only=False)
@@ -253,43 +196,76 @@ class _Editor:
                 self._free(self.slots[ring][at].pop(part))
             return
         name = slot_name(ring, -at, part)  # the copy number -1 was the last one before this part
-        self.events.append(FIRST_IMPORT - self.base.imports - self.imports.setdefault(name, len(self.imports)))
+        self._event(IMPORTED - self.imports.setdefault(name, len(self.imports)), born=False)
 
     def _allocate(self, tensor: tuple[int, int]) -> int:
-        self.tensors.append(tensor)
-        self.events.append(ALLOCATE)
-        return len(self.tensors) - 1
+        self.made.append(tensor)
+        self._event(len(self.base.names) + len(self.made) - 1, born=True)
+        return self.tensors[-1]
 
     def _free(self, tensor: int) -> None:
-        self.events.append(len(self.tensors) - tensor)
+        self._event(tensor, born=False)
+
+    def _event(self, tensor: int, *, born: bool) -> None:
+        self.places.append(self.at)
+        self.tensors.append(tensor)
+        self.births.append(born)
 
     # ---- the program
 
-    def _finished(self) -> Program:
-        base, features = self.base, self.base.features
-        if any(k < 0 for k, _ in self.tensors) and "1" not in features:
-            features = (*features, "1")
-        one = features.index("1") if "1" in features else 0
-        wide = np.zeros((len(base.names) + 1, len(features)), dtype=np.int64)
-        wide[:-1, : len(base.features)] = base.coefficients
-        order = [k for k, _ in self.tensors] + list(range(self.own, len(base.names)))
-        order += [MADE if name.startswith(HELD) else COPY for name in self.imports]
-        coefficients = wide[[max(k, -1) for k in order]]
-        for n, (k, size) in enumerate(self.tensors):
-            if k < 0:
-                coefficients[n, one] = size
-        names: list[str | None] = [base.names[k] if k >= 0 else None for k in order[: len(order) - len(self.imports)]]
+    def _finished(self, tensors: Ints, births: Bools, gone: Bools) -> Program:
+        """From the base's events: the tensor of each, whether it is made there, and whether the event is left out."""
+        base, count, places = self.base, len(self.base.names), np.array(self.places, dtype=np.int64)
+        before = np.append(0, np.cumsum(~gone))  # events of the base that are left in, before each
+        workspace_at = {thread: int(before[at] + np.searchsorted(places, at)) for thread, at in base.workspace_at.items()}
+        tensors = np.insert(tensors[~gone], before[places], self.tensors)
+        births = np.insert(births[~gone], before[places], self.births)
+        imported = np.array([*range(self.own, count), *(IMPORTED - n for n in range(len(self.imports)))], dtype=np.int64)
+        order = np.append(tensors[births], imported)
+        features, coefficients, labels, streams = self._rows(order)
+        names = self._names(order)
+        number = np.zeros(self._count, dtype=np.int64)
+        number[order] = np.arange(len(order))
+        foreign = (tensors <= IMPORTED) | ((tensors >= self.own) & (tensors < count))
+        first = len(order) - len(imported)
+        codes = np.where(foreign, FIRST_IMPORT + first - number[tensors], np.cumsum(births) - number[tensors])
+        codes[births] = ALLOCATE
+        codes[tensors == EMPTY_CACHE] = EMPTY_CACHE
+        return EventProgram(
+            base.key, features, coefficients, labels, [*base.moments, MOMENT], names, codes, len(imported), (), workspace_at,
+            streams=streams if streams.any() else None, copies={ring: len(listed) for ring, listed in self.slots.items()},
+        )  # fmt: skip
+
+    @property
+    def _count(self) -> int:
+        """Places for all tensors, and for what EMPTY_CACHE's -1 is: those below 0 count from the end."""
+        return len(self.base.names) + len(self.made) + len(self.imports) + 1
+
+    def _rows(self, order: Ints) -> tuple[tuple[str, ...], Ints, tuple[int, ...], Ints]:
+        """Features; of each tensor in order its bytes over them, its label and its stream."""
+        base, count = self.base, len(self.base.names)
+        features = base.features if "1" in base.features or not self.made else (*base.features, "1")
+        wide = np.zeros((self._count, len(features)), dtype=np.int64)
+        wide[:count, : len(base.features)] = base.coefficients
+        labels, streams = np.full(self._count, len(base.moments)), np.zeros(self._count, dtype=np.int64)
+        labels[:count] = base.labels
+        kinds = [kind for kind, _ in self.made]
+        for n, name in enumerate(self.imports):
+            streams[IMPORTED - n] = 0 if name.startswith(HELD) else STREAM
+        if self.made:
+            wide[count : count + len(self.made), features.index("1")] = [size for _, size in self.made]
+            streams[count : count + len(self.made)] = np.where(np.array(kinds) == COPY, STREAM, 0)
+        return features, wide[order], tuple(labels[order].tolist()), streams[order]
+
+    def _names(self, order: Ints) -> tuple[str | None, ...]:
+        """Of each tensor in order: what lies in a slot at the end, and those of the base."""
+        known: dict[int, str | None] = dict(enumerate(self.base.names))
+        known |= {IMPORTED - n: name for n, name in enumerate(self.imports)}
         for ring, copies in self.slots.items():
             for age, slot in enumerate(reversed(copies[-SLOTS:]), 1):
-                for part, tensor in slot.items():
-                    names[tensor] = slot_name(ring, age, part)
-        labels = tuple(base.labels[k] if k >= 0 else len(base.moments) for k in order)
-        moments = [*base.moments, MOMENT]
-        streams = np.array([STREAM if k == COPY else 0 for k in order], dtype=np.int64)
-        counts = {ring: len(listed) for ring, listed in self.slots.items()}
-        events = np.array(self.events, dtype=np.int64)
-        return Program(
-            base.key, features, coefficients, labels, moments, (*names, *self.imports), events, base.imports + len(self.imports),
-            peak_rows(features, coefficients, events, labels, moments, len(self.tensors)), self.workspace_at,
-            streams=streams if streams.any() else None, copies=counts,
-        )  # fmt: skip
+                known |= {tensor: slot_name(ring, age, part) for part, tensor in slot.items()}
+        return tuple(known.get(k) for k in order.tolist())
+
+
+def _among(tensors: Ints, some: set[int]) -> Bools:
+    return np.isin(tensors, np.array(sorted(some), dtype=np.int64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise, product
 from typing import Any
@@ -126,8 +126,9 @@ class Program:
     @cached_property
     def exported(self) -> tuple[int, ...]:
         """Tensors that outlive the part."""
-        freed = set(self.tensor_of_event[self.events != ALLOCATE].tolist())
-        return tuple(k for k in range(len(self.names) - self.imports) if k not in freed)
+        stays = np.ones(len(self.names) + 1, dtype=bool)  # the last is that of empty_cache's -1
+        stays[self.tensor_of_event[self.events != ALLOCATE]] = False
+        return tuple(np.flatnonzero(stays[: len(self.names) - self.imports]).tolist())
 
     @cached_property
     def kept(self) -> tuple[tuple[str, Ints, tuple[str, ...]], ...]:
@@ -162,6 +163,12 @@ class Program:
     def stay_bytes(self, component: str, values: Mapping[str, int]) -> tuple[int, ...]:
         """Bytes of each tensor of a component that outlives the part."""
         return tuple(self.sizes(values)[self.flows[0].get(component, np.array([], dtype=np.int64))].tolist())
+
+    def with_peaks(self, peaks: tuple[PeakRow, ...], copies: Mapping[str, int]) -> Program:
+        """The same events with other peak rows: what is read off the events once is read off them for both."""
+        other = replace(self, peaks=peaks, copies=copies)
+        vars(other).update(tensor_of_event=self.tensor_of_event, exported=self.exported, flows=self.flows)
+        return other
 
     def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
         """See `highest`."""

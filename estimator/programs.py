@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import derived_weights, experts, loss_weights, optimizers, references, stays
+from estimator import core_rules, derived_weights, experts, optimizers, references, stays
 from estimator.archive import Archive
 from estimator.controls import ENCODE
 from estimator.derived_weights import TENSORS_OF_LINEAR, Derivation
@@ -27,7 +27,7 @@ from estimator.errors import CannotTell, Problem
 from estimator.loss_weights import WEIGHED
 from estimator.paths import profiles_dir
 from estimator.program import Footprint, PeakRow, Program, left_out
-from estimator.references import CROPPED, REFERENCED
+from estimator.references import CROPPED
 
 _OF_VAE = ("cache_latents.item", "latents", "encode.", "decode", "tile.", "step.head/", "step.first_frame/")
 SHARED_PARTS = ("load.text/", "text/", *_OF_VAE, "preview.prompts")
@@ -37,8 +37,6 @@ FULL, CHECKPOINTED = "/full/", "/checkpointed/"  # in the keys of cores
 PICTURED = " images"  # at the end of a text's key: encoded with pictures
 MOST_NAMED = 6  # parts that a refusal names
 OF_TEXT = ("load.text", "text/", "cache_text")
-# Behind the key of a step's core: what it is rewritten by. Sizes of a footprint are those of the core as it was recorded
-CORE_RULES = {WEIGHED: loss_weights.weighed, REFERENCED: references.referenced}
 _CACHED, _PIXELS = "cache_latents.item", "cache_latents"  # the part that caches a latent; what the loader makes of its pixels there
 
 
@@ -70,8 +68,8 @@ class Profile:
         """The part as far as peak rows and what stays or is freed are concerned: where that is quicker to have than all."""
         if ("outline", key) not in self.kept:
             base, whose = experts.split(key)
-            if whose == experts.LOW or key.endswith(tuple(CORE_RULES)):  # sizes: the first expert's, of the core as it was recorded
-                return self.outline(base.removesuffix(WEIGHED).removesuffix(REFERENCED))
+            if whose == experts.LOW or core_rules.named(key):  # the first expert's sizes
+                return self.outline(core_rules.recorded(base))
             holder = self._recorded_by(key)
             self.kept["outline", key] = self.program(key) if holder is None else holder._footprint(key)
         return self.kept["outline", key]  # type: ignore[return-value]
@@ -155,7 +153,7 @@ class Profile:
             return True
         if key.startswith("step.core") and optimizers.FUSED in key:
             return True
-        if key.endswith(tuple(CORE_RULES)) or key.startswith(PRESERVING):
+        if core_rules.named(key) or key.startswith(PRESERVING):
             return True
         if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
             return True
@@ -179,9 +177,8 @@ class Profile:
         if optimizers.FUSED in key:
             core, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(self.program(core), update, self.adapter, self.adapter_kind)
-        for suffix, rewritten in CORE_RULES.items():
-            if key.endswith(suffix):
-                return rewritten(self.program(key.removesuffix(suffix)))
+        if core_rules.named(key):
+            return core_rules.rewritten(key, self.program)
         assert derived is not None
         return self._derived(key, *derived)
 

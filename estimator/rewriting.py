@@ -33,7 +33,7 @@ def written(base: Program, key: str, events: tuple[Ints, Bools], rows: tuple[Seq
     more = [0] * (len(features) - len(base.features))
     return replace(
         base, key=key, features=tuple(features), coefficients=coefficients[order], labels=tuple(np.array(base.labels)[old].tolist()),
-        names=tuple(base.names[k] if k < count else None for k in order.tolist()), events=codes,
+        names=tuple(np.array([*base.names, *[None] * len(like)], dtype=object)[order].tolist()), events=codes,
         peaks=tuple(replace(row, coefficients=(*row.coefficients, *more)) for row in base.peaks),
         streams=None if base.streams is None else base.streams[old],
     )  # fmt: skip

@@ -1,0 +1,27 @@
+"""A step's core as other settings have it, rewritten by rule from the one that was recorded: what its key ends in says by which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from estimator.loss_weights import WEIGHED, weighed
+from estimator.program import Program
+from estimator.references import REFERENCED, referenced
+
+_RULES = {WEIGHED: weighed, REFERENCED: referenced}
+
+
+def named(key: str) -> bool:
+    """Whether the key is that of a core that a rule makes."""
+    return key.endswith(tuple(_RULES))
+
+
+def rewritten(key: str, core_of: Callable[[str], Program]) -> Program:
+    """The core of such a key, from the one that its last rule rewrites."""
+    ending = next(ending for ending in _RULES if key.endswith(ending))
+    return _RULES[ending](core_of(key.removesuffix(ending)))
+
+
+def recorded(key: str) -> str:
+    """The core that was recorded: no rule changes its peak rows, or what outlives it."""
+    return key.removesuffix(WEIGHED).removesuffix(REFERENCED)
