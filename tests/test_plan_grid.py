@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from estimator.errors import CannotTell, InputError
 from estimator.gpus import find_gpu
 from estimator.job import Job
 from estimator.planner.axes import Axis, read_axes
+from estimator.planner.rowtext import rows_text
 from estimator.planner.subject import Subject, read_subject
 from estimator.planner.sweep import PHASES, VERDICTS, sweep
 from estimator.rows_grid import operations_of
@@ -180,3 +182,15 @@ def test_mistakes_in_axes(texts: list[str], message: str) -> None:
 def test_bad_usage_of_grids(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(ZIMAGE), "--gpu", "80GiB", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+WORDS = st.lists(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=9), min_size=1, max_size=4)
+
+
+@given(columns=st.lists(WORDS, max_size=3), numbers=st.lists(st.integers(-2, 2**62), min_size=1, max_size=9), ends=WORDS)
+def test_rows_are_written_as_strings_would_be(columns: list[list[str]], numbers: list[int], ends: list[str]) -> None:
+    heads = ["".join(cells) for cells in itertools.product(*columns)]
+    made = [numbers[n % len(numbers)] for n in range(len(heads))]
+    end_of = [n % len(ends) for n in range(len(heads))]
+    rows = [f"{head}{size if size >= 0 else ''}{ends[at]}" for head, size, at in zip(heads, made, end_of, strict=True)]
+    assert rows_text(columns, np.array(made), ends, np.array(end_of)) == "".join(rows)
