@@ -16,7 +16,7 @@ GROUP = 4  # digits that are looked up at a time
 
 
 def rows_text(columns: Sequence[Sequence[str]], numbers: Ints, ends: Sequence[str], end_of: Ints) -> str:
-    """A row for each combination of the columns' cells, the last column fastest: its cells, a number (nothing for one below 0) and an end."""
+    """A row for each combination of the columns, the last fastest: their cells, a number (nothing for one below 0) and an end."""
     tables = [_table(column) for column in columns]
     shape = tuple(len(column) for column in columns)
     last, groups = _table(ends), _digits()
