@@ -28,6 +28,9 @@ CODES_TO_WEIGHT, CODES_TO_ZERO = 2, GROUP // 2
 NOTHING: Ints = np.array([], dtype=np.int64)
 
 
+USING = ("step.core", "preview", "text")
+
+
 @dataclass(frozen=True)
 class Derivation:
     """`base`: the recorded kind. `bits`: of packed codes (uintN); `casts`: the base's cast before scaling is there."""
@@ -61,6 +64,12 @@ def base_key(key: str) -> tuple[str, Derivation] | None:
     if derivation is None:
         return None
     return "/".join([name, derivation.base, *rest[1:]]), derivation
+
+
+def of_same_outline(key: str) -> str | None:
+    """The recorded part whose peak rows and tensors that stay are this one's too: it uses weights, and neither makes nor frees any."""
+    found = base_key(key) if key.split("/")[0] in USING else None
+    return None if found is None else found[0]
 
 
 def residents(sizes: Sequence[int], derivation: Derivation) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from estimator import operations as op
 from estimator.allocator import EMPTY_CACHE, FREE
 from estimator.features import Ints
-from estimator.program import ALLOCATE, Program
+from estimator.program import Program
 from estimator.residents import State, component_of, freed_at_once, rounded
 
 
@@ -28,8 +28,7 @@ def events_of(program: Program, part: op.Part, sizes: Ints, base: int, state: St
     """A part's events in this state; its imports are taken off the card's books."""
     tensors = program.tensor_of_event
     keys = tensors + base
-    events = np.where(program.events == ALLOCATE, np.append(sizes, 0)[tensors], FREE)  # -1: empty_cache, no tensor
-    events = np.where(tensors < 0, EMPTY_CACHE, events)
+    events = np.append(sizes, [FREE, EMPTY_CACHE])[program.size_of_event]
     own, absent = len(program.names) - program.imports, []
     taken: dict[int, tuple[str, int]] = {}
     real = np.arange(len(program.names)) + base

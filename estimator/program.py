@@ -111,6 +111,12 @@ class Program:
         return np.where(self.events <= FIRST_IMPORT, own + FIRST_IMPORT - self.events, tensors)
 
     @cached_property
+    def size_of_event(self) -> Ints:
+        """Where each event's size stands in the sizes of all tensors and, behind them, what says that a tensor is freed, or the cache."""
+        place = np.where(self.events == ALLOCATE, self.tensor_of_event, len(self.names))
+        return np.where(self.events == EMPTY_CACHE, len(self.names) + 1, place)
+
+    @cached_property
     def forward(self) -> tuple[int, int]:
         """Of a step's core: the tensors that are made first inside the transformer, and first when its forward is over."""
         first = next(k for k, row in enumerate(self.labels) if self.moments[row].startswith("transformer"))

@@ -70,6 +70,9 @@ class Profile:
             base, whose = experts.split(key)
             if whose == experts.LOW or core_rules.named(key):  # the first expert's sizes
                 return self.outline(core_rules.recorded(base))
+            alike = derived_weights.of_same_outline(key)
+            if alike is not None and not (whose or optimizers.FUSED in key or self.has(key)):
+                return self.outline(alike)
             holder = self._recorded_by(key)
             self.kept["outline", key] = self.program(key) if holder is None else holder._footprint(key)
         return self.kept["outline", key]  # type: ignore[return-value]
