@@ -21,7 +21,8 @@ def main() -> None:
     card = sys.argv[1] if len(sys.argv) > 1 else "RTX4090"
     print("the allocator's replay is", "compiled" if library() is not None else "not compiled: no C compiler at installation")
     nothing = process_seconds([sys.executable, "-c", "pass"])
-    print(f"python -c pass {nothing:.3f} s; of it, each command on {card}:")
+    loop = process_seconds([sys.executable, "-c", "for _ in range(10_000_000): pass"]) - nothing
+    print(f"python -c pass {nothing:.3f} s, ten million turns of an empty loop {loop:.3f} s; of the first, each command on {card}:")
     print(f"{'':<28}{'estimate':>18}{'--fast':>18}{'plan':>18}")
     for config in sorted((ROOT / "examples").glob("*.y*ml")):
         start = [sys.executable, "-m", "estimator"]

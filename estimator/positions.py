@@ -61,8 +61,7 @@ def laid(program: Program, run: PartRun, wanted: Mapping[str, int], state: State
 def _place(program: Program, run: PartRun) -> int | None:
     """The event before which they are made: that of the first tensor of positions, else of the transformer."""
     for word in (EMBEDDER, TRANSFORMER):
-        rows = [row for row, moment in enumerate(program.moments) if word in moment]
-        tensors = np.flatnonzero(np.isin(program.labels, rows))
-        if len(tensors):
-            return int(np.flatnonzero(run.keys == run.base + int(tensors[0]))[0])
+        first = min((tensor for row, tensor in program.first_at.items() if word in program.moments[row]), default=None)
+        if first is not None:
+            return int(np.flatnonzero(run.keys == run.base + first)[0])
     return None

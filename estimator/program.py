@@ -117,6 +117,12 @@ class Program:
         return np.where(self.events == EMPTY_CACHE, len(self.names) + 1, place)
 
     @cached_property
+    def first_at(self) -> Mapping[int, int]:
+        """For each row of `moments` at which a tensor was made, the first one."""
+        rows, firsts = np.unique(np.array(self.labels, dtype=np.int64), return_index=True)
+        return dict(zip(rows.tolist(), firsts.tolist(), strict=True))
+
+    @cached_property
     def forward(self) -> tuple[int, int]:
         """Of a step's core: the tensors that are made first inside the transformer, and first when its forward is over."""
         first = next(k for k, row in enumerate(self.labels) if self.moments[row].startswith("transformer"))

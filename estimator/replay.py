@@ -190,9 +190,11 @@ class Replay:
         allocator, held = self.state.allocator, self.state.named
         if program.streams is None:
             return allocator.run(keys, events)
-        own = (run.base + np.flatnonzero(program.streams)).tolist()
-        copies = [*own, *(k for k, (component, _) in run.taken.items() if component == SLOTS)]
-        peak_event = allocator.run_streams(keys, events, np.isin(keys, copies) * STREAM)
+        own = keys - run.base
+        streams = program.streams.take(own, mode="clip") * ((own >= 0) & (own < len(program.streams)))
+        copies = [key for key, (component, _) in run.taken.items() if component == SLOTS]
+        streams[np.isin(keys, copies)] = STREAM
+        peak_event = allocator.run_streams(keys, events, streams)
         for group in GROUPS:
             held[group] = {new: held[group][old] for old, new in aged(held.get(group, {}), program.copies).items()}
         return peak_event
