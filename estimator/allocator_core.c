@@ -105,8 +105,8 @@ static void drop_block(Core *core, int32_t block) {
     core->unused = block;
 }
 
-static i64 lower_bound(const Pool *pool, i64 size, i64 address) {
-    i64 low = 0, high = pool->count;
+/* The first row from `low` on, before `high`, that is not below (size, address). */
+static i64 lower_bound_in(const Pool *pool, i64 low, i64 high, i64 size, i64 address) {
     while (low < high) {
         i64 middle = (low + high) / 2;
         const Ranked *row = &pool->rows[middle];
@@ -115,6 +115,8 @@ static i64 lower_bound(const Pool *pool, i64 size, i64 address) {
     }
     return low;
 }
+
+static i64 lower_bound(const Pool *pool, i64 size, i64 address) { return lower_bound_in(pool, 0, pool->count, size, address); }
 
 static int enter(Core *core, Pool *pool, int32_t block) {
     if (pool->count == pool->room) {
@@ -138,7 +140,22 @@ static void remove_at(Pool *pool, i64 at) {
     memmove(&pool->rows[at], &pool->rows[at + 1], (pool->count - at) * sizeof *pool->rows);
 }
 
-static void leave(Pool *pool, const Block *b) { remove_at(pool, lower_bound(pool, b->size, b->address)); }
+static i64 place_of(const Pool *pool, const Block *b) { return lower_bound(pool, b->size, b->address); }
+
+/* A row gives way to that of a free block, wherever that belongs: only the rows in between move. */
+static void replace_at(Core *core, Pool *pool, i64 at, int32_t block) {
+    Block *b = &core->blocks[block];
+    Ranked *rows = pool->rows;
+    i64 to = lower_bound_in(pool, 0, at, b->size, b->address);
+    if (to < at) {
+        memmove(&rows[to + 1], &rows[to], (at - to) * sizeof *rows);
+    } else {
+        to = lower_bound_in(pool, at + 1, pool->count, b->size, b->address) - 1;
+        memmove(&rows[at], &rows[at + 1], (to - at) * sizeof *rows);
+    }
+    rows[to] = (Ranked){b->size, b->address, block};
+    b->is_free = 1;
+}
 
 static Pool *pool_of(Core *core, i64 units, int32_t stream) {
     return units <= core->counters.small_request ? &core->small[stream] : &core->large[stream];
@@ -190,9 +207,9 @@ static int allocate(Core *core, i64 key, i64 units, i64 event, int32_t stream) {
     Pool *pool = pool_of(core, units, stream);
     i64 at = lower_bound(pool, units, 0);
     int32_t block;
-    if (at < pool->count) {
+    int cached = at < pool->count;
+    if (cached) {
         block = pool->rows[at].block;
-        remove_at(pool, at);
     } else {
         block = grow(core, units, stream);
         if (block == NONE) {
@@ -215,7 +232,10 @@ static int allocate(Core *core, i64 key, i64 units, i64 event, int32_t stream) {
         if (b->after != NONE) core->blocks[b->after].before = remainder;
         b->after = remainder;
         b->size = units;
-        if (!enter(core, pool, remainder)) return NO_HOST_MEMORY;
+        if (cached) replace_at(core, pool, at, remainder);
+        else if (!enter(core, pool, remainder)) return NO_HOST_MEMORY;
+    } else if (cached) {
+        remove_at(pool, at);
     }
     core->blocks[block].is_free = 0;
     c->allocated += core->blocks[block].size;
@@ -231,10 +251,11 @@ static int allocate(Core *core, i64 key, i64 units, i64 event, int32_t stream) {
 static int give_back(Core *core, int32_t block) {
     Block *b = &core->blocks[block];
     Pool *pool = pool_of(core, b->size, b->stream);
+    i64 at = NONE; /* the row that gives way to the block's */
     core->counters.allocated -= b->size;
     if (b->after != NONE && core->blocks[b->after].is_free) {
         int32_t gone = b->after;
-        leave(pool, &core->blocks[gone]);
+        at = place_of(pool, &core->blocks[gone]);
         b->size += core->blocks[gone].size;
         b->after = core->blocks[gone].after;
         if (b->after != NONE) core->blocks[b->after].before = block;
@@ -242,14 +263,17 @@ static int give_back(Core *core, int32_t block) {
     }
     if (b->before != NONE && core->blocks[b->before].is_free) {
         int32_t first = b->before;
-        leave(pool, &core->blocks[first]);
+        if (at != NONE) remove_at(pool, at);
+        at = place_of(pool, &core->blocks[first]);
         core->blocks[first].size += b->size;
         core->blocks[first].after = b->after;
         if (b->after != NONE) core->blocks[b->after].before = first;
         drop_block(core, block);
         block = first;
     }
-    return enter(core, pool, block) ? DONE : NO_HOST_MEMORY;
+    if (at == NONE) return enter(core, pool, block) ? DONE : NO_HOST_MEMORY;
+    replace_at(core, pool, at, block);
+    return DONE;
 }
 
 static int one(Core *core, i64 key, i64 size, i64 event, int32_t stream) {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from estimator.trainers.section import Section, nearest
 
@@ -183,6 +184,7 @@ UNMODELLED: Mapping[str, Mapping[str, NoModel]] = {
 }
 
 
+@cache
 def known_keys(table: str) -> frozenset[str]:
     """All keys that the trainer knows in a section."""
     return READ.get(table, frozenset()) | NEUTRAL.get(table, frozenset()) | frozenset(UNMODELLED.get(table, {}))

@@ -44,8 +44,9 @@ def apply_overrides(
             problems += error.problems
     if problems:
         raise InputError(*problems)
-    lengths = {len(path) for path in set_paths}
-    lines = {path: line for path, line in file.lines.items() if not any(path[:n] in set_paths for n in lengths)}
+    lines = file.lines
+    for n in {len(path) for path in set_paths}:
+        lines = {path: line for path, line in lines.items() if path[:n] not in set_paths}
     return replace(file, data=data, lines=lines, overridden=file.overridden | set_paths)
 
 

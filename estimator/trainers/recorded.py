@@ -43,5 +43,8 @@ def kinds(profile: Profile, part: str, low: str) -> frozenset[str]:
 
 
 def _own(profile: Profile, part: str, low: str) -> frozenset[str]:
-    keys = (key for key in profile.data["parts"] if key.startswith(part))
-    return frozenset(key.split("/")[1] for key in keys if key.count("/") == 1 or key.endswith(f"/{low}"))
+    place = "kinds", part, low
+    if place not in profile.kept:  # planning asks for every config that it reads
+        keys = (key for key in profile.data["parts"] if key.startswith(part))
+        profile.kept[place] = frozenset(key.split("/")[1] for key in keys if key.count("/") == 1 or key.endswith(f"/{low}"))
+    return profile.kept[place]  # type: ignore[return-value]
