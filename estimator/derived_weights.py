@@ -108,17 +108,9 @@ def _place(name: str, component: str) -> int | None:
     return int(number) if number.isdigit() else None
 
 
-def _constants(base: Program) -> Ints:
-    """Bytes of each tensor that depends on nothing; 0 for others."""
-    if "1" not in base.features:
-        return np.zeros(len(base.coefficients), dtype=np.int64)
-    constant = base.coefficients[:, base.features.index("1")]
-    return np.where(np.count_nonzero(base.coefficients, axis=1) == (constant != 0), constant, 0)
-
-
 def _unpacked(base: Program) -> Ints:
     """Codes of one byte a weight, as they are unpacked: the weight and the cast zero points follow. (Tensors are in order of birth.)"""
-    sizes = _constants(base)[: len(base.names) - base.imports]
+    sizes = base.constants[: len(base.names) - base.imports]
     codes, weight, zero = sizes[:-2], sizes[1:-1], sizes[2:]
     return np.flatnonzero((codes > 0) & (weight == CODES_TO_WEIGHT * codes) & (codes == CODES_TO_ZERO * zero))
 
@@ -128,7 +120,7 @@ def _casts(base: Program, weights: set[int]) -> set[int]:
 
     `weights`: bytes of rebuilt weights.
     """
-    events, tensors, constants = base.events.tolist(), base.tensor_of_event.tolist(), _constants(base).tolist()
+    events, tensors, constants = base.events.tolist(), base.tensor_of_event.tolist(), base.constants.tolist()
     out = set()
     for at in range(len(events) - 2):
         if events[at] == ALLOCATE and events[at + 1] == ALLOCATE and events[at + 2] > 0 and tensors[at + 2] == tensors[at]:

@@ -225,6 +225,11 @@ class OffloadProfile(Profile):
 
     def _calls(self, key: str, component: str) -> tuple[Call, ...]:
         """Where in a recorded part the component's layers are used."""
+        made = self._once(("calls", key, component), lambda: self._read_calls(key, component))
+        assert isinstance(made, tuple)
+        return made
+
+    def _read_calls(self, key: str, component: str) -> tuple[Call, ...]:
         holder = self.base.holder(key)
         part = holder.data["parts"].get(key)
         calls = holder.archive.calls(part["number"]) if part else None

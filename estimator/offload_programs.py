@@ -61,6 +61,7 @@ class _Editor:
     def __init__(self, base: Program, what: Offloaded) -> None:
         self.base, self.what = base, what
         self.own = len(base.names) - base.imports
+        self.constants = base.constants.tolist()
         self.dropped: set[int] = set()
         self.dropped_free: set[int] = set()  # freed elsewhere than the base does
         self.places: list[int] = []  # of each event that is laid in: the base's event before which it comes, its tensor, and
@@ -95,7 +96,7 @@ class _Editor:
                 continue
             layer = self.what.layers[call.layer]
             if layer.stuck and layer.plain_bytes is not None:
-                weight = max((k for k in range(call.first, call.last) if k != call.output), key=self._constant)
+                weight = max((k for k in range(call.first, call.last) if k != call.output), key=self.constants.__getitem__)
                 self.dropped_free.add(weight)
                 copies[call.output].append((REBUILD, weight))
             else:
@@ -106,8 +107,8 @@ class _Editor:
                 if call.input != NONE:
                     known = until.get(call.input, 0)
                     until[call.input] = STAYS if STAYS in (known, call.until) else max(known, call.until)
-        deaths = self._deaths()
-        kept = {k for k, end in until.items() if end == STAYS or deaths.get(k, self.own + 1) < end}
+        deaths = self.base.deaths
+        kept = {k for k, end in until.items() if end == STAYS or deaths[k] < end}
         for k in kept:
             if until[k] != STAYS:
                 before[until[k]].append(("free", k))
@@ -123,24 +124,7 @@ class _Editor:
         same = self.what.layers[call.layer].what == WRAPPED and call.layer not in self.what.taken
         if layer.what == WRAPPED and not same:
             weight = CODES_TO_WEIGHT * layer.sizes[0]
-            self.dropped |= {k for k in range(call.first, call.last) if k != call.output and self._constant(k) == weight}
-
-    def _constant(self, k: int) -> int:
-        row = self.base.coefficients[k]
-        if "1" not in self.base.features:
-            return 0
-        at = self.base.features.index("1")
-        return int(row[at]) if np.count_nonzero(row) == 1 else 0
-
-    def _deaths(self) -> dict[int, int]:
-        """For each tensor the allocation before which the base frees it."""
-        out, born = {}, 0
-        for event, k in zip(self.base.events.tolist(), self.base.tensor_of_event.tolist(), strict=True):
-            if event == ALLOCATE:
-                born = k + 1
-            elif event != EMPTY_CACHE:
-                out[k] = born
-        return out
+            self.dropped |= {k for k in range(call.first, call.last) if k != call.output and self.constants[k] == weight}
 
     # ---- events
 
@@ -174,7 +158,7 @@ class _Editor:
 
     def _rebuild(self, weight: int) -> None:
         """OstrisLinear.weight of a layer that is stuck: on the card, by way of fp32, and then held by the slot."""
-        size = self._constant(weight)
+        size = self.constants[weight]
         wide = self._allocate((MADE, FP32_TO_BF16 * size))
         self._free(weight)
         made = self._allocate((MADE, size))
@@ -259,12 +243,15 @@ class _Editor:
 
     def _names(self, order: Ints) -> tuple[str | None, ...]:
         """Of each tensor in order: what lies in a slot at the end, and those of the base."""
-        known: dict[int, str | None] = dict(enumerate(self.base.names))
-        known |= {IMPORTED - n: name for n, name in enumerate(self.imports)}
+        known = np.full(self._count, None, dtype=object)
+        known[: len(self.base.names)] = self.base.names
+        for n, name in enumerate(self.imports):
+            known[IMPORTED - n] = name
         for ring, copies in self.slots.items():
             for age, slot in enumerate(reversed(copies[-SLOTS:]), 1):
-                known |= {tensor: slot_name(ring, age, part) for part, tensor in slot.items()}
-        return tuple(known.get(k) for k in order.tolist())
+                for part, tensor in slot.items():
+                    known[tensor] = slot_name(ring, age, part)
+        return tuple(known[order].tolist())
 
 
 def _among(tensors: Ints, some: set[int]) -> Bools:

@@ -31,9 +31,7 @@ class Outline:
         signs = np.where(events == ALLOCATE, 1, np.where(events == EMPTY_CACHE, 0, -1))
         one = np.vstack([base.coefficients, np.zeros((1, len(base.features)), dtype=np.int64)])
         totals = np.cumsum(one[tensors] * signs[:, None], axis=0)[births]
-        self.deaths = np.full(own + 1, own + 1, dtype=np.int64)  # the allocation before which a tensor is freed; beyond all: it stays
-        freed = (events != ALLOCATE) & (tensors >= 0) & (tensors < own)
-        self.deaths[tensors[freed]] = np.cumsum(events == ALLOCATE)[freed]
+        self.deaths = base.deaths
         self.dropped, self.of_layer = self._rebuilt(what)
         self.points = points_of(base.features, WORKLOADS)
         longer = np.zeros((own + 2, len(base.features)), dtype=np.int64)
@@ -49,8 +47,7 @@ class Outline:
 
     def _rebuilt(self, what: Offloaded) -> tuple[Ints, Ints]:
         """Tensors of weights that float8 layers rebuild, and the layer of each."""
-        one = self.base.features.index("1") if "1" in self.base.features else 0
-        constant = np.where((self.base.coefficients != 0).sum(axis=1) == 1, self.base.coefficients[:, one], 0)
+        constant = self.base.constants.tolist()
         found, layers = [], []
         for call in self.calls:
             layer = what.resident[call.layer]

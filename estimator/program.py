@@ -117,6 +117,23 @@ class Program:
         return np.where(self.events == EMPTY_CACHE, len(self.names) + 1, place)
 
     @cached_property
+    def constants(self) -> Ints:
+        """Bytes of each tensor whose size depends on nothing; 0 of others."""
+        one = self.features.index("1") if "1" in self.features else None
+        if one is None:
+            return np.zeros(len(self.names), dtype=np.int64)
+        return np.where(np.count_nonzero(self.coefficients, axis=1) == (self.coefficients[:, one] != 0), self.coefficients[:, one], 0)
+
+    @cached_property
+    def deaths(self) -> Ints:
+        """For each tensor the allocation before which it is freed: a number beyond all of them where it stays."""
+        own, births = len(self.names) - self.imports, self.events == ALLOCATE
+        out = np.full(own + 1, own + 1, dtype=np.int64)
+        freed = ~births & (self.tensor_of_event >= 0) & (self.tensor_of_event < own)
+        out[self.tensor_of_event[freed]] = np.cumsum(births)[freed]
+        return out
+
+    @cached_property
     def first_at(self) -> Mapping[int, int]:
         """For each row of `moments` at which a tensor was made, the first one."""
         rows, firsts = np.unique(np.array(self.labels, dtype=np.int64), return_index=True)
