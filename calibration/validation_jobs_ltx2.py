@@ -1,4 +1,4 @@
-"""Validation jobs of LTX-2: as the trainer's web UI writes them, on clips with and without sound and on images (see validation_jobs)."""
+"""Validation jobs of LTX-2 and LTX-2.3: as the trainer's web UI writes them, on clips with and without sound and on images."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from calibration.validation_jobs_wan import clip
 IMAGES["sounding clips"] = ((960, 540, "medium", 90, 1), (540, 960, "long", 60, 1))
 IMAGES["short sounding clips"] = ((640, 480, "short", 24, 1), (640, 480, "tag", 30, 1))
 UI_MODELS["ltx2"] = {"name_or_path": "Lightricks/LTX-2", "arch": "ltx2", "low_vram": True}
+UI_MODELS["ltx2.3"] = {"name_or_path": "Lightricks/LTX-2.3/ltx-2.3-22b-dev.safetensors", "arch": "ltx2.3", "low_vram": True}
 
 
 def frames(count: int, **more: Any) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def frames(count: int, **more: Any) -> dict[str, Any]:
 
 
 UI = {"sample.fps": 24, "sample.width": 768, "sample.height": 768, "sample.num_frames": 121, "train.timestep_type": "weighted"}
-JOBS = (
+LTX2_JOBS = (
     Job("ltx2-ui", web_ui("ltx2"), (("sounding clips", [512], frames(33)),), UI, (clip(768, 768, 121),)),
     Job(
         "ltx2-images", web_ui("ltx2"), (("portraits", [512], frames(1)),),
@@ -53,3 +54,25 @@ JOBS = (
         {**UI, **NO_CHECKPOINTING, **rank(64)}, (clip(384, 384, 1, SECOND, guidance_scale=1),),
     ),
 )  # fmt: skip
+UI_23 = {**UI, **CACHED_LATENTS}  # the UI sets it for LTX-2.3
+LTX23_JOBS = (
+    Job("ltx23-ui", web_ui("ltx2.3"), (("sounding clips", [512], frames(33)),), UI_23, (clip(768, 768, 121),)),
+    Job(
+        "ltx23-images", web_ui("ltx2.3"), (("portraits", [512], frames(1)),),
+        {**UI_23, **CACHED_TEXT, **EMA, **rank(16)}, (clip(512, 768, 1), clip(544, 320, 49, SECOND, guidance_scale=1)),
+    ),
+    Job(
+        "ltx23-81-uncached", web_ui("ltx2.3"), (("sounding clips", [384], frames(81)),), {**UI, **optimizer("adamw")},
+        (clip(480, 288, 81),),
+    ),
+    Job(
+        "ltx23-high-vram", web_ui("ltx2.3"), (("short sounding clips", [320], frames(25)), ("portraits", [384], frames(1))),
+        {**UI_23, **HIGH_VRAM, **UNLOADED, **batch(2)}, (clip(480, 320, 33),),
+    ),
+    Job(
+        "ltx23-no-checkpointing", web_ui("ltx2.3"),
+        (("short sounding clips", [256], frames(17, do_audio=False)), ("sounding clips", [320], frames(41))),
+        {**UI_23, **NO_CHECKPOINTING, **rank(64)}, (clip(384, 384, 9, SECOND),),
+    ),
+)  # fmt: skip
+JOBS = (*LTX2_JOBS, *LTX23_JOBS)

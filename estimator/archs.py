@@ -33,6 +33,7 @@ class Arch:
     max_text_tokens: int = MAX_TEXT_TOKENS
     te_qtype_key: str = "qtype_te"
     guidance: str = "none"
+    always_guided: bool = False
     attention: tuple[int, int] | None = None
     model_class: str = "base"
     template: str | None = None

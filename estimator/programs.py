@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import core_rules, derived_weights, experts, optimizers, references, stays
+from estimator import core_rules, derived_weights, experts, optimizers, references, shared, stays
 from estimator.archive import Archive
 from estimator.controls import ENCODE
 from estimator.derived_weights import TENSORS_OF_LINEAR, Derivation
@@ -29,9 +29,6 @@ from estimator.paths import profiles_dir
 from estimator.program import Footprint, PeakRow, Program, left_out
 from estimator.references import CROPPED
 
-_OF_VAE = ("cache_latents.item", "latents", "encode.", "decode", "tile.", "step.head/", "step.first_frame/")
-SHARED_PARTS = ("load.text/", "text/", *_OF_VAE, "preview.prompts")
-SHARED_COMPONENTS = ("text_encoder", "vae")
 PRESERVING = "step.core.preserving/"  # with what follows in a core's key
 FULL, CHECKPOINTED = "/full/", "/checkpointed/"  # in the keys of cores
 PICTURED = " images"  # at the end of a text's key: encoded with pictures
@@ -99,7 +96,7 @@ class Profile:
     @property
     def shares_all(self) -> bool:
         """Whether all that was not recorded for it is the relative's, to the last weight (Qwen-Image-Edit: Qwen-Image's)."""
-        return self.data.get("shares") == "all"
+        return self.data.get("shares") == shared.ALL
 
     def _is_relatives(self, key: str) -> bool:
         """Whether a part is the relative's whatever it is: of a kind of which none was recorded here (else the relative's is another), or
@@ -111,7 +108,7 @@ class Profile:
 
     @property
     def lenders(self) -> tuple[Profile, ...]:
-        """Profiles whose text encoders and VAE are its own too, the nearest first: its relative, that one's, and so on."""
+        """Profiles whose text encoders (and VAE: `shared`) are its own too, the nearest first: its relative, that one's, and so on."""
         found, one = {self.arch: self}, None if self.shares_all else self.relative
         while one is not None and one.arch not in found:
             found[one.arch], one = one, one.relative
@@ -119,7 +116,7 @@ class Profile:
 
     @cached_property
     def relative(self) -> Profile | None:
-        """The architecture with the same text encoder and VAE, whose recordings of them serve where there is no own one."""
+        """The architecture with the same text encoder (and VAE), whose recordings of them serve where there is no own one."""
         return load_profile(self.data["relative"]) if self.data.get("relative") else None
 
     def program(self, key: str) -> Program:
@@ -143,7 +140,7 @@ class Profile:
             return self
         if self.relative is not None and self._is_relatives(key):
             return self.relative._recorded_by(key)
-        for lender in self.lenders if key.startswith(SHARED_PARTS) else ():
+        for lender in self.lenders if key.startswith(shared.parts(self.data)) else ():
             if key in lender.data["parts"]:
                 return lender
         alike = [mine for mine in self.data["parts"] if mine.split("/")[0] == key.split("/")[0]]
@@ -261,7 +258,7 @@ class Profile:
         recorded = self.has_own_resident(component)
         if self.shares_all and self.relative is not None and (not recorded or (component, weights) == ("transformer", "bf16")):
             return self.relative.resident(component, weights)
-        for profile in (self, *(self.lenders if component.startswith(SHARED_COMPONENTS) else ())):
+        for profile in (self, *(self.lenders if component.startswith(shared.components(self.data)) else ())):
             sizes = profile._own_resident(component, weights)
             if sizes is not None:
                 return sizes

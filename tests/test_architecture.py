@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
          "offload_profile",
          "offload_rows", "offload_rounds", "kronecker",
          "adapter_sites", "filtered_edit", "filtered_flow", "filtered_programs", "filtered_profile", "preservation", "job_profile",
-         "tokens", "controls", "stays"},
+         "tokens", "controls", "stays", "shared"},
         {"values", "files"},
     ),
     "reading": ({"buckets", "datasets", "videos", "trainers"}, {"values", "files", "profiles"}),

@@ -170,7 +170,7 @@ def written(folder: Path, jobs: tuple[dict[str, int], ...] = JOBS) -> Path:
     before: Script = [("a", "backward=gradient:0", 4096)]
     scripts = [[*block(v), ("f", "backward=gradient:0", 0), ("a", "kept=optimizer:0", 8192)] for v in jobs]
     program = extract(KEY, [part(script, v, before) for script, v in zip(scripts, jobs, strict=True)], FLUX)
-    build.write(("made", None, False), {KEY: program}, {"vae": [512, 512, 1024]}, {"command": "made", "probes": []}, folder)
+    build.write(("made", None, None), {KEY: program}, {"vae": [512, 512, 1024]}, {"command": "made", "probes": []}, folder)
     return folder
 
 
@@ -199,7 +199,7 @@ def test_what_was_written_is_what_the_estimator_reads(tmp_path: Path) -> None:
 def rewritten(folder: Path, out: Path) -> Path:
     data, kept = json.loads((folder / "profile.json").read_text(encoding="utf-8")), stored.read(folder)
     offload = kept.offload if kept.offload["layers"] else None
-    build.write((data["arch"], data["relative"], data.get("shares") == "all"), kept.programs, kept.tables, kept.made, out, offload)
+    build.write((data["arch"], data["relative"], data.get("shares")), kept.programs, kept.tables, kept.made, out, offload)
     return out
 
 
@@ -218,7 +218,7 @@ def test_uses_of_layers_are_read_back_too(tmp_path: Path) -> None:
         LayerCall(0, first=2, last=3, input=1, output=2, saved=True, stays=True),
     ]
     offload = {"layers": {"transformer": ["a", "b"]}, "places": {"transformer/bf16": [[0, 1, 0, 0], [1, 1, 1, 0]]}}
-    build.write(("made", "other", True), {KEY: program}, {"vae": [512, 512]}, {"command": "made", "probes": []}, tmp_path / "one", offload)
+    build.write(("made", "other", "all"), {KEY: program}, {"vae": [512, 512]}, {"command": "made", "probes": []}, tmp_path / "one", offload)
     assert stored.read(tmp_path / "one").programs[KEY].sequence.calls == program.sequence.calls
     assert digest(rewritten(tmp_path / "one", tmp_path / "two")) == digest(tmp_path / "one")
 

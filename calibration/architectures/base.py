@@ -10,6 +10,7 @@ from typing import Any
 
 from estimator.features import IMAGE_CELLS, Cells
 from estimator.operations import BEGUN_PREVIEW, PREVIEW, TIMED_CORE
+from estimator.shared import ALL, TEXT
 
 # Kinds of base weights, and the optimizer that is recorded with each
 OPTIMIZER_WITH = {"bf16": "adamw8bit", "qfloat8": "adamw", "float8": "adafactor", "uint4": "prodigy"}
@@ -56,7 +57,9 @@ class Layout:
     clip whole, or in tiles of frames (calibration.extract.sounded). `norms`: of a decoder in chunks, its sums over channels. `adapted`:
     inputs and outputs of the layers that a LoKr sits on, one pair for each size (estimator.kronecker); none: the adapter is a LoRA.
     `pixels`: a preview has those of the picture that it begins with, whatever its length. `pipeline_apart`: previews with low_vram are
-    made by a pipeline of the trainer's own, and are parts of their own.
+    made by a pipeline of the trainer's own, and are parts of their own. `always_guided`: a preview runs both prompts whatever its scale.
+    `single_scratch`: scratch memory of a guided preview's forwards of one prompt alone, where it makes some behind that of both (features
+    of half the heads: `B` is 2). `means`: partial results of means over channels, of a VAE's encoder and decoder.
     """
 
     load: dict[str, tuple[str, ...]]
@@ -83,6 +86,9 @@ class Layout:
     adapted: tuple[tuple[int, int], ...] = ()
     norms: tuple[str, ...] = ()
     pixels: bool = False
+    always_guided: bool = False
+    single_scratch: tuple[str, ...] = ()
+    means: tuple[tuple[str, ...], tuple[str, ...]] = (ENCODED_MEANS, DECODED_MEANS)
 
     def caption_tokens(self, words: int) -> int:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
@@ -110,9 +116,9 @@ class Layout:
             return ("1", "O")
         means: tuple[str, ...] = ()
         if kind.startswith("encode."):
-            names, means = ("T", "A"), ENCODED_MEANS
+            names, means = ("T", "A"), self.means[0]
         elif kind in ("decode.image", "decode.clip"):
-            names, means = ("T", "A", *(f"{frame}*F" for frame in FRAMED), *FRAMED, "F", "E*F", "E"), DECODED_MEANS
+            names, means = ("T", "A", *(f"{frame}*F" for frame in FRAMED), *FRAMED, "F", "E*F", "E"), self.means[1]
         elif kind in ("latents", "decode", "decode.joined", "decode.shown") or key.startswith(("step.head/encoded", "step.head/cached")):
             names = ("T", "A")
         else:
@@ -149,7 +155,7 @@ class Layout:
         if kind in (PREVIEW, BEGUN_PREVIEW) and self.guidance == "sequential" and "/cfg" in key:
             lengths = (*lengths, "N", *("G" + name[1:] for name in lengths if name.startswith("S")))
         if kind == "preview" and self.guidance == "batched" and "/cfg" in key:  # each prompt is padded by itself before they meet
-            lengths = (*lengths, "N", "N32")
+            lengths = (*lengths, "N", "N32", *self.single_scratch)
         if self.adapted:
             return self._with_lokr(key, (*lengths, *self.masks, "E", "L32"), reductions)
         timed = ("A",) if kind == TIMED_CORE or (self.pixels and kind == PREVIEW) else ()  # pixels of a first frame
@@ -182,7 +188,8 @@ class Architecture:
     preview's it begins with a given picture; images among such buckets are never cached (the trainer stops on them). `train`: settings
     of the `train` section that its probe jobs have besides. `second`: buckets and previews of the second job of each kind of weights
     (none: those of the first). `loaded`: the trainer stops on previews with low_vram: neither job has it, and how it loads is recorded in a
-    further one that stops there. `factors`: of a LoKr that is trained instead of a LoRA, of the two jobs.
+    further one that stops there. `factors`: of a LoKr that is trained instead of a LoRA, of the two jobs. `text_only`: the relative has the
+    same text encoder, and another VAE.
     """
 
     model: dict[str, Any]
@@ -207,6 +214,12 @@ class Architecture:
     second: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int, float, int, *tuple[int, ...]], ...]] | None = None
     loaded: bool = False
     factors: tuple[int, int] | None = None
+    text_only: bool = False
+
+    @property
+    def shares(self) -> str | None:
+        """What the relative's recordings serve for, as the profile says it."""
+        return ALL if self.own else TEXT if self.text_only else None
 
     def owns(self, key: str) -> bool:
         """Whether a part was recorded for it alone, where all else is the relative's."""

@@ -23,6 +23,12 @@ LAYOUT = Layout(
     LOAD, ("T", "O", "T128", "O128"), 4096, ("T", "O"), template_tokens=1, guidance="batched", prompts_apart=True, video=True,
     cells=Cells(32, 8), sound_per_second=25, scratch=("T64", "O64", "splits32_1024", "T*flash32_T", "O*narrow32_O_T"),
 )  # fmt: skip
+# LTX-2.3: every preview is guided, by forwards of one prompt behind that of both; text attention is modulated, so that gradients are summed
+# over 1024 tokens of text in either stream; the widest norms of its VAE are of 1024 channels
+LAYOUT_23 = replace(
+    LAYOUT, always_guided=True, means=(("mean1024_T", "mean1024_W2"), ("mean1024_T",)),
+    scratch=(*LAYOUT.scratch, "reduce4096_1024", "reduce2048_1024"), single_scratch=("T*flash16_T", "O*narrow16_O_T"),
+)  # fmt: skip
 # width, height, batch, caption words, frames, sound. Images and clips, short and long: attention works otherwise where tokens are few
 BUCKETS = (
     (512, 512, 1, 20, 1), (768, 640, 1, 33, 81), (384, 608, 1, 12, 17), (256, 320, 1, 50, 9), (416, 352, 1, 27, 1),
@@ -55,10 +61,11 @@ LTX2 = Architecture(
     {"name_or_path": "Lightricks/LTX-2", "arch": "ltx2"}, BUCKETS, SAMPLES, LAYOUT, weights=("qfloat8",),
     second=(MORE_BUCKETS, MORE_SAMPLES),
 )  # fmt: skip
-ARCHITECTURES = {
-    "ltx2": LTX2,
-    "ltx2.3": replace(LTX2, model={"name_or_path": f"Lightricks/LTX-2.3/{ONE_FILE}", "arch": "ltx2.3"}),
-}
+LTX23 = replace(
+    LTX2, model={"name_or_path": f"Lightricks/LTX-2.3/{ONE_FILE}", "arch": "ltx2.3"}, layout=LAYOUT_23, relative="ltx2",
+    left=("load.text", "text/"), text_only=True,
+)  # fmt: skip
+ARCHITECTURES = {"ltx2": LTX2, "ltx2.3": LTX23}
 
 
 def diffusers(name: str, place: str) -> dict[str, Any] | None:

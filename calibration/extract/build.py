@@ -153,7 +153,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
     if refused:
         raise Refused("\n".join(refused))
     programs = dict(sorted(programs.items()))
-    write((arch, family.relative, bool(family.own)), programs, tables, made, out, _beside(family, programs, offload))
+    write((arch, family.relative, family.shares), programs, tables, made, out, _beside(family, programs, offload))
     return report
 
 
@@ -192,10 +192,10 @@ def _owned(key: str, own: tuple[str, ...]) -> bool:
 
 
 def write(
-    arch: tuple[str, str | None, bool], programs: dict[str, Program], tables: dict[str, list[int]], made: dict[str, Any], out: Path,
+    arch: tuple[str, str | None, str | None], programs: dict[str, Program], tables: dict[str, list[int]], made: dict[str, Any], out: Path,
     offload: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    """`arch`: its name, its relative, and whether all that was not recorded is the relative's (see Architecture). `offload`: layers that
+    """`arch`: its name, its relative, and what of that one serves it (`shares`, estimator.shared; see Architecture). `offload`: layers that
     offloading can take, and their places."""
     out.mkdir(parents=True, exist_ok=True)
     used = {f for p in programs.values() for f, column in zip(p.features, _matrix(p).T, strict=True) if column.any()}
@@ -224,7 +224,7 @@ def write(
             described[key]["workspace_at"] = {program.sequence.workspace_thread: program.sequence.workspace_at}
     arrays[archive.COEFFICIENTS] = np.array(list(pool), dtype=np.int64)
     profile = {
-        "arch": arch[0], "relative": arch[1], **({"shares": "all"} if arch[2] else {}), "made": made,
+        "arch": arch[0], "relative": arch[1], **({"shares": arch[2]} if arch[2] else {}), "made": made,
         "features": list(features), "parts": described,
         "residents": {key: _runs_of(sizes) for key, sizes in sorted(tables.items())}, "labels": list(labels), "names": list(names),
         **(offload or {}),

@@ -193,7 +193,7 @@ def _preview_parts(
         if apart:
             yield _decode_part(run, decode, end, image_values(sample["width"], sample["height"]))
         events = [e for e in range(begin, decode.first if apart else end) if run.events[e][0] != "e"]
-        cfg = "cfg" if layout.guidance != "none" and sample["cfg"] > 1 else "plain"
+        cfg = "cfg" if layout.guidance != "none" and (layout.always_guided or sample["cfg"] > 1) else "plain"
         batch = 2 if cfg == "cfg" and layout.guidance == "batched" else 1
         values = {**sizes_of(layout, sample["width"], sample["height"], sample["frames"]), **adapter(run), "B": batch}
         values["X"], values["N"] = prompt(number)

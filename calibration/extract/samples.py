@@ -50,7 +50,7 @@ def main() -> int:
         programs = {key: corrected(program) if key in batches else program for key, program in kept.programs.items()}
         found = [key for key, program in programs.items() if program is not kept.programs[key]]
         beside = {name: data[name] for name in (*stored.OFFLOAD, "adapter") if name in data}
-        build.write((data["arch"], data["relative"], data.get("shares") == "all"), programs, kept.tables, kept.made, folder, beside or None)
+        build.write((data["arch"], data["relative"], data.get("shares")), programs, kept.tables, kept.made, folder, beside or None)
         print(f"{arch}: {len(found)} parts")
     return 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from calibration.architectures.base import Layout
 from calibration.extract.parts import MOVED, Occurrence, component
@@ -122,13 +122,15 @@ def _tiles(part: Occurrence, coder: str, coders: list[Phase], layout: Layout) ->
 
 
 def _tell_parts_of_keys(part: Occurrence) -> None:
-    """Where FlashAttention goes through the keys in parts, each has a result and a sum of its own, with a label of their own here."""
+    """Where FlashAttention goes through the keys in parts, each has a sum and a result of its own, made one after the other, with a label
+    of their own here. A guided preview may have forwards of one prompt alone besides (LTX-2.3)."""
+    made = [part.run.tensors[index] for kind, index in map(part.run.events.__getitem__, part.events) if kind == "a"]
     for module, results, width in PARTS_OF_KEYS:
-        sums_bytes = HEADS * FP32_BYTES * feature(results, part.values)
-        made = (index for kind, index in map(part.run.events.__getitem__, part.events) if kind == "a")
-        for tensor in map(part.run.tensors.__getitem__, made if sums_bytes else ()):
-            if module in tensor.label and tensor.size in (sums_bytes, width * sums_bytes):
-                tensor.label += PARTIAL
+        sums = {HEADS * FP32_BYTES * feature(results, {**part.values, "B": batch}) for batch in {part.values.get("B", 1), 1}} - {0}
+        for pair in pairwise(made):
+            if all(module in tensor.label for tensor in pair) and pair[0].size in sums and pair[1].size == width * pair[0].size:
+                for tensor in pair:
+                    tensor.label += PARTIAL
 
 
 def _tell_partial_results(run: Run, coder: Phase) -> None:

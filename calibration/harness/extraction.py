@@ -75,5 +75,5 @@ def build_profile(arch: str, folders: list[Path], out: Path) -> list[str]:
         report.append(f"{key}: {len(program.sequence.events)} events, {program.recordings} recordings, {quality}")
     if refused:
         raise Refused("\n".join(refused))
-    build.write((arch, None, False), programs, tables, made, out)
+    build.write((arch, None, None), programs, tables, made, out)
     return report

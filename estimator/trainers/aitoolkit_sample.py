@@ -186,7 +186,7 @@ def _finite(text: str) -> float:
 
 
 def _sample(request: _Request, arch: Arch, low_vram: bool) -> Sample:
-    guided = arch.guidance != "none" and request.guidance > 1
+    guided = arch.guidance != "none" and (arch.always_guided or request.guidance > 1)
     controls, seen = request.controls
     frames = preview_frames(request.frames, arch, low_vram)
     return Sample(

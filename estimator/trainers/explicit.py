@@ -285,7 +285,7 @@ def _sample(run: Section, arch: Arch) -> tuple[Sample, ...]:
         run.found.not_modelled(sample.at("frames"), frames, "video")
     if tiling:
         run.found.not_modelled(sample.at("vae_tiling"), True, "decoding in tiles")
-    if cfg not in ("none", arch.guidance):
+    if cfg != arch.guidance and (cfg != "none" or arch.always_guided):
         run.found.not_modelled(sample.at("cfg"), cfg, f"guidance in this form on {arch.name}")
     return (
         Sample(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from estimator import shared
 from estimator.archs import Arch
 from estimator.derived_weights import DERIVED
 from estimator.errors import CannotTell
 from estimator.job import Model
-from estimator.programs import SHARED_PARTS, Profile, load_profile
+from estimator.programs import Profile, load_profile
 from estimator.trainers import modelled
 from estimator.trainers.section import Section
 
@@ -39,7 +40,7 @@ def kinds(profile: Profile, part: str, low: str) -> frozenset[str]:
     own = _own(profile, part, low)
     if profile.shares_all and profile.relative is not None:
         return own if profile.has_own(part) else kinds(profile.relative, part, low)
-    return own.union(*(_own(lender, part, low) for lender in profile.lenders)) if part.startswith(SHARED_PARTS) else own
+    return own.union(*(_own(lender, part, low) for lender in profile.lenders)) if part.startswith(shared.parts(profile.data)) else own
 
 
 def _own(profile: Profile, part: str, low: str) -> frozenset[str]:
