@@ -25,6 +25,7 @@ class Peak:
     """A top-level phase of a run.
 
     `buckets`: of a training step, (width, height, batch, text tokens of the longest item, frames) of each batch.
+    `given`: of each batch, whether chance gave it a control image, and a mask (Flex.2; none: chance has no part in it).
     `encoded`: of latent caching, the sizes (width, height, frames) of the images in the order in which the trainer found them.
     """
 
@@ -35,6 +36,7 @@ class Peak:
     failed: bool
     buckets: tuple[tuple[int, int, int, int, int], ...] = ()
     encoded: tuple[tuple[int, int, int], ...] = ()
+    given: tuple[tuple[bool, bool], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ def _idle(one: dict[str, Any]) -> bool:
 def _peak(one: dict[str, Any]) -> Peak:
     buckets = tuple((b["width"], b["height"], b["batch"], max(b["text_tokens"] or [0]), b.get("frames", 1)) for b in one.get("buckets", ()))
     encoded = tuple((width, height, *(more or [1])) for width, height, *more in one.get("encoded", ()))
-    return Peak(one["phase"], _label(one, buckets), one["allocated_peak"], one["reserved_peak"], one["outcome"] != "ok", buckets, encoded)
+    given = tuple((b["control"], b["mask"]) for b in one.get("buckets", ()) if "mask" in b)
+    peaks = one["allocated_peak"], one["reserved_peak"]
+    return Peak(one["phase"], _label(one, buckets), *peaks, one["outcome"] != "ok", buckets, encoded, given)
 
 
 def _label(one: dict[str, Any], buckets: Iterable[tuple[int, int, int, int, int]]) -> str:

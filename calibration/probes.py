@@ -63,6 +63,22 @@ def write_images(
     return entries
 
 
+def put_beside(entries: list[dict[str, Any]], shift: int) -> None:
+    """Flex.2: masks beside two of four pictures, and control images beside those that each step encodes (the trainer stops on them where
+    latents are cached)."""
+    for number, entry in enumerate(entries):
+        pictures = Path(entry["folder_path"])
+        with Image.open(pictures / "image.png") as image:
+            size = image.size
+        kinds = {"inpaint": "RGBA"} if (number // 2 + shift) % 2 else {}
+        kinds |= {} if entry["cache_latents_to_disk"] else {"control": "RGB"}
+        for kind, mode in kinds.items():
+            beside = pictures.with_name(f"{pictures.name}-{kind}")
+            beside.mkdir(exist_ok=True)
+            Image.new(mode, size).save(beside / "image.png")
+            entry[f"{kind}_path"] = str(beside)
+
+
 def write_edits(folder: Path, texts: Texts) -> list[dict[str, Any]]:
     """One folder with one small image for each text, and one for each of its control images."""
     entries = []
@@ -124,6 +140,8 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
         held_picture = entry.get("do_i2v", False) and entry["num_frames"] == 1
         disk = (cached or number % 2 == turn) and not family.pictured and not held_picture
         entry.update(cache_latents_to_disk=disk, cache_text_embeddings=cached and family.caches_text)
+    if family.layout.conditioned:
+        put_beside(datasets, sorted(family.weights).index(weights) + index)
     model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=index == LOADED or (cached and not family.loaded))
     if weights != "bf16":
         model.update(qtype=weights, qtype_te=weights if weights in OPTIMIZER_WITH else "qfloat8")

@@ -27,6 +27,7 @@ from calibration import (
     validation_jobs,
     validation_jobs_adapters,
     validation_jobs_edit,
+    validation_jobs_flex2,
     validation_jobs_flux2,
     validation_jobs_ltx2,
     validation_jobs_offload,
@@ -42,7 +43,7 @@ from estimator.buckets import bucket_size
 JOBS = (
     *validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS, *validation_jobs_wan.JOBS,
     *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS, *validation_jobs_offload.JOBS, *validation_jobs_ltx2.JOBS,
-    *validation_jobs_adapters.JOBS,
+    *validation_jobs_adapters.JOBS, *validation_jobs_flex2.JOBS,
 )  # fmt: skip
 ROWS = Path(__file__).parent / "data" / "emulated_runs.jsonl"
 DATA = "DATA/"  # in place of the folder that holds a job's images
@@ -141,8 +142,18 @@ def write_images(name: str, folder: Path) -> None:
         if clip:
             write_clip(place / f"image{index}.avi", width, height, clip[0], sound=clip[1:] == [1])
         else:
-            Image.new("RGB", (width, height)).save(place / f"image{index}.png")
+            Image.new("RGBA" if ".inpaint." in name else "RGB", (width, height)).save(place / f"image{index}.png")
         (place / f"image{index}.txt").write_text(CAPTIONS[caption])
+
+
+def write_made(folder: Path, kinds: list[str]) -> None:
+    """Control images that the trainer makes itself, and finds there when it has made them before (its models for that are not run)."""
+    for picture in sorted(folder.glob("*.png")) if kinds else ():
+        with Image.open(picture) as image:
+            size = image.size
+        for kind in kinds:
+            (folder / "_controls").mkdir(exist_ok=True)
+            Image.new("RGBA" if kind == "inpaint" else "RGB", size).save(folder / "_controls" / f"{picture.stem}.{kind}.png")
 
 
 def all_runs() -> dict[str, tuple[Job, int | None]]:
@@ -159,6 +170,8 @@ def run(name: str, folder: Path, options: list[str]) -> None:
     place.mkdir(parents=True)
     for images in folders(job):
         write_images(images, place / "data")
+    for entry in process(job)["datasets"]:
+        write_made(place / "data" / entry["folder_path"].removeprefix(DATA).replace(" ", "_"), entry.get("controls", []))
     (place / "config.yaml").write_text(yaml.safe_dump(filled(whole(job), place / "data", place / "out"), sort_keys=False))
     capacity = [] if capacity_mib is None else ["--capacity-mib", str(capacity_mib)]
     command = [sys.executable, "-m", "calibration.trainer", str(place / "config.yaml"), str(place), *capacity, *options]
@@ -215,6 +228,8 @@ def variant(one: dict[str, Any], inner: list[dict[str, Any]]) -> dict[str, Any]:
         for kept, bucket in zip(buckets, one["buckets"], strict=True):
             if bucket["frames"] > 1:
                 kept["frames"] = bucket["frames"]
+        for bucket, given in zip(buckets, (frame for frame in inner if "masked" in frame), strict=False):  # Flex.2: what chance gave it
+            bucket.update(control=given["controlled"], mask=given["masked"])
         for index, bucket in enumerate(buckets):
             text = one["buckets"][index].get("text")
             bucket["text_tokens"] = text if text is not None else (tokens[index] if index < len(tokens) else None)

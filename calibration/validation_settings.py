@@ -33,6 +33,7 @@ IMAGES: dict[str, Images] = {
     "small": ((500, 700, "medium"), (640, 427, "none")),
     "mixed": ((1200, 1600, "very long"), (1500, 1000, "short"), (997, 1003, "tag")),
     "wide": ((2560, 1080, "medium"),),
+    "erased.inpaint.pngs": tuple((700, 500, "none") for _ in range(5)),
     "five": ((1080, 1350, "short"), (1080, 1350, "very long"), (1080, 1350, "medium"), (1350, 1080, "tag"), (1350, 1080, "long")),
 }
 FLUX = {"name_or_path": "black-forest-labs/FLUX.1-dev", "is_flux": True}

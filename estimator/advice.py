@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from estimator.archs import load_archs
+from estimator.controls import CHANNELS
 from estimator.errors import CannotTell, InputError
 from estimator.estimate import BORDERLINE, OOM, Advice, Estimate
 from estimator.gpus import GIB, MIB, Gpu
@@ -144,9 +145,10 @@ def _free_edits(job: Job) -> Iterator[Edit]:
         why = "the text encoder is used once, then leaves the card; captions can no longer be dropped or changed while training"
         edit = _train(job, "cache_text_embeddings", True, why)
         yield replace(edit, job=replace(edit.job, datasets=datasets))
-    # the trainer stops on cached images of a dataset with do_i2v
-    stills = any(bucket.begins and bucket.frames == 1 for each in job.datasets for bucket in each.buckets)
-    if arch.caches_latents and not stills and not all(each.latents_cached for each in job.datasets):
+    # the trainer stops on cached images of a dataset with do_i2v, and (Flex.2) on those with control images
+    sized = arch.control_images == CHANNELS
+    needed = any((b.begins and b.frames == 1) or (sized and b.controls) for each in job.datasets for b in each.buckets)
+    if arch.caches_latents and not needed and not all(each.latents_cached for each in job.datasets):
         datasets = tuple(replace(each, cache_latents_to_disk=True) for each in job.datasets)
         why = "images are encoded once, ahead of training; rules out augmentations"
         yield Edit("datasets.*.cache_latents_to_disk", False, True, why, replace(job, datasets=datasets))

@@ -72,7 +72,7 @@ def steps_of(job: Job, text_tokens: int) -> tuple[Step, ...]:
         for bucket in dataset.buckets:
             tokens = bucket.text_tokens or dataset.text_tokens or text_tokens
             size, sound = (bucket.width, bucket.height, bucket.frames), (bucket.sound_tokens, bucket.sound)
-            key = (*size, dataset.batch_size, bucket.controls, *sound, bucket.begins)
+            key = (*size, dataset.batch_size, bucket.controls, *sound, bucket.begins, bucket.masked)
             if key not in found or found[key].text_tokens < tokens:
                 found[key] = Batch(bucket, dataset.batch_size, tokens)
     ordered = sorted(found.values(), key=lambda b: (b.bucket.width * b.bucket.height * b.bucket.frames * b.size, b.text_tokens, b.bucket))

@@ -13,13 +13,14 @@ import math
 Size = tuple[int, int]
 """Width and height in pixels."""
 
-PROMPTS, SINGLE, FITTED, TOKENS = "prompts", "single", "fitted", "tokens"
+PROMPTS, SINGLE, FITTED, TOKENS, CHANNELS = "prompts", "single", "fitted", "tokens", "channels"
 """What an architecture does with control images (`control_images` in profiles/archs.yaml)."""
 
 LATENT_AREA, VISION_AREA = 1024 * 1024, 384 * 384  # pixels: VAE_IMAGE_SIZE, CONDITION_IMAGE_SIZE
 STEP = 32  # both sides are rounded to multiples of it
 TOKEN = 16  # pixels of a side of FLUX.2's tokens
 CELL = 28  # of the vision tower: 2 x 2 patches of 14 pixels become one token (smart_resize: factor)
+SMALL: Size = (512, 512)  # what the trainer resizes control images to without full_size_control_images
 BLANK = (224, 224)  # what is encoded with a text that has no control image (SDTrainer.get_blank_control_image)
 ASSUMED = (1024, 1024)  # of a control image that is not here
 MOST_IMAGES = 3

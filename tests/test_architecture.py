@@ -34,8 +34,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "driver": ({"nvml"}, set()),
     "replay": ({"allocator", "allocator_state", "allocator_expandable", "allocator_compiled"}, set()),
     "model": (
-        {"operations", "batches", "sizes", "phases", "prompts", "wan", "wan22", "wan_5b", "wan_i2v", "edit", "flux2", "ltx2", "steponly",
-         "plans", "replay", "rows", "beginnings", "part_events", "grid", "rows_grid", "timeline", "residents", "positions"},
+        {"operations", "batches", "sizes", "phases", "prompts", "wan", "wan22", "wan_5b", "wan_i2v", "edit", "flux2", "flex2", "ltx2",
+         "steponly", "plans", "replay", "rows", "beginnings", "part_events", "grid", "rows_grid", "timeline", "residents", "positions"},
         {"values", "profiles", "replay"},
     ),
     "engine": ({"engine", "outside", "intervals", "drift", "host"}, {"values", "profiles", "replay", "model"}),

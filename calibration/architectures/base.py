@@ -27,6 +27,7 @@ def kind_of(qtype: str) -> str:
 # Parts of a VAE that works in chunks, and of an image encoder over what a clip begins with
 CLIPS = ("encode.", "decode", "tile.", "latents", "step.first_frame", "preview.first_frame", "step.given_frame", "preview.given_frame")
 SEEN = ("step.picture", "preview.picture")
+CONTROL_ENCODE = "control_encode"  # phase of a step: the VAE over control images that go beside its noisy latents
 # Parts that the adapter is in, where its kind is all that is recorded anew; and their previews from the start
 WITH_ADAPTER = ("setup.network", "setup.ema", "sample.enter", "sample.leave", "preview", "step.core", "step.ema", "save")
 SAMPLED = {"skip_first_sample": False}
@@ -59,7 +60,8 @@ class Layout:
     `pixels`: a preview has those of the picture that it begins with, whatever its length. `pipeline_apart`: previews with low_vram are
     made by a pipeline of the trainer's own, and are parts of their own. `always_guided`: a preview runs both prompts whatever its scale.
     `single_scratch`: scratch memory of a guided preview's forwards of one prompt alone, where it makes some behind that of both (features
-    of half the heads: `B` is 2). `means`: partial results of means over channels, of a VAE's encoder and decoder.
+    of half the heads: `B` is 2). `means`: partial results of means over channels, of a VAE's encoder and decoder. `conditioned`: every
+    step puts more channels beside its noisy latents, whether it has control images and masks or not (calibration.extract.conditions).
     """
 
     load: dict[str, tuple[str, ...]]
@@ -89,6 +91,7 @@ class Layout:
     always_guided: bool = False
     single_scratch: tuple[str, ...] = ()
     means: tuple[tuple[str, ...], tuple[str, ...]] = (ENCODED_MEANS, DECODED_MEANS)
+    conditioned: bool = False
 
     def caption_tokens(self, words: int) -> int:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""

@@ -24,9 +24,16 @@ UNCONTROLLED = (
 )
 # Steps with a control image have the lengths U and J, those without T and S
 KONTEXT = replace(LAYOUT, lengths=("T", "J", "J128", "S128"), reduced=("U", "X", "J", "T", "S"))
+# Flex.2: sizes at which half of the kinds of weights are recorded; what is beside the noisy latents does not depend on weights
+CONDITIONED = (
+    (576, 448, 1, 20), (896, 1024, 1, 20), (1280, 672, 1, 20), (416, 672, 2, 20), (1120, 800, 1, 20),
+    (768, 784, 3, 20), (640, 896, 2, 20), (368, 480, 1, 20), (448, 576, 4, 20),
+)  # fmt: skip
 ARCHITECTURES = {
     "flex2": Architecture(
-        {"name_or_path": "ostris/Flex.2-preview", "arch": "flex2"}, zimage.BUCKETS, flux.SAMPLES, LAYOUT, "flux1-dev", caches_text=False,
+        {"name_or_path": "ostris/Flex.2-preview", "arch": "flex2"}, zimage.BUCKETS, flux.SAMPLES, replace(LAYOUT, conditioned=True),
+        "flux1-dev", other_buckets=dict.fromkeys(("bf16", "float8"), CONDITIONED), caches_text=False,
+        left=("load.text/", "text/", "cache_latents.item", "preview.prompts"),  # FLUX.1's to the byte, as recorded of it too
     ),
     "flux1-kontext": Architecture(
         {"name_or_path": "black-forest-labs/FLUX.1-Kontext-dev", "arch": "flux_kontext"}, flux.BUCKETS, flux.SAMPLES, KONTEXT,

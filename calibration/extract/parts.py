@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calibration.architectures.base import Layout, kind_of
+from calibration.extract import conditions
 from calibration.extract.runs import Phase, Run, first_preview
 from estimator.features import encoded_sound, image_values, spectrogram_frames
 from estimator.operations import CONTROLLED_CORE, CORE, SOUND_CORE, TIMED_CORE, TIMED_IMAGE_CORE
@@ -268,9 +269,9 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layo
             if apart:
                 yield Occurrence(run, f"step.prompts{_batch_key(batch)}", _outside(end, condition.first, holes), values)
             if controlled:
-                encode = _without_moves(run, list(range(condition.first, condition.last)))
-                yield Occurrence(run, f"step.control{_batch_key(batch)}", encode, values)
-        kind = CONTROLLED_CORE if controlled else SOUND_CORE if bucket.get("sound") else CORE
+                beside, *events = conditions.cut(condition, layout.conditioned)
+                yield Occurrence(run, beside + _batch_key(batch), _without_moves(run, list(range(*events))), values)
+        kind = CONTROLLED_CORE if controlled and not layout.conditioned else SOUND_CORE if bucket.get("sound") else CORE
         if bucket.get("begins"):
             kind = TIMED_CORE if bucket["frames"] > 1 else TIMED_IMAGE_CORE
         core = f"{kind}/{weights}/{checkpointing}{_batch_key(batch)}"

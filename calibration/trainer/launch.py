@@ -36,6 +36,7 @@ import_stubs.install()
 import torch  # noqa: E402
 
 from calibration.trainer import labels, linears, models, patches, recorder, sounds, tensors, token_counts, trace, video  # noqa: E402
+from calibration.trainer.conditions import record_conditions  # noqa: E402
 
 if not REAL_MODELS:
     torch.set_num_threads(2)
@@ -197,7 +198,7 @@ def record_model(process: Any) -> None:
         return out
 
     sd.encode_prompt = encode_prompt
-    sd.condition_noisy_latents = R.wrap(sd.condition_noisy_latents, "condition")
+    record_conditions(R, sd)
     sd.predict_noise = R.wrap(sd.predict_noise, "predict_noise", lambda *_, **__: {"grad": torch.is_grad_enabled()})
     for name in ("set_device_state", "restore_device_state", "generate_single_image", "text_encoder_to"):
         if hasattr(sd, name):

@@ -10,7 +10,7 @@ from estimator.crash import Failure, LoggedRun, Prediction
 from estimator.errors import CannotTell, InputError
 from estimator.estimate import Estimate, PhaseEstimate
 from estimator.gpus import MIB, Gpu, find_gpu
-from estimator.job import Job
+from estimator.job import Bucket, Job
 from estimator.trainers import read_jobs, read_jobs_of
 
 LOG_CONFIG = "the log"
@@ -54,8 +54,9 @@ def job_of(run: LoggedRun, config: Config) -> Job | None:
         return job
     datasets = []
     for each, own in zip(job.datasets, run.buckets, strict=True):  # a log does not list control images
-        controls = each.buckets[0].controls if each.buckets else ()
-        datasets.append(replace(each, buckets=tuple(replace(one, controls=controls) for one in sorted(own)), scanned=True))
+        first = each.buckets[0] if each.buckets else Bucket(0, 0)
+        like = (replace(one, controls=first.controls, masked=first.masked) for one in sorted(own))
+        datasets.append(replace(each, buckets=tuple(like), scanned=True))
     return replace(job, datasets=tuple(datasets))
 
 

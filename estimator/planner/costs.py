@@ -13,7 +13,7 @@ import re
 from functools import cache
 
 from estimator.archs import load_archs
-from estimator.controls import encoded_size
+from estimator.controls import CHANNELS, encoded_size
 from estimator.errors import CannotTell, Problem
 from estimator.estimate import Estimate
 from estimator.features import image_values
@@ -74,7 +74,8 @@ def work_per_image(job: Job) -> float:
             caption = plan.tokens(bucket.text_tokens or dataset.text_tokens)
             target = (bucket.width, bucket.height) if job.model.match_target_res else None
             tokens = sizes_of(plan.arch, bucket)["T"] + caption
-            tokens += sum(image_values(*encoded_size(plan.arch.control_images, picture, target))["T"] for picture in bucket.controls)
+            behind = bucket.controls if plan.arch.control_images != CHANNELS else ()  # those of channels are no tokens
+            tokens += sum(image_values(*encoded_size(plan.arch.control_images, picture, target))["T"] for picture in behind)
             step = passes * weights * (2 * tokens / OPERATIONS_PER_BYTE + moved / dataset.batch_size)
             step += _attention(job, tokens) / OPERATIONS_PER_BYTE
             step += text * (2 * caption / OPERATIONS_PER_BYTE + _traffic(job.model.te_weights) / dataset.batch_size)

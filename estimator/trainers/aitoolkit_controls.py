@@ -7,10 +7,11 @@ Source: ostris/ai-toolkit 27a03a91: toolkit/config_modules.py (DatasetConfig, Sa
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from estimator.archs import GIVEN_FRAME, PICTURED, Arch
-from estimator.controls import ASSUMED, FITTED, MOST_IMAGES, PROMPTS, SINGLE, TOKENS, Size
+from estimator.controls import ASSUMED, CHANNELS, FITTED, MOST_IMAGES, PROMPTS, SINGLE, SMALL, TOKENS, Size
 from estimator.datasets import Image, pair_of, size_of
 from estimator.job import Sample, Train
 from estimator.trainers.section import Section, shown
@@ -18,14 +19,16 @@ from estimator.trainers.section import Section, shown
 NUMBERED = tuple(f"control_path_{k}" for k in range(1, MOST_IMAGES + 1))
 DATASET_KEYS = frozenset({"control_path", *NUMBERED})  # read here, where the architecture has control images
 ONE = (FITTED, *PICTURED)  # kinds that take one picture for a preview, and bring it to the preview's size
+CHANNEL_KEYS = DATASET_KEYS | {"controls", "inpaint_path"}
 NAMED_FILES = 5
-SMALL: Size = (512, 512)  # what a control image is resized to without full_size_control_images
+INPAINT = ".inpaint."  # in the path of a preview's picture: it has a mask in its alpha channel (Flex.2)
 
 
 @dataclass(frozen=True, slots=True)
 class ControlRule:
     """`folders` of a dataset's control images. `absent`: those that are not here. `small`: all are resized to one size. `fitted`: each to
-    that of its picture, so that their own does not matter. `needed`: the trainer stops on a picture without one.
+    that of its picture, so that their own does not matter. `needed`: the trainer stops on a picture without one. `made`: so many of
+    each picture the trainer makes. `masked`: masks are put beside its pictures.
     """
 
     folders: tuple[str, ...] = ()
@@ -33,25 +36,34 @@ class ControlRule:
     small: bool = False
     fitted: bool = False
     needed: bool = False
+    made: int = 0
+    masked: bool = False
 
     def of(self, image: Image) -> tuple[Size, ...]:
         """Sizes of an image's control images; of a folder that is not here an assumed one."""
-        found = (ASSUMED if folder in self.absent else pair_of(image, folder) for folder in self.folders)
+        found = [ASSUMED if folder in self.absent else pair_of(image, folder) for folder in self.folders] + [ASSUMED] * self.made
         return tuple(SMALL if self.small else ASSUMED if self.fitted else size for size in found if size is not None)
 
     @property
     def assumed(self) -> tuple[Size, ...]:
         """Of an image that is not here."""
-        return (SMALL if self.small else ASSUMED,) * len(self.folders)
+        return (SMALL if self.small else ASSUMED,) * (len(self.folders) + self.made)
+
+
+def modelled_keys(arch: Arch) -> frozenset[str]:
+    """Of a dataset entry: those that are read for this architecture, though not for others."""
+    if arch.control_images == CHANNELS:
+        return CHANNEL_KEYS
+    return DATASET_KEYS if arch.control_images not in (None, *PICTURED) else frozenset()
 
 
 def read_controls(section: Section, arch: Arch, train: Train, *, cached: bool, batch_size: int) -> ControlRule:
     """The control folders of a dataset entry; what the trainer stops on is a problem."""
     if not arch.control_images or arch.control_images in PICTURED:
         return ControlRule()
-    found, folders = section.found, _folders(section)
+    found, folders = section.found, folders_of(section)
     if arch.control_images != PROMPTS:
-        rule = _read_optional(section, folders, arch)
+        rule = read_optional(section, folders, arch)
         return _read_single(section, rule, arch, batch_size) if arch.control_images == SINGLE else rule
     encodes = not train.unload_text_encoder or cached
     if not folders:
@@ -71,17 +83,17 @@ def read_controls(section: Section, arch: Arch, train: Train, *, cached: bool, b
     return ControlRule(folders, absent, not section.truth("full_size_control_images", True), needed=True)
 
 
-def _read_optional(section: Section, folders: tuple[str, ...], arch: Arch) -> ControlRule:
+def read_optional(section: Section, folders: tuple[str, ...], arch: Arch) -> ControlRule:
     """Where the prompts do not need them; pictures without control images are trained as they are."""
-    found, fitted = section.found, arch.control_images == FITTED
-    cropped = fitted or arch.control_images == SINGLE
+    found, fitted = section.found, arch.control_images in (FITTED, CHANNELS)
+    small = not section.truth("full_size_control_images", True)
+    cropped = arch.control_images in (FITTED, SINGLE)
     place = section.at(next((key for key in ("control_path", *NUMBERED) if section.values.get(key)), "control_path"))
     if cropped and len(folders) > 1:
         why = f"{arch.name} takes one control image for a picture, and the trainer stops on more"
         found.problem(place, f"{len(folders)} folders of control images", why, "keep one of them")
-    if cropped and folders and not section.truth("buckets", True):
+    if (cropped or (fitted and not small)) and folders and not section.truth("buckets", True):
         found.problem(section.at("buckets"), "control images need buckets", "the trainer stops on them without", "remove buckets")
-    small = not section.truth("full_size_control_images", True)
     if cropped and folders and small:
         found.not_modelled(section.at("full_size_control_images"), False, "control images are resized to 512 x 512, then to their pictures")
     absent = tuple(folder for folder in folders if not os.path.isdir(folder))
@@ -102,7 +114,7 @@ def _read_single(section: Section, rule: ControlRule, arch: Arch, batch_size: in
     return replace(rule, needed=True)
 
 
-def _folders(section: Section) -> tuple[str, ...]:
+def folders_of(section: Section) -> tuple[str, ...]:
     """The web UI's numbered folders take the place of control_path."""
     numbered = tuple(path for path in (section.text(key) for key in NUMBERED) if path)
     if numbered:
@@ -126,22 +138,25 @@ def check_pairs(section: Section, rule: ControlRule, controls: dict[str, tuple[S
 
 
 def check_batches(section: Section, arch: Arch, batch_size: int, unlike: list[tuple[int, int, int]]) -> None:
-    """`unlike`: buckets (width, height, frames) whose pictures have control images of several sizes, which FLUX.2 cannot join in a batch.
+    """`unlike`: buckets (width, height, frames) whose pictures have control images of several sizes, which FLUX.2 cannot join in a batch;
+    or different numbers of them, which Flex.2 cannot.
 
     Source: toolkit/data_transfer_object/data_loader.py (DataLoaderBatchDTO: torch.cat of control tensors), flux2_model.py
     (get_noise_prediction: torch.cat of each item's tokens), 27a03a91.
     """
-    if arch.control_images == TOKENS and batch_size > 1 and unlike:
+    if arch.control_images in (TOKENS, CHANNELS) and batch_size > 1 and unlike:
         sizes = ", ".join(f"{width}x{height}" for width, height, _ in unlike[:NAMED_FILES])
-        what = f"control images of several sizes beside the pictures of {sizes}: the trainer stops when two of them meet in a batch"
-        section.found.warn(section.at("control_path"), f"{what}; make them one size, or batch_size 1")
+        several = "several sizes" if arch.control_images == TOKENS else "different number"
+        what = f"control images of {several} beside the pictures of {sizes}: the trainer stops when two of them meet in a batch"
+        section.found.warn(section.at("control_path"), f"{what}; make them alike, or batch_size 1")
 
 
-def sample_controls(section: Section, arch: Arch, flagged: str = "") -> tuple[tuple[Size, ...], tuple[Size, ...]]:
+def sample_controls(section: Section, arch: Arch, flags: Mapping[str, str]) -> tuple[tuple[Size, ...], tuple[Size, ...]]:
     """(Control images that the transformer gets, those that the prompts are encoded with) of a preview.
 
-    `flagged`: the path behind --ctrl_img in its prompt, which takes the place of the key ctrl_img, but not as the first numbered one.
+    `flags`: those in its prompt. The path behind --ctrl_img takes the place of the key ctrl_img, but not as the first numbered one.
     """
+    flagged = flags.get("ctrl_img", "")
     if arch.image_to_video and (flagged or section.values.get("ctrl_img")):
         section.found.not_modelled(section.at("ctrl_img"), flagged or section.values["ctrl_img"], "makes the preview from a first picture")
     if not arch.control_images:
@@ -150,7 +165,9 @@ def sample_controls(section: Section, arch: Arch, flagged: str = "") -> tuple[tu
     numbered = [section.text(f"ctrl_img_{k}") or None for k in range(1, MOST_IMAGES + 1)]
     numbered[0] = numbered[0] or one
     one = flagged or one
-    if arch.control_images in ONE:  # brought to the preview's size: its own does not matter
+    if arch.control_images == CHANNELS and one:
+        _check_place(section, one, flags)
+    if arch.control_images in (*ONE, CHANNELS):  # brought to the preview's size: its own does not matter
         return (ASSUMED,) if one else (), ()
     if arch.control_images == SINGLE:
         single = (_size(section, one),) if one else ()
@@ -161,6 +178,16 @@ def sample_controls(section: Section, arch: Arch, flagged: str = "") -> tuple[tu
     return tuple(sizes[path] for path in given if path), seen
 
 
+def _check_place(section: Section, path: str, flags: Mapping[str, str]) -> None:
+    """Flex.2's channels have one place for what is to be filled in, and one for a control image; the trainer goes by the file's name."""
+    written = flags.get("ctrl_idx", section.values.get("ctrl_idx", 0))
+    right = 0 if INPAINT in path else 1
+    if str(written).strip() != str(right):
+        what = f"ctrl_idx {shown(written)} with {os.path.basename(path)}: the preview's channels are then too few or too many"
+        why = f"the trainer stops: a control image has ctrl_idx 1; a picture with a mask has {INPAINT!r} in its name and ctrl_idx 0"
+        section.found.problem(section.at("ctrl_idx"), what, why, f"write ctrl_idx: {right}, or --ctrl_idx {right} in the prompt")
+
+
 def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch, low_vram: bool) -> None:
     """The trainer stops at a preview that has no control image, and at the end of one whose pipeline does not go with diffusers."""
     if samples and low_vram and not arch.low_vram_previews:
@@ -168,7 +195,7 @@ def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch, low
         why = "the trainer's pipeline does not go with the diffusers it asks for (expand_timesteps): it stops at the end of the first"
         place = sample.at("samples" if "samples" in sample.values else "prompts")
         sample.found.problem(place, what, why, "set train.disable_sampling: true, or model.low_vram: false")
-    if arch.control_images in (TOKENS, GIVEN_FRAME):
+    if arch.control_images in (TOKENS, CHANNELS, GIVEN_FRAME):
         return
     one_picture = arch.control_images in (*ONE, SINGLE)
     without = [str(number) for number, one in enumerate(samples, 1) if not (one.controls if one_picture else one.seen)]

@@ -10,12 +10,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from estimator.archs import PICTURED, Arch
+from estimator.archs import Arch
 from estimator.buckets import bucket_size, square_bucket, worst_bucket
-from estimator.controls import Size, pixels
+from estimator.controls import CHANNELS, Size, pixels
 from estimator.datasets import Image, Scan, caption_of, scan
 from estimator.job import Bucket, Dataset, Train
-from estimator.trainers.aitoolkit_controls import DATASET_KEYS, ControlRule, check_batches, check_pairs, read_controls
+from estimator.trainers.aitoolkit_channels import Chances, read_chances, read_channels
+from estimator.trainers.aitoolkit_controls import ControlRule, check_batches, check_pairs, modelled_keys, read_controls
 from estimator.trainers.aitoolkit_entry import DEFAULT_RESOLUTION, caption_ending, copies, resolutions, scale
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.aitoolkit_train import MAX_BATCH
@@ -65,12 +66,12 @@ def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, 
         if process.values.get("datasets") in (None, []):
             found.problem(process.at("datasets"), "no datasets", "there is nothing to train on", "add an entry with folder_path")
         return ()
-    trigger = process.text("trigger_word")
+    trigger, chances = process.text("trigger_word"), read_chances(process, arch)
     entries = []
     for i, value in enumerate(raw):
         path = (*process.at("datasets"), i)
         if isinstance(value, dict):
-            entries.append(_entry(Section(found, path, value), train, trigger, arch))
+            entries.append(_entry(Section(found, path, value), train, trigger, arch, chances))
         else:
             found.problem(path, f"expected a map with folder_path, got {shown(value)}", fix="write - folder_path: ...")
     _check_together(found, entries)
@@ -89,9 +90,9 @@ def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, 
     return tuple(datasets)
 
 
-def _entry(section: Section, train: Train, trigger: str | None, arch: Arch) -> _Entry:
+def _entry(section: Section, train: Train, trigger: str | None, arch: Arch, chances: Chances) -> _Entry:
     found = section.found
-    check_keys(section, "datasets", DATASET_KEYS if arch.control_images not in (None, *PICTURED) else frozenset())
+    check_keys(section, "datasets", modelled_keys(arch))
     folder = section.text("dataset_path") or section.text("folder_path")
     if not folder:
         found.problem(section.at("folder_path"), "no folder", "the trainer stops without it", "give the folder of the images")
@@ -130,6 +131,10 @@ def _entry(section: Section, train: Train, trigger: str | None, arch: Arch) -> _
         drops_captions=section.truth("caption_dropout_rate", False),
         **caching,
     )
+    if arch.control_images == CHANNELS:
+        controls = read_channels(section, arch, chances, dataset.latents_cached)
+    else:
+        controls = read_controls(section, arch, train, cached=dataset.cache_text_embeddings, batch_size=batch)
     return _Entry(
         section=section,
         folder=folder or "",
@@ -146,7 +151,7 @@ def _entry(section: Section, train: Train, trigger: str | None, arch: Arch) -> _
         saturated=train.saturates_prompts and not dataset.cache_text_embeddings,
         dataset=dataset,
         frames=read_frames(section, arch),
-        controls=read_controls(section, arch, train, cached=dataset.cache_text_embeddings, batch_size=batch),
+        controls=controls,
     )
 
 
@@ -223,7 +228,7 @@ def _worst(entry: _Entry, resolution: int, arch: Arch) -> Bucket:
         entry.section.found.not_modelled(entry.section.at("auto_frame_count"), True, "clips that are not here have a length of their own")
     size = square_bucket(resolution) if entry.square else worst_bucket(resolution, arch.bucket_divisor)
     frames = entry.frames
-    bucket = Bucket(*size, frames.frames, controls=entry.controls.assumed, begins=frames.begins)
+    bucket = Bucket(*size, frames.frames, controls=entry.controls.assumed, begins=frames.begins, masked=entry.controls.masked)
     return frames.with_sound(bucket, arch, None)
 
 
@@ -236,7 +241,8 @@ def _buckets(
     for image in images:
         width, height = max(1, int(image.width * entry.scale)), max(1, int(image.height * entry.scale))
         key = (*size(width, height), entry.frames.of(image))
-        known = entry.frames.with_sound(buckets.get(key, Bucket(*key, begins=entry.frames.begins)), arch, image)
+        first = Bucket(*key, begins=entry.frames.begins, masked=entry.controls.masked)
+        known = entry.frames.with_sound(buckets.get(key, first), arch, image)
         unlike |= {key} if known.controls and controls[image.path] not in ((), known.controls) else set()
         most = max(known.controls, controls[image.path], key=lambda sizes: (len(sizes), pixels(sizes)))
         longest = max(known.text_tokens, tokens.get(image.path, 0))

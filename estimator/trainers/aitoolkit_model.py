@@ -7,7 +7,7 @@ toolkit/stable_diffusion_model.py (load_model of FLUX), extensions_built_in/diff
 from __future__ import annotations
 
 from estimator.archs import Arch
-from estimator.controls import FITTED, SINGLE
+from estimator.controls import CHANNELS, FITTED, SINGLE
 from estimator.job import Model
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_arch import resolve_arch, trainer_key
@@ -66,9 +66,9 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
 
 
 def _matches_target(model: Section, arch: Arch) -> bool:
-    """Whether control images are brought to about the size of their pictures: always (FITTED, SINGLE), or where the config says so."""
+    """Whether control images are brought to about the size of their pictures: always, or where the config says so."""
     kwargs = model.values.get("model_kwargs")
-    if arch.control_images in (None, FITTED, SINGLE):
+    if arch.control_images in (None, FITTED, SINGLE, CHANNELS):
         return arch.control_images is not None
     return isinstance(kwargs, dict) and bool(kwargs.get("match_target_res", False))
 

@@ -50,8 +50,7 @@ def read_samples(sample: Section, arch: Arch, trigger: str | None, low_vram: boo
     for path, item in _items(sample):
         section = Section(sample.found, path, item)
         prompt = item.get("prompt")
-        flagged = next((content for name, content in reversed(_flags(prompt)[1]) if name == "ctrl_img"), "")
-        requests.append(replace(_entry(section, base), controls=sample_controls(section, arch, flagged)))
+        requests.append(replace(_entry(section, base), controls=sample_controls(section, arch, dict(_flags(prompt)[1]))))
         where = (*path, "prompt") if path[-2] == "samples" else path
         if isinstance(prompt, str):
             prompts.append((prompt, where))
