@@ -79,7 +79,7 @@ def _run(one: dict[str, Any], job: dict[str, Any]) -> Run:
 
 def _idle(one: dict[str, Any]) -> bool:
     """Text caching of a folder that another entry has cached before: the trainer finds every embedding on the disk and moves nothing."""
-    return bool(one["phase"] == "cache_text" and not one["text_tokens"] and one["outcome"] == "ok")
+    return bool(one["phase"] == "cache_text" and not one["text_tokens"] and "outcome" not in one)
 
 
 def _peak(one: dict[str, Any]) -> Peak:
@@ -87,7 +87,7 @@ def _peak(one: dict[str, Any]) -> Peak:
     encoded = tuple((width, height, *(more or [1])) for width, height, *more in one.get("encoded", ()))
     given = tuple((b["control"], b["mask"]) for b in one.get("buckets", ()) if "mask" in b)
     peaks = one["allocated_peak"], one["reserved_peak"]
-    return Peak(one["phase"], _label(one, buckets), *peaks, one["outcome"] != "ok", buckets, encoded, given)
+    return Peak(one["phase"], _label(one, buckets), *peaks, "outcome" in one, buckets, encoded, given)
 
 
 def _label(one: dict[str, Any], buckets: Iterable[tuple[int, int, int, int, int]]) -> str:

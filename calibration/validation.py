@@ -204,7 +204,7 @@ def row(name: str, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def phases(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The top-level phases in order, each with what it was made for."""
+    """The top-level phases in order, each with what it was made for; `outcome` where one did not end well."""
     kept, inner = [], []
     for one in rows:
         if one["parent"] != "run":
@@ -213,7 +213,7 @@ def phases(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if one["phase"] in PHASES:
             kept.append({
                 "phase": PHASES[one["phase"]], **variant(one, inner), "allocated_peak": one["allocated_peak"],
-                "reserved_peak": one["reserved_peak"], "allocated_end": one["allocated_end"], "outcome": one["outcome"],
+                "reserved_peak": one["reserved_peak"], **({} if one["outcome"] == "ok" else {"outcome": one["outcome"]}),
             })  # fmt: skip
         inner = []
     return kept
