@@ -53,7 +53,8 @@ PLACED = (
 MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
 FEW_ROWS = frozenset({
-    "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "flux1-kontext", "chroma", "flux2-dev", "ltx2", "flex2",
+    "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "flux1-kontext", "chroma", "flux2-dev", "flex2",
+    "ltx2",
 })  # fmt: skip
 
 

@@ -11,6 +11,10 @@ from config_writer import process, read, refusal, train, unmodelled_keys
 from made_jobs import job
 from PIL import Image
 
+from calibration import probes
+from calibration.accuracy_compare import order
+from calibration.accuracy_rows import read_job, read_rows
+from calibration.architectures import ARCHITECTURES
 from calibration.extract.conditions import cut
 from calibration.extract.runs import Phase
 from estimator.batches import steps_of
@@ -83,6 +87,7 @@ def test_control_images_beside_cached_latents_are_refused(tmp_path: Path, key: s
     [
         ({"ctrl_img": "/a/pose.png"}, True),
         ({"ctrl_img": "/a/pose.png", "ctrl_idx": 1}, False),
+        ({"ctrl_img": "/a/pose.png", "ctrl_idx": "1"}, True),  # not made a number of: the index of a list
         ({"ctrl_img": "/a/cut.inpaint.png"}, False),
         ({"ctrl_img": "/a/cut.inpaint.png", "ctrl_idx": 1}, True),
         ({"prompt": "a --ctrl_idx 1 --ctrl_img /a/pose.png"}, False),
@@ -198,3 +203,23 @@ def test_a_recorded_step_is_cut_where_the_vae_encodes_control_images() -> None:
     assert cut(Phase("condition", 10, {"masked": True}, 20), True) == ("step.condition/masked", 10, 20)
     assert cut(Phase("condition", 10, {"masked": False}, 20), True) == ("step.condition/plain", 10, 20)
     assert cut(Phase("condition", 10, {}, 20), False) == ("step.control", 10, 20)
+
+
+def test_probes_have_masks_and_control_images_in_every_pair_that_the_trainer_takes(tmp_path: Path) -> None:
+    seen, masked_sizes = set(), set()
+    for run, (weights, index) in probes.folders("flex2", tmp_path).items():
+        for entry in probes.config("flex2", weights, index, run)["config"]["process"][0]["datasets"]:
+            mask, control, cached = "inpaint_path" in entry, "control_path" in entry, entry["cache_latents_to_disk"]
+            assert control != cached
+            seen.add((mask, control))
+            masked_sizes |= {entry["folder_path"].rsplit("/", 1)[1]} if mask and not control else set()
+    assert seen == {(False, False), (False, True), (True, False), (True, True)}
+    assert len(masked_sizes) > len(ARCHITECTURES["flex2"].buckets) // 2
+
+
+def test_a_run_is_compared_with_what_chance_gave_each_of_its_steps() -> None:
+    (run,) = (one for one in read_rows() if one.name == "flex2-accumulated")
+    drawn = [given for peak in run.peaks for given in peak.given]
+    batches = [batch for step in order(run, read_job(run)) for batch in step]
+    assert [(bool(batch.bucket.controls), batch.bucket.masked) for batch in batches] == drawn
+    assert {True, False} == {control for control, _ in drawn}

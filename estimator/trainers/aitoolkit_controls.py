@@ -180,9 +180,11 @@ def sample_controls(section: Section, arch: Arch, flags: Mapping[str, str]) -> t
 
 def _check_place(section: Section, path: str, flags: Mapping[str, str]) -> None:
     """Flex.2's channels have one place for what is to be filled in, and one for a control image; the trainer goes by the file's name."""
-    written = flags.get("ctrl_idx", section.values.get("ctrl_idx", 0))
+    written: object = section.values.get("ctrl_idx", 0)
+    if "ctrl_idx" in flags:  # what is no number there is reported with the other flags
+        written = int(flags["ctrl_idx"]) if flags["ctrl_idx"].lstrip("+-").isdecimal() else flags["ctrl_idx"]
     right = 0 if INPAINT in path else 1
-    if str(written).strip() != str(right):
+    if written != right or not isinstance(written, int):
         what = f"ctrl_idx {shown(written)} with {os.path.basename(path)}: the preview's channels are then too few or too many"
         why = f"the trainer stops: a control image has ctrl_idx 1; a picture with a mask has {INPAINT!r} in its name and ctrl_idx 0"
         section.found.problem(section.at("ctrl_idx"), what, why, f"write ctrl_idx: {right}, or --ctrl_idx {right} in the prompt")
