@@ -57,7 +57,7 @@ PUBLISHED = """
 {count} published rows of these architectures; {compared} say enough to be compared. A fit must not be called oom, a report of OOM not safe,
 and a figure not lie above its 99 % bound. Evidence: *measured*, a figure that a tool read during the source's own run; *run*, its own run
 fitted or failed; *stated*, the author of a whole config says what it fits on; *relayed*, handed on from elsewhere without a run of the
-source's own, which is shown and not judged.
+source's own, which is shown and not judged; nor are runs that had another implementation of something than what is modelled (below).
 
 {table}
 

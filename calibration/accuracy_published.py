@@ -4,7 +4,8 @@ A row of calibration/data/published.jsonl is the observation with its source, an
 the verdict: a report of OOM must not be safe, a fit must not be oom), a job whose figure was read off (`peak`), two jobs between which the
 row lies because it does not say all (`range`: shown, not judged), or why none of these is possible. A peak that was read before training is
 held against the phases that `phases` names. What a job assumes beyond the row's words stands with it (`assumed`), and where the estimate
-is too low by more than 3 %, why (`explained`). Rows of architectures that are not
+is too low by more than 3 %, why (`explained`). Where the run had another implementation of something than what is modelled, what that is
+(`unlike`): such a row is shown, not judged. Rows of architectures that are not
 modelled are counted in published_other.jsonl.
 
 What a row is evidence of is decided by its `evidence`, for every row alike: `measured` (a figure that a tool read during the source's own
@@ -88,7 +89,7 @@ def explanations(path: Path = ROWS) -> dict[str, str]:
 def judge(row: dict[str, Any]) -> Judged:
     """One row held against the estimate of its job."""
     compare = row["compare"]
-    notes = (*compare.get("assumed", ()), *([compare["explained"]] if "explained" in compare else []))
+    notes = (*compare.get("assumed", ()), *(compare[why] for why in ("explained", "unlike") if why in compare))
     made = Judged(row["id"], row["source"], row["trainer"], row["arch"], said(row), "", None, notes, row["evidence"], row["outcome"])
     if compare["kind"] == "none":
         return replace(made, notes=(compare["why"],))
@@ -101,7 +102,7 @@ def judge(row: dict[str, Any]) -> Judged:
     if estimate.verdict == UNKNOWN:
         missing = ", ".join(f"{one.place.key}: {one.value}" for one in estimate.job.unmodelled)
         return replace(made, notes=(f"not modelled yet: {missing}",))
-    counts = row["evidence"] in JUDGED
+    counts = row["evidence"] in JUDGED and "unlike" not in compare
     if "phases" in compare:
         estimate = replace(estimate, phases=tuple(one for one in estimate.phases if one.phase in compare["phases"]), peak=-1)
     if compare["kind"] == "peak":

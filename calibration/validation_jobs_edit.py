@@ -46,6 +46,11 @@ JOBS = (
         "edit-example", EXAMPLE, (("portraits", [512, 768, 1024], {"control_path": THREE}),), WEIGHTED,
         (edited(THREE[:2], 1024, 1024, guidance_scale=3), edited(THREE, 1024, 1024, SECOND, guidance_scale=3)),
     ),
+    Job(  # the trainer's config/examples/train_lora_qwen_image_edit_2509_32gb.yaml, with one control image and one bucket
+        "edit-recovery", EXAMPLE, (("small", [1024], {"control_path": FEW}),),
+        {"model.qtype": "uint3|ostris/accuracy_recovery_adapters/qwen_image_edit_2509_torchao_uint3.safetensors"},
+        (edited(FEW, 1024, 1024, guidance_scale=3),),
+    ),
     Job("edit-ui", web_ui("edit"), (("odd", [512, 768, 1024], numbered(ONE)),), WEIGHTED, (edited(ONE, 1024, 1024),), cards=True),
     Job(
         "edit-bf16-b2", web_ui("edit"), (("five", [768], numbered(TWO)),),

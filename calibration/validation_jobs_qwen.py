@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from calibration.architectures.qwen import RECOVERED
 from calibration.validation_settings import *
 
 QWEN = {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image"}
@@ -35,6 +36,15 @@ UI_MODELS["qwen 2512"] = {**QWEN_2512, "low_vram": True}
 UNGUIDED = (preview(832, 1216, guidance_scale=1), preview(1280, 704, SECOND, guidance_scale=4, neg="blurry, low quality, text, watermark"))
 JOBS = (
     Job("qwen-example", example(), (("portraits", [512, 768, 1024], {}),)),
+    Job(  # the example itself
+        "qwen-recovery", example(), (("portraits", [512, 768, 1024], {}),),
+        {"model.qtype": RECOVERED}, ({"prompt": FIRST}, {"prompt": SECOND, "width": 768, "height": 1344}),
+    ),
+    Job(
+        "qwen-recovery-b2", web_ui("qwen"), (("five", [512], {}), ("odd", [768], {})),
+        {**WEIGHTED, **quantised(RECOVERED, "qfloat8"), **HIGH_VRAM, **UNCACHED, **batch(2), **rank(32), **optimizer("adamw")},
+        ({"prompt": FIRST, "guidance_scale": 1},),
+    ),
     Job("qwen-ui", web_ui("qwen"), (("phone", [512, 768, 1024], {}),), WEIGHTED, cards=True),
     Job(
         "qwen-bf16-b2", web_ui("qwen"), (("five", [768], {}),),

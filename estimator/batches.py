@@ -8,13 +8,20 @@ from estimator.archs import load_archs
 from estimator.job import Bucket, Dataset, Job
 
 MOST_BATCHES = 3  # of an accumulated step: from the second on each finds what the one before it found
-MOST_TEXTS = 2  # of a dataset's captions: the second is encoded among what the first has left in the allocator's cache
+MOST_TEXTS = 2  # of captions whose lengths are not known: the second is encoded among what the first has left in the allocator's cache
+MOST_LONGER = 4  # captions, each longer than all before, that are replayed
 
 
-def texts_cached(dataset: Dataset) -> int:
-    """How many captions caching encodes, one after the other: one or two for each image (2: two or more, or unknown)."""
-    several = dataset.drops_captions or not dataset.scanned or sum(bucket.count for bucket in dataset.buckets) > 1
-    return MOST_TEXTS if several else 1
+def texts_cached(dataset: Dataset, longest: int, empty: int) -> tuple[int, ...]:
+    """Tokens of the captions that caching encodes one after the other, as far as they count: a caption that is no longer than one before
+    it finds that one's blocks. Where lengths are not known, the longest, twice if there are more (what follows lies among what it left).
+    """
+    count = sum(bucket.count for bucket in dataset.buckets) if dataset.scanned else MOST_TEXTS
+    longer = dataset.longer_captions[-MOST_LONGER:] or (longest,)
+    if len(longer) > 1 and dataset.drops_captions:
+        return tuple(tokens for each in longer for tokens in (each, empty))
+    more = dataset.drops_captions or count > len(longer)
+    return (*longer, longest) if more else longer
 
 
 def one_or_many(count: int) -> str:

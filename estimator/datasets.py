@@ -13,7 +13,7 @@ import json
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -101,6 +101,15 @@ def _scan(folder: str, video: bool) -> Scan:
         return Scan("unreadable", reason=_reason(error))
     paths = [path for path in captions if os.path.basename(os.path.dirname(path)) != CONTROLS_FOLDER]
     return _open_all(paths, captions, [])
+
+
+def longer_than_before(numbers: Iterable[int]) -> tuple[int, ...]:
+    """Those that are larger than all before them."""
+    out: list[int] = []
+    for number in numbers:
+        if not out or number > out[-1]:
+            out.append(number)
+    return tuple(out)
 
 
 def caption_of(image: Image, scanned: Scan, ending: str, default: str | None) -> str:

@@ -116,6 +116,7 @@ class Dataset:
     `scanned` says that `buckets` come from real files; otherwise they hold the worst bucket of the resolution.
     `text_tokens`: tokens of the longest caption as the transformer gets it (None: unknown, assume the architecture's maximum).
     `drops_captions`: an empty caption takes a caption's place now and then, and is cached with each.
+    `longer_captions`: tokens of each caption that is longer than all before it, in the order of the folder (none: unknown, or all alike).
     """
 
     folder: str
@@ -129,6 +130,7 @@ class Dataset:
     text_tokens: int | None = None
     is_reg: bool = False
     drops_captions: bool = False
+    longer_captions: tuple[int, ...] = ()
 
     @property
     def latents_cached(self) -> bool:

@@ -11,7 +11,7 @@ from estimator import operations as op
 from estimator.allocator import EMPTY_CACHE, FREE
 from estimator.features import Ints
 from estimator.program import Program
-from estimator.residents import State, component_of, freed_at_once, rounded
+from estimator.residents import State, adds, component_of, freed_at_once, rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,10 @@ def events_of(program: Program, part: op.Part, sizes: Ints, base: int, state: St
     if absent:
         there = ~np.isin(tensors, absent)
         keys, events = keys[there], events[there]
-    if part.accumulate:
-        doubled = {base + k for k in program.exported if state.holds(program.names[k] or "")}
-        keys, events = freed_at_once(keys, events, doubled)
+    added = [tensors for group, tensors, _ in program.kept if adds(part.accumulate, group)]
+    if added:
+        doubled = {base + k for k in np.concatenate(added).tolist() if state.holds(program.names[k] or "")}
+        keys, events = freed_at_once(keys, events, doubled) if doubled else (keys, events)
     return PartRun(keys, events, base, taken)
 
 

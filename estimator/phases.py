@@ -176,8 +176,8 @@ class Plan:
             yield from self.text_out()
         yield EmptyCache()
         yield from self.text_in()
-        tokens = max((self.tokens(b.text_tokens or dataset.text_tokens) for b in dataset.buckets), default=self.tokens(dataset.text_tokens))
-        for _ in range(texts_cached(dataset)):
+        lengths = [self.tokens(b.text_tokens or dataset.text_tokens) for b in dataset.buckets] or [self.tokens(dataset.text_tokens)]
+        for tokens in texts_cached(dataset, max(lengths), self.empty_prompt()):
             yield from (self.encode(tokens, "item", graph=self.job.train.gradient_checkpointing), Release("item"))
         yield End()
         home.update(transformer=False, text=True)

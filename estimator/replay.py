@@ -27,6 +27,7 @@ from estimator.residents import (
     WORKSPACE_BYTES,
     PhasePeak,
     State,
+    adds,
     component_of,
     first_in,
     first_product,
@@ -251,7 +252,7 @@ class Replay:
             for name, (key, size) in zip(names, held, strict=True):
                 if name not in named:
                     named[name] = key, size
-                elif part.accumulate:
+                elif adds(part.accumulate, group):
                     continue
                 else:
                     scope.append((key, component, size))

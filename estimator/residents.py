@@ -33,7 +33,8 @@ SLOTS = "offload_buffers"
 SHOWN = {
     "text_encoder0": "text_encoder", "text_encoder1": "text_encoder", "ema_copy": "ema", "gradient": "gradients",
     "transformer_1": "transformer", "transformer_2": "transformer",
-    "assistant": "training_adapter", "clip": "activations", "clip_features": "activations",
+    "assistant": "training_adapter", "recovery": "recovery_adapter", "recovery_gradient": "gradients",
+    "clip": "activations", "clip_features": "activations",
     "offload": SLOTS, "stuck": "text_encoder", "held": "text_encoder",
 }  # fmt: skip
 
@@ -67,6 +68,16 @@ class Simulation:
     failed: int | None
     retries: int
     granted_bytes: int = 0
+
+
+NEVER_CLEARED = ("recovery_gradient",)
+"""Groups of gradients that stay from a run's first step on: of an accuracy recovery adapter, whose parameters the trainer neither freezes
+nor gives to the optimizer, so that nothing clears them (toolkit/util/quantize.py, quantize_model, 27a03a91)."""
+
+
+def adds(accumulates: bool, group: str) -> bool:
+    """Whether a part adds to gradients of the group that are there: their new values go as soon as they are added."""
+    return accumulates or group in NEVER_CLEARED
 
 
 Held = tuple[int, int]

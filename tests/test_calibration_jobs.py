@@ -19,7 +19,7 @@ BEHIND = "<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_a_recovery_adapter_makes_a_kind_of_weights_of_its_own() -> None:
-    assert kind_of("uint3|owner/repository/file.safetensors") == "uint3+recovery"
+    assert kind_of("uint3|owner/repository/file.safetensors") == "uint3-recovery"
     assert [kind_of(qtype) for qtype in ("bf16", "qfloat8", "uint4")] == ["bf16", "qfloat8", "uint4"]
 
 

@@ -158,16 +158,20 @@ def test_a_key_of_one_architecture_decides_whatever_the_model_is_called(tmp_path
     assert (job.arch, job.trainer_arch) == ("qwen-image", written)
 
 
-def test_a_recovery_adapter_is_modelled_where_it_was_recorded_and_its_rank_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It makes the weights another kind. None was recorded yet."""
+def test_a_recovery_adapter_is_modelled_where_it_was_recorded_and_its_rank_said(tmp_path: Path) -> None:
+    """It makes the weights another kind."""
     model = {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image", "quantize": True, "qtype": "uint3|owner/repository/file.safetensors"}
-    assert unmodelled_keys(read(tmp_path, model=model)) == {"model.qtype"}
-    monkeypatch.setattr(modelled, "RECOVERED", {"qwen-image": "uint3"})
     job = read(tmp_path, model=model)
-    assert (job.model.weights, job.model.te_weights) == ("uint3+recovery", "qfloat8")
+    assert (job.model.weights, job.model.te_weights) == ("uint3-recovery", "qfloat8")
     assert unmodelled_keys(job) == set()
     assert any("recovery adapter is assumed to have rank 16" in text for text in job.warnings)
     assert unmodelled_keys(read(tmp_path, model=model | {"qtype": "uint4|owner/repository/other.safetensors"})) == {"model.qtype"}
+
+
+def test_a_recovery_adapter_that_was_not_recorded_is_named(tmp_path: Path) -> None:
+    wan = {"name_or_path": "Wan-AI/Wan2.2-T2V-A14B", "arch": "wan22_14b"}
+    model = wan | {"quantize": True, "qtype": "uint4|owner/repository/file.safetensors"}
+    assert unmodelled_keys(read(tmp_path, model=model)) >= {"model.qtype"}
 
 
 def test_schnell_with_its_adapter_is_modelled(tmp_path: Path) -> None:

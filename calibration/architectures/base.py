@@ -22,7 +22,7 @@ Texts = tuple[tuple[int, tuple[tuple[int, int], ...]], ...]  # (caption words, s
 def kind_of(qtype: str) -> str:
     """The kind of base weights that a qtype stands for, as parts and run folders are named; behind a bar stands a recovery adapter."""
     base, _, adapter = qtype.partition("|")
-    return f"{base}+recovery" if adapter else base
+    return f"{base}-recovery" if adapter else base
 
 # Parts of a VAE that works in chunks, and of an image encoder over what a clip begins with
 CLIPS = ("encode.", "decode", "tile.", "latents", "step.first_frame", "preview.first_frame", "step.given_frame", "preview.given_frame")

@@ -1,8 +1,9 @@
 """Stand-in adapter files, all zero and sparse: the training adapters that AI Toolkit downloads for FLUX.1-schnell and Z-Image Turbo, and
-the accuracy recovery adapter of Qwen-Image.
+the accuracy recovery adapters of Qwen-Image and Qwen-Image-Edit.
 
-`CUDA_PYTHON -m calibration.trainer.adapters FOLDER`. The rank of each is assumed (the files themselves are not at hand):
-a real file of another rank moves the resident adapter in proportion, and nothing else.
+`CUDA_PYTHON -m calibration.trainer.adapters FOLDER`. The rank of each is assumed (the files themselves are not at hand; of the recovery
+adapters their author names rank 16, for Qwen-Image: README of the hub's ostris/accuracy_recovery_adapters):
+a real file of another rank moves the resident adapter in proportion, a recovery adapter's gradients too, and nothing else.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def main(folder: Path) -> None:
     schnell = lora_shapes(diffusers.FluxTransformer2DModel, blocks, ASSUMED_RANK["flux1-schnell"], "transformer.")
     write_sparse(folder / "pytorch_lora_weights.safetensors", schnell)
     qwen = lora_shapes(diffusers.QwenImageTransformer2DModel, ("transformer_blocks",), ASSUMED_RANK["qwen-image"], "transformer.")
-    write_sparse(folder / "qwen_image_torchao_uint3.safetensors", qwen)
+    for name in ("qwen_image", "qwen_image_edit", "qwen_image_edit_2509"):  # one transformer
+        write_sparse(folder / f"{name}_torchao_uint3.safetensors", qwen)
 
 
 if __name__ == "__main__":

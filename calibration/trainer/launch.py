@@ -91,6 +91,8 @@ def record_steps(trainer: Any) -> None:
         for checkpointing in (True, False) if PROBE else (None,):
             if checkpointing is not None:
                 video.switch_checkpointing(self.sd.unet, checkpointing)
+                for parameter in tensors.recovery_parameters(self.sd):  # each step is recorded as a run's first one, which makes them
+                    parameter.grad = None
             info = {"step": self.step_num, "gradient_checkpointing": checkpointing, "buckets": [bucket_info(b) for b in listed]}
             result = R.wrap(real, "step", lambda *_, info=info, **__: info)(self, batches)
         return result
@@ -229,7 +231,8 @@ def name_modules(sd: Any) -> None:
         if isinstance(module, torch.nn.Module):
             for expert in video.experts(module):
                 LABELS.name_modules(expert, prefix)
-            if PROBE and prefix.startswith(("transformer", "text_encoder")) and len(video.experts(module)) == 1:
+            recovered = prefix == "transformer" and tensors.recovery_parameters(sd)  # its layers have an adapter's forward around theirs
+            if PROBE and prefix.startswith(("transformer", "text_encoder")) and len(video.experts(module)) == 1 and not recovered:
                 LINEARS.watch(module, prefix)
 
 

@@ -64,6 +64,12 @@ def clip_tensors(vae: Any) -> Iterator[tuple[str, int, Any]]:
         yield from found
 
 
+def recovery_parameters(sd: Any) -> list[torch.nn.Parameter]:
+    """Of an accuracy recovery adapter: a network of its own, beside the transformer's layers, whose gradients nobody asks for or clears."""
+    network = getattr(sd, "accuracy_recovery_adapter", None)
+    return list(network.parameters()) if isinstance(network, torch.nn.Module) else []
+
+
 class Names:
     """Address -> name of what the trainer process holds on the device right now."""
 
@@ -111,6 +117,10 @@ class Names:
                 yield "ema_copy", index, tensor
         if works_in_chunks(vae):
             yield from clip_tensors(vae)
+        for index, parameter in enumerate(recovery_parameters(sd)):
+            yield "recovery", index, parameter
+            if parameter.grad is not None:
+                yield "recovery_gradient", index, parameter.grad
         assistant = getattr(sd, "assistant_lora", None)
         if isinstance(assistant, torch.nn.Module):
             for index, tensor in enumerate(assistant.parameters()):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from estimator.archs import Arch
 from estimator.buckets import bucket_size, square_bucket, worst_bucket
 from estimator.controls import CHANNELS, Size, pixels
-from estimator.datasets import Image, Scan, caption_of, scan
+from estimator.datasets import Image, Scan, caption_of, longer_than_before, scan
 from estimator.job import Bucket, Dataset, Train
 from estimator.trainers.aitoolkit_channels import Chances, read_chances, read_channels
 from estimator.trainers.aitoolkit_controls import ControlRule, check_batches, check_pairs, modelled_keys, read_controls
@@ -129,7 +129,8 @@ def _entry(section: Section, train: Train, trigger: str | None, arch: Arch, chan
         cache_text_embeddings=train.cache_text_embeddings or section.truth("cache_text_embeddings", False),
         is_reg=section.truth("is_reg", False),
         drops_captions=section.truth("caption_dropout_rate", False),
-        **caching,
+        cache_latents=caching["cache_latents"],
+        cache_latents_to_disk=caching["cache_latents_to_disk"],
     )
     if arch.control_images == CHANNELS:
         controls = read_channels(section, arch, chances, dataset.latents_cached)
@@ -220,7 +221,8 @@ def _at_resolutions(entry: _Entry, scanned: Scan, arch: Arch) -> list[Dataset]:
     longest = max(tokens.values()) if arch.fixed_text_tokens is None else arch.fixed_text_tokens
     buckets = {r: _buckets(entry, scanned.images, r, arch, tokens, controls) for r in entry.resolutions}
     check_begins(entry.section, entry.dataset, buckets)
-    return [replace(entry.dataset, resolution=r, buckets=buckets[r], text_tokens=longest, scanned=True) for r in entry.resolutions]
+    known = replace(entry.dataset, text_tokens=longest, scanned=True, longer_captions=longer_than_before(tokens.values()))
+    return [replace(known, resolution=r, buckets=buckets[r]) for r in entry.resolutions]
 
 
 def _worst(entry: _Entry, resolution: int, arch: Arch) -> Bucket:

@@ -16,7 +16,7 @@ from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
 DEFAULT_QTYPE = "qfloat8"
 EXPERT_KEYS = ("train_high_noise", "train_low_noise")  # of model_kwargs
-RECOVERY = "+recovery"  # behind the kind of weights, in keys of parts
+RECOVERY = "-recovery"  # behind the kind of weights, in keys of parts
 QTYPES = (
     "qfloat8", "qfloat8_e4m3fn", "qfloat8_e5m2", "qint8", "qint4", "qint2",  # optimum-quanto
     "float8", "int8",  # torchao

@@ -16,8 +16,10 @@ LOKR = {"zimage-turbo": frozenset({"float8"})}  # architecture -> weights of the
 FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"})
 DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
 WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the transformer
-RECOVERED: dict[str, str] = {}  # the transformer with an accuracy recovery adapter: architecture -> its weights
-RECOVERY_RANK = 16  # of the stand-in that was recorded (calibration/trainer/adapters.py)
+# The transformer with an accuracy recovery adapter: architecture -> its weights
+RECOVERED = {"qwen-image": "uint3", "qwen-image-edit": "uint3", "qwen-image-edit-2509": "uint3"}
+# Of the stand-in that was recorded, and of the published one of Qwen-Image (README of the hub's ostris/accuracy_recovery_adapters)
+RECOVERY_RANK = 16
 TE_WEIGHTS = WEIGHTS  # of the text encoder
 PRESERVING = FILTERED  # steps that preserve outputs: held against whole runs of FLUX.1 dev, Z-Image and Turbo; the others by the same rule
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
