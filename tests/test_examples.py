@@ -74,7 +74,7 @@ def test_the_page_of_examples_is_what_they_come_to() -> None:
 
 @examples
 def test_each_is_read_without_a_question(path: Path) -> None:
-    """All that may be said about an example is that its dataset, its control images and its recovery adapter are not here, or not made yet."""
+    """All that may be said of an example is that its dataset, control images and recovery adapter are not here, or not made yet."""
     (job,) = read_jobs(path)
     assert job.arch == ARCHS[path.stem]
     assert job.unmodelled == ()
