@@ -20,6 +20,8 @@ latent frames of 8 (`Cells`). Derived ones:
 - any other of these with a number behind it is rounded up to a multiple of that: `S128` to FlashAttention's tile (dq accumulator,
   logsumexp), `S32` and `L32` to the memory-efficient kernel's (logsumexp), `X32` to Z-Image's padding;
 - `M8`: S where it is no multiple of 8, else 0: rows of an attention mask of which memory-efficient attention makes a padded copy (Chroma);
+  `MQ8` the same of Q (HunyuanVideo 1.5);
+- `Q` = X + T + 985: tokens of HunyuanVideo 1.5, whose every prompt has 256 of glyphs and 729 of a picture beside it;
 - `H1`, `H2`, `H4`, `H8`: a latent frame, so many times as wide, padded by one on each side (LTX-2's decoder);
 - `W2`: places of a clip in LTX-2's encoder where it is twice as wide and long as its latents (the first frame is one everywhere);
 - `B>2`: 1 where a forward has more than 2 samples, else 0: what is made for the third one alone (FLUX.2 places tokens sample by sample);
@@ -65,13 +67,14 @@ IntOrInts = TypeVar("IntOrInts", int, Ints)
 # padding (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
 _SUMS = {
     "S": {"T": 1, "X": 1}, "Y": {"X": 1, "1": 64}, "G": {"T": 1, "N": 1}, "U": {"T": 2}, "J": {"T": 2, "X": 1},
-    "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "P": {"A": 4}, "V": {"T": 4, "A": -3},
+    "Q": {"T": 1, "X": 1, "1": 985}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "P": {"A": 4}, "V": {"T": 4, "A": -3},
     "Sw": {"T": 1, "W": 1}, "Jw": {"T": 2, "W": 1}, "Zw": {"T32": 1, "W32": 1},
     **{f"C{s}": {"A": (16 // s) ** 2, "E": 2 * 16 // s, "1": 4} for s in (1, 2, 4, 8)},
     **{f"D{s}": {"A": (16 // s) ** 2, "E": 16 // s, "1": 1} for s in (1, 2, 4)},
     **{f"H{s}": {"A": s**2, "E": 2 * s, "1": 4} for s in (1, 2, 4, 8)}, "W2": {"T": 8, "A": -4},
 }  # fmt: skip
 PRESERVED = {"X": "W", "S": "Sw", "J": "Jw", "Z": "Zw"}  # of the prompts that a step preserves, in place of those that it trains
+MASKED = {"M8": "S", "MQ8": "Q"}
 MASK_TILE = 8  # rows of a mask are padded to multiples of it for memory-efficient attention (aten/native/transformers/attention.cpp)
 
 REDUCE_BLOCK_WIDTH, REDUCE_BLOCK_HEIGHT = 32, 4  # threads of a reduction block: over outputs, over rows
@@ -207,8 +210,8 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return sum(times * variable(term, given) for term, times in _SUMS[name].items())
     if name.startswith("B>"):
         return (given["B"] > int(name[2:])) * 1
-    if name == "M8":
-        return variable("S", given) * (variable("S", given) % MASK_TILE != 0)
+    if (base := MASKED.get(name)) is not None:
+        return variable(base, given) * (variable(base, given) % MASK_TILE != 0)
     if name.startswith(("flash", "narrow")):
         heads, rows, keys, block = _attention(name)
         return _flash(given.get("B", 1) * heads, variable(rows, given), variable(keys, given), block)

@@ -27,7 +27,7 @@ LATENT_BYTES = {"flux2": (256, 16), "flux2_klein": (256, 16), "wan22_5b": (96, 1
 for 32 x 32)."""
 LATENT_BYTES_ELSE = (32, 8)
 """The same of the other VAEs: 16 channels for 8 x 8 pixels."""
-ENCODERS = ("text_encoder0", "text_encoder1")
+ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2")
 
 
 def host_memory(job: Job, ram_bytes: int | None = None) -> Host | None:

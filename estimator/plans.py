@@ -25,7 +25,7 @@ from estimator.wan22 import Wan22FromImagePlan, Wan22Plan
 from estimator.wan_5b import Wan5bPlan
 from estimator.wan_i2v import Wan21FromImagePlan
 
-TEXT_ENCODERS = ("text_encoder0", "text_encoder1")
+TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2")
 
 
 class ChromaPlan(PromptsApart):

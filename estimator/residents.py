@@ -31,7 +31,8 @@ MADE_WITH_ANGLES = 3  # frequencies, positions, and their product
 ROUNDING = "allocator rounding"
 SLOTS = "offload_buffers"
 SHOWN = {
-    "text_encoder0": "text_encoder", "text_encoder1": "text_encoder", "ema_copy": "ema", "gradient": "gradients",
+    "text_encoder0": "text_encoder", "text_encoder1": "text_encoder", "text_encoder2": "text_encoder",
+    "ema_copy": "ema", "gradient": "gradients",
     "transformer_1": "transformer", "transformer_2": "transformer",
     "assistant": "training_adapter", "recovery": "recovery_adapter", "recovery_gradient": "gradients",
     "clip": "activations", "clip_features": "activations",

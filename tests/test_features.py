@@ -138,7 +138,7 @@ def test_the_sound_of_a_clip_begins_a_token_with_every_fourth_frame_of_its_spect
     assert encoded_sound(spectrogram) == tokens
 
 
-@pytest.mark.parametrize("name", ["Q", "B*Q", "Q64", "6Q", ""])
+@pytest.mark.parametrize("name", ["R", "B*R", "R64", "6Q", ""])
 def test_an_unknown_variable_is_an_error(name: str) -> None:
     with pytest.raises(KeyError):
         feature(name, JOINT)

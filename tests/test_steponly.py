@@ -33,11 +33,14 @@ from tests.golden import ROOT, runs_present
 EXAMPLES = sorted((ROOT / "examples" / "runs").glob("*.yaml"))
 ARCHS = tuple(key for key, arch in load_archs().archs.items() if arch.harness)
 ROUNDING_BYTES = 80 * 2**20  # most for CogVideoX 2B, whose linear layers of 7 MiB lie two in 20
+BETTER_PACKED = 0.98  # a step's tensors may find a hole in blocks that were there before, and none on a clean card (Lumina2)
 GRAIN_BYTES = 2**20  # blocks are rounded, and reductions have buffers at one size that they do not need at a larger one
 ROW = {
     "method": "lora", "lora": {"rank": 16, "dtype": "bf16", "targets": list(TARGETS)}, "weights": "bf16", "width": 640, "height": 384,
     "frames": 17, "text_tokens": 100, "batch_size": 1,
 }  # fmt: skip
+NEAREST = {"lumina2": "lumina2"}
+"""Keys of AI Toolkit that are not modelled -> the architecture that run files have instead."""
 of_each = pytest.mark.parametrize("arch", ARCHS)
 by_rows = settings(max_examples=40, deadline=None)
 
@@ -55,10 +58,17 @@ def read(folder: Path, **changes: Any) -> Job:
     return job
 
 
-def fixed(arch: str) -> dict[str, int]:
-    """The one length of text that an architecture takes, where it takes no other."""
-    tokens = load_archs().archs[arch].fixed_text_tokens
-    return {} if tokens is None else {"text_tokens": tokens}
+def fixed(arch: str) -> dict[str, Any]:
+    """The one length of text that an architecture takes, where it takes no other; pictures where it makes no clips."""
+    found = load_archs().archs[arch]
+    only = {} if found.fixed_text_tokens is None else {"text_tokens": found.fixed_text_tokens}
+    return only if found.video else {**only, "frames": 1}
+
+
+def own_lora(arch: str, **changes: Any) -> dict[str, Any]:
+    """An adapter on an architecture's layers, in the first of the types that it was recorded in."""
+    found = load_archs().archs[arch]
+    return {"rank": 16, "dtype": found.adapter_dtypes[0], "targets": list(found.lora_targets), **changes}
 
 
 def lora(**changes: Any) -> dict[str, Any]:
@@ -69,7 +79,7 @@ def test_every_architecture_of_the_harness_has_a_profile_a_family_and_an_example
     examples = {read_jobs(path)[0].arch for path in EXAMPLES}
     assert set(ARCHS) == examples <= set(FAMILIES)
     for arch in ARCHS:
-        assert load_archs().archs[arch].lora_targets == TARGETS
+        assert load_archs().archs[arch].lora_targets == FAMILIES[arch].targets
         cells = FAMILIES[arch].layout.cells
         assert (load_archs().archs[arch].cell_pixels, load_archs().archs[arch].cell_frames) == (cells.edge, cells.frames)
         assert {component.split("/")[0] for component in load_profile(arch).data["residents"]} >= {"transformer", "text_encoder0", "vae"}
@@ -95,9 +105,9 @@ def runs(draw: st.DrawFn, arch: str) -> dict[str, Any]:
     edge, frames = load_archs().archs[arch].bucket_divisor, load_archs().archs[arch].cell_frames
     dtype = draw(st.sampled_from(load_archs().archs[arch].adapter_dtypes))
     return {
-        "arch": arch, **ROW, "lora": lora(rank=draw(st.integers(1, 128)), dtype=dtype),
+        "arch": arch, **ROW, "lora": own_lora(arch, rank=draw(st.integers(1, 128)), dtype=dtype),
         "width": edge * draw(st.integers(12, 40)), "height": edge * draw(st.integers(12, 40)),
-        "frames": 1 + frames * draw(st.integers(0, 20)), "text_tokens": draw(st.integers(8, 256)),
+        "frames": 1 + frames * draw(st.integers(0, 20)), "text_tokens": draw(st.integers(8, 240)),
         "batch_size": draw(st.integers(1, 5)), "gradient_checkpointing": draw(st.booleans()),
         "optimizer": draw(st.sampled_from(["adamw", "adamw8bit"])), **fixed(arch),
     }  # fmt: skip
@@ -117,7 +127,7 @@ def test_more_never_needs_less(arch: str, data: st.DataObject) -> None:
     more = data.draw(
         st.sampled_from([
             {"batch_size": run["batch_size"] + 1}, {"width": run["width"] + edge}, {"height": run["height"] + 4 * edge},
-            {"frames": run["frames"] + frames}, {"text_tokens": run["text_tokens"] + 9} | fixed(arch),
+            {"frames": run["frames"] + frames} | fixed(arch), {"text_tokens": run["text_tokens"] + 9} | fixed(arch),
             {"lora": {**run["lora"], "rank": run["lora"]["rank"] + 8}},
         ])
     )  # fmt: skip
@@ -135,7 +145,7 @@ def test_checkpointing_never_adds(arch: str, data: st.DataObject) -> None:
 @of_each
 def test_ledgers_sum_and_what_stays_is_counted(arch: str, tmp_path: Path) -> None:
     alone, beside = (
-        simulate(read(tmp_path, arch=arch, lora=lora(dtype=load_archs().archs[arch].adapter_dtypes[0]), resident=resident))
+        simulate(read(tmp_path, arch=arch, lora=own_lora(arch), resident=resident))
         for resident in (["transformer"], ["transformer", "text_encoder", "vae"])
     )
     for peak in (*alone.phases, *beside.phases):
@@ -150,7 +160,7 @@ def test_ledgers_sum_and_what_stays_is_counted(arch: str, tmp_path: Path) -> Non
 def test_what_is_left_in_the_cache_is_reserved_and_not_allocated(arch: str, tmp_path: Path) -> None:
     """Text encoder and VAE, gone before the transformer came: torch keeps their blocks, and what comes after may lie in them."""
     alone, after = (
-        simulate(read(tmp_path, arch=arch, lora=lora(dtype=load_archs().archs[arch].adapter_dtypes[0]), left_in_cache=left)).phases
+        simulate(read(tmp_path, arch=arch, lora=own_lora(arch), left_in_cache=left)).phases
         for left in ([], ["text_encoder", "vae"])
     )
     before, *rest = after
@@ -159,15 +169,14 @@ def test_what_is_left_in_the_cache_is_reserved_and_not_allocated(arch: str, tmp_
     for peak, other in zip(rest, alone, strict=True):
         assert not peak.components.keys() & {"text_encoder", "vae"}
         assert abs(peak.allocated_bytes - other.allocated_bytes) < ROUNDING_BYTES
-        assert peak.reserved_bytes >= max(before.reserved_bytes, other.reserved_bytes)
+        assert peak.reserved_bytes >= max(before.reserved_bytes, BETTER_PACKED * other.reserved_bytes)
     assert rest[0].reserved_bytes < before.reserved_bytes + alone[0].reserved_bytes - GRAIN_BYTES  # some of it is used again
 
 
 @of_each
 def test_what_is_given_back_is_there_until_training_starts(arch: str, tmp_path: Path) -> None:
-    dtype = load_archs().archs[arch].adapter_dtypes[0]
     alone, before, beside = (
-        simulate(read(tmp_path, arch=arch, lora=lora(dtype=dtype), **where)).phases
+        simulate(read(tmp_path, arch=arch, lora=own_lora(arch), **where)).phases
         for where in ({}, {"given_back": ["text_encoder", "vae"]}, {"resident": ["transformer", "text_encoder", "vae"]})
     )
     for phase in ("load", "prepare"):
@@ -189,6 +198,26 @@ def test_what_is_gone_is_a_component_and_nowhere_else(key: str, tmp_path: Path) 
         assert {p.place.key for p in caught.value.problems if p.place} == {f"run.{key}"}
     with pytest.raises(InputError, match="elsewhere"):
         read(tmp_path, left_in_cache=["vae"], given_back=["text_encoder", "vae"])
+
+
+def test_prompts_that_are_padded_are_no_longer_than_that(tmp_path: Path) -> None:
+    """Lumina2 pads to 256 tokens, and a batch of prompts that are not alike has a mask that was not recorded."""
+    with pytest.raises(InputError, match="more than 256"):
+        read(tmp_path, arch="lumina2", text_tokens=257)
+    one, two = (read(tmp_path, arch="lumina2", batch_size=batch).warnings for batch in (1, 2))
+    assert not any("one length" in text for text in one)
+    assert any("one length" in text for text in two)
+
+
+def test_pictures_have_no_frames(tmp_path: Path) -> None:
+    (job,) = read_jobs(write(tmp_path, {"arch": "lumina2", **ROW, "frames": 17}))
+    assert [one.place.key for one in job.unmodelled] == ["run.frames"]
+
+
+@pytest.mark.parametrize(("key", "near"), NEAREST.items())
+def test_ai_toolkits_own_key_is_not_modelled_and_names_the_run_file(key: str, near: str, tmp_path: Path) -> None:
+    with pytest.raises(CannotTell, match=f"run file with arch: {near} "):
+        read_jobs(write_job(tmp_path, process(model={"name_or_path": "x", "arch": key})))
 
 
 def test_text_left_out_is_the_longest(tmp_path: Path) -> None:

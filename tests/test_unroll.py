@@ -100,6 +100,14 @@ def test_parameters_tell_where_a_list_is() -> None:
         layers_of({"blocks": 9}, [*names, "blocks.5.a"])
 
 
+def test_the_last_layer_may_train_fewer_parameters_and_no_other() -> None:
+    """Stable Diffusion 3's last layer gives its text no result, and has no layer for it."""
+    names = [f"blocks.{i}.{n}" for i in range(RECORDED) for n in "ab"]
+    assert layers_of({"blocks": 7}, names[:-1]) == [Layers("blocks", 7, 0, 2)]
+    with pytest.raises(Refused, match="9 parameters"):
+        layers_of({"blocks": 7}, names[1:])
+
+
 def test_a_check_of_no_runs_is_no_success(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(command.check, "every", list)
     assert command.check_all(argparse.Namespace()) == 1

@@ -165,7 +165,7 @@ class Layout:
         single = (*lengths, *timed, *self.masks, "E", "L32", *(f"r*{length}" for length in lengths), *reductions)
         if not key.endswith("/many"):
             return ("1", "r", *single)
-        over = ("T", "Z") if "Z" in self.lengths else ("T",)
+        over = ("T", "Z") if "Z" in self.lengths else ("T", "X") if "Q" in self.lengths else ("T",)
         later = ("B>2", "B>3", *(f"B>{n}*{length}" for length in over for n in (2, 3)))
         later = later if self.sample_by_sample and kind.startswith("step.core") else ()
         return ("1", "B", "r", "B*r", *(f"B*{name}" for name in single), *single, *later)

@@ -60,7 +60,7 @@ def residents(run: Run) -> dict[str, list[int]]:
             if component in RESIDENT:
                 index, _, inner = place.partition(".")
                 latest[component][int(index), int(inner or 0)] = tensor.size
-    kind = {"transformer": chosen["weights"], "text_encoder0": chosen["text"], "text_encoder1": chosen["text"]}
+    kind = {"transformer": chosen["weights"], **dict.fromkeys(parts.TEXT_ENCODERS, chosen["text"])}
     keyed = {f"{c}/{kind[c]}" if c in kind else c: table for c, table in latest.items()}
     out = {key: [table[place] for place in sorted(table)] for key, table in keyed.items()}
     if str(run.config["model"].get("arch", "")).startswith(TWO_EXPERTS):
@@ -90,7 +90,7 @@ def places(run: Run) -> dict[str, list[list[int]]]:
     0: a plain weight, 1: a wrapper of two tensors (torchao), 2: the trainer's own (OstrisLinear). No tensors: its weight is another's too.
     """
     chosen = parts.settings(run)
-    kind = {"transformer": chosen["weights"], "text_encoder0": chosen["text"], "text_encoder1": chosen["text"]}
+    kind = {"transformer": chosen["weights"], **dict.fromkeys(parts.TEXT_ENCODERS, chosen["text"])}
     found: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for tensor in run.tensors:
         component, _, place = (tensor.name or "").partition(":")

@@ -17,7 +17,8 @@ from calibration.extract.runs import Phase, Run, first_preview
 from estimator.features import encoded_sound, image_values, spectrogram_frames
 from estimator.operations import CONTROLLED_CORE, CORE, SOUND_CORE, TIMED_CORE, TIMED_IMAGE_CORE
 
-MOVED = ("transformer", "vae", "text_encoder0", "text_encoder1", "connectors", "vocoder", "image_encoder")
+TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2")
+MOVED = ("transformer", "vae", *TEXT_ENCODERS, "connectors", "vocoder", "image_encoder")
 PER_SECOND = 24  # frames: default of a dataset, and what LTX-2's pipeline takes a preview to have
 
 

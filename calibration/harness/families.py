@@ -64,7 +64,8 @@ class Family:
     pixels each way and frames of one latent cell. `text_width`: of a prompt's embedding. `older`: kinds whose class was another one in an
     older diffusers, and the masks that sizes depend on there; of one sample alone. `native`: width, height and frames of Kind.native.
     `velocity`: trained by v-prediction on latents in fp32, sampled from the mean and variance that were stored (cogvideox-factory
-    d81209bf); otherwise by flow matching on latents in bf16.
+    d81209bf); otherwise by flow matching on latents in bf16. `pictures`: its latents have no frames. `padded`: tokens that every prompt is
+    padded to, where the transformer is told which of them are words (a bucket's text is those). `targets`: the layers with an adapter.
     """
 
     transformer: tuple[str, dict[str, Any]]
@@ -80,6 +81,9 @@ class Family:
     older: dict[Kind, tuple[str, ...]] = field(default_factory=dict)
     native: tuple[int, int, int] | None = None
     velocity: bool = False
+    pictures: bool = False
+    padded: int = 0
+    targets: tuple[str, ...] = TARGETS
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -119,6 +123,28 @@ LLAMA_8B = ("LlamaModel", "LlamaConfig", {
 CLIP_L = ("CLIPTextModel", "CLIPTextConfig", {
     "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
 })  # fmt: skip
+CLIP_L_PROJECTED, CLIP_G = (
+    ("CLIPTextModelWithProjection", "CLIPTextConfig", {
+        "vocab_size": 49408, "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers,
+        "num_attention_heads": width // 64, "projection_dim": width, "hidden_act": activation,
+    })
+    for width, layers, activation in ((768, 12, "quick_gelu"), (1280, 32, "gelu"))
+)  # fmt: skip
+GEMMA2_2B = ("Gemma2Model", "Gemma2Config", {})
+QWEN25_7B = ("Qwen2_5_VLTextModel", "Qwen2_5_VLTextConfig", {
+    "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+    "num_key_value_heads": 4, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}, "rope_theta": 1000000.0,
+})  # fmt: skip
+# google/byt5-small with the tokens of Glyph-SDXL-v2 added: text_encoder_2/config.json of HunyuanVideo-1.5-Diffusers
+BYT5_GLYPH = ("T5EncoderModel", "T5Config", {
+    "d_model": 1472, "d_kv": 64, "d_ff": 3584, "num_layers": 12, "num_heads": 6, "vocab_size": 1510, "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+})  # fmt: skip
+VAE_16 = ("AutoencoderKL", {
+    "latent_channels": 16, "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4, "use_quant_conv": False,
+    "use_post_quant_conv": False,
+})  # fmt: skip
 
 # Sides in odd numbers of 16 (32) pixels, tokens that are no multiples of 8, 32 or 128, texts of many lengths; no two features proportional
 BUCKETS: tuple[Bucket, ...] = (
@@ -133,10 +159,38 @@ LTX_BUCKETS: tuple[Bucket, ...] = (
     (896, 640, 1, 88, 49), (512, 896, 2, 112, 25), (640, 768, 3, 48, 9), (576, 512, 4, 80, 17), (960, 1280, 2, 128, 1),
     (672, 832, 2, 120, 17),
 )  # fmt: skip
+PICTURES: tuple[Bucket, ...] = (
+    (512, 512, 1, 154, 1), (768, 640, 1, 333, 1), (1024, 1024, 1, 205, 1), (1248, 800, 1, 97, 1), (352, 608, 1, 290, 1),
+    (592, 976, 1, 181, 1),
+    (512, 512, 2, 154, 1), (656, 992, 2, 333, 1), (640, 448, 3, 131, 1), (544, 800, 4, 250, 1), (464, 736, 3, 88, 1),
+)  # fmt: skip
+# Words of prompts that are padded to 256 tokens
+PADDED_PICTURES: tuple[Bucket, ...] = (
+    (512, 512, 1, 154, 1), (768, 640, 1, 77, 1), (1024, 1024, 1, 205, 1), (1248, 800, 1, 97, 1), (352, 608, 1, 40, 1),
+    (592, 976, 1, 256, 1),
+    (512, 512, 2, 154, 1), (656, 992, 2, 77, 1), (640, 448, 3, 131, 1), (544, 800, 4, 250, 1), (464, 736, 3, 88, 1),
+)  # fmt: skip
 
 COGVIDEOX_2B = Family(
     ("CogVideoXTransformer3DModel", {}), (T5_XXL,), ("AutoencoderKLCogVideoX", {}), replace(LAYOUT, width=1920), 16, (8, 4), 4096,
     BUCKETS, {"transformer_blocks": ("num_layers", 30)}, velocity=True,
+)  # fmt: skip
+# Three text encoders: CLIP's 77 tokens and T5's behind them, 77 in diffusers' training script, 256 in its pipeline
+SD35_LARGE = Family(
+    ("SD3Transformer2DModel", {
+        "num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "pos_embed_max_size": 192, "qk_norm": "rms_norm",
+    }),
+    (CLIP_L_PROJECTED, CLIP_G, T5_XXL), VAE_16, replace(LAYOUT, width=2432, lengths=("T", "X", "S", "S128")), 16, (8, 1), 4096, PICTURES,
+    {"transformer_blocks": ("num_layers", 38)}, {"pooled": 2048}, pictures=True,
+    targets=(
+        "attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj", "attn.to_add_out", "attn.to_k", "attn.to_out.0", "attn.to_q", "attn.to_v",
+    ),
+)  # fmt: skip
+# Texts in multiples of 8, as the longest is; with a pixel area times latent frames of 7 more than a multiple of 8 all tokens are one too
+HUNYUAN15_BUCKETS: tuple[Bucket, ...] = (
+    (512, 512, 1, 1000, 1), (336, 624, 1, 104, 9), (208, 272, 1, 40, 9), (640, 384, 1, 232, 33), (272, 304, 1, 64, 5),
+    (336, 560, 1, 152, 1),
+    (256, 448, 2, 136, 13), (208, 272, 3, 48, 9), (288, 256, 4, 80, 17), (336, 560, 2, 256, 1), (336, 416, 3, 200, 5),
 )  # fmt: skip
 FAMILIES = {
     "hunyuan-video": Family(
@@ -163,5 +217,27 @@ FAMILIES = {
         ("LTXVideoTransformer3DModel", {}), (T5_XXL,), ("AutoencoderKLLTXVideo", {}),
         replace(LAYOUT, width=2048, lengths=("T", "X", "T32", "T64", "T128", "X32", "X64"), cells=Cells(32, 8), scratch=("splits32_X",)),
         128, (32, 8), 4096, LTX_BUCKETS, {"transformer_blocks": ("num_layers", 28)},
+    ),
+    "sd35-large": SD35_LARGE,
+    # its first 13 layers have a second attention, over the picture alone: recorded whole
+    "sd35-medium": replace(
+        SD35_LARGE, lists={}, layout=replace(SD35_LARGE.layout, width=1536, lengths=(*SD35_LARGE.layout.lengths, "T128")),
+        transformer=("SD3Transformer2DModel", {
+            "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 384,
+            "qk_norm": "rms_norm", "dual_attention_layers": tuple(range(13)),
+        }),
+    ),
+    "lumina2": Family(
+        ("Lumina2Transformer2DModel", {"cap_feat_dim": 2304}), (GEMMA2_2B,), VAE_16,
+        replace(LAYOUT, width=2304, lengths=("T", "X", "S", "S128", "T128"), scratch=("splits24_256",), sample_by_sample=True),
+        16, (8, 1), 2304, PADDED_PICTURES, {"layers": ("num_layers", 26)}, pictures=True, padded=256,
+    ),
+    "hunyuan-video-1.5": Family(
+        ("HunyuanVideo15Transformer3DModel", {"task_type": "t2v"}), (QWEN25_7B, BYT5_GLYPH), ("AutoencoderKLHunyuanVideo15", {}),
+        replace(
+            LAYOUT, width=2048, lengths=("T", "X", "Q", "Q32", "Q64", "X32", "X64"), masks=("X*X", "Q*Q", "Q*Q8", "Q*MQ8"),
+            scratch=("splits16_Q", "splits16_X"), reduced=("T", "X", "Q"), sample_by_sample=True,
+        ),
+        32, (16, 4), 3584, HUNYUAN15_BUCKETS, {"transformer_blocks": ("num_layers", 54)}, {"glyphs": 1472, "picture": 1152},
     ),
 }  # fmt: skip

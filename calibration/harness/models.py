@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from calibration.harness.families import TARGETS, Bucket, Family
+from calibration.harness.families import Bucket, Family
+from calibration.harness.values import answering
 from calibration.trainer.models import build
 
 BF16 = torch.bfloat16
+GLYPHS, PICTURE = 256, 729  # tokens of HunyuanVideo15Pipeline: tokenizer_2_max_length, vision_num_semantic_tokens
 TYPES = {"bf16": BF16, "fp32": torch.float32}
 
 
@@ -39,12 +41,12 @@ def others(family: Family) -> Iterator[tuple[str, Any]]:
     yield "vae", build(lambda: getattr(diffusers, name)(**given), BF16, (), name)
 
 
-def adapted(model: Any, rank: int, dtype: str) -> list[Any]:
+def adapted(model: Any, rank: int, dtype: str, targets: tuple[str, ...]) -> list[Any]:
     """Give it PEFT's adapter, in the type of its weights or cast to fp32; the parameters that are trained."""
     from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
-    model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=True, target_modules=list(TARGETS)))
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=True, target_modules=list(targets)))
     if dtype == "fp32":
         cast_training_params([model], dtype=torch.float32)
     return [p for p in model.parameters() if p.requires_grad]
@@ -61,11 +63,18 @@ def batch_of(family: Family, bucket: Bucket) -> dict[str, Any]:
     """Latents and prompts, as they wait on the host for a step."""
     width, height, count, text, frames = bucket
     pixels, latent = family.compression
-    shape = (count, family.channels * (1 + family.velocity), 1 + (frames - 1) // latent, height // pixels, width // pixels)
-    made = {"latents": torch.empty(shape, dtype=BF16), "prompt": torch.empty(count, text, family.text_width, dtype=BF16)}
-    made["mask"] = torch.ones(count, text, dtype=torch.int64)
+    shape: tuple[int, ...] = (count, family.channels * (1 + family.velocity), 1 + (frames - 1) // latent, height // pixels, width // pixels)
+    shape = (*shape[:2], *shape[3:]) if family.pictures else shape
+    tokens = family.padded or text
+    made: dict[str, Any] = {"latents": torch.empty(shape, dtype=BF16), "prompt": torch.empty(count, tokens, family.text_width, dtype=BF16)}
+    made["mask"] = (torch.arange(tokens) < text).long().expand(count, tokens).contiguous()
+    if family.padded:
+        made["words"] = [text] * count  # known on the host alone (calibration.harness.values)
     if "pooled" in family.extra:
         made["pooled"] = torch.empty(count, family.extra["pooled"], dtype=BF16)
+    if "glyphs" in family.extra:  # no words in quotes: zeros, as the pipeline has them then
+        made["glyphs"] = torch.zeros(count, GLYPHS, family.extra["glyphs"], dtype=BF16)
+        made["glyphs_mask"] = torch.zeros(count, GLYPHS, dtype=torch.int64)
     return made
 
 
@@ -105,6 +114,38 @@ def ltx(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
     return out.transpose(1, 2).reshape(count, channels, frames, height, width)
 
 
+def sd3(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
+    return model(
+        hidden_states=noisy, timestep=times, encoder_hidden_states=batch["prompt"], pooled_projections=batch["pooled"], return_dict=False
+    )[0]
+
+
+def lumina2(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
+    """How many words each prompt has is read back from the device, which has no values: the batch's own count stands in."""
+    with answering(lists=batch["words"]):
+        return model(
+            hidden_states=noisy, timestep=times, encoder_hidden_states=batch["prompt"], encoder_attention_mask=batch["mask"],
+            return_dict=False,
+        )[0]  # fmt: skip
+
+
+def hunyuan15(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
+    """As text to video in its pipeline: empty latents and mask of a first frame behind the latents, an empty picture. Which tokens are
+    words is read back from the device, which has no values: all of the prompt, none of the glyphs and of the picture."""
+    count, _, frames, height, width = noisy.shape
+    first = torch.zeros_like(noisy), torch.zeros(count, 1, frames, height, width, device="cuda", dtype=noisy.dtype)
+    picture = torch.zeros(count, PICTURE, model.config.image_embed_dim, device="cuda", dtype=noisy.dtype)
+    words = batch["prompt"].shape[1]
+    # The valid of picture, glyphs and prompt, then what is not valid of each; of embeddings and once more of masks
+    with answering(masked=(0, 0, words, PICTURE, GLYPHS, 0), all_true=True, rounds=2):
+        return model(
+            hidden_states=torch.cat([noisy, *first], dim=1), timestep=times.to(noisy.dtype), encoder_hidden_states=batch["prompt"],
+            encoder_attention_mask=batch["mask"], encoder_hidden_states_2=batch["glyphs"], encoder_attention_mask_2=batch["glyphs_mask"],
+            image_embeds=picture, return_dict=False,
+        )[0]  # fmt: skip
+
+
 FORWARDS: dict[str, Callable[..., Any]] = {
     "HunyuanVideoTransformer3DModel": hunyuan, "CogVideoXTransformer3DModel": cogvideox, "LTXVideoTransformer3DModel": ltx,
+    "SD3Transformer2DModel": sd3, "Lumina2Transformer2DModel": lumina2, "HunyuanVideo15Transformer3DModel": hunyuan15,
 }  # fmt: skip

@@ -52,7 +52,10 @@ def layers_of(lists: dict[str, int], parameters: list[str]) -> list[Layers]:
     for name, count in lists.items():
         own = [k for k, parameter in enumerate(parameters) if f".{parameter}".startswith(f".{name}.")]
         each, rest = divmod(len(own), RECORDED)
-        if rest or own != list(range(own[0], own[0] + len(own))):
+        if rest:  # the last may have fewer: Stable Diffusion 3's gives its text no result
+            each += 1
+        of_layer = [sum(f".{parameters[k]}".startswith(f".{name}.{layer}.") for k in own) for layer in range(RECORDED)]
+        if of_layer[:-1] != [each] * (RECORDED - 1) or own != list(range(own[0], own[0] + len(own))):
             raise Refused(f"{name}: {len(own)} parameters of {RECORDED} layers")
         found.append(Layers(name, count, own[0], each))
     return sorted(found, key=lambda layers: layers.first)

@@ -48,7 +48,7 @@ class Job:
         stay, leave = {*self.job["resident"], *self.job["given_back"]}, self.job["left_in_cache"]
         before: list[Any] = []
         for component, model in models.others(self.family) if self.job["components"] or stay or leave else ():
-            name = component.rstrip("01").removesuffix("_")
+            name = component.rstrip("012")
             if not (name in stay or name in leave or self.job["components"]):
                 continue
             if name == "vae" and name in stay:
@@ -87,7 +87,7 @@ class Job:
         if self.job["full"]:
             parameters = list(self.sd.unet.parameters())
         else:
-            parameters = models.adapted(self.sd.unet, self.job["rank"], self.job["dtype"])
+            parameters = models.adapted(self.sd.unet, self.job["rank"], self.job["dtype"], self.family.targets)
         self.network = torch.nn.ParameterList(parameters)
         self.optimizer = optimizer_of(self.job["optimizer"], parameters)
         if "text_encoder" in self.job["given_back"]:
@@ -115,7 +115,7 @@ class Job:
 
     def _one(self, waiting: dict[str, Any]) -> None:
         """What a step has made of its batch stays until it is over, as the locals of the trainers' loops do."""
-        batch = {name: tensor.to("cuda") for name, tensor in waiting.items()}
+        batch = {name: given.to("cuda") if torch.is_tensor(given) else given for name, given in waiting.items()}
         if self.family.velocity:
             batch["latents"] = models.sampled(batch["latents"])
         frame = self.record.open("predict_noise")
@@ -136,11 +136,11 @@ class Job:
         """Flow matching's loss, as finetrainers and diffusers' scripts have it, in fp32; and what is left of making it."""
         latents = batch["latents"]
         noise = torch.randn_like(latents)
-        sigmas = torch.rand(latents.shape[0], device="cuda").view(-1, 1, 1, 1, 1)
+        sigmas = torch.rand(latents.shape[0], device="cuda").view(-1, *(1,) * (latents.dim() - 1))
         noisy = ((1.0 - sigmas) * latents + sigmas * noise).to(latents.dtype)
         times = (sigmas.view(-1) * 1000.0).long()
         predicted = models.FORWARDS[self.family.transformer[0]](self.sd.unet, noisy, times, batch)
-        loss = (predicted.float() - (noise - latents).float()).pow(2).mean(dim=(1, 2, 3, 4)).mean()
+        loss = (predicted.float() - (noise - latents).float()).pow(2).mean(dim=tuple(range(1, latents.dim()))).mean()
         return loss, noise, sigmas, noisy, times, predicted
 
     def _velocity(self, batch: dict[str, Any]) -> tuple[Any, ...]:

@@ -88,7 +88,9 @@ def _not_modelled_arch(model: Section, archs: Archs, key: str) -> None:
     entry, near = archs.trainer[key], archs.nearest(key)
     what = f"not modelled: {key} ({entry.name})"
     why = "" if "arch" in model.values or key != DEFAULT_ARCH else "model.arch is not set, and the trainer then takes Stable Diffusion 1"
-    fix = f"the nearest that is modelled is {near}" if near else f"modelled are {', '.join(archs.modelled())}"
+    fix = f"the nearest that is modelled is {near}" if near else f"modelled are {', '.join(archs.trained())}"
+    if near and archs.archs[near].harness:
+        fix = f"the nearest that is modelled is a run file with arch: {near} (docs/cli.md), which has training steps alone"
     if why:
         fix = "set model.arch to the model's architecture, for instance zimage or flux"
     model.found.cannot_tell(model.at("arch"), what, why, fix)

@@ -31,6 +31,8 @@ def check(run: Section, arch: Arch, network: Network | None, resident: tuple[str
     found.warn((), NOT_THERE.format(arch.name))
     if (fixed := arch.fixed_text_tokens) is not None and (said := run.values.get("text_tokens")) not in (None, fixed):
         found.problem(run.at("text_tokens"), f"{shown(said)} is not {fixed}", f"{arch.name} takes texts of one length", f"write {fixed}")
+    if arch.padded_text:
+        _padded(run, arch)
     if weights != RECORDED_WEIGHTS:
         found.not_modelled(run.at("weights"), weights, f"{arch.name} was recorded in {RECORDED_WEIGHTS}")
     optimizer = run.values.get("optimizer", "adamw")
@@ -45,6 +47,16 @@ def check(run: Section, arch: Arch, network: Network | None, resident: tuple[str
         found.warn(run.at("autocast"), "not given: the forward is taken to run under torch.autocast")
     if len(resident) > 1:
         found.warn(run.at("resident"), "their weights are counted; encoding within a step is not")
+
+
+def _padded(run: Section, arch: Arch) -> None:
+    """Of a transformer that is told how many words each prompt has."""
+    said, most = run.values.get("text_tokens"), arch.max_text_tokens
+    if isinstance(said, int) and said > most:
+        why = f"{arch.name}'s prompts are padded to {most} tokens, and cut there"
+        run.found.problem(run.at("text_tokens"), f"{said} is more than {most}", why, f"write {most}, or how many the prompt has")
+    if run.values.get("batch_size") not in (None, 1):
+        run.found.warn(run.at("batch_size"), "its prompts are taken to be of one length: others have a mask over all tokens")
 
 
 def gone(run: Section, arch: Arch | None, resident: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
