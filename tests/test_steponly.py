@@ -21,6 +21,7 @@ from estimator.archs import load_archs
 from estimator.engine import estimate_job
 from estimator.errors import CannotTell, InputError
 from estimator.estimate import UNKNOWN
+from estimator.features import image_values, variable
 from estimator.gpus import find_gpu
 from estimator.job import Job
 from estimator.programs import load_profile
@@ -32,7 +33,7 @@ from tests.golden import ROOT, runs_present
 
 EXAMPLES = sorted((ROOT / "examples" / "runs").glob("*.yaml"))
 ARCHS = tuple(key for key, arch in load_archs().archs.items() if arch.harness)
-ROUNDING_BYTES = 80 * 2**20  # most for CogVideoX 2B, whose linear layers of 7 MiB lie two in 20
+ROUNDING_BYTES = 96 * 2**20  # CogVideoX 2B, whose linear layers of 7 MiB lie two in 20: 80; with Qwen2.5-VL 7B beside HunyuanVideo 1.5: 92
 BETTER_PACKED = 0.98  # a step's tensors may find a hole in blocks that were there before, and none on a clean card (Lumina2)
 GRAIN_BYTES = 2**20  # blocks are rounded, and reductions have buffers at one size that they do not need at a larger one
 ROW = {
@@ -131,7 +132,15 @@ def test_more_never_needs_less(arch: str, data: st.DataObject) -> None:
             {"lora": {**run["lora"], "rank": run["lora"]["rank"] + 8}},
         ])
     )  # fmt: skip
-    assert most({**run, **more}) >= most(run) - GRAIN_BYTES
+    assert most({**run, **more}) >= most(run) - GRAIN_BYTES - mask_copy(run)
+
+
+def mask_copy(run: dict[str, Any]) -> int:
+    """What a run may need and a larger one not: a copy of HunyuanVideo 1.5's mask of tokens by tokens, padded to whole rows of 8."""
+    if run["arch"] != "hunyuan-video-1.5":
+        return 0
+    tokens = variable("Q", {**image_values(run["width"], run["height"], run["frames"]), "X": run["text_tokens"]})
+    return 2 * int(run["batch_size"]) * tokens * (tokens + 8)
 
 
 @of_each
