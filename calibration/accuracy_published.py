@@ -3,10 +3,10 @@
 A row of calibration/data/published.jsonl is the observation with its source, and under `compare` either a job and a card (judged by
 the verdict: a report of OOM must not be safe, a fit must not be oom), a job whose figure was read off (`peak`), two jobs between which the
 row lies because it does not say all (`range`: shown, not judged), or why none of these is possible. A peak that was read before training is
-held against the phases that `phases` names. What a job assumes beyond the row's words stands with it (`assumed`), and where the estimate
-is too low by more than 3 %, why (`explained`). Where the run had another implementation of something than what is modelled, what that is
-(`unlike`): such a row is shown, not judged. Rows of architectures that are not
-modelled are counted in published_other.jsonl.
+held against the phases that `phases` names, with their detail or without. What a job assumes beyond the row's words stands with it
+(`assumed`), and where the estimate is too low by more than 3 %, why (`explained`). Where the run had another implementation of something
+than what is modelled, what that is (`unlike`): such a row is shown, not judged. Rows of architectures that are not modelled are counted in
+published_other.jsonl.
 
 What a row is evidence of is decided by its `evidence`, for every row alike: `measured` (a figure that a tool read during the source's own
 run), `run` (the source's own run, which fitted or failed), `stated` (the author of a whole config says what it fits on) are judged;
@@ -104,7 +104,9 @@ def judge(row: dict[str, Any]) -> Judged:
         return replace(made, notes=(f"not modelled yet: {missing}",))
     counts = row["evidence"] in JUDGED and "unlike" not in compare
     if "phases" in compare:
-        estimate = replace(estimate, phases=tuple(one for one in estimate.phases if one.phase in compare["phases"]), peak=-1)
+        named = set(compare["phases"])
+        phases = tuple(one for one in estimate.phases if named & {one.phase, f"{one.phase} {one.detail}"})
+        estimate = replace(estimate, phases=phases, peak=-1)
     if compare["kind"] == "peak":
         reading = read(estimate, compare["figure"], round(row["observed"]["peak_gib"] * GIB))
         wrong = reading.observed_bytes > reading.high_bytes

@@ -8,13 +8,15 @@ address with torch 2.14.1 on the emulated device (tests/test_allocator_emulated.
 Terms: a *segment* is what one cudaMalloc returned; a *block* is a part of it, live or free; *allocated* is the sum of the live
 blocks (`torch.cuda.memory_allocated`), *reserved* the sum of the segments (`torch.cuda.memory_reserved`).
 
-Where a new segment lies is the driver's choice and cannot be predicted: best fit breaks ties by address, so it matters a little.
+Where a new segment lies is the driver's choice, and best fit breaks ties by address. Drivers go downwards, from the top into the highest
+gap (both real traces; of 23 published steps of CogVideoX 20 come out within 6 MiB so, upwards up to 5 % too low): `downwards`.
 Each stream has free blocks of its own: a request is never given another stream's, and segments are its stream's (BlockComparatorSize
 compares streams first). A block that another stream uses too (`record_stream`) is given back to its own when the other's work on it is
 over, which torch learns at its next request. Here it is given back where it is freed: the same, where that work is over by then, as on the
 emulated device. On a card such blocks can come back later, and more be reserved.
 
-By default segments are laid out upwards, without gaps, and an address is never used twice; `place` supplies other addresses.
+By default segments are laid out upwards, as on the emulated device, without gaps, and an address is never used twice; `place` supplies
+other addresses.
 """
 
 from __future__ import annotations
@@ -239,12 +241,12 @@ class Allocator(AllocatorState):
 
     def _take_addresses(self, size: int) -> int:
         """A segment of `size` units: its address. Raises ValueError if `place` names one that is in use."""
-        base = self._next
+        base = self._next - size if self._downwards else self._next
         if self._place is not None:
             base = self._place(size * UNIT_BYTES) // UNIT_BYTES
             if any(base < other + other_size and other < base + size for other, other_size in self._segments.items()):
                 raise ValueError(f"place: {base * UNIT_BYTES} lies in a segment that is in use")
-        self._next = max(self._next, base + size)
+        self._next = base if self._downwards else max(self._next, base + size)
         self._segments[base] = size
         if self._stream:
             self._stream_of[base] = self._stream

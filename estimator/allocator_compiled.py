@@ -22,6 +22,7 @@ from estimator.allocator_state import (
     ROUND_LARGE_UNITS,
     SMALL_REQUEST_UNITS,
     SMALL_SEGMENT_UNITS,
+    TOP_UNITS,
     UNIT_BYTES,
 )
 
@@ -41,8 +42,8 @@ class Counters(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_int64)
         for name in (
-            "unit_bytes", "small_request", "small_segment", "min_large", "large_segment", "round_large", "capacity", "next_address",
-            "allocated", "peak_allocated", "reserved", "peak_reserved", "retries", "event", "peak_event", "requested",
+            "unit_bytes", "small_request", "small_segment", "min_large", "large_segment", "round_large", "downwards", "capacity",
+            "next_address", "allocated", "peak_allocated", "reserved", "peak_reserved", "retries", "event", "peak_event", "requested",
         )
     )  # fmt: skip
 
@@ -52,10 +53,10 @@ def library() -> ctypes.CDLL | None:
     """The compiled core; None where it was not built, or was built for another machine or from an older source."""
     try:
         core = ctypes.CDLL(str(Path(__file__).with_name(LIBRARY)))
-        run = core.core_run_streams
+        run, begin = core.core_run_streams, core.core_begin
     except (OSError, AttributeError):
         return None
-    core.core_new.argtypes, core.core_new.restype = [ctypes.POINTER(Counters)], ctypes.c_void_p
+    begin.argtypes, begin.restype = [ctypes.POINTER(Counters)], ctypes.c_void_p
     core.core_copy.argtypes, core.core_copy.restype = [ctypes.c_void_p], ctypes.c_void_p
     core.core_delete.argtypes, core.core_delete.restype = [ctypes.c_void_p], None
     core.core_counters.argtypes, core.core_counters.restype = [ctypes.c_void_p], ctypes.POINTER(Counters)
@@ -64,11 +65,13 @@ def library() -> ctypes.CDLL | None:
     return core
 
 
-def replaying_allocator(capacity_bytes: int | None, expandable_segments: bool) -> Allocator | CompiledAllocator:
+def replaying_allocator(capacity_bytes: int | None, expandable_segments: bool, downwards: bool = False) -> Allocator | CompiledAllocator:
     """An empty allocator for a replay: compiled where that is to be had."""
-    if expandable_segments or library() is None:
+    if expandable_segments:  # whose addresses are one range for each pool
         return Allocator(capacity_bytes, expandable_segments)
-    return CompiledAllocator(capacity_bytes)
+    if library() is None:
+        return Allocator(capacity_bytes, downwards=downwards)
+    return CompiledAllocator(capacity_bytes, downwards=downwards)
 
 
 class CompiledAllocator:
@@ -76,15 +79,15 @@ class CompiledAllocator:
 
     __slots__ = ("_core", "_counters", "_library", "peak_event")
 
-    def __init__(self, capacity_bytes: int | None = None) -> None:
+    def __init__(self, capacity_bytes: int | None = None, *, downwards: bool = False) -> None:
         core = library()
         assert core is not None, "ask replaying_allocator"
         start = Counters(
-            UNIT_BYTES, SMALL_REQUEST_UNITS, SMALL_SEGMENT_UNITS, MIN_LARGE_UNITS, LARGE_SEGMENT_UNITS, ROUND_LARGE_UNITS,
-            -1 if capacity_bytes is None else capacity_bytes // UNIT_BYTES, ROUND_LARGE_UNITS,
+            UNIT_BYTES, SMALL_REQUEST_UNITS, SMALL_SEGMENT_UNITS, MIN_LARGE_UNITS, LARGE_SEGMENT_UNITS, ROUND_LARGE_UNITS, downwards,
+            -1 if capacity_bytes is None else capacity_bytes // UNIT_BYTES, TOP_UNITS if downwards else ROUND_LARGE_UNITS,
         )  # fmt: skip
         self._library = core
-        self._take(core.core_new(start))
+        self._take(core.core_begin(start))
         self.peak_event: int | None = None
 
     def _take(self, core: int | None) -> None:

@@ -23,6 +23,7 @@ enum { NONE = -1, VACANT = -2 };                                                
 /* Read and set by allocator_compiled.Counters: the same fields in the same order. */
 typedef struct {
     i64 unit_bytes, small_request, small_segment, min_large, large_segment, round_large; /* constants of allocator_state.py */
+    i64 downwards;                                                                       /* 1: new segments lie below the others */
     i64 capacity;                                                                        /* negative: unbounded */
     i64 next_address, allocated, peak_allocated, reserved, peak_reserved, retries;
     i64 event, peak_event, requested; /* of the last run: where it stopped, where its peak was (or -1), the request that failed */
@@ -193,8 +194,9 @@ static int32_t grow(Core *core, i64 units, int32_t stream) {
     if (c->capacity >= 0 && c->reserved + size > c->capacity) return NONE;
     int32_t block = new_block(core);
     if (block == NONE) return VACANT;
+    if (c->downwards) c->next_address -= size;
     core->blocks[block] = (Block){size, c->next_address, NONE, NONE, 0, stream};
-    c->next_address += size;
+    if (!c->downwards) c->next_address += size;
     c->reserved += size;
     if (c->reserved > c->peak_reserved) c->peak_reserved = c->reserved;
     return block;
@@ -310,7 +312,7 @@ EXPORT void core_delete(Core *core) {
     free(core);
 }
 
-EXPORT Core *core_new(const Counters *counters) {
+EXPORT Core *core_begin(const Counters *counters) {
     Core *core = calloc(1, sizeof *core);
     if (!core) return NULL;
     core->counters = *counters;

@@ -28,6 +28,8 @@ ROUND_LARGE_UNITS = 2 * 2**20 // UNIT_BYTES
 SHIFT = 44
 """Bits of an address in units: addresses up to 2**53 bytes."""
 MASK = (1 << SHIFT) - 1
+TOP_UNITS = 1 << (SHIFT - 1)
+"""Where segments begin that are laid out downwards."""
 
 LIVE_BLOCK, FREE_BLOCK = "active_allocated", "inactive"
 """States of a block in torch's memory snapshots; others need a second stream."""
@@ -40,7 +42,7 @@ class AllocatorState:
     """What `estimator.allocator.Allocator` acts on, and what can be asked of it, copied from it, compared, or loaded into it."""
 
     __slots__ = (
-        "_allocated", "_capacity", "_device_total", "_free_at", "_free_end", "_large", "_live", "_next", "_null", "_parked",
+        "_allocated", "_capacity", "_device_total", "_downwards", "_free_at", "_free_end", "_large", "_live", "_next", "_null", "_parked",
         "_peak_allocated", "_peak_reserved", "_place", "_reserved", "_segments", "_small", "_stream", "_stream_of", "peak_event", "retries",
     )  # fmt: skip
 
@@ -51,11 +53,13 @@ class AllocatorState:
         *,
         device_total_bytes: int | None = None,
         place: Place | None = None,
+        downwards: bool = False,
     ) -> None:
         self._capacity = None if capacity_bytes is None else capacity_bytes // UNIT_BYTES
         self._device_total = capacity_bytes if device_total_bytes is None else device_total_bytes
         self._place = place
-        self._next = ROUND_LARGE_UNITS  # not 0: that is the null pointer
+        self._downwards = downwards
+        self._next = TOP_UNITS if downwards else ROUND_LARGE_UNITS  # not 0: that is the null pointer
         self._small: list[int] = []
         self._large: list[int] = []
         self._stream = 0  # whose free blocks `_small` and `_large` are

@@ -29,9 +29,9 @@ from estimator.residents import (
     State,
     adds,
     component_of,
+    first_forward_product,
     first_in,
     first_product,
-    first_text_product,
     moved,
     place_of,
     rounded,
@@ -46,8 +46,9 @@ class Replay:
     def __init__(self, profile: Profile, job: Job, capacity_bytes: int | None, workspace_bytes: int = WORKSPACE_BYTES) -> None:
         self.profile, self.job = profile, job
         self.capacity_bytes, self.workspace_bytes = capacity_bytes, workspace_bytes
-        self.state = State(replaying_allocator(capacity_bytes, job.expandable_segments))
-        self.unquantised = unquantised_linears(job.model, load_archs().archs[job.arch].embedder_linears)
+        arch = load_archs().archs[job.arch]  # addresses as on cards where the emulated runs have them so: the harness's alone, so far
+        self.state = State(replaying_allocator(capacity_bytes, job.expandable_segments, downwards=arch.harness))
+        self.unquantised = unquantised_linears(job.model, arch.embedder_linears)
         self.peaks: list[PhasePeak] = []
         model = job.model  # with the profile all that operations do not tell: where the replay is (estimator.beginnings)
         self.place: Hashable = id(profile), model.weights, model.te_weights, self.unquantised, job.expandable_segments, workspace_bytes
@@ -267,7 +268,7 @@ class Replay:
         places = dict[str, int]()
         if first_in(part.key, program.workspace_at) and not self.state.holds("workspace:forward"):
             at = program.workspace_at.get("forward")
-            places["forward"] = at if at is not None else first_text_product(program) if part.key.startswith("text") else 0
+            places["forward"] = at if at is not None else first_forward_product(program, part.key)
         if part.key.startswith("step.core") and not self.state.holds("workspace:backward"):
             places["backward"] = first_product(program, run.keys - run.base, run.events) + 1
         made: list[int] = []

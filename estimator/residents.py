@@ -27,6 +27,7 @@ BACKWARD_PRODUCT = re.compile(r"\|backward \w*(?:[Mm]m|Linear)Backward")
 # Where a text encoder first multiplies matrices: the angles of its positions, or the first projection of its first attention
 ANGLES = re.compile(r"\.rotary_emb\|forward")
 PROJECTION = re.compile(r"\.(q_proj|qkv|SelfAttention\.q)\|forward")
+EMBEDDED = re.compile(r"\.(linear_1|proj_in)\|forward")  # of a transformer's timestep, or of its tokens: what it multiplies first
 MADE_WITH_ANGLES = 3  # frequencies, positions, and their product
 ROUNDING = "allocator rounding"
 SLOTS = "offload_buffers"
@@ -191,8 +192,19 @@ def first_text_product(program: Program) -> int:
 
     A projection's product is the last tensor that is made there: what its weight is rebuilt from comes first.
     """
+    return _behind_first(program, ANGLES, PROJECTION)
+
+
+def first_forward_product(program: Program, key: str) -> int:
+    """The event behind a part's first product in the forward, where no recording says it; 0 where it is not known."""
+    if key.startswith("text"):
+        return first_text_product(program)
+    return _behind_first(program, EMBEDDED) if key.startswith("step.core") else 0
+
+
+def _behind_first(program: Program, *moments: re.Pattern[str]) -> int:
     own = program.labels[: len(program.labels) - program.imports]
-    wanted = {row for row, moment in enumerate(program.moments) if ANGLES.search(moment) or PROJECTION.search(moment)}
+    wanted = {row for row, moment in enumerate(program.moments) if any(each.search(moment) for each in moments)}
     first = next((k for k, row in enumerate(own) if row in wanted), None)
     if first is None:
         return 0

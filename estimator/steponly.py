@@ -61,10 +61,15 @@ class StepOnlyPlan(Plan):
         yield Part(f"setup.network/{self.weights}{kind}", self.rank)
         if optimizers.makes_state_at_once(self.optimizer):
             yield Part(f"setup.optimizer/{self.optimizer}", self.rank)
-        if back := self._components(self.job.given_back):
-            yield from (MoveOut(name) for name in back)
+        back = self._components(self.job.given_back)
+        if back:  # trainers that give back empty the cache before as well, and read what is there then
             yield EmptyCache()
         yield End()
+        if back:
+            yield Begin("prepare", "before training")
+            yield from (MoveOut(name) for name in back)
+            yield EmptyCache()
+            yield End()
 
     def caching(self) -> Iterator[Operation]:
         yield from ()

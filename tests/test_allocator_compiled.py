@@ -46,9 +46,19 @@ def outcome(allocator: Either, events: Events) -> list[object]:
 
 
 @settings(deadline=None)
-@given(events=event_lists(120), room=ROOMS)
-def test_same_answers(events: Events, room: int | None) -> None:
-    assert outcome(CompiledAllocator(room), events) == outcome(Allocator(room), events)
+@given(events=event_lists(120), room=ROOMS, downwards=st.booleans())
+def test_same_answers(events: Events, room: int | None, downwards: bool) -> None:
+    assert outcome(CompiledAllocator(room, downwards=downwards), events) == outcome(Allocator(room, downwards=downwards), events)
+
+
+@pytest.mark.parametrize("allocator", [CompiledAllocator(downwards=True), Allocator(downwards=True)], ids=["compiled", "reference"])
+def test_downwards_the_newest_of_equal_blocks_is_taken_first(allocator: Either) -> None:
+    """Best fit breaks ties by address: upwards it is the oldest one."""
+    allocator.run([1, 2], [30 * MIB, 30 * MIB])
+    assert allocator.address(2) == allocator.address(1) - 30 * MIB
+    newest = allocator.address(2)
+    allocator.run([1, 2, 3], [FREE, FREE, 30 * MIB])
+    assert allocator.address(3) == newest
 
 
 @settings(deadline=None)

@@ -42,6 +42,10 @@ ROW = {
 }  # fmt: skip
 NEAREST = {"lumina2": "lumina2"}
 """Keys of AI Toolkit that are not modelled -> the architecture that run files have instead."""
+FACTORY = {
+    "width": 720, "height": 480, "frames": 49, "text_tokens": 226, "gradient_checkpointing": True, "optimizer": "adamw",
+    "given_back": ["text_encoder", "vae"],
+}  # fmt: skip
 of_each = pytest.mark.parametrize("arch", ARCHS)
 by_rows = settings(max_examples=40, deadline=None)
 
@@ -303,6 +307,23 @@ def test_an_older_class_has_a_mask_of_tokens_by_tokens(tmp_path: Path) -> None:
         simulate(read(tmp_path, **job, diffusers="0.32.0", batch_size=2))
 
 
+def test_cogvideox_5b_joined_text_and_image_before_its_last_norm(tmp_path: Path) -> None:
+    """Before diffusers 0.33.0: no higher peak allocated, but the joined tensor in the forward, and blocks of 1.3 GiB elsewhere."""
+    job = {**FACTORY, "arch": "cogvideox-5b", "lora": lora(rank=16, dtype="fp32"), "batch_size": 4}
+    today, then = (simulate(read(tmp_path, **job, **older)).phases[-1] for older in ({}, {"diffusers": "0.32.0"}))
+    assert then.allocated_bytes >= today.allocated_bytes
+    assert then.reserved_bytes != today.reserved_bytes
+
+
+def test_the_adapter_is_made_in_the_weights_type_first(tmp_path: Path) -> None:
+    """And cast to fp32 tensor by tensor. What it was made in, half as much, is in the cache until that is emptied before training."""
+    job = {**FACTORY, "arch": "cogvideox-2b", "lora": lora(rank=256, dtype="fp32")}
+    phases = {(one.phase, one.detail): one for one in simulate(read(tmp_path, **job)).phases}
+    adapter, before = phases["prepare", "adapter"], phases["prepare", "before training"]
+    made_bytes = 30 * 4 * 2 * 1920 * 256 * 2
+    assert adapter.reserved_bytes - before.reserved_bytes > 0.95 * made_bytes
+
+
 def test_what_is_gone_and_versions_are_nothing_that_is_chosen_in_ai_toolkit(tmp_path: Path) -> None:
     for key, value in (("left_in_cache", ["vae"]), ("given_back", ["vae"]), ("diffusers", "0.32.0")):
         job = read(tmp_path, arch="zimage", lora={"rank": 16}, frames=1, **{key: value})
@@ -327,7 +348,7 @@ def test_a_config_of_ai_toolkit_cannot_be_one_of_these(tmp_path: Path) -> None:
 
 
 OTHER_HOLES = {"cogvideox_5b_lora train"}
-"""Reserved 2.5 % above the device in full depth, allocated 0.01 %: 520 MiB of blocks find a hole there (docs/log.md)."""
+"""Gone through with addresses upwards and another order of the loop: 602 MiB of blocks found a hole there (docs/log.md)."""
 
 
 def test_runs_of_the_harness_come_to_their_estimates() -> None:
@@ -338,21 +359,21 @@ def test_runs_of_the_harness_come_to_their_estimates() -> None:
 
 
 NOT_THE_STEP = frozenset({"cvxf-23-train", "cvxf-27-train"})
-"""Their figures are those of AdamW's larger state to the digit: why they are too low stands with the rows (published.jsonl)."""
+"""A figure that was entered twice, and one of a single step, which has no optimizer state yet: see the rows (published.jsonl)."""
 
 
 def peaks_of(step: published_steps.Result) -> tuple[int, int]:
     """What a step allocates, and what its whole job reserves, by its run file."""
     run = {
-        **ROW, "arch": f"cogvideox-{step.model}", "lora": lora(rank=step.rank, dtype="fp32"), "width": 720, "height": 480, "frames": 49,
-        "text_tokens": 226, "batch_size": step.batch, "gradient_checkpointing": step.checkpointing, "optimizer": step.optimizer,
-        "given_back": ["text_encoder", "vae"],
+        **ROW, **FACTORY, "arch": f"cogvideox-{step.model}", "lora": lora(rank=step.rank, dtype="fp32"), "batch_size": step.batch,
+        "gradient_checkpointing": step.checkpointing, "optimizer": step.optimizer,
+        **({"diffusers": "0.32.0"} if step.model == "5b" else {}),
     }  # fmt: skip
-    peaks = simulate(check.read(run)).phases
-    return peaks[-1].allocated_bytes, max(peak.reserved_bytes for peak in peaks)
+    before, *steps = simulate(check.read(run)).phases[-3:]
+    return steps[-1].allocated_bytes, max(peak.reserved_bytes for peak in (before, *steps))
 
 
-@pytest.mark.parametrize(("model", "count", "median", "most"), [("2b", 12, 0.002, 0.005), ("5b", 10, 0.005, 0.03)])
+@pytest.mark.parametrize(("model", "count", "median", "most"), [("2b", 12, 0.0002, 0.0005), ("5b", 10, 0.0002, 0.001)])
 def test_published_steps_of_cogvideox_come_to_their_estimates(model: str, count: int, median: float, most: float) -> None:
     """Steps measured on an A100, and gone through in full depth on the emulated device, each by its run file: what is allocated
     within 0.1 % of the device's; what is reserved as near to the card's as said."""

@@ -18,6 +18,7 @@ typedef struct {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct {
   uintptr_t base, next, end;
+  int downwards; /* FAKECUDA_ADDRESSES=down: each allocation below the last, as drivers do */
   block_t *blocks; /* live cudaMalloc blocks, in no order: torch has few, it caches */
   size_t num_blocks, max_blocks;
   size_t used_bytes, peak_bytes;
@@ -39,11 +40,19 @@ static void reserve_addresses(void) {
   mem.base = ROUND_UP((uintptr_t)p, DEVICE_PAGE);
   mem.next = mem.base + DEVICE_PAGE; /* the first page stands for the context: device_base() */
   mem.end = (uintptr_t)p + ADDRESS_RANGE;
+  const char *order = getenv("FAKECUDA_ADDRESSES");
+  mem.downwards = order && strcmp(order, "down") == 0;
+  if (mem.downwards) mem.next = mem.end / DEVICE_PAGE * DEVICE_PAGE;
 }
 
 static uintptr_t take_addresses(size_t bytes, size_t alignment) { /* 0: exhausted */
   if (!mem.base) reserve_addresses();
-  uintptr_t address = ROUND_UP(mem.next, alignment < DEVICE_PAGE ? DEVICE_PAGE : alignment);
+  if (alignment < DEVICE_PAGE) alignment = DEVICE_PAGE;
+  if (mem.downwards) {
+    if (bytes > mem.next - mem.base - DEVICE_PAGE) return 0;
+    return mem.next = (mem.next - ROUND_UP(bytes, DEVICE_PAGE)) / alignment * alignment;
+  }
+  uintptr_t address = ROUND_UP(mem.next, alignment);
   if (address + bytes > mem.end) return 0;
   mem.next = address + ROUND_UP(bytes, DEVICE_PAGE);
   return address;

@@ -51,6 +51,15 @@ class Kind:
         return bool(self.diffusers) or self.native
 
 
+@dataclass(frozen=True)
+class Older:
+    """What is otherwise in an older diffusers' class: the masks that sizes depend on (none: those of the family's layout), and whether
+    it takes several samples."""
+
+    masks: tuple[str, ...] = ()
+    several: bool = True
+
+
 ADAPTERS = (Kind("bf16"), Kind("fp32"), Kind("bf16", autocast=False))
 KINDS = ADAPTERS  # training all weights (`full`) goes through too, and is not extracted yet
 
@@ -62,10 +71,12 @@ class Family:
 
     `lists`: a list of layers -> the argument that sets its length, and the model's own length. `channels`: of a latent; `compression`:
     pixels each way and frames of one latent cell. `text_width`: of a prompt's embedding. `older`: kinds whose class was another one in an
-    older diffusers, and the masks that sizes depend on there; of one sample alone. `native`: width, height and frames of Kind.native.
+    older diffusers. `native`: width, height and frames of Kind.native.
     `velocity`: trained by v-prediction on latents in fp32, sampled from the mean and variance that were stored (cogvideox-factory
     d81209bf); otherwise by flow matching on latents in bf16. `pictures`: its latents have no frames. `padded`: tokens that every prompt is
     padded to, where the transformer is told which of them are words (a bucket's text is those). `targets`: the layers with an adapter.
+    `convolved`: its patches come from a Conv2d, for which cuDNN takes a channels-last copy of what goes in, of the weight and of what comes
+    out, at any batch: the table's 45 rows say so.
     """
 
     transformer: tuple[str, dict[str, Any]]
@@ -78,12 +89,13 @@ class Family:
     buckets: tuple[Bucket, ...]
     lists: dict[str, tuple[str, int]]
     extra: dict[str, int] = field(default_factory=dict)
-    older: dict[Kind, tuple[str, ...]] = field(default_factory=dict)
+    older: dict[Kind, Older] = field(default_factory=dict)
     native: tuple[int, int, int] | None = None
     velocity: bool = False
     pictures: bool = False
     padded: int = 0
     targets: tuple[str, ...] = TARGETS
+    convolved: bool = False
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -92,7 +104,8 @@ class Family:
 
     def layout_of(self, kind: Kind) -> Layout:
         """What sizes of this kind's recordings can depend on."""
-        return replace(self.layout, masks=self.older[kind]) if kind in self.older else self.layout
+        masks = self.older[kind].masks if kind in self.older else ()
+        return replace(self.layout, masks=masks) if masks else self.layout
 
     def of_layers(self, count: int) -> Family:
         """The same with so many layers of each list."""
@@ -105,7 +118,7 @@ class Family:
         if kind.native and self.native:
             width, height, frames = self.native
             return tuple((width, height, count, self.buckets[0][3], frames) for count in ((1, 2, 4) if rank == RANKS[0] else (1, 2, 3)))
-        if kind.diffusers:
+        if kind in self.older and not self.older[kind].several:
             return tuple(one[:ONE] if rank == RANKS[0] else one[-ONE:])
         if rank == RANKS[0]:
             return (*one[:ONE], *many[:MANY])
@@ -171,9 +184,10 @@ PADDED_PICTURES: tuple[Bucket, ...] = (
     (512, 512, 2, 154, 1), (656, 992, 2, 77, 1), (640, 448, 3, 131, 1), (544, 800, 4, 250, 1), (464, 736, 3, 88, 1),
 )  # fmt: skip
 
+CONVOLVED = replace(LAYOUT, lengths=(*LAYOUT.lengths, "T2"))  # copies in cuDNN's workspace begin at multiples of 256 bytes, of two tokens
 COGVIDEOX_2B = Family(
-    ("CogVideoXTransformer3DModel", {}), (T5_XXL,), ("AutoencoderKLCogVideoX", {}), replace(LAYOUT, width=1920), 16, (8, 4), 4096,
-    BUCKETS, {"transformer_blocks": ("num_layers", 30)}, velocity=True,
+    ("CogVideoXTransformer3DModel", {}), (T5_XXL,), ("AutoencoderKLCogVideoX", {}), replace(CONVOLVED, width=1920), 16, (8, 4), 4096,
+    BUCKETS, {"transformer_blocks": ("num_layers", 30)}, velocity=True, convolved=True,
 )  # fmt: skip
 # Three text encoders: CLIP's 77 tokens and T5's behind them, 77 in diffusers' training script, 256 in its pipeline
 SD35_LARGE = Family(
@@ -199,19 +213,21 @@ FAMILIES = {
         {"transformer_blocks": ("num_layers", 20), "single_transformer_blocks": ("num_single_layers", 40)}, {"pooled": 768},
         # diffusers 0.32.0 and 0.32.1 give each attention a mask of tokens x tokens, and take one sample only; later ones have one row
         # (#10482 of diffusers)
-        {Kind("bf16", diffusers="0.32.0"): ("X*X", "X*X8", "S*S", "S*S8")},
+        {Kind("bf16", diffusers="0.32.0"): Older(("X*X", "X*X8", "S*S", "S*S8"), several=False)},
     ),
     # its positions are of 226 tokens of text, no more and no fewer; they are made anew for each size but its own
     "cogvideox-2b": replace(
         COGVIDEOX_2B, buckets=tuple((w, h, count, 226, frames) for w, h, count, _, frames in BUCKETS),
-        layout=replace(COGVIDEOX_2B.layout, lengths=(*LAYOUT.lengths, "A", "F")), native=(720, 480, 49),
+        layout=replace(COGVIDEOX_2B.layout, lengths=(*CONVOLVED.lengths, "A", "F")), native=(720, 480, 49),
     ),
     "cogvideox-5b": replace(
-        COGVIDEOX_2B, lists={"transformer_blocks": ("num_layers", 42)}, layout=LAYOUT,
+        COGVIDEOX_2B, lists={"transformer_blocks": ("num_layers", 42)}, layout=CONVOLVED,
         vae=("AutoencoderKLCogVideoX", {"scaling_factor": 0.7}),
         transformer=(
             "CogVideoXTransformer3DModel", {"num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True},
         ),
+        # before diffusers 0.33.0 (#10789) its last norm, which 5B alone has so, was of text and image joined
+        older={Kind("fp32", diffusers="0.32.0"): Older()},
     ),
     "ltx-video": Family(
         ("LTXVideoTransformer3DModel", {}), (T5_XXL,), ("AutoencoderKLLTXVideo", {}),

@@ -30,9 +30,11 @@ def probes(arch: str) -> dict[str, dict[str, Any]]:
                 "resident": [], "left_in_cache": [], "given_back": [], "optimizer": "adamw", "checkpointing": [True, False],
                 "events": True, "layers": RECORDED,
             }  # fmt: skip
-        if kind.autocast and not kind.core_alone:  # brought there alike without, and by these
-            whole = {"buckets": [], "components": kind == KINDS[0], "layers": 0}
-            made[f"{arch}-{kind.name}-whole"] = {**made[f"{arch}-{kind.name}-{0 if kind.full else RANKS[0]}"], **whole}
+        for rank in (0,) if kind.full else RANKS:
+            if not kind.autocast or kind.core_alone:  # brought there alike without, and by others
+                continue
+            whole = {"buckets": [], "components": kind == KINDS[0] and rank in (0, RANKS[0]), "layers": 0}
+            made[f"{arch}-{kind.name}-whole-{rank}"] = {**made[f"{arch}-{kind.name}-{rank}"], **whole}
     return made
 
 
@@ -56,11 +58,11 @@ def spec(folder: Path) -> dict[str, Any]:
 
 def run(folder: Path, python: str, capability: str = "8.9") -> int:
     """Run a folder's job; result.json (and trace.npz) are written beside it. As the trainer's runs: see calibration.trainer."""
-    env = dict(os.environ)
+    env, family = dict(os.environ), FAMILIES[spec(folder)["arch"]]
     env.update(
         FAKECUDA_PYTHON=python, FAKECUDA_CC=capability, FAKECUDA_TOTAL_MIB=str(UNBOUNDED_MIB), TORCH_DISABLE_NATIVE_JIT="1",
         PYTHONDONTWRITEBYTECODE="1", MALLOC_MMAP_THRESHOLD_="1048576", MALLOC_TRIM_THRESHOLD_="1048576", MALLOC_ARENA_MAX="2",
-        OMP_NUM_THREADS="2",
+        OMP_NUM_THREADS="2", FAKECUDA_ADDRESSES="down", FAKECUDA_CUDNN_WS="layout" if family.convolved else "0",
     )  # fmt: skip
     command = [os.environ.get("EMULATED_CUDA_RUN", str(HERE.parent / "emulated_cuda" / "run.sh")), str(HERE / "worker.py")]
     with (folder / "log.txt").open("w") as log:

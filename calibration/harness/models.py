@@ -67,7 +67,8 @@ def batch_of(family: Family, bucket: Bucket) -> dict[str, Any]:
     shape = (*shape[:2], *shape[3:]) if family.pictures else shape
     tokens = family.padded or text
     made: dict[str, Any] = {"latents": torch.empty(shape, dtype=BF16), "prompt": torch.empty(count, tokens, family.text_width, dtype=BF16)}
-    made["mask"] = (torch.arange(tokens) < text).long().expand(count, tokens).contiguous()
+    if not family.velocity:
+        made["mask"] = (torch.arange(tokens) < text).long().expand(count, tokens).contiguous()
     if family.padded:
         made["words"] = [text] * count  # known on the host alone (calibration.harness.values)
     if "pooled" in family.extra:
@@ -86,21 +87,30 @@ def hunyuan(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
     )[0]  # fmt: skip
 
 
-def sampled(stored: Any) -> Any:
-    """Latents from their mean and log-variance, as [samples, frames, channels, ...] in fp32."""
+def collated(waiting: dict[str, Any]) -> dict[str, Any]:
+    """A batch as cogvideox-factory's collate function leaves it: prompts; latents from their mean and log-variance, as [samples, frames,
+    channels, ...] in fp32. What was stored goes as soon as it was sampled from: the latents come to lie in its place."""
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-    return (DiagonalGaussianDistribution(stored).sample() * 0.7).permute(0, 2, 1, 3, 4).contiguous().float()
+    prompts, latents = waiting["prompt"].to("cuda"), waiting["latents"].to("cuda")
+    latents = DiagonalGaussianDistribution(latents).sample() * 0.7
+    latents = latents.permute(0, 2, 1, 3, 4)
+    return {"prompt": prompts, "latents": latents.contiguous().float()}
+
+
+def rotary(model: Any, latents: Any) -> tuple[Any, ...] | None:
+    """The angles of each place, as the training loop makes them: before the noisy latents."""
+    _, frames, _, height, width = latents.shape
+    patch = model.config.patch_size
+    if not model.config.use_rotary_positional_embeddings:
+        return None
+    places = frames * (height // patch) * (width // patch)
+    return tuple(torch.empty(places, model.config.attention_head_dim, device="cuda") for _ in range(2))
 
 
 def cogvideox(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
-    _, frames, _, height, width = noisy.shape
-    patch, rotary = model.config.patch_size, None
-    if model.config.use_rotary_positional_embeddings:
-        places = frames * (height // patch) * (width // patch)
-        rotary = tuple(torch.empty(places, model.config.attention_head_dim, device="cuda") for _ in range(2))
     return model(
-        hidden_states=noisy, encoder_hidden_states=batch["prompt"], timestep=times, image_rotary_emb=rotary, return_dict=False
+        hidden_states=noisy, encoder_hidden_states=batch["prompt"], timestep=times, image_rotary_emb=batch["rotary"], return_dict=False
     )[0]  # fmt: skip
 
 

@@ -90,19 +90,25 @@ class Job:
             parameters = models.adapted(self.sd.unet, self.job["rank"], self.job["dtype"], self.family.targets)
         self.network = torch.nn.ParameterList(parameters)
         self.optimizer = optimizer_of(self.job["optimizer"], parameters)
-        if "text_encoder" in self.job["given_back"]:
-            self.sd.text_encoder.clear()
-        if "vae" in self.job["given_back"]:
-            self.sd.vae = None
         if self.job["given_back"]:
-            gc.collect()
-            torch.cuda.empty_cache()
+            self._give_back()
         self.record.close(frame)
         if self.names is not None:
             self.names.name_modules(self.sd.unet, "transformer")
         if self.job["autocast"]:
             models.under_autocast(self.sd.unet)
         self.sd.unet.train()
+
+    def _give_back(self) -> None:
+        """What is there until training starts. Before it goes, the script prints what is there, without what the adapter's making left
+        in the cache."""
+        torch.cuda.empty_cache()
+        if "text_encoder" in self.job["given_back"]:
+            self.sd.text_encoder.clear()
+        if "vae" in self.job["given_back"]:
+            self.sd.vae = None
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def step(self, number: int, bucket: Bucket, checkpointing: bool) -> None:
         width, height, count, text, frames = bucket
@@ -115,9 +121,10 @@ class Job:
 
     def _one(self, waiting: dict[str, Any]) -> None:
         """What a step has made of its batch stays until it is over, as the locals of the trainers' loops do."""
-        batch = {name: given.to("cuda") if torch.is_tensor(given) else given for name, given in waiting.items()}
         if self.family.velocity:
-            batch["latents"] = models.sampled(batch["latents"])
+            batch = models.collated(waiting)
+        else:
+            batch = {name: given.to("cuda") if torch.is_tensor(given) else given for name, given in waiting.items()}
         frame = self.record.open("predict_noise")
         made = (self._velocity if self.family.velocity else self._flow)(batch)
         self.record.close(frame)
@@ -147,6 +154,7 @@ class Job:
         """V-prediction's, as cogvideox-factory has it: the scheduler's cumulated alphas, whose values do not matter."""
         latents = batch["latents"]
         noise, times = torch.randn_like(latents), torch.zeros(latents.shape[0], dtype=torch.int64, device="cuda")
+        batch["rotary"] = models.rotary(self.sd.unet, latents)
         alpha = torch.linspace(0.99, 0.01, 1000, device="cuda")[times].view(-1, 1, 1, 1, 1)
         noisy = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise
         output = models.FORWARDS[self.family.transformer[0]](self.sd.unet, noisy, times, batch)
