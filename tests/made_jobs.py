@@ -36,6 +36,11 @@ def guided(arch: str) -> bool:
     return guidance(arch) != "none"
 
 
+def always_guided(arch: str) -> bool:
+    """A preview runs both prompts whatever its scale (LTX-2.3): there is no other."""
+    return load_archs().archs[arch].always_guided
+
+
 def batched(arch: str) -> bool:
     return guidance(arch) == "batched"
 

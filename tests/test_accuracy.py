@@ -40,7 +40,7 @@ SELECTED = frozenset({
     "turbo-bf16-b2", "turbo-uint4-b4", "flux-ui-low-vram-unloaded@16376", "zimage-ui@12282", "turbo-ui@12282", "flex-example@12282",
     "klein4b-uint4-1280", "klein4b-float8-no-checkpointing", "klein9b-qfloat8-256", "qwen-no-checkpointing-r8", "edit-ui",
     "kontext-float8-b2", "chroma-uint4-1280", "chroma-bf16-b2", "flux2dev-uint4-no-checkpointing", "flux2dev-bf16-b2", "klein9b-edit-two",
-    "ltx2-images", "wan5b-ui", "first-edit-float8-cached", "flux-two-layers", "zimage-preserved", "turbo-lokr-8",
+    "ltx2-images", "ltx23-images", "wan5b-ui", "first-edit-float8-cached", "flux-two-layers", "zimage-preserved", "turbo-lokr-8",
     "flex2-float8-b2", "flex2-uint4-unloaded", "flex2-bf16-no-checkpointing",
     "klein4b-offload-uint4", "qwen-offload-ui", "zimage-offload-half-float8-b2",
 })  # fmt: skip
@@ -54,7 +54,7 @@ MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
 FEW_ROWS = frozenset({
     "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "flux1-kontext", "chroma", "flux2-dev", "flex2",
-    "ltx2",
+    "ltx2", "ltx2.3",
 })  # fmt: skip
 
 

@@ -248,5 +248,5 @@ def test_model_kwargs_are_a_map_where_the_class_looks_into_them(tmp_path: Path, 
 
 
 def test_the_next_ltx_names_the_one_that_is_modelled(tmp_path: Path) -> None:
-    (problem,) = no_answer(tmp_path, model={"name_or_path": "Lightricks/LTX-2.3", "arch": "ltx2.3"})
-    assert problem.fix == "the nearest that is modelled is ltx2"
+    (problem,) = no_answer(tmp_path, model={"name_or_path": "Lightricks/LTX-2.5", "arch": "ltx2.5"})
+    assert problem.fix == "the nearest that is modelled is ltx2.3"

@@ -14,7 +14,7 @@ from estimator.estimate import BORDERLINE, OOM, SAFE, Estimate
 from estimator.gpus import GIB, find_gpu
 from estimator.job import Job, Model, Network, Sample, Train
 from estimator.rows import bound
-from tests.made_jobs import ARCHS, batched, dataset, guided, job, optimizers_of, padded_text, te_weights_of, weights_of
+from tests.made_jobs import ARCHS, always_guided, batched, dataset, guided, job, optimizers_of, padded_text, te_weights_of, weights_of
 
 of_each = pytest.mark.parametrize("arch", ARCHS)
 by_rows = settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
@@ -45,7 +45,7 @@ def jobs(draw: st.DrawFn, arch: str) -> Job:
     padded = load_archs().archs[arch].fixed_text_tokens
     tokens = st.just(padded) if padded is not None else st.integers(16, 256)
     data = dataset(size, batch=draw(st.integers(1, 4)), tokens=draw(tokens), cache_latents_to_disk=cached)
-    guidance = guided(arch) and draw(st.booleans())
+    guidance = guided(arch) and (always_guided(arch) or draw(st.booleans()))
     frames = st.just(1) | st.integers(2, 20).map(lambda n: 4 * n + 1) if load_archs().archs[arch].video else st.just(1)
     preview = Sample(
         draw(st.integers(32, 80)) * 16, draw(st.integers(32, 80)) * 16, cfg=4.0, text_tokens=draw(tokens),

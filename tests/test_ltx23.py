@@ -1,21 +1,47 @@
-"""LTX-2.3 beside LTX-2: the same text encoder, previews that are always guided, another transformer and VAE."""
+"""LTX-2.3 beside LTX-2: the same text encoder and timeline, previews that are always guided, another transformer and VAE."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from config_writer import read
 
 from calibration.architectures import ARCHITECTURES
 from calibration.extract import sounded
 from calibration.extract.parts import Occurrence
+from calibration.extract.runs import Phase
 from estimator.archs import load_archs
 from estimator.errors import CannotTell
 from estimator.features import feature
+from estimator.operations import Part
+from estimator.plans import PLANS
 from estimator.programs import Profile, load_profile
 from tests.test_extract import recorded
 
+MODEL = {"name_or_path": "Lightricks/LTX-2.3/ltx-2.3-22b-dev.safetensors", "arch": "ltx2.3", "quantize": True, "quantize_te": True}
 TEXT, IMAGE = "text/qfloat8/plain/one", "decode.image/one"
+
+
+def job_of(tmp_path: Path, guidance: float, **model: Any) -> Any:
+    sample = {"samples": [{"prompt": "a heron"}], "width": 512, "height": 512, "num_frames": 9, "guidance_scale": guidance}
+    return read(tmp_path, model=MODEL | model, sample=sample)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_previews_run_both_prompts_whatever_their_scale(tmp_path: Path, guidance: float) -> None:
+    """The trainer asks its pipeline for guidance of the sound (audio_guidance_scale 7), which takes both prompts."""
+    (sample,) = job_of(tmp_path, guidance).samples
+    assert (sample.guided, sample.batch) == (True, 2)
+    (other,) = job_of(tmp_path, guidance, name_or_path="Lightricks/LTX-2", arch="ltx2").samples
+    assert (other.guided, other.batch) == ((False, 1) if guidance == 1.0 else (True, 2))
+
+
+def test_a_preview_is_the_guided_program(tmp_path: Path) -> None:
+    job = job_of(tmp_path, 1.0)
+    made = PLANS["ltx2"](job, ("text_encoder0",))._preview(job.samples[0], "first")
+    assert [one.key for one in made if isinstance(one, Part) and one.key.startswith("preview")] == ["preview/qfloat8/cfg"]
 
 
 def borrower(shares: str | None) -> Profile:
@@ -46,8 +72,30 @@ def test_parts_of_keys_are_told_in_forwards_of_one_prompt_too() -> None:
     assert [tensor.label.endswith("partial results") for tensor in run.tensors] == [False, True, True, True, True]
 
 
+@pytest.mark.parametrize("sound", [True, False])
+def test_an_optimizer_s_first_step_is_taken_from_a_batch_with_sound(sound: bool) -> None:
+    """Without, the last block's layers for sound have no gradient, and no state is made for them."""
+    run = recorded([("a", "step", 8), ("a", "optimizer_step", 8)])
+    run.root.inner = [Phase("step", 0, {"buckets": [{"sound": sound}]}, 2)]
+    found = [Occurrence(run, "step.update/adamw/first", [1], {}), Occurrence(run, "step.update/adamw/later", [1], {})]
+    kept = [part.key for part in sounded.split(run, found, ARCHITECTURES["ltx2.3"].layout)]
+    assert kept == ["step.update/adamw/first"] * sound + ["step.update/adamw/later"]
+
+
 def test_calibration_and_the_table_say_the_same_of_guidance() -> None:
     for key, family in ARCHITECTURES.items():
         arch = load_archs().archs.get(key)
         if arch is not None:
             assert family.layout.always_guided == arch.always_guided, key
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"qtype": "float8"}, {"model.qtype"}), ({"quantize": False}, {"model.quantize"}), ({"qtype_te": "uint4"}, {"model.qtype_te"}),
+        ({"layer_offloading": True}, {"model.layer_offloading", "model.qtype", "model.qtype_te"}),  # which makes float8 of both
+    ],
+)  # fmt: skip
+def test_what_was_not_recorded_is_named(tmp_path: Path, changed: dict[str, Any], named: set[str]) -> None:
+    places = [entry.place.key.removeprefix("config.process.0.") for entry in read(tmp_path, model=MODEL | changed).unmodelled]
+    assert set(places) == named

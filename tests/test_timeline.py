@@ -19,7 +19,7 @@ from estimator.replay import Replay
 from estimator.residents import first_text_product
 from estimator.rows import bound
 from estimator.timeline import orders_of, simulate
-from tests.made_jobs import ARCHS, batched, dataset, guided, job, optimizers_of, te_weights_of, weights_of
+from tests.made_jobs import ARCHS, always_guided, batched, dataset, guided, job, optimizers_of, te_weights_of, weights_of
 
 archs = pytest.mark.parametrize("arch", ARCHS)
 TOO_LONG = frozenset({"step", "batch", "preview", "item", "prompt"})
@@ -43,7 +43,7 @@ def combinations(arch: str) -> list[Job]:
                 gradient_checkpointing=checkpointing, ema=ema, unload_text_encoder=unload, disable_sampling=sampling == 2, batch_size=batch,
                 optimizer=optimizers_of(arch)[0],
             )
-            guidance = bool(sampling) and guided(arch)
+            guidance = (bool(sampling) and guided(arch)) or always_guided(arch)
             preview = Sample(512, 768, cfg=4.0, text_tokens=30, negative_tokens=9, batch=1 + (guidance and batched(arch)), guided=guidance)
             for cached in CACHING:
                 data = dataset((512, 512), (640, 448), batch=batch, tokens=25, **cached)

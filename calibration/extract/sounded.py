@@ -21,6 +21,7 @@ PARTIAL = ", partial results"
 # Of the transformer's attention: module, partial results of a head, values of each (LTX2VideoTransformer3DModel)
 PARTS_OF_KEYS = ((".attn1", "B*T*flash32_T", 128), (".video_to_audio_attn", "B*O*narrow32_O_T", 64))
 HEADS, FP32_BYTES = 32, 4
+UPDATE = "step.update/"
 SOUND, PADDING = "encode_audio", "pad_embeds"  # recorded phases (calibration.trainer.launch, calibration.architectures.ltx2)
 
 
@@ -31,8 +32,8 @@ def split(run: Run, found: Iterable[Occurrence], layout: Layout) -> Iterator[Occ
     for part in found:
         kind = part.key.split("/")[0]
         part = _without(part, [e for e in part.events if _moves(run, e)]) if not kind.startswith(("load", "setup")) else part
-        if kind == "preview.prompts":  # what stays is made by the padding
-            continue
+        if kind == "preview.prompts" or (part.key.startswith(UPDATE) and part.key.endswith("/first") and not _trains_sound(part)):
+            continue  # what stays of prompts is made by the padding
         if kind in ("preview", "step.core", "step.core.sound", "cache_latents.item"):
             for inner in _inside(part, [p for p in phases if p.name in (SOUND, PADDING)]):
                 if inner.last > inner.first and inner.info.get("sounds", 1) == 1:  # a batch's sounds are encoded one after the other
@@ -52,6 +53,13 @@ def split(run: Run, found: Iterable[Occurrence], layout: Layout) -> Iterator[Occ
             yield from _coded(part, part.key, _inside(part, coders), layout)
         else:
             yield part
+
+
+def _trains_sound(part: Occurrence) -> bool:
+    """Without it the last block's layers for sound have no gradient, and an optimizer's first step makes no state for them."""
+    steps = (phase for phase in part.run.root.inner if phase.name == "step")
+    step = next(phase for phase in steps if phase.first <= part.events[0] < phase.last)
+    return bool(step.info["buckets"][0].get("sound"))
 
 
 def _texts(part: Occurrence, paddings: list[Phase]) -> list[Occurrence]:
