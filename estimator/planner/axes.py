@@ -35,7 +35,7 @@ def read_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
             axes.append(_axis(text))
         except InputError as error:
             problems += error.problems
-    for name in {axis.name for axis in axes if sum(other.name == axis.name for other in axes) > 1}:
+    for name in dict.fromkeys(axis.name for axis in axes if sum(other.name == axis.name for other in axes) > 1):
         problems.append(Problem(f"--grid {name}: this axis stands twice", None, "", "give it once, with all its values"))
     count = 1
     for axis in axes:

@@ -29,7 +29,7 @@ from estimator.estimate import OOM, SAFE, Estimate
 from estimator.gpus import Gpu
 from estimator.planner.edits import NOTHING, Dimension, Edit, Level, Loss, merged
 from estimator.planner.known import Known, Places
-from estimator.planner.sight import BESIDE_STEPS, LOAD, START, TRAIN, UNTOLD, phase_of, seen
+from estimator.planner.sight import BESIDE_STEPS, LOAD, START, TRAIN, UNSEEN, UNTOLD, phase_of, seen
 from estimator.planner.subject import Subject
 from estimator.residents import PhasePeak, Simulation, workspace_of
 
@@ -245,7 +245,7 @@ class _Search:
         if at and places[-1] == self.lowest[at - 1]:
             return False  # what would be tried was, one place earlier
         whole = places + self.lowest[at:]
-        for part in self.replayed:
+        for part in sorted(self.replayed):
             if not self._starts(whole, part):
                 self.known.bury(part, whole, at)
         if self.known.dead(places):
@@ -270,6 +270,6 @@ class _Search:
         if failing is None:
             peaks = self.judge.failing(self.edits(places))
             told = {phase_of(peak) for peak in peaks if fails_alone(peak, self.judge.gpu)} if peaks is not None else {UNTOLD}
-            failing = tuple(told)
+            failing = tuple(phase for phase in UNSEEN if phase in told)  # in one order in every process
             self.known.note(places, failing)
         return failing
