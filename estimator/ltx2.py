@@ -14,6 +14,7 @@ from estimator.job import Bucket, Sample
 from estimator.operations import CORE, SOUND_CORE, EmptyCache, MoveIn, Operation, Part, Release
 from estimator.prompts import PROMPTS, PromptsApart
 from estimator.sizes import sizes_of
+from estimator.stays import PREDICTED_APART, PREDICTED_GUIDED, PREDICTED_PLAIN, STEP_BEFORE
 
 # With low_vram the VAE takes longer clips in tiles of so many frames and one more, every so many frames (encode_images,
 # generate_single_image); decoding counts both in latent frames
@@ -102,7 +103,10 @@ class Ltx2Plan(PromptsApart):
                 yield from self._padded(texts, dict.fromkeys(texts, "job"))
         values = {**sizes_of(self.arch, sample), **self.rank, "B": sample.batch}
         merged = f"/{when}" if self.weights == "bf16" else ""
+        predicted = PREDICTED_APART if self.arch.always_guided else PREDICTED_GUIDED if sample.guided else PREDICTED_PLAIN
+        yield Part(f"{STEP_BEFORE}/{predicted}", values, "step before")
         yield Part(f"preview/{self.weights}/{'cfg' if sample.guided else 'plain'}{merged}", values, "preview")
+        yield Release("step before")
         yield from self._decoded(values)
         yield Release("preview")
         yield EmptyCache()

@@ -2,7 +2,8 @@
 
 Sources: ostris/ai-toolkit 27a03a91, toolkit/prompt_utils.py (PromptEmbeds.to changes the object it is called on) and
 toolkit/models/base_model.py (generate_images calls it on prompts that were cached); extensions_built_in/diffusion_models/flux2/src/
-sampling.py (encode_image_refs). The sizes are those of tensors in whole runs of the trainer on the emulated device.
+sampling.py (encode_image_refs); diffusers c9438378, LTX2Pipeline.__call__ (what guidance computes of pictures). The sizes are those of
+tensors in whole runs of the trainer on the emulated device.
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ from estimator.program import ALLOCATE, PeakRow, Program
 
 TOKENS = "control.tokens"  # part: tokens of control images (FLUX.2), kept until the forward is over
 PROMPTS = "preview.kept"  # part: the two cached prompts of a preview (Qwen-Image-Edit), on the card from its first round on
+STEP_BEFORE = "preview.step_before"  # part: predictions of LTX-2's denoising step before, while the next runs; behind a bar: how many
 
 LATENT_BYTES, PLACE_BYTES = 256, 32  # of a token of FLUX.2: 128 channels of bf16; four coordinates of 8 bytes
 EMBEDDING_BYTES, MASK_BYTES = 7168, 2  # of a text token: Qwen2.5-VL's 3584 channels of bf16; its mask, bf16 as well
+PREDICTED_BYTES = 512  # of a token of LTX-2: 128 channels of fp32
+# Those of pictures, which stay until the next step makes them anew: the prediction and the guided one; with both prompts also the negative
+# one's and its difference; with LTX-2.3's two further forwards these two of either
+PREDICTED_PLAIN, PREDICTED_GUIDED, PREDICTED_APART = 2, 4, 8
 
 
 def _staying(key: str, features: tuple[str, ...], rows: Sequence[tuple[int, ...]], moment: str) -> Program:
@@ -36,4 +42,8 @@ PROGRAMS: Mapping[str, Program] = {
     PROMPTS: _staying(
         PROMPTS, ("X", "N"), [(EMBEDDING_BYTES, 0), (MASK_BYTES, 0), (0, EMBEDDING_BYTES), (0, MASK_BYTES)], "a preview's cached prompts"
     ),
+    **{
+        f"{STEP_BEFORE}/{count}": _staying(f"{STEP_BEFORE}/{count}", ("T",), [(PREDICTED_BYTES,)] * count, "predictions of the step before")
+        for count in (PREDICTED_PLAIN, PREDICTED_GUIDED, PREDICTED_APART)
+    },
 }

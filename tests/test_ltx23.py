@@ -12,12 +12,14 @@ from calibration.architectures import ARCHITECTURES
 from calibration.extract import sounded
 from calibration.extract.parts import Occurrence
 from calibration.extract.runs import Phase
+from estimator import stays
 from estimator.archs import load_archs
 from estimator.errors import CannotTell
 from estimator.features import feature
-from estimator.operations import Part
+from estimator.operations import Part, Release
 from estimator.plans import PLANS
 from estimator.programs import Profile, load_profile
+from estimator.stays import STEP_BEFORE
 from tests.test_extract import recorded
 
 MODEL = {"name_or_path": "Lightricks/LTX-2.3/ltx-2.3-22b-dev.safetensors", "arch": "ltx2.3", "quantize": True, "quantize_te": True}
@@ -41,7 +43,18 @@ def test_previews_run_both_prompts_whatever_their_scale(tmp_path: Path, guidance
 def test_a_preview_is_the_guided_program(tmp_path: Path) -> None:
     job = job_of(tmp_path, 1.0)
     made = PLANS["ltx2"](job, ("text_encoder0",))._preview(job.samples[0], "first")
-    assert [one.key for one in made if isinstance(one, Part) and one.key.startswith("preview")] == ["preview/qfloat8/cfg"]
+    assert [one.key for one in made if isinstance(one, Part) and one.key.startswith("preview/")] == ["preview/qfloat8/cfg"]
+
+
+@pytest.mark.parametrize(("arch", "guidance", "count"), [("ltx2.3", 1.0, 8), ("ltx2", 4.0, 4), ("ltx2", 1.0, 2)])
+def test_predictions_of_the_step_before_stay_while_a_preview_is_denoised(tmp_path: Path, arch: str, guidance: float, count: int) -> None:
+    """As in whole runs, of two steps: at 768x768 and 121 frames LTX-2.3 has 37,748,736 bytes more than a recorded preview of one step."""
+    job = job_of(tmp_path, guidance, arch=arch)
+    made = list(PLANS["ltx2"](job, ("text_encoder0",))._preview(job.samples[0], "first"))
+    keys = [one.key if isinstance(one, Part) else one for one in made]
+    at = keys.index(f"{STEP_BEFORE}/{count}")
+    assert (keys[at + 1].split("/")[0], keys[at + 2]) == ("preview", Release("step before"))
+    assert stays.PROGRAMS[keys[at]].sizes({"T": 9216}).tolist() == [512 * 9216] * count
 
 
 def borrower(shares: str | None) -> Profile:
