@@ -34,6 +34,7 @@ from tests.golden import ROOT, runs_present
 EXAMPLES = sorted((ROOT / "examples" / "runs").glob("*.yaml"))
 ARCHS = tuple(key for key, arch in load_archs().archs.items() if arch.harness)
 ROUNDING_BYTES = 96 * 2**20  # CogVideoX 2B, whose linear layers of 7 MiB lie two in 20: 80; with Qwen2.5-VL 7B beside HunyuanVideo 1.5: 92
+OWN_ROUNDING = {"sd35-large": 400 * 2**20}  # linear layers of 11.3 MiB: segments of 12 each, whose rest is not split off
 BETTER_PACKED = 0.98  # a step's tensors may find a hole in blocks that were there before, and none on a clean card (Lumina2)
 GRAIN_BYTES = 2**20  # blocks are rounded, and reductions have buffers at one size that they do not need at a larger one
 ROW = {
@@ -118,6 +119,11 @@ def runs(draw: st.DrawFn, arch: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def most_rounding(arch: str) -> int:
+    """What the allocator's rounding comes to at most, of an architecture with its text encoders and VAE."""
+    return OWN_ROUNDING.get(arch, ROUNDING_BYTES)
+
+
 def most(run: dict[str, Any]) -> int:
     """The most that its steps allocate, by peak rows."""
     return max(peak.allocated_bytes for peak in bound(check.read(run)).phases if peak.phase == "train")
@@ -165,7 +171,7 @@ def test_ledgers_sum_and_what_stays_is_counted(arch: str, tmp_path: Path) -> Non
         assert sum(peak.components.values()) == peak.allocated_bytes
     steps = [dict(next(peak for peak in each.phases if peak.phase == "train").components) for each in (alone, beside)]
     rounding = [components.pop(ROUNDING) for components in steps]  # remainders of blocks that were not worth splitting
-    assert max(rounding) < ROUNDING_BYTES
+    assert max(rounding) < most_rounding(arch)
     assert {name: size for name, size in steps[1].items() if name not in ("text_encoder", "vae")} == steps[0]
 
 
@@ -181,7 +187,7 @@ def test_what_is_left_in_the_cache_is_reserved_and_not_allocated(arch: str, tmp_
     assert [(peak.phase, peak.detail) for peak in rest] == [(peak.phase, peak.detail) for peak in alone]
     for peak, other in zip(rest, alone, strict=True):
         assert not peak.components.keys() & {"text_encoder", "vae"}
-        assert abs(peak.allocated_bytes - other.allocated_bytes) < ROUNDING_BYTES
+        assert abs(peak.allocated_bytes - other.allocated_bytes) < most_rounding(arch)
         assert peak.reserved_bytes >= max(before.reserved_bytes, BETTER_PACKED * other.reserved_bytes)
     assert rest[0].reserved_bytes < before.reserved_bytes + alone[0].reserved_bytes - GRAIN_BYTES  # some of it is used again
 
@@ -196,8 +202,8 @@ def test_what_is_given_back_is_there_until_training_starts(arch: str, tmp_path: 
         most = [max(peak.reserved_bytes for peak in each if peak.phase == phase) for each in (before, beside)]
         assert most[0] == most[1]
     gone = beside[-1].components["text_encoder"] + beside[-1].components["vae"]
-    assert before[-1].allocated_bytes == pytest.approx(beside[-1].allocated_bytes - gone, abs=ROUNDING_BYTES)
-    assert alone[-1].reserved_bytes <= before[-1].reserved_bytes + ROUNDING_BYTES
+    assert before[-1].allocated_bytes == pytest.approx(beside[-1].allocated_bytes - gone, abs=most_rounding(arch))
+    assert alone[-1].reserved_bytes <= before[-1].reserved_bytes + most_rounding(arch)
     assert before[-1].reserved_bytes < beside[-1].reserved_bytes - gone // 2
 
 
