@@ -116,7 +116,8 @@ class Dataset:
     `scanned` says that `buckets` come from real files; otherwise they hold the worst bucket of the resolution.
     `text_tokens`: tokens of the longest caption as the transformer gets it (None: unknown, assume the architecture's maximum).
     `drops_captions`: an empty caption takes a caption's place now and then, and is cached with each.
-    `longer_captions`: tokens of each caption that is longer than all before it, in the order of the folder (none: unknown, or all alike).
+    `longer_captions`: tokens of each caption that is longer than all before it (none: unknown, or all alike), by the files' names: the
+    trainer takes the order in which the disk lists them, which on another disk is another.
     """
 
     folder: str

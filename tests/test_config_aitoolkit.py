@@ -343,7 +343,7 @@ def test_unknown_keys_are_warned_of_with_the_nearest(tmp_path: Path) -> None:
         ("model", {"block_compile": True}),
         ("model", {"quantize": True, "qtype": "uint8"}),
         ("model", {"quantize": True, "qtype": "uint3|ostris/ara/x.safetensors"}),
-        ("model", {"accuracy_recovery_adapter": "ostris/ara/x.safetensors"}),
+        ("model", {"quantize": True, "accuracy_recovery_adapter": "ostris/ara/x.safetensors"}),
         ("model", {"lora_path": "x.safetensors"}),
         ("model", {"assistant_lora_path": "x/y"}),  # on FLUX.1-dev
         ("model", {"is_flux": True, "split_model_over_gpus": True}),

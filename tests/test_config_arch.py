@@ -174,6 +174,13 @@ def test_a_recovery_adapter_that_was_not_recorded_is_named(tmp_path: Path) -> No
     assert unmodelled_keys(read(tmp_path, model=model)) >= {"model.qtype"}
 
 
+@pytest.mark.parametrize("named", [{"qtype": "uint3|a/b/c.safetensors"}, {"accuracy_recovery_adapter": "a/b/c.safetensors"}])
+def test_a_recovery_adapter_of_weights_that_are_not_quantised_is_not_loaded(tmp_path: Path, named: dict[str, str]) -> None:
+    job = read(tmp_path, model={"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image", "quantize": False} | named)
+    assert (job.model.weights, unmodelled_keys(job)) == ("bf16", set())
+    assert any("the accuracy recovery adapter is not loaded" in text for text in job.warnings)
+
+
 def test_schnell_with_its_adapter_is_modelled(tmp_path: Path) -> None:
     model = {
         "name_or_path": "black-forest-labs/FLUX.1-schnell",

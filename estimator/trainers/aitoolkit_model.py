@@ -132,7 +132,7 @@ def _float8_for_offloading(qtype: str) -> str:
 
 
 def _qtype(model: Section, key: str, *, needed: bool) -> str:
-    """The quantisation type under `key`, without an accuracy recovery adapter behind a bar (which `_report_unmodelled` reports)."""
+    """The quantisation type under `key`, without an accuracy recovery adapter behind a bar (which `_report_recovery` reports)."""
     value = model.values.get(key, DEFAULT_QTYPE)
     if not needed and (key == "qtype_te" or not isinstance(value, (int, float))):  # the trainer looks for a bar in any qtype
         return DEFAULT_QTYPE
@@ -208,13 +208,7 @@ def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
         found.not_modelled(model.at(arch.te_qtype_key), result.te_weights, "the text encoder in this quantisation")
     if result.assistant_lora is not None and arch.key not in modelled.ASSISTANT_LORA_ARCHS:
         found.not_modelled(model.at("assistant_lora_path"), result.assistant_lora, f"an assistant LoRA on {arch.name}")
-    qtype = model.values.get("qtype")
-    if model.values.get("accuracy_recovery_adapter") is not None:
-        found.not_modelled(model.at("accuracy_recovery_adapter"), model.values["accuracy_recovery_adapter"], "an accuracy recovery adapter")
-    elif recovered:
-        found.warn(model.at("qtype"), f"the accuracy recovery adapter is assumed to have rank {modelled.RECOVERY_RANK}")
-    elif _names_recovery(model):
-        found.not_modelled(model.at("qtype"), qtype, "an accuracy recovery adapter")
+    _report_recovery(model, recovered)
     _report_offloading(model, arch, result)
     if model.truth("use_flux_cfg", False):
         found.not_modelled(model.at("use_flux_cfg"), True, "previews with a second pass for the negative prompt")
@@ -224,6 +218,20 @@ def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
         found.problem(model.at("model_kwargs"), what, why, "remove it, or write model_kwargs: {}")
     if ignored := sorted(set(kwargs if isinstance(kwargs, dict) else ()) - set(arch.model_kwargs)):
         found.warn(model.at("model_kwargs"), f"{arch.name} does not take {', '.join(ignored)}: no effect")
+
+
+def _report_recovery(model: Section, recovered: bool) -> None:
+    """An accuracy recovery adapter: the trainer loads it where it quantises the transformer, and nowhere else."""
+    found, own = model.found, model.values.get("accuracy_recovery_adapter")
+    if own is None and not _names_recovery(model):
+        return
+    key = "qtype" if own is None else "accuracy_recovery_adapter"
+    if not model.truth("quantize", False):
+        found.warn(model.at(key), "no effect without quantize: true: the accuracy recovery adapter is not loaded")
+    elif own is None and recovered:
+        found.warn(model.at(key), f"the accuracy recovery adapter is assumed to have rank {modelled.RECOVERY_RANK}")
+    else:
+        found.not_modelled(model.at(key), model.values[key], "an accuracy recovery adapter")
 
 
 def _report_offloading(model: Section, arch: Arch, result: Model) -> None:
