@@ -168,6 +168,15 @@ def test_a_recovery_adapter_is_modelled_where_it_was_recorded_and_its_rank_said(
     assert unmodelled_keys(read(tmp_path, model=model | {"qtype": "uint4|owner/repository/other.safetensors"})) == {"model.qtype"}
 
 
+def test_a_recovery_adapter_that_is_nowhere_is_said(tmp_path: Path) -> None:
+    model = {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image", "quantize": True}
+    with pytest.raises(InputError, match="no accuracy recovery adapter behind the bar"):
+        read(tmp_path, model=model | {"qtype": "uint3|"})
+    said = read(tmp_path, model=model | {"qtype": "uint3|file.safetensors"}).warnings
+    assert any("no file here" in text for text in said)
+    assert not any("no file here" in text for text in read(tmp_path, model=model | {"qtype": "uint3|owner/repository/file"}).warnings)
+
+
 def test_a_recovery_adapter_that_was_not_recorded_is_named(tmp_path: Path) -> None:
     wan = {"name_or_path": "Wan-AI/Wan2.2-T2V-A14B", "arch": "wan22_14b"}
     model = wan | {"quantize": True, "qtype": "uint4|owner/repository/file.safetensors"}

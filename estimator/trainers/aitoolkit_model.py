@@ -6,6 +6,8 @@ toolkit/stable_diffusion_model.py (load_model of FLUX), extensions_built_in/diff
 
 from __future__ import annotations
 
+import os
+
 from estimator.archs import Arch
 from estimator.controls import CHANNELS, FITTED, SINGLE
 from estimator.job import Model
@@ -229,6 +231,7 @@ def _report_recovery(model: Section, recovered: bool) -> None:
     if not model.truth("quantize", False):
         found.warn(model.at(key), "no effect without quantize: true: the accuracy recovery adapter is not loaded")
     elif own is None and recovered:
+        _check_recovery(model, str(model.values["qtype"]).split("|")[1])
         found.warn(model.at(key), f"the accuracy recovery adapter is assumed to have rank {modelled.RECOVERY_RANK}")
     else:
         found.not_modelled(model.at(key), model.values[key], "an accuracy recovery adapter")
@@ -255,3 +258,13 @@ def _report_offloading(model: Section, arch: Arch, result: Model) -> None:
             model.found.warn(model.at(key), "1.0 is all layers already: a share is wanted, such as 0.5 for half of them")
     if any(0 < share < 1 for share in shares):
         model.found.warn(at, "the trainer chooses the layers at random in every run: the estimate is of an even choice")
+
+
+def _check_recovery(model: Section, name: str) -> None:
+    """The adapter's file: one that is here, or owner/repository/file on the hub (toolkit/util/quantize.py, quantize_model)."""
+    fix = 'write "uint3|owner/repository/file.safetensors", or the path of a file'
+    if not name.strip():
+        model.found.problem(model.at("qtype"), "no accuracy recovery adapter behind the bar", "the trainer looks for one, and stops", fix)
+    elif name.count("/") != 2 and not os.path.exists(name):
+        what = f"{shown(name)} is no file here, and no file of the hub: the trainer stops where it finds none"
+        model.found.warn(model.at("qtype"), what)
