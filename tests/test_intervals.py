@@ -298,13 +298,15 @@ def test_a_run_is_one_observation_and_its_worst_row_stands_for_it() -> None:
 
 
 def test_the_bounds_of_runs_alone_hold_on_kept_rows() -> None:
-    """What a calibrated card's interval is made of: at least 98 % of rows, and of allocated bytes 97 % of whole runs, within either end."""
+    """What a calibrated card's interval is made of: each end holds for at least 98 % of rows, both of allocated bytes for 97 % of runs."""
     rows = [row for row in pytest.importorskip("calibration.residual_rows").read() if row.kind == "emulated"]
     for figure in ("allocated", "reserved"):
         own = [row for row in rows if row.figure == figure]
         bounds = [ends(row.replayed_bytes, profile().runs.spread(figure, row.phase)) for row in own]
-        out = [row for row, (low, _, high) in zip(own, bounds, strict=True) if not low <= row.observed_bytes <= high]
-        assert len(out) <= 0.02 * len(own)
+        below = [row for row, (low, _, _) in zip(own, bounds, strict=True) if row.observed_bytes < low]
+        above = [row for row, (_, _, high) in zip(own, bounds, strict=True) if row.observed_bytes > high]
+        assert max(len(below), len(above)) <= 0.02 * len(own)
+        out = [*below, *above]
         assert figure == "reserved" or len({row.source for row in out}) <= 0.03 * len({row.source for row in own})
 
 
