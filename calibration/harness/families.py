@@ -177,12 +177,11 @@ PICTURES: tuple[Bucket, ...] = (
     (592, 976, 1, 181, 1),
     (512, 512, 2, 154, 1), (656, 992, 2, 333, 1), (640, 448, 3, 131, 1), (544, 800, 4, 250, 1), (464, 736, 3, 88, 1),
 )  # fmt: skip
-# Words of prompts that are padded to 256 tokens
-PADDED_PICTURES: tuple[Bucket, ...] = (
-    (512, 512, 1, 154, 1), (768, 640, 1, 77, 1), (1024, 1024, 1, 205, 1), (1248, 800, 1, 97, 1), (352, 608, 1, 40, 1),
-    (592, 976, 1, 256, 1),
-    (512, 512, 2, 154, 1), (656, 992, 2, 77, 1), (640, 448, 3, 131, 1), (544, 800, 4, 250, 1), (464, 736, 3, 88, 1),
-)  # fmt: skip
+# Prompts that are padded to 256 tokens
+PADDED_PICTURES: tuple[Bucket, ...] = tuple(
+    (width, height, batch, words, frames)
+    for (width, height, batch, _, frames), words in zip(PICTURES, (154, 77, 205, 97, 40, 256, 154, 77, 131, 250, 88), strict=True)
+)
 
 CONVOLVED = replace(LAYOUT, lengths=(*LAYOUT.lengths, "T2"))  # copies in cuDNN's workspace begin at multiples of 256 bytes, of two tokens
 COGVIDEOX_2B = Family(

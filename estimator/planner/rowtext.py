@@ -1,4 +1,4 @@
-"""A million rows of text at once: cells laid side by side as bytes, and the gaps between them left out. A fifth of the time of strings."""
+"""A million rows of text at once: cells laid side by side as bytes, and the gaps between them left out. In half the time of strings."""
 
 from __future__ import annotations
 
