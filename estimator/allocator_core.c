@@ -1,8 +1,8 @@
 /* The allocator's replay, compiled: the same as Allocator.run of allocator.py, which says what it does and why, and stays the reference
  * (tests/test_allocator_compiled.py holds the two together). For default settings: no expandable segments, no placed segments.
  *
- * Blocks are chained to their neighbours within a segment, as in torch; each pool is an array of its free blocks sorted by (size, address).
- * Sizes and addresses are in units. No Python here: the library is loaded with ctypes and serves every version of it. */
+ * Blocks are chained to their neighbours within a segment, as in torch, and free ones to those of about their size, sorted by (size, address):
+ * one comes and goes without a search among all. Sizes and addresses are in units. No Python here: the library is loaded with ctypes and serves every version of it. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -31,9 +31,18 @@ typedef struct {
 
 enum { STREAMS = 2 }; /* each with pools of its own; blocks and segments stay with their stream: as in allocator_compiled.py */
 
-typedef struct { i64 size, address; int32_t before, after, is_free, stream; } Block;
-typedef struct { i64 size, address; int32_t block; } Ranked;
-typedef struct { Ranked *rows; i64 count, room; } Pool;
+typedef struct {
+    i64 size, address;
+    int32_t before, after;       /* neighbours in the segment */
+    int32_t smaller, larger;     /* if it is free: the next in its chain */
+    int32_t is_free, stream;
+} Block;
+
+enum { FINE = 4, CHAINS = 44 << FINE, WORDS = CHAINS / 64 }; /* sizes that share their highest FINE + 1 bits share a chain */
+typedef struct {
+    int32_t first[CHAINS];       /* the smallest block of each chain, or NONE */
+    uint64_t words[WORDS], word; /* which chains are not empty, and which of those words are not 0 */
+} Pool;
 typedef struct { i64 key; int32_t block; } Held; /* block: its number; NONE: the null pointer; VACANT: no key here */
 
 typedef struct {
@@ -106,56 +115,67 @@ static void drop_block(Core *core, int32_t block) {
     core->unused = block;
 }
 
-/* The first row from `low` on, before `high`, that is not below (size, address). */
-static i64 lower_bound_in(const Pool *pool, i64 low, i64 high, i64 size, i64 address) {
-    while (low < high) {
-        i64 middle = (low + high) / 2;
-        const Ranked *row = &pool->rows[middle];
-        if (row->size < size || (row->size == size && row->address < address)) low = middle + 1;
-        else high = middle;
-    }
-    return low;
+/* The chain of a size. The last one has all sizes from 2**47 units (64 PiB) on. */
+static i64 chain_of(i64 size) {
+    if (size < (1 << FINE)) return size;
+    int shift = 63 - __builtin_clzll((uint64_t)size) - FINE;
+    i64 chain = ((i64)shift << FINE) + (size >> shift);
+    return chain < CHAINS ? chain : CHAINS - 1;
 }
 
-static i64 lower_bound(const Pool *pool, i64 size, i64 address) { return lower_bound_in(pool, 0, pool->count, size, address); }
+static int precedes(const Block *one, const Block *other) {
+    return one->size < other->size || (one->size == other->size && one->address < other->address);
+}
 
-static int enter(Core *core, Pool *pool, int32_t block) {
-    if (pool->count == pool->room) {
-        i64 room = pool->room ? 2 * pool->room : 256;
-        Ranked *rows = realloc(pool->rows, room * sizeof *rows);
-        if (!rows) return 0;
-        pool->rows = rows;
-        pool->room = room;
+static void enter(Core *core, Pool *pool, int32_t block) {
+    Block *blocks = core->blocks, *b = &blocks[block];
+    i64 chain = chain_of(b->size);
+    int32_t larger = pool->first[chain], smaller = NONE;
+    while (larger != NONE && precedes(&blocks[larger], b)) {
+        smaller = larger;
+        larger = blocks[larger].larger;
     }
-    Block *b = &core->blocks[block];
-    i64 at = lower_bound(pool, b->size, b->address);
-    memmove(&pool->rows[at + 1], &pool->rows[at], (pool->count - at) * sizeof *pool->rows);
-    pool->rows[at] = (Ranked){b->size, b->address, block};
-    pool->count++;
+    b->smaller = smaller;
+    b->larger = larger;
     b->is_free = 1;
-    return 1;
+    if (smaller != NONE) blocks[smaller].larger = block;
+    else pool->first[chain] = block;
+    if (larger != NONE) blocks[larger].smaller = block;
+    pool->words[chain / 64] |= (uint64_t)1 << chain % 64;
+    pool->word |= (uint64_t)1 << chain / 64;
 }
 
-static void remove_at(Pool *pool, i64 at) {
-    pool->count--;
-    memmove(&pool->rows[at], &pool->rows[at + 1], (pool->count - at) * sizeof *pool->rows);
+static void take_out(Core *core, Pool *pool, int32_t block) {
+    Block *blocks = core->blocks, *b = &blocks[block];
+    i64 chain = chain_of(b->size);
+    b->is_free = 0;
+    if (b->smaller != NONE) blocks[b->smaller].larger = b->larger;
+    else pool->first[chain] = b->larger;
+    if (b->larger != NONE) blocks[b->larger].smaller = b->smaller;
+    if (pool->first[chain] != NONE) return;
+    pool->words[chain / 64] &= ~((uint64_t)1 << chain % 64);
+    if (!pool->words[chain / 64]) pool->word &= ~((uint64_t)1 << chain / 64);
 }
 
-static i64 place_of(const Pool *pool, const Block *b) { return lower_bound(pool, b->size, b->address); }
+/* The first chain from one on that is not empty; CHAINS if there is none. */
+static i64 next_chain(const Pool *pool, i64 chain) {
+    if (chain >= CHAINS) return CHAINS;
+    uint64_t word = pool->words[chain / 64] >> chain % 64;
+    if (word) return chain + __builtin_ctzll(word);
+    uint64_t words = pool->word >> (chain / 64 + 1) << (chain / 64 + 1);
+    if (!words) return CHAINS;
+    i64 place = __builtin_ctzll(words);
+    return place * 64 + __builtin_ctzll(pool->words[place]);
+}
 
-/* A row gives way to that of a free block, wherever that belongs: only the rows in between move. */
-static void replace_at(Core *core, Pool *pool, i64 at, int32_t block) {
-    Block *b = &core->blocks[block];
-    Ranked *rows = pool->rows;
-    i64 to = lower_bound_in(pool, 0, at, b->size, b->address);
-    if (to < at) {
-        memmove(&rows[to + 1], &rows[to], (at - to) * sizeof *rows);
-    } else {
-        to = lower_bound_in(pool, at + 1, pool->count, b->size, b->address) - 1;
-        memmove(&rows[at], &rows[at + 1], (to - at) * sizeof *rows);
-    }
-    rows[to] = (Ranked){b->size, b->address, block};
-    b->is_free = 1;
+/* The smallest free block of so many units or more, of those the one at the lowest address; NONE if there is none. */
+static int32_t best_fit(const Core *core, const Pool *pool, i64 units) {
+    i64 chain = chain_of(units);
+    int32_t block = pool->first[chain];
+    while (block != NONE && core->blocks[block].size < units) block = core->blocks[block].larger;
+    if (block != NONE) return block;
+    chain = next_chain(pool, chain + 1);
+    return chain < CHAINS ? pool->first[chain] : NONE;
 }
 
 static Pool *pool_of(Core *core, i64 units, int32_t stream) {
@@ -165,17 +185,16 @@ static Pool *pool_of(Core *core, i64 units, int32_t stream) {
 /* ---- segments */
 
 static void release_pool(Core *core, Pool *pool) {
-    i64 kept = 0;
-    for (i64 i = 0; i < pool->count; i++) {
-        Block *b = &core->blocks[pool->rows[i].block];
-        if (b->before == NONE && b->after == NONE) {
+    for (i64 chain = next_chain(pool, 0); chain < CHAINS; chain = next_chain(pool, chain + 1)) {
+        for (int32_t block = pool->first[chain], larger; block != NONE; block = larger) {
+            Block *b = &core->blocks[block];
+            larger = b->larger;
+            if (b->before != NONE || b->after != NONE) continue;
             core->counters.reserved -= b->size;
-            drop_block(core, pool->rows[i].block);
-        } else {
-            pool->rows[kept++] = pool->rows[i];
+            take_out(core, pool, block);
+            drop_block(core, block);
         }
     }
-    pool->count = kept;
 }
 
 static void release(Core *core) {
@@ -195,7 +214,7 @@ static int32_t grow(Core *core, i64 units, int32_t stream) {
     int32_t block = new_block(core);
     if (block == NONE) return VACANT;
     if (c->downwards) c->next_address -= size;
-    core->blocks[block] = (Block){size, c->next_address, NONE, NONE, 0, stream};
+    core->blocks[block] = (Block){size, c->next_address, NONE, NONE, NONE, NONE, 0, stream};
     if (!c->downwards) c->next_address += size;
     c->reserved += size;
     if (c->reserved > c->peak_reserved) c->peak_reserved = c->reserved;
@@ -207,11 +226,9 @@ static int32_t grow(Core *core, i64 units, int32_t stream) {
 static int allocate(Core *core, i64 key, i64 units, i64 event, int32_t stream) {
     Counters *c = &core->counters;
     Pool *pool = pool_of(core, units, stream);
-    i64 at = lower_bound(pool, units, 0);
-    int32_t block;
-    int cached = at < pool->count;
-    if (cached) {
-        block = pool->rows[at].block;
+    int32_t block = best_fit(core, pool, units);
+    if (block != NONE) {
+        take_out(core, pool, block);
     } else {
         block = grow(core, units, stream);
         if (block == NONE) {
@@ -230,16 +247,12 @@ static int allocate(Core *core, i64 key, i64 units, i64 event, int32_t stream) {
         int32_t remainder = new_block(core);
         if (remainder == NONE) return NO_HOST_MEMORY;
         Block *b = &core->blocks[block];
-        core->blocks[remainder] = (Block){rest, b->address + units, block, b->after, 1, stream};
+        core->blocks[remainder] = (Block){rest, b->address + units, block, b->after, NONE, NONE, 1, stream};
         if (b->after != NONE) core->blocks[b->after].before = remainder;
         b->after = remainder;
         b->size = units;
-        if (cached) replace_at(core, pool, at, remainder);
-        else if (!enter(core, pool, remainder)) return NO_HOST_MEMORY;
-    } else if (cached) {
-        remove_at(pool, at);
+        enter(core, pool, remainder);
     }
-    core->blocks[block].is_free = 0;
     c->allocated += core->blocks[block].size;
     if (c->allocated > c->peak_allocated) {
         c->peak_allocated = c->allocated;
@@ -250,14 +263,13 @@ static int allocate(Core *core, i64 key, i64 units, i64 event, int32_t stream) {
     return DONE;
 }
 
-static int give_back(Core *core, int32_t block) {
+static void give_back(Core *core, int32_t block) {
     Block *b = &core->blocks[block];
     Pool *pool = pool_of(core, b->size, b->stream);
-    i64 at = NONE; /* the row that gives way to the block's */
     core->counters.allocated -= b->size;
     if (b->after != NONE && core->blocks[b->after].is_free) {
         int32_t gone = b->after;
-        at = place_of(pool, &core->blocks[gone]);
+        take_out(core, pool, gone);
         b->size += core->blocks[gone].size;
         b->after = core->blocks[gone].after;
         if (b->after != NONE) core->blocks[b->after].before = block;
@@ -265,17 +277,14 @@ static int give_back(Core *core, int32_t block) {
     }
     if (b->before != NONE && core->blocks[b->before].is_free) {
         int32_t first = b->before;
-        if (at != NONE) remove_at(pool, at);
-        at = place_of(pool, &core->blocks[first]);
+        take_out(core, pool, first);
         core->blocks[first].size += b->size;
         core->blocks[first].after = b->after;
         if (b->after != NONE) core->blocks[b->after].before = first;
         drop_block(core, block);
         block = first;
     }
-    if (at == NONE) return enter(core, pool, block) ? DONE : NO_HOST_MEMORY;
-    replace_at(core, pool, at, block);
-    return DONE;
+    enter(core, pool, block);
 }
 
 static int one(Core *core, i64 key, i64 size, i64 event, int32_t stream) {
@@ -290,7 +299,8 @@ static int one(Core *core, i64 key, i64 size, i64 event, int32_t stream) {
     if (size == FREE) {
         if (block == VACANT) return KEY_HOLDS_NOTHING;
         forget_key(core, at);
-        return block == NONE ? DONE : give_back(core, block);
+        if (block != NONE) give_back(core, block);
+        return DONE;
     }
     if (block != VACANT) return KEY_IS_LIVE;
     if (size > 0) return allocate(core, key, (size + core->counters.unit_bytes - 1) / core->counters.unit_bytes, event, stream);
@@ -304,10 +314,6 @@ static int one(Core *core, i64 key, i64 size, i64 event, int32_t stream) {
 EXPORT void core_delete(Core *core) {
     if (!core) return;
     free(core->blocks);
-    for (int stream = 0; stream < STREAMS; stream++) {
-        free(core->small[stream].rows);
-        free(core->large[stream].rows);
-    }
     free(core->held);
     free(core);
 }
@@ -317,6 +323,9 @@ EXPORT Core *core_begin(const Counters *counters) {
     if (!core) return NULL;
     core->counters = *counters;
     core->unused = NONE;
+    for (int stream = 0; stream < STREAMS; stream++) {
+        for (i64 chain = 0; chain < CHAINS; chain++) core->small[stream].first[chain] = core->large[stream].first[chain] = NONE;
+    }
     return core;
 }
 
@@ -334,11 +343,6 @@ EXPORT Core *core_copy(const Core *core) {
     if (!twin) return NULL;
     *twin = *core;
     twin->blocks = duplicate(core->blocks, core->blocks_room * sizeof *core->blocks, &failed);
-    for (int stream = 0; stream < STREAMS; stream++) {
-        Pool *small = &twin->small[stream], *large = &twin->large[stream];
-        small->rows = duplicate(small->rows, small->room * sizeof *small->rows, &failed);
-        large->rows = duplicate(large->rows, large->room * sizeof *large->rows, &failed);
-    }
     twin->held = duplicate(core->held, core->held_room * sizeof *core->held, &failed);
     if (!failed) return twin;
     core_delete(twin);

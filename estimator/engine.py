@@ -109,6 +109,17 @@ def failure(job: Job, gpu: Gpu, capacity_bytes: int) -> Failure | None:
     return Failure(tight.phases[tight.failed].phase, least, capacity_bytes, _decides(job, gpu, tight, capacity_bytes))
 
 
+def surely_safe(job: Job, gpu: Gpu, capacity_bytes: int) -> bool:
+    """Whether the replay under the job's `room_bytes` alone shows that `check` calls it safe; where not, other orders have to be asked.
+
+    `check` replays other orders too, with room to spare, but calls a job unsafe only for what happens under the capacity.
+    Raises CannotTell.
+    """
+    tight, residual = _replay(job, capacity_bytes, workspace_of(gpu)), residual_for(gpu, job)
+    fails = _fails_high(tight, tight.phases, capacity_bytes, residual)
+    return not fails and not _keeps_releasing(tight) and not without_flash(gpu)
+
+
 def _decides(job: Job, gpu: Gpu, tight: Simulation, capacity_bytes: int) -> bool:
     """Whether `_survives` comes to this same failure: always before the steps; later where steps with room to spare meet the capacity too.
 
@@ -179,27 +190,37 @@ def _survives(free: Simulation, capacity: int, replay: Replayer, extras: Sequenc
     return replay(max(capacity, 0), not any(tight[first_step:]))
 
 
-def _fails(simulation: Simulation | None, free: Simulation, capacities: Sequence[int], extras: Sequence[int]) -> set[int]:
+def _under(simulation: Simulation | None, free: Simulation) -> tuple[PhasePeak, ...]:
+    """The phases as they are under a capacity, as far as that was replayed: a block somewhat larger than its tensor counts whole."""
+    return free.phases if simulation is None else (*simulation.phases, *free.phases[len(simulation.phases) :])
+
+
+def _fails(simulation: Simulation | None, peaks: Sequence[PhasePeak], capacities: Sequence[int], extras: Sequence[int]) -> set[int]:
     """Indices of phases that fail under the capacity: the replay's, and those whose tensors with the workspace are more than theirs."""
-    beside = zip(free.phases, capacities, extras, strict=True)
+    beside = zip(peaks, capacities, extras, strict=True)
     failed = {index for index, (peak, capacity, extra) in enumerate(beside) if peak.allocated_bytes + extra > capacity}
     if simulation is not None and simulation.failed is not None:
         failed.add(simulation.failed)
     return failed
 
 
+def _fails_high(simulation: Simulation | None, peaks: Sequence[PhasePeak], capacity: int, residual: Residual) -> set[int]:
+    """`_fails` with everything at its high end."""
+    return _fails(simulation, peaks, [capacity] * len(peaks), [extra_at_peak(peak, residual).high_bytes for peak in peaks])
+
+
 def _judge(
     job: Job, gpu: Gpu, residual: Residual, free: Simulation, space: Interval, replay: Replayer, assumptions: tuple[str, ...]
 ) -> Estimate:  # fmt: skip
     """`space`: what is left to the allocator, by what the tensors of each phase take together (peak rows)."""
-    workspaces = [extra_at_peak(p, residual) for p in free.phases]
-    none, low, high = [0] * len(workspaces), [each.low_bytes for each in workspaces], [each.high_bytes for each in workspaces]
-    tight = _survives(free, space.low_bytes, replay, high)
-    failed_high = _fails(tight, free, [space.low_bytes] * len(high), high)
+    workspaces, none = [extra_at_peak(p, residual) for p in free.phases], [0] * len(free.phases)
+    tight = _survives(free, space.low_bytes, replay, [each.high_bytes for each in workspaces])
+    failed_high = _fails_high(tight, _under(tight, free), space.low_bytes, residual)
     failed_low: set[int] = set()
     if failed_high:
         most = [most_bytes(gpu, residual, peak) for peak in free.phases]
-        failed_low = _fails(_survives(free, space.high_bytes, replay, none), free, most, low)
+        loose = _survives(free, space.high_bytes, replay, none)
+        failed_low = _fails(loose, _under(loose, free), most, [each.low_bytes for each in workspaces])
     likely = _survives(free, space.likely_bytes, replay, none)
     slow = tight is not None and not failed_high and _keeps_releasing(tight)
     unsure = {i for i, p in enumerate(free.phases) if i in failed_high or (slow and p.phase == "train")}

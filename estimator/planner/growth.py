@@ -65,7 +65,7 @@ def driven(judge: Judge, aim: str, space: Sequence[Dimension], levels: tuple[Nam
 
     def furthest(chosen: tuple[int, ...], values: Sequence[int]) -> int:
         place = _last(len(values), lambda n: attempt((*chosen, values[n]), False) is not None)
-        return _last(place + 1, lambda n: attempt((*chosen, values[n]), True) is not None, from_top=True)
+        return _last(place + 1, lambda n: attempt((*chosen, values[n]), True) is not None, place)
 
     chosen: tuple[int, ...] = ()
     helped: tuple[Level, ...] = ()
@@ -98,26 +98,24 @@ def alone(judge: Judge, what: str) -> Growth | None:
 def largest_safe(judge: Judge, steps: Sequence[tuple[Edit, ...]]) -> int:
     """The place of the last of ever larger edits that is safe, next to one that is not; -1 if the first is not."""
     place = _last(len(steps), lambda n: judge.failing(steps[n]) == ())
-    return _last(place + 1, lambda n: judge.safe(steps[n]), from_top=True)
+    likely = _last(place + 1, lambda n: judge.likely(steps[n]))
+    return _last(place + 1, lambda n: judge.safe(steps[n]), likely)
 
 
-def _last(count: int, good: Callable[[int], bool], from_top: bool = False) -> int:
+def _last(count: int, good: Callable[[int], bool], likely: int = 0) -> int:
     """The last of 0 .. count - 1 that is good, -1 if the first is not: the one after it has been tried, and is not good.
 
-    Looks ever further away from where the limit is likely: from the first, or from the last.
+    Looks ever further away from where the limit is likely.
     """
-    low, high, step = -1, count, 1
+    low, high, step, at = -1, count, 1, max(likely, 0)
     while low + 1 < high:
-        if from_top:
-            middle = max(high - step, low + 1)
+        if good(at):
+            low = at
         else:
-            middle = min(low + step, high - 1)
-        if good(middle):
-            step = step * 2 if not from_top else max((high - middle) // 2, 1)
-            low = middle
-        else:
-            step = step * 2 if from_top else max((middle - low) // 2, 1)
-            high = middle
+            high = at
         if low >= 0 and high < count:
-            step = max((high - low) // 2, 1)
+            at = (low + high) // 2
+        else:
+            at = max(high - step, 0) if low < 0 else min(low + step, count - 1)
+            step *= 2
     return low

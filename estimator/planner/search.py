@@ -21,6 +21,7 @@ from estimator.engine import (
     failure,
     room_bytes,
     rows_of,
+    surely_safe,
     surely_unsafe,
     without_flash,
 )
@@ -93,7 +94,7 @@ class Judge:
         if edits not in self._estimates:
             job = self.subject.read(edits)
             assert job is not None
-            self.replayed += 1
+            self.replayed += edits not in self._failures
             self._estimates[edits] = estimate_job(job, self.gpu)
         return self._estimates[edits]
 
@@ -124,11 +125,27 @@ class Judge:
         return self._starts[what]
 
     def safe(self, edits: tuple[Edit, ...]) -> bool:
-        """Safe by the rule of `check`, which replays training steps in other orders as well."""
+        """Safe by the rule of `check`, which replays training steps in other orders as well: these are asked only where they matter."""
         if self.failing(edits) != ():
             return False
-        failure = self._failure(edits)
+        failure, job, rows = self._failure(edits), self.subject.read(edits), self._bound(edits)
+        assert job is not None
+        assert rows is not None
+        if failure is None and edits not in self._estimates and surely_safe(job, self.gpu, room_bytes(job, self.gpu, rows)):
+            return True
         return (failure is None or not failure.decides) and self.estimate(edits).verdict == SAFE
+
+    def likely(self, edits: tuple[Edit, ...]) -> bool:
+        """Whether it may well be safe: if its steps reserve as much more than they allocate as those of the config as it stands.
+
+        For where to look first. The edited config must be one that peak rows let pass. Raises CannotTell.
+        """
+        job, rows = self.subject.read(edits), self._bound(edits)
+        assert job is not None
+        assert rows is not None
+        cached = max((p.reserved_bytes - p.allocated_bytes for p in self.estimate(()).phases if p.phase == TRAIN), default=0)
+        need = max((p.allocated_bytes for p in rows.phases if p.phase == TRAIN), default=0) + cached
+        return need <= room_bytes(job, self.gpu, rows)
 
     def _failure(self, edits: tuple[Edit, ...]) -> Failure | None:
         """How the edited config is known to fail, or is found to under its capacity alone. A start that fails speaks for all like it."""
@@ -138,7 +155,10 @@ class Judge:
             assert rows is not None
             capacity = room_bytes(job, self.gpu, rows)
             known = (each for each in self._early.get(start, ()) if each.from_bytes <= capacity <= each.to_bytes)
-            found = next(known, None) or failure(job, self.gpu, capacity)
+            found = next(known, None)
+            if found is None:
+                self.replayed += edits not in self._estimates
+                found = failure(job, self.gpu, capacity)
             self._failures[edits] = found
             if found is not None and found.phase in EARLY:
                 self._early.setdefault(start, []).append(found)
