@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from estimator.arrays import among
 from estimator.features import Ints
 from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program
 
@@ -147,8 +148,8 @@ def _edited(base: Program, key: str, coefficients: Ints, dropped: set[int], doub
         return replace(base, key=key, coefficients=coefficients, peaks=peaks)
     own, tensors = len(base.names) - base.imports, base.tensor_of_event
     births = base.events == ALLOCATE
-    times = np.where(births & np.isin(tensors, doubled), 1 + 2 * extra, 1)
-    times[np.isin(tensors, list(dropped))] = 0
+    times = np.where(births & among(tensors, doubled), 1 + 2 * extra, 1)
+    times[among(tensors, dropped)] = 0
     at = np.repeat(np.arange(len(times)), times)  # the old event that each new one comes of, and which of its own it is
     nth = np.arange(len(at)) - np.repeat(np.cumsum(times) - times, times)
     events = np.where(nth == 0, base.events[at], np.where(nth <= extra, ALLOCATE, 2 * extra + 1 - nth))

@@ -127,7 +127,7 @@ def residual_for(gpu: Gpu, job: Job | None = None) -> Residual:
     if job is not None and (drift := drift_of(job)) is not None:
         reasons.append(drift)
         shares.append(DRIFT_SHARE)
-    residual = _widened(own or shipped.residual, shares, tuple(reasons))
+    residual = _shipped(tuple(shares), tuple(reasons)) if own is None else _widened(own, shares, tuple(reasons))
     chance = _chance_bytes(job) if job is not None and job.model.layer_offloading else 0
     return residual.with_chance(chance, CHANCE.format(chance / GIB)) if chance else residual
 
@@ -173,6 +173,12 @@ def _chance_bytes(job: Job) -> int:
     from estimator.offload_profile import chance_bytes
 
     return chance_bytes(job)
+
+
+@cache
+def _shipped(shares: tuple[float, ...], reasons: tuple[str, ...]) -> Residual:
+    """The shipped residual, `_widened`: of every config that a plan tries the same."""
+    return _widened(profile().residual, shares, reasons)
 
 
 def _widened(residual: Residual, shares: Iterable[float], reasons: tuple[str, ...]) -> Residual:

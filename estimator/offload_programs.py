@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from estimator.arrays import Bools, among
 from estimator.features import Ints
 from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, HELD, SLOTS, STREAM, WRAPPED, Layer, slot_name
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, EventProgram, Program
-from estimator.rewriting import Bools
 
 NONE, STAYS = -1, -2
 COPY, MADE = 1, 2  # of tensors that the base has not: on the copies' stream, or on the default one
@@ -81,7 +81,7 @@ class _Editor:
             self.at = int(made[k])
             self._actions(before[k])
         tensors, births = base.tensor_of_event, base.events == ALLOCATE
-        gone = _among(tensors, self.dropped) | (_among(tensors, kept | self.dropped_free) & ~births)
+        gone = among(tensors, self.dropped) | (among(tensors, kept | self.dropped_free) & ~births)
         return self._finished(tensors, births, gone)
 
     # ---- what is done before which allocation
@@ -252,7 +252,3 @@ class _Editor:
                 for part, tensor in slot.items():
                     known[tensor] = slot_name(ring, age, part)
         return tuple(known[order].tolist())
-
-
-def _among(tensors: Ints, some: set[int]) -> Bools:
-    return np.isin(tensors, np.array(sorted(some), dtype=np.int64))

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from estimator.arrays import among
 from estimator.offload_programs import Call
 from estimator.program import ALLOCATE, FIRST_IMPORT, Program
 
@@ -21,7 +22,7 @@ TRANSFORMER = "transformer"
 def denoised(base: Program, calls: Sequence[Call], rounds: int = ROUNDS) -> tuple[Program, tuple[Call, ...]]:
     """A preview's program with so many steps, and its calls. What is decoded is what the last step has made."""
     labelled = [row for row, moment in enumerate(base.moments) if moment.startswith(TRANSFORMER)]
-    inside = np.flatnonzero(np.isin(base.labels, labelled))
+    inside = np.flatnonzero(among(np.array(base.labels), labelled))
     if not len(inside) or rounds < 2:
         return base, tuple(calls)
     count = int(inside[-1]) + 1
@@ -30,7 +31,7 @@ def denoised(base: Program, calls: Sequence[Call], rounds: int = ROUNDS) -> tupl
     step = step[step > FIRST_IMPORT]  # what others made is let go once
     made = step == ALLOCATE
     freed = (np.cumsum(made) - step)[step > ALLOCATE]
-    left = np.setdiff1d(np.arange(count), freed)
+    left = np.flatnonzero(~among(np.arange(count), freed))
     events = np.concatenate([*[np.append(step, count - left)] * (rounds - 1), base.events])
     program = replace(
         base, events=events, coefficients=np.concatenate([*[base.coefficients[:count]] * (rounds - 1), base.coefficients]),

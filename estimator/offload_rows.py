@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from estimator.arrays import among, distinct
 from estimator.features import Ints
 from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, SLOTS, WRAPPED
 from estimator.offload_programs import NONE, STAYS, Call, Offloaded
@@ -77,13 +78,13 @@ class Outline:
         there = (at[:, None] >= start) & (at[:, None] < end)
         totals = self.totals + there.astype(np.int64) @ base.coefficients[tensor]
         other = any(layer.what != WRAPPED for layer in what.layers[:1]) or what.layers is not what.resident
-        gone = self.dropped if other else self.dropped[np.isin(self.of_layer, taken)]
+        gone = self.dropped if other else self.dropped[among(self.of_layer, taken)]
         lives = (at[:, None] >= gone) & (at[:, None] < self.deaths[gone])
         totals = totals - lives.astype(np.int64) @ base.coefficients[gone]
         totals[:, base.features.index("1")] += self._slots(what, used)
-        keep = ~np.isin(at, gone)
+        keep = ~among(at, gone)
         values = totals[keep].astype(np.float64) @ self.points
-        moments, labels, best = base.moments, base.labels, np.unique(values.argmax(axis=0)).tolist() if keep.any() else []
+        moments, labels, best = base.moments, base.labels, distinct(values.argmax(axis=0)) if keep.any() else []
         rows = tuple(PeakRow(tuple(totals[keep][n].tolist()), moments[labels[int(at[keep][n])]]) for n in best)
         copies = {FORWARD: len(used), BACKWARD: len(used)}
         return base.with_peaks(rows, copies)

@@ -9,6 +9,7 @@ import numpy as np
 
 from estimator import operations as op
 from estimator.allocator import EMPTY_CACHE, FREE
+from estimator.arrays import among
 from estimator.features import Ints
 from estimator.program import Program
 from estimator.residents import State, adds, component_of, freed_at_once, rounded
@@ -46,7 +47,7 @@ def events_of(program: Program, part: op.Part, sizes: Ints, base: int, state: St
     if program.imports:
         keys = np.where(tensors < own, keys, real[tensors])
     if absent:
-        there = ~np.isin(tensors, absent)
+        there = ~among(tensors, absent)
         keys, events = keys[there], events[there]
     added = [tensors for group, tensors, _ in program.kept if adds(part.accumulate, group)]
     if added:

@@ -7,6 +7,7 @@ recording, and free them with the part; here they are made where they are first 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,14 +15,15 @@ import numpy as np
 
 from estimator import operations as op
 from estimator.archs import load_archs
+from estimator.arrays import among
 from estimator.features import Ints
 from estimator.part_events import PartRun
 from estimator.program import Program
 from estimator.residents import State
 
 GROUP = "positions"
-EMBEDDER = ".pos_embed|"
-TRANSFORMER = "transformer"
+EMBEDDER = re.compile(r"\.pos_embed\|")
+TRANSFORMER = re.compile("transformer")
 TABLES, TABLE_BYTES = 2, 4096 * 64 * 8
 TOKEN_BYTES = 64 * 8
 FORWARD = (op.PREVIEW, op.CORE)  # parts that the transformer runs in
@@ -38,8 +40,8 @@ def needed(arch: str, part: op.Part) -> Mapping[str, int]:
 
 def without(program: Program, sizes: Ints) -> Ints:
     """The bytes of a part's tensors without those that it keeps itself. The forward's own copy of all images' frequencies is not kept."""
-    mine = [k for k in program.exported if EMBEDDER in program.moments[program.labels[k]]]
-    return np.where(np.isin(np.arange(len(sizes)), mine), 0, sizes)
+    mine = [k for k in program.exported if EMBEDDER.search(program.moments[program.labels[k]])]
+    return np.where(among(np.arange(len(sizes)), mine), 0, sizes)
 
 
 def laid(program: Program, run: PartRun, wanted: Mapping[str, int], state: State) -> tuple[PartRun, list[tuple[int, int]]]:
@@ -60,8 +62,8 @@ def laid(program: Program, run: PartRun, wanted: Mapping[str, int], state: State
 
 def _place(program: Program, run: PartRun) -> int | None:
     """The event before which they are made: that of the first tensor of positions, else of the transformer."""
-    for word in (EMBEDDER, TRANSFORMER):
-        first = min((tensor for row, tensor in program.first_at.items() if word in program.moments[row]), default=None)
+    for moments in (EMBEDDER, TRANSFORMER):
+        first = program.first_in(moments)
         if first is not None:
             return int(np.flatnonzero(run.keys == run.base + first)[0])
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from estimator.arrays import distinct
 from estimator.features import Ints, feature
 
 ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
@@ -136,8 +138,18 @@ class Program:
     @cached_property
     def first_at(self) -> Mapping[int, int]:
         """For each row of `moments` at which a tensor was made, the first one."""
-        rows, firsts = np.unique(np.array(self.labels, dtype=np.int64), return_index=True)
-        return dict(zip(rows.tolist(), firsts.tolist(), strict=True))
+        return dict(zip(reversed(self.labels), range(len(self.labels) - 1, -1, -1), strict=True))
+
+    @cached_property
+    def _firsts(self) -> dict[re.Pattern[str], int | None]:
+        return {}
+
+    def first_in(self, moments: re.Pattern[str]) -> int | None:
+        """The first tensor of those that are made where the pattern is found in the moment's name."""
+        if moments not in self._firsts:
+            made = (tensor for row, tensor in self.first_at.items() if moments.search(self.moments[row]))
+            self._firsts[moments] = min(made, default=None)
+        return self._firsts[moments]
 
     @cached_property
     def forward(self) -> tuple[int, int]:
@@ -261,5 +273,5 @@ def peak_rows(
     signs = np.where(events == ALLOCATE, 1, np.where(events == EMPTY_CACHE, 0, -1))
     totals = np.cumsum(coefficients[np.where(events == EMPTY_CACHE, 0, tensors)] * signs[:, None], axis=0)
     at = np.flatnonzero(events == ALLOCATE)
-    best = np.unique((totals[at].astype(np.float64) @ points_of(features, DOMAIN)).argmax(axis=0))
-    return tuple(PeakRow(tuple(totals[at[n]].tolist()), moments[labels[int(tensors[at[n]])]]) for n in best.tolist())
+    best = distinct((totals[at].astype(np.float64) @ points_of(features, DOMAIN)).argmax(axis=0))
+    return tuple(PeakRow(tuple(totals[at[n]].tolist()), moments[labels[int(tensors[at[n]])]]) for n in best)

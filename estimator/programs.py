@@ -93,6 +93,10 @@ class Profile:
     def kinds(self) -> frozenset[str]:  # of the parts that were recorded for this very architecture
         return frozenset(key.split("/")[0] for key in self.data["parts"])
 
+    @cached_property
+    def _pictured_text_only(self) -> bool:
+        return all(key.endswith(PICTURED) for key in self.data["parts"] if key.split("/")[0] == "text")
+
     @property
     def shares_all(self) -> bool:
         """Whether all that was not recorded for it is the relative's, to the last weight (Qwen-Image-Edit: Qwen-Image's)."""
@@ -101,10 +105,11 @@ class Profile:
     def _is_relatives(self, key: str) -> bool:
         """Whether a part is the relative's whatever it is: of a kind of which none was recorded here (else the relative's is another), or
         a text without pictures where all that were recorded have some: no vision tower is asked."""
+        if not self.shares_all:
+            return False
         kind = key.split("/")[0]
-        own = [mine for mine in self.data["parts"] if mine == kind or mine.startswith(f"{kind}/")]
-        unseen = kind == "text" and not key.endswith(PICTURED) and all(mine.endswith(PICTURED) for mine in own)
-        return self.shares_all and (not own or unseen)
+        unseen = kind == "text" and not key.endswith(PICTURED) and self._pictured_text_only
+        return unseen or kind not in self.kinds
 
     @property
     def lenders(self) -> tuple[Profile, ...]:

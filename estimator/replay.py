@@ -14,6 +14,7 @@ from estimator.allocator import FREE, OutOfMemory
 from estimator.allocator_compiled import replaying_allocator
 from estimator.allocator_state import UNIT_BYTES
 from estimator.archs import load_archs
+from estimator.arrays import among
 from estimator.derived_weights import PLACES_OF_LINEAR, TENSORS_OF_LINEAR
 from estimator.features import Ints
 from estimator.job import Job
@@ -195,7 +196,7 @@ class Replay:
         own = keys - run.base
         streams = program.streams.take(own, mode="clip") * ((own >= 0) & (own < len(program.streams)))
         copies = [key for key, (component, _) in run.taken.items() if component == SLOTS]
-        streams[np.isin(keys, copies)] = STREAM
+        streams[among(keys, copies)] = STREAM
         peak_event = allocator.run_streams(keys, events, streams)
         for group in GROUPS:
             held[group] = {new: held[group][old] for old, new in aged(held.get(group, {}), program.copies).items()}

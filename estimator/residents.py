@@ -11,6 +11,7 @@ import numpy as np
 from estimator.allocator import FREE, Allocator
 from estimator.allocator_compiled import CompiledAllocator
 from estimator.allocator_state import UNIT_BYTES
+from estimator.arrays import among
 from estimator.estimate import Variant
 from estimator.features import Ints
 from estimator.gpus import MIB, Gpu
@@ -169,7 +170,7 @@ def place_of(name: str) -> int:
 
 def freed_at_once(keys: Ints, sizes: Ints, doubled: set[int]) -> tuple[Ints, Ints]:
     """Gradients that are added to existing ones: freed right after they were made."""
-    where = np.flatnonzero(np.isin(keys, list(doubled)) & (sizes >= 0))
+    where = np.flatnonzero(among(keys, doubled) & (sizes >= 0))
     return np.insert(keys, where + 1, keys[where]), np.insert(sizes, where + 1, FREE)
 
 
@@ -180,10 +181,7 @@ def first_in(key: str, workspace_at: Mapping[str, int]) -> bool:
 
 def first_product(program: Program, tensors: Ints, events: Ints) -> int:
     """The event at which autograd's thread first multiplies matrices; 0 where it does not. `tensors`: of each event."""
-    made = np.flatnonzero(events >= 0)
-    labels, places = np.unique(np.array(program.labels)[tensors[made]], return_inverse=True)
-    products = np.array([BACKWARD_PRODUCT.search(program.moments[label]) is not None for label in labels.tolist()], dtype=bool)
-    found = made[products[places]]
+    found = np.flatnonzero((tensors == program.first_in(BACKWARD_PRODUCT)) & (events >= 0))
     return int(found[0]) if len(found) else 0
 
 

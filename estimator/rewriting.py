@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from estimator.arrays import Bools
 from estimator.features import Ints
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Program
-
-Bools = npt.NDArray[np.bool_]
 
 
 def written(base: Program, key: str, events: tuple[Ints, Bools], rows: tuple[Sequence[str], Ints], like: Sequence[int]) -> Program:

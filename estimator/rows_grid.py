@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from estimator import operations as op
 from estimator import plans
 from estimator.allocator_state import UNIT_BYTES
 from estimator.archs import load_archs
+from estimator.arrays import Bools, distinct
 from estimator.batches import steps_of
 from estimator.features import Ints, feature
 from estimator.grid import NO_ROW, grid
@@ -30,7 +30,6 @@ from estimator.rows import resident_bytes, rounded_sum, workspace_threads
 
 PIXELS = "pixels"
 VAE_MOMENTS = "vae"
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +203,8 @@ def _of_optimizer(program: OptimizerProgram, values: Mapping[str, Ints]) -> tupl
 
 
 def _by_rank(rank: Ints, figure: Callable[[int], int]) -> Ints:
-    ranks, places = np.unique(rank, return_inverse=True)
-    return np.array([figure(r) for r in ranks.tolist()], dtype=np.int64)[places].reshape(rank.shape)
+    ranks = distinct(rank.ravel())
+    return np.array([figure(r) for r in ranks], dtype=np.int64)[np.searchsorted(ranks, rank)]
 
 
 class _Asked(dict[str, int]):

@@ -11,7 +11,7 @@ from estimator.features import Ints
 
 Bytes = npt.NDArray[np.uint8]
 CHUNK = 32_768  # rows at a time: their bytes stay in a processor's cache
-GAP = 0  # a byte that no text has
+GAP = b"\0"  # a byte that no text has
 GROUP = 4  # digits that are looked up at a time
 
 
@@ -25,8 +25,8 @@ def rows_text(columns: Sequence[Sequence[str]], numbers: Ints, ends: Sequence[st
         rows = np.arange(start, min(start + CHUNK, len(numbers)))
         places = np.unravel_index(rows, shape) if shape else ()
         parts = [table[at] for table, at in zip(tables, places, strict=True)]
-        laid = np.concatenate([*parts, _written(numbers[rows], groups), last[end_of[rows]]], axis=1).ravel()
-        out.append(laid[laid != GAP].tobytes())
+        laid = np.concatenate([*parts, _written(numbers[rows], groups), last[end_of[rows]]], axis=1)
+        out.append(laid.tobytes().translate(None, GAP))
     return b"".join(out).decode()
 
 
@@ -49,6 +49,6 @@ def _written(numbers: Ints, groups: Bytes) -> Bytes:
         parts.append(groups[group])
     made = np.concatenate(parts[::-1], axis=1)
     for place in range(made.shape[1] - 1):  # from the right, the first digit is written whatever it is
-        made[numbers < 10 ** (made.shape[1] - 1 - place), place] = GAP
-    made[numbers < 0] = GAP
+        made[numbers < 10 ** (made.shape[1] - 1 - place), place] = ord(GAP)
+    made[numbers < 0] = ord(GAP)
     return made
