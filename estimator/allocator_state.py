@@ -178,15 +178,19 @@ class AllocatorState:
         """Start from an existing state, such as a memory snapshot: replaces everything, and resets peaks and counters.
 
         Each segment: `address`, `total_size`, `type` ("small" | "large"), `blocks` as [address, size, requested size, state] in
-        order, state LIVE_BLOCK or FREE_BLOCK. The key of a live block is its address. New segments come after the last one.
+        order, state LIVE_BLOCK or FREE_BLOCK. The key of a live block is its address. New segments come above all of them, or below.
         Raises ValueError for what an allocator with default settings and one stream cannot have.
         """
         self.__init__(  # type: ignore[misc]
-            None if self._capacity is None else self._capacity * UNIT_BYTES, device_total_bytes=self._device_total, place=self._place
-        )
+            None if self._capacity is None else self._capacity * UNIT_BYTES,
+            device_total_bytes=self._device_total, place=self._place, downwards=self._downwards,
+        )  # fmt: skip
         for segment in sorted(segments, key=lambda segment: int(segment["address"])):
             self._seed_segment(segment)
-        self._next = max((base + size for base, size in self._segments.items()), default=self._next)
+        if self._downwards:
+            self._next = min(self._segments, default=self._next)
+        else:
+            self._next = max((base + size for base, size in self._segments.items()), default=self._next)
         self.reset_peaks()
 
     def _seed_segment(self, segment: Mapping[str, Any]) -> None:

@@ -47,12 +47,12 @@ class Replay:
     def __init__(self, profile: Profile, job: Job, capacity_bytes: int | None, workspace_bytes: int = WORKSPACE_BYTES) -> None:
         self.profile, self.job = profile, job
         self.capacity_bytes, self.workspace_bytes = capacity_bytes, workspace_bytes
-        arch = load_archs().archs[job.arch]  # addresses as on cards where the emulated runs have them so: the harness's alone, so far
-        self.state = State(replaying_allocator(capacity_bytes, job.expandable_segments, downwards=arch.harness))
-        self.unquantised = unquantised_linears(job.model, arch.embedder_linears)
+        self.state = State(replaying_allocator(capacity_bytes, job.expandable_segments, downwards=job.downwards))
+        self.unquantised = unquantised_linears(job.model, load_archs().archs[job.arch].embedder_linears)
         self.peaks: list[PhasePeak] = []
         model = job.model  # with the profile all that operations do not tell: where the replay is (estimator.beginnings)
-        self.place: Hashable = id(profile), model.weights, model.te_weights, self.unquantised, job.expandable_segments, workspace_bytes
+        segments = job.expandable_segments, job.downwards
+        self.place: Hashable = id(profile), model.weights, model.te_weights, self.unquantised, segments, workspace_bytes
         self._begin: op.Begin | None = None
         self._best: tuple[int, str, dict[str, int]] = (0, "", {})
         self._retries = self._granted_bytes = 0

@@ -118,7 +118,7 @@ def drop_failed(events: Events, allocator: Allocator) -> Events:
 
 def compare_with_torch(events: Events, room_mib: int, expandable: bool, folder: Path) -> Answers:
     """Asserts that torch and the model agree on everything after every event; returns the answers."""
-    answers = model_answers(events, Allocator(room_mib * MIB, expandable))
+    answers = model_answers(events, Allocator(room_mib * MIB, expandable, downwards=True))
     expected = torch_answers(events, room_mib, expandable, folder)["answers"]
     assert isinstance(expected, list)
     for index, (event, mine, torchs) in enumerate(zip(events, answers, expected, strict=True)):
@@ -139,7 +139,7 @@ def compare_with_torch(events: Events, room_mib: int, expandable: bool, folder: 
     ids=["roomy", "tight", "over", "expandable-roomy", "expandable-tight", "expandable-over"],
 )
 def test_random_events(tmp_path: Path, expandable: bool, seed: int, room_mib: int, fill: float, retries: bool, fails: bool) -> None:
-    events = drop_failed(random_events(seed, 3000, room_mib, fill), Allocator(room_mib * MIB, expandable))
+    events = drop_failed(random_events(seed, 3000, room_mib, fill), Allocator(room_mib * MIB, expandable, downwards=True))
     answers = compare_with_torch(events, room_mib, expandable, tmp_path)
     assert (answers[-1][5] != 0, answers[-1][6] != 0) == (retries, fails), "the events do not exercise what they are meant to"
 
@@ -232,7 +232,7 @@ def test_stored_answers_are_what_torch_says(tmp_path: Path, name: str) -> None:
 
 def record() -> None:
     for name, (expandable, room_mib, make) in STORED.items():
-        events = drop_failed(make(), Allocator(room_mib * MIB, expandable))
+        events = drop_failed(make(), Allocator(room_mib * MIB, expandable, downwards=True))
         with tempfile.TemporaryDirectory() as folder:
             said = torch_answers(events, room_mib, expandable, Path(folder))
         answers = {"torch": said["torch"], "expandable": expandable, "room_mib": room_mib, "events": events, "answers": said["answers"]}

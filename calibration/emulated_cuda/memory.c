@@ -18,7 +18,7 @@ typedef struct {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct {
   uintptr_t base, next, end;
-  int downwards; /* FAKECUDA_ADDRESSES=down: each allocation below the last, as drivers do */
+  int downwards; /* each allocation below the last, as drivers do; FAKECUDA_ADDRESSES=up: above it */
   block_t *blocks; /* live cudaMalloc blocks, in no order: torch has few, it caches */
   size_t num_blocks, max_blocks;
   size_t used_bytes, peak_bytes;
@@ -41,7 +41,7 @@ static void reserve_addresses(void) {
   mem.next = mem.base + DEVICE_PAGE; /* the first page stands for the context: device_base() */
   mem.end = (uintptr_t)p + ADDRESS_RANGE;
   const char *order = getenv("FAKECUDA_ADDRESSES");
-  mem.downwards = order && strcmp(order, "down") == 0;
+  mem.downwards = !order || strcmp(order, "up") != 0;
   if (mem.downwards) mem.next = mem.end / DEVICE_PAGE * DEVICE_PAGE;
 }
 

@@ -62,7 +62,7 @@ def run(folder: Path, python: str, capability: str = "8.9") -> int:
     env.update(
         FAKECUDA_PYTHON=python, FAKECUDA_CC=capability, FAKECUDA_TOTAL_MIB=str(UNBOUNDED_MIB), TORCH_DISABLE_NATIVE_JIT="1",
         PYTHONDONTWRITEBYTECODE="1", MALLOC_MMAP_THRESHOLD_="1048576", MALLOC_TRIM_THRESHOLD_="1048576", MALLOC_ARENA_MAX="2",
-        OMP_NUM_THREADS="2", FAKECUDA_ADDRESSES="down", FAKECUDA_CUDNN_WS="layout" if family.convolved else "0",
+        OMP_NUM_THREADS="2", FAKECUDA_CUDNN_WS="layout" if family.convolved else "0",
     )  # fmt: skip
     command = [os.environ.get("EMULATED_CUDA_RUN", str(HERE.parent / "emulated_cuda" / "run.sh")), str(HERE / "worker.py")]
     with (folder / "log.txt").open("w") as log:

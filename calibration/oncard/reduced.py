@@ -95,7 +95,7 @@ def predicted(cell: Cell, start: Sequence[Mapping[str, Any]], expandable: bool =
 
 def seeded(start: Sequence[Mapping[str, Any]], expandable: bool) -> Allocator:
     """The allocator as it stood; with expandable segments, whose places are not kept, with the same live blocks."""
-    allocator = Allocator(expandable_segments=expandable)
+    allocator = Allocator(expandable_segments=expandable, downwards=True)
     live = [block for segment in start for block in segment["blocks"] if block[3] == LIVE_BLOCK]
     if expandable:
         allocator.run([address for address, *_ in live], [size for _, size, *_ in live])
