@@ -60,6 +60,7 @@ class Arch:
     older_diffusers: tuple[str, ...] = ()
     native_size: tuple[int, int, int] | None = None
     padded_text: bool = False
+    unet: bool = False
 
     def sound_tokens(self, frames: int, per_second: float) -> int:
         """Tokens of the sound of a clip taken at so many frames a second, or of an image; 0 where a model has none."""

@@ -12,7 +12,8 @@ latent frames of 8 (`Cells`). Derived ones:
 - `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
 - `U` = 2 T, an image and a control image of the same size (FLUX.1 Kontext); `J` = 2 T + X, the joint sequence with both;
 - `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block
-  attention, `P` = 4 A those of one frame;
+  attention, `P` = 4 A those of one frame; where `T` is of a UNet's lowest level, `L`, `LL` and `LLL` are of those above it, each twice as
+  wide and high;
 - `Sw`, `Jw`, `Zw`: S, J and Z with W in place of X;
 - `V` = 4 T - 3 A: pixels of a whole clip, in tokens of a frame (the first latent frame is of one frame, the others of four);
 - `C1`, `C2`, `C4`, `C8`: pixels of a frame, of one half, a quarter, an eighth as wide, that a convolution pads by one on each side;
@@ -36,7 +37,7 @@ latent frames of 8 (`Cells`). Derived ones:
 - `Y` = X + 64: text tokens with those of Qwen-Image-Edit's template, which the pipeline drops behind the text encoder;
 - `flashH_V` (H attention heads, V a length): the parts in which FlashAttention's forward goes through the keys where heads and rows alone
   would leave multiprocessors idle, each with a result of its own in fp32 until they are joined; 0 where it does not. `narrowH_R_V`: of
-  heads no wider than 64, of R rows and V keys (sound that looks at pictures);
+  heads no wider than 64, of R rows and V keys (sound that looks at pictures); `wideH_R_V`: of heads wider than 128;
 - `kron1_IxO`, `kron2_IxO`, `kron3_IxO` (I inputs, O outputs of a layer): of a LoKr of factor `f` on it, elements of the small and of the
   large matrix, and of what a token is between the two (estimator.kronecker);
 - `splitsH_V` (H attention heads, V a length): the parts in which memory-efficient attention's backward goes through the keys, each with
@@ -67,7 +68,8 @@ IntOrInts = TypeVar("IntOrInts", int, Ints)
 # padding (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
 _SUMS = {
     "S": {"T": 1, "X": 1}, "Y": {"X": 1, "1": 64}, "G": {"T": 1, "N": 1}, "U": {"T": 2}, "J": {"T": 2, "X": 1},
-    "Q": {"T": 1, "X": 1, "1": 985}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "P": {"A": 4}, "V": {"T": 4, "A": -3},
+    "Q": {"T": 1, "X": 1, "1": 985}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "LL": {"T": 16}, "LLL": {"T": 64},
+    "P": {"A": 4}, "V": {"T": 4, "A": -3},
     "Sw": {"T": 1, "W": 1}, "Jw": {"T": 2, "W": 1}, "Zw": {"T32": 1, "W32": 1},
     **{f"C{s}": {"A": (16 // s) ** 2, "E": 2 * 16 // s, "1": 4} for s in (1, 2, 4, 8)},
     **{f"D{s}": {"A": (16 // s) ** 2, "E": 16 // s, "1": 1} for s in (1, 2, 4)},
@@ -95,7 +97,8 @@ SPLIT_KEYS, SPLITS_OF_ALL_HEADS = 64, 200
 # num_splits_heuristic): blocks of rows and of keys, the share of two blocks a multiprocessor from which it does not split, and how near
 # to the best use of them a smaller number of parts must come. Multiprocessors: those of the recording device.
 FLASH_ROWS, FLASH_KEYS, FLASH_PLACES, FLASH_FULL, FLASH_NEAR, FLASH_MOST = 64, 128, 2 * 128, 0.8, 0.85, 128
-NARROW_KEYS = 256  # a block of keys for heads no wider than 64
+# A block of keys for heads no wider than 64, as wide as 128, and wider
+KEYS_OF = {"narrow": 256, "flash": FLASH_KEYS, "wide": 64}
 
 PIXELS_PER_EDGE = 16  # of a token: VAE factor 8, patch 2, of FLUX.1, Flex.1, Z-Image, Qwen-Image and Wan 2.1
 
@@ -212,7 +215,7 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return (given["B"] > int(name[2:])) * 1
     if (base := MASKED.get(name)) is not None:
         return variable(base, given) * (variable(base, given) % MASK_TILE != 0)
-    if name.startswith(("flash", "narrow")):
+    if name.startswith(tuple(KEYS_OF)):
         heads, rows, keys, block = _attention(name)
         return _flash(given.get("B", 1) * heads, variable(rows, given), variable(keys, given), block)
     if name.startswith("splits"):
@@ -264,10 +267,10 @@ def _of(name: str, kind: str) -> tuple[int, str]:
 
 @cache
 def _attention(name: str) -> tuple[int, str, str, int]:
-    """(heads, rows, keys, block of keys) of FlashAttention: flash12_T over itself, flash12_T_512 over 512 keys; narrow: heads up to 64."""
-    kind, block = ("flash", FLASH_KEYS) if name.startswith("flash") else ("narrow", NARROW_KEYS)
+    """(heads, rows, keys, block of keys) of FlashAttention: flash12_T over itself, flash12_T_512 over 512 keys; narrow, wide: of heads."""
+    kind = next(kind for kind in KEYS_OF if name.startswith(kind))
     heads, rows, *keys = name.removeprefix(kind).split("_")
-    return int(heads), rows, keys[0] if keys else rows, block
+    return int(heads), rows, keys[0] if keys else rows, KEYS_OF[kind]
 
 
 @cache

@@ -41,7 +41,7 @@ ROW = {
     "method": "lora", "lora": {"rank": 16, "dtype": "bf16", "targets": list(TARGETS)}, "weights": "bf16", "width": 640, "height": 384,
     "frames": 17, "text_tokens": 100, "batch_size": 1,
 }  # fmt: skip
-NEAREST = {"lumina2": "lumina2", "sd3": "sd35-medium"}
+NEAREST = {"lumina2": "lumina2", "sd3": "sd35-medium", "sdxl": "sdxl", "sd1": "sd15", "sd15": "sd15", "sd2": "sd15"}
 """Keys of AI Toolkit that are not modelled -> the architecture that run files have instead."""
 FACTORY = {
     "width": 720, "height": 480, "frames": 49, "text_tokens": 226, "gradient_checkpointing": True, "optimizer": "adamw",

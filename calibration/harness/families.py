@@ -9,6 +9,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from calibration.architectures.base import Layout
+from calibration.harness.components import (
+    BYT5_GLYPH,
+    CLIP_G,
+    CLIP_L,
+    CLIP_L_PROJECTED,
+    GEMMA2_2B,
+    LLAMA_8B,
+    QWEN25_7B,
+    T5_XXL,
+    VAE_4,
+    VAE_16,
+    VAE_32X,
+)
 from estimator.features import Cells
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # of diffusers' own scripts and of finetrainers
@@ -73,10 +86,11 @@ class Family:
     pixels each way and frames of one latent cell. `text_width`: of a prompt's embedding. `older`: kinds whose class was another one in an
     older diffusers. `native`: width, height and frames of Kind.native.
     `velocity`: trained by v-prediction on latents in fp32, sampled from the mean and variance that were stored (cogvideox-factory
-    d81209bf); otherwise by flow matching on latents in bf16. `pictures`: its latents have no frames. `padded`: tokens that every prompt is
-    padded to, where the transformer is told which of them are words (a bucket's text is those). `targets`: the layers with an adapter.
+    d81209bf); `noise`: to predict the noise in latents in bf16 (train_dreambooth_lora_sdxl.py); otherwise by flow matching on the same.
+    `pictures`: its latents have no frames. `masked`: its prompts have a mask beside them. `padded`: tokens that every prompt is padded to,
+    where the transformer is told which of them are words (a bucket's text is those). `targets`: the layers with an adapter.
     `convolved`: its patches come from a Conv2d, for which cuDNN takes a channels-last copy of what goes in, of the weight and of what comes
-    out, at any batch: the table's 45 rows say so.
+    out, at any batch: the table's 45 rows say so. So are a UNet's convolutions.
     """
 
     transformer: tuple[str, dict[str, Any]]
@@ -92,6 +106,8 @@ class Family:
     older: dict[Kind, Older] = field(default_factory=dict)
     native: tuple[int, int, int] | None = None
     velocity: bool = False
+    noise: bool = False
+    masked: bool = True
     pictures: bool = False
     padded: int = 0
     targets: tuple[str, ...] = TARGETS
@@ -125,40 +141,6 @@ class Family:
         return (*one[-ONE:], *many[-MANY:]) if rank else self.buckets
 
 
-T5_XXL = ("T5EncoderModel", "T5Config", {
-    "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 32128, "feed_forward_proj": "gated-gelu",
-    "tie_word_embeddings": False,
-})  # fmt: skip
-LLAMA_8B = ("LlamaModel", "LlamaConfig", {
-    "vocab_size": 128320, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-})  # fmt: skip
-CLIP_L = ("CLIPTextModel", "CLIPTextConfig", {
-    "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-})  # fmt: skip
-CLIP_L_PROJECTED, CLIP_G = (
-    ("CLIPTextModelWithProjection", "CLIPTextConfig", {
-        "vocab_size": 49408, "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers,
-        "num_attention_heads": width // 64, "projection_dim": width, "hidden_act": activation,
-    })
-    for width, layers, activation in ((768, 12, "quick_gelu"), (1280, 32, "gelu"))
-)  # fmt: skip
-GEMMA2_2B = ("Gemma2Model", "Gemma2Config", {})
-QWEN25_7B = ("Qwen2_5_VLTextModel", "Qwen2_5_VLTextConfig", {
-    "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-    "num_key_value_heads": 4, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}, "rope_theta": 1000000.0,
-})  # fmt: skip
-# google/byt5-small with the tokens of Glyph-SDXL-v2 added: text_encoder_2/config.json of HunyuanVideo-1.5-Diffusers
-BYT5_GLYPH = ("T5EncoderModel", "T5Config", {
-    "d_model": 1472, "d_kv": 64, "d_ff": 3584, "num_layers": 12, "num_heads": 6, "vocab_size": 1510, "feed_forward_proj": "gated-gelu",
-    "tie_word_embeddings": False,
-})  # fmt: skip
-VAE_16 = ("AutoencoderKL", {
-    "latent_channels": 16, "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4, "use_quant_conv": False,
-    "use_post_quant_conv": False,
-})  # fmt: skip
-
 # Sides in odd numbers of 16 (32) pixels, tokens that are no multiples of 8, 32 or 128, texts of many lengths; no two features proportional
 BUCKETS: tuple[Bucket, ...] = (
     (512, 512, 1, 256, 1), (336, 624, 1, 100, 9), (256, 320, 1, 41, 17), (640, 384, 1, 226, 33), (272, 304, 1, 67, 5),
@@ -177,6 +159,12 @@ PICTURES: tuple[Bucket, ...] = (
     (592, 976, 1, 181, 1),
     (512, 512, 2, 154, 1), (656, 992, 2, 333, 1), (640, 448, 3, 131, 1), (544, 800, 4, 250, 1), (464, 736, 3, 88, 1),
 )  # fmt: skip
+# A UNet's sides are whole in its lowest level, where it has a place for 32 x 32 pixels, or 64 x 64; an odd number of these among them
+LEVELS: tuple[Bucket, ...] = (
+    (512, 512, 1, 77, 1), (768, 640, 1, 231, 1), (1024, 1024, 1, 77, 1), (1216, 832, 1, 154, 1), (320, 704, 1, 100, 1),
+    (960, 576, 1, 60, 1),
+    (512, 512, 2, 77, 1), (640, 1024, 2, 154, 1), (640, 448, 3, 100, 1), (576, 768, 4, 231, 1), (448, 768, 3, 60, 1),
+)  # fmt: skip
 # Prompts that are padded to 256 tokens
 PADDED_PICTURES: tuple[Bucket, ...] = tuple(
     (width, height, batch, words, frames)
@@ -186,7 +174,7 @@ PADDED_PICTURES: tuple[Bucket, ...] = tuple(
 CONVOLVED = replace(LAYOUT, lengths=(*LAYOUT.lengths, "T2"))  # copies in cuDNN's workspace begin at multiples of 256 bytes, of two tokens
 COGVIDEOX_2B = Family(
     ("CogVideoXTransformer3DModel", {}), (T5_XXL,), ("AutoencoderKLCogVideoX", {}), replace(CONVOLVED, width=1920), 16, (8, 4), 4096,
-    BUCKETS, {"transformer_blocks": ("num_layers", 30)}, velocity=True, convolved=True,
+    BUCKETS, {"transformer_blocks": ("num_layers", 30)}, velocity=True, masked=False, convolved=True,
 )  # fmt: skip
 # Three text encoders: CLIP's 77 tokens and T5's behind them, 77 in diffusers' training script, 256 in its pipeline
 SD35_LARGE = Family(
@@ -197,6 +185,28 @@ SD35_LARGE = Family(
     {"transformer_blocks": ("num_layers", 38)}, {"pooled": 2048}, pictures=True,
     targets=(
         "attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj", "attn.to_add_out", "attn.to_k", "attn.to_out.0", "attn.to_q", "attn.to_v",
+    ),
+)  # fmt: skip
+# Published unet/config.json; attention at two of three levels, in heads of 64, whose forward is split over the keys of small pictures
+SDXL = Family(
+    ("UNet2DConditionModel", {
+        "sample_size": 128, "block_out_channels": (320, 640, 1280), "attention_head_dim": (5, 10, 20), "cross_attention_dim": 2048,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "transformer_layers_per_block": (1, 2, 10),
+        "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    }),
+    (CLIP_L, CLIP_G), VAE_4, Layout(
+        {}, ("T", "X", "T2", "T128", "L128"), 1280, (), scratch=("T*narrow20_T", "L*narrow10_L"), cells=Cells(32),
+    ), 4, (8, 1), 2048, LEVELS, {}, {"pooled": 1280, "times": 6}, pictures=True, noise=True, masked=False, convolved=True,
+)  # fmt: skip
+# Attention at all four levels (the lowest: in its middle alone), in eight heads of 40, 80 and 160
+SD15 = replace(
+    SDXL, transformer=("UNet2DConditionModel", {"sample_size": 64, "cross_attention_dim": 768}), encoders=(CLIP_L,), text_width=768,
+    extra={},
+    layout=replace(
+        SDXL.layout, lengths=("T", "X", "T2", "T128", "L128", "LL128", "LLL128"), cells=Cells(64),
+        scratch=("T*wide8_T", "L*wide8_L", "LL*flash8_LL", "LLL*narrow8_LLL"),
     ),
 )  # fmt: skip
 # Texts in multiples of 8, as the longest is; with a pixel area times latent frames of 7 more than a multiple of 8 all tokens are one too
@@ -232,6 +242,21 @@ FAMILIES = {
         ("LTXVideoTransformer3DModel", {}), (T5_XXL,), ("AutoencoderKLLTXVideo", {}),
         replace(LAYOUT, width=2048, lengths=("T", "X", "T32", "T64", "T128", "X32", "X64"), cells=Cells(32, 8), scratch=("splits32_X",)),
         128, (32, 8), 4096, LTX_BUCKETS, {"transformer_blocks": ("num_layers", 28)},
+    ),
+    "sdxl": SDXL,
+    "sd15": SD15,
+    # prompts padded to 300 tokens, with a mask; noise and its variance come out, of which the first is trained
+    "pixart-sigma": Family(
+        ("PixArtTransformer2DModel", {"caption_channels": 4096, "interpolation_scale": 2, "use_additional_conditions": False}),
+        (T5_XXL,), VAE_4, Layout({}, ("T", "T2", "T32", "T128"), 1152, ("T",), scratch=("splits16_300",)), 4, (8, 1), 4096,
+        tuple((w, h, count, 300, 1) for w, h, count, *_ in PICTURES), {"transformer_blocks": ("num_layers", 28)}, pictures=True, noise=True,
+        convolved=True,
+    ),
+    "sana": Family(
+        ("SanaTransformer2DModel", {}), (GEMMA2_2B,), VAE_32X,
+        Layout({}, ("T", "T2", "T32", "T64", "T128"), 2240, ("T",), scratch=("splits20_300",), cells=Cells(32)), 32, (32, 1), 2304,
+        tuple((w, h, count, 300, 1) for w, h, count, *_ in LEVELS), {"transformer_blocks": ("num_layers", 20)}, pictures=True,
+        targets=("to_k", "to_q", "to_v"), convolved=True,
     ),
     "sd35-large": SD35_LARGE,
     # its first 13 layers have a second attention, over the picture alone: recorded whole

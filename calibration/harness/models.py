@@ -67,12 +67,14 @@ def batch_of(family: Family, bucket: Bucket) -> dict[str, Any]:
     shape = (*shape[:2], *shape[3:]) if family.pictures else shape
     tokens = family.padded or text
     made: dict[str, Any] = {"latents": torch.empty(shape, dtype=BF16), "prompt": torch.empty(count, tokens, family.text_width, dtype=BF16)}
-    if not family.velocity:
+    if family.masked:
         made["mask"] = (torch.arange(tokens) < text).long().expand(count, tokens).contiguous()
     if family.padded:
         made["words"] = [text] * count  # known on the host alone (calibration.harness.values)
     if "pooled" in family.extra:
         made["pooled"] = torch.empty(count, family.extra["pooled"], dtype=BF16)
+    if "times" in family.extra:  # sizes of the picture, of what was cut off and of what was aimed at
+        made["times"] = torch.empty(count, family.extra["times"], dtype=BF16)
     if "glyphs" in family.extra:  # no words in quotes: zeros, as the pipeline has them then
         made["glyphs"] = torch.zeros(count, GLYPHS, family.extra["glyphs"], dtype=BF16)
         made["glyphs_mask"] = torch.zeros(count, GLYPHS, dtype=torch.int64)
@@ -155,7 +157,27 @@ def hunyuan15(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
         )[0]  # fmt: skip
 
 
+def unet(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
+    beside = {"text_embeds": batch["pooled"], "time_ids": batch["times"]} if "pooled" in batch else None
+    return model(noisy, times, batch["prompt"], added_cond_kwargs=beside, return_dict=False)[0]
+
+
+def pixart(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
+    both = model(
+        noisy, encoder_hidden_states=batch["prompt"], encoder_attention_mask=batch["mask"], timestep=times,
+        added_cond_kwargs={"resolution": None, "aspect_ratio": None}, return_dict=False,
+    )[0]  # fmt: skip
+    return both.chunk(2, dim=1)[0]
+
+
+def sana(model: Any, noisy: Any, times: Any, batch: dict[str, Any]) -> Any:
+    return model(
+        hidden_states=noisy, encoder_hidden_states=batch["prompt"], encoder_attention_mask=batch["mask"], timestep=times, return_dict=False
+    )[0]
+
+
 FORWARDS: dict[str, Callable[..., Any]] = {
     "HunyuanVideoTransformer3DModel": hunyuan, "CogVideoXTransformer3DModel": cogvideox, "LTXVideoTransformer3DModel": ltx,
     "SD3Transformer2DModel": sd3, "Lumina2Transformer2DModel": lumina2, "HunyuanVideo15Transformer3DModel": hunyuan15,
+    "UNet2DConditionModel": unet, "PixArtTransformer2DModel": pixart, "SanaTransformer2DModel": sana,
 }  # fmt: skip

@@ -126,7 +126,7 @@ class Job:
         else:
             batch = {name: given.to("cuda") if torch.is_tensor(given) else given for name, given in waiting.items()}
         frame = self.record.open("predict_noise")
-        made = (self._velocity if self.family.velocity else self._flow)(batch)
+        made = (self._velocity if self.family.velocity else self._noise if self.family.noise else self._flow)(batch)
         self.record.close(frame)
         frame = self.record.open("backward")
         made[0].backward()
@@ -149,6 +149,18 @@ class Job:
         predicted = models.FORWARDS[self.family.transformer[0]](self.sd.unet, noisy, times, batch)
         loss = (predicted.float() - (noise - latents).float()).pow(2).mean(dim=tuple(range(1, latents.dim()))).mean()
         return loss, noise, sigmas, noisy, times, predicted
+
+    def _noise(self, batch: dict[str, Any]) -> tuple[Any, ...]:
+        """The noise's prediction, as diffusers' scripts of UNets have it: DDPMScheduler.add_noise with cumulated alphas, whose values do
+        not matter, in the latents' type; the loss in fp32."""
+        latents = batch["latents"]
+        noise, times = torch.randn_like(latents), torch.zeros(latents.shape[0], dtype=torch.int64, device="cuda")
+        alphas = torch.linspace(0.99, 0.01, 1000, device="cuda").to(latents.dtype)
+        kept, added = (part.view(-1, 1, 1, 1) for part in (alphas[times] ** 0.5, (1 - alphas[times]) ** 0.5))
+        noisy = kept * latents + added * noise
+        predicted = models.FORWARDS[self.family.transformer[0]](self.sd.unet, noisy, times, batch)
+        loss = torch.nn.functional.mse_loss(predicted.float(), noise.float(), reduction="mean")
+        return loss, noise, times, noisy, predicted
 
     def _velocity(self, batch: dict[str, Any]) -> tuple[Any, ...]:
         """V-prediction's, as cogvideox-factory has it: the scheduler's cumulated alphas, whose values do not matter."""

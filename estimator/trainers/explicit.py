@@ -109,7 +109,9 @@ def _flag(section: Section, key: str, default: bool) -> bool:
 
 def _side(section: Section, key: str, arch: Arch | None) -> int:
     side, unit = section.whole(key, 1024, 1, MAX_SIDE, needed=True), arch.cell_pixels if arch is not None else 1
-    if side % unit and arch is not None:
+    if side % unit and arch is not None and arch.unet:
+        section.found.not_modelled(section.at(key), side, f"{arch.name} was recorded at multiples of {unit} pixels: another size")
+    elif side % unit and arch is not None:
         why, fix = f"{arch.name} takes whole tokens of {unit} x {unit} pixels", f"write {max(side // unit, 1) * unit}"
         section.found.problem(section.at(key), f"{side} is no multiple of {unit}", why, fix)
     return side
