@@ -206,7 +206,10 @@ SD15 = replace(
     extra={},
     layout=replace(
         SDXL.layout, lengths=("T", "X", "T2", "T128", "L128", "LL128", "LLL128"), cells=Cells(64),
-        scratch=("T*wide8_T", "L*wide8_L", "LL*flash8_LL", "LLL*narrow8_LLL"),
+        scratch=(
+            *("T*wide8_T", "L*wide8_L", "LL*flash8_LL", "LLL*narrow8_LLL"),  # over the picture, and over the text
+            *("T*wide8_T_X", "L*wide8_L_X", "LL*flash8_LL_X"),
+        ),
     ),
 )  # fmt: skip
 # Texts in multiples of 8, as the longest is; with a pixel area times latent frames of 7 more than a multiple of 8 all tokens are one too
