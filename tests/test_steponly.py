@@ -34,8 +34,11 @@ from tests.golden import ROOT, runs_present
 EXAMPLES = sorted((ROOT / "examples" / "runs").glob("*.yaml"))
 ARCHS = tuple(key for key, arch in load_archs().archs.items() if arch.harness)
 ROUNDING_BYTES = 96 * 2**20  # CogVideoX 2B, whose linear layers of 7 MiB lie two in 20: 80; with Qwen2.5-VL 7B beside HunyuanVideo 1.5: 92
-OWN_ROUNDING = {"sd35-large": 400 * 2**20}  # linear layers of 11.3 MiB: segments of 12 each, whose rest is not split off
-BETTER_PACKED = 0.98  # a step's tensors may find a hole in blocks that were there before, and none on a clean card (Lumina2)
+OWN_ROUNDING = {
+    "sd35-large": 400 * 2**20,  # linear layers of 11.3 MiB: segments of 12 each, whose rest is not split off
+    "sdxl": 128 * 2**20,  # layers of 3.1 and 12.5 MiB, six and one to a segment of 20 and 14
+}
+HOLES_BYTES = 224 * 2**20  # a step's tensors may find a hole in blocks that were there before, and none on a clean card (Lumina2)
 GRAIN_BYTES = 2**20  # blocks are rounded, and reductions have buffers at one size that they do not need at a larger one
 ROW = {
     "method": "lora", "lora": {"rank": 16, "dtype": "bf16", "targets": list(TARGETS)}, "weights": "bf16", "width": 640, "height": 384,
@@ -188,7 +191,7 @@ def test_what_is_left_in_the_cache_is_reserved_and_not_allocated(arch: str, tmp_
     for peak, other in zip(rest, alone, strict=True):
         assert not peak.components.keys() & {"text_encoder", "vae"}
         assert abs(peak.allocated_bytes - other.allocated_bytes) < most_rounding(arch)
-        assert peak.reserved_bytes >= max(before.reserved_bytes, BETTER_PACKED * other.reserved_bytes)
+        assert peak.reserved_bytes >= max(before.reserved_bytes, other.reserved_bytes - HOLES_BYTES)
     assert rest[0].reserved_bytes < before.reserved_bytes + alone[0].reserved_bytes - GRAIN_BYTES  # some of it is used again
 
 
@@ -237,6 +240,23 @@ def test_pictures_have_no_frames(tmp_path: Path) -> None:
 def test_ai_toolkits_own_key_is_not_modelled_and_names_the_run_file(key: str, near: str, tmp_path: Path) -> None:
     with pytest.raises(CannotTell, match=f"run file with arch: {near} "):
         read_jobs(write_job(tmp_path, process(model={"name_or_path": "x", "arch": key})))
+
+
+@pytest.mark.parametrize(("arch", "unit"), [("sdxl", 32), ("sd15", 64)])
+def test_sizes_that_a_unet_was_not_recorded_at_are_named(arch: str, unit: int, tmp_path: Path) -> None:
+    """Its class takes other sizes too, so that they are no mistake."""
+    assert read(tmp_path, arch=arch, width=9 * unit, height=7 * unit).unmodelled == ()
+    (job,) = read_jobs(write(tmp_path, {"arch": arch, **ROW, "frames": 1, "width": 640, "height": 384 + unit // 2}))
+    assert [one.place.key for one in job.unmodelled] == ["run.height"]
+
+
+@pytest.mark.parametrize("arch", ["sdxl", "sd15"])
+def test_a_unet_needs_less_without_autocast(arch: str, tmp_path: Path) -> None:
+    """Its norms are then not computed in fp32; such steps were recorded with the adapter in bf16 alone."""
+    run = {"arch": arch, **ROW, "frames": 1, "gradient_checkpointing": False}
+    assert most({**run, "autocast": False}) < most(run)
+    in_fp32 = read(tmp_path, arch=arch, autocast=False, lora=lora(dtype="fp32"))
+    assert [one.place.key for one in in_fp32.unmodelled] == ["run.autocast"]
 
 
 def test_text_left_out_is_the_longest(tmp_path: Path) -> None:
