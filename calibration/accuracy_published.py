@@ -96,7 +96,7 @@ def judge(row: dict[str, Any]) -> Judged:
     if compare["kind"] == "range":
         return replace(made, estimate=by_range(row, compare))
     try:
-        estimate = estimated(compare["config"], compare["card"], compare.get("os", "linux"))
+        estimate = estimated(compare["config"], compare["card"], compare.get("os", "linux"), compare.get("torch", ""))
     except CannotTell as error:
         return replace(made, notes=("not modelled yet: " + "; ".join(problem.what for problem in error.problems),))
     if estimate.verdict == UNKNOWN:
@@ -146,7 +146,8 @@ def said(row: dict[str, Any]) -> str:
     return f"{row['outcome']}" + (f" on {card}" if card else "")
 
 
-def estimated(config: dict[str, Any], card: str, os: str = "linux") -> Any:
+def estimated(config: dict[str, Any], card: str, os: str = "linux", torch: str = "") -> Any:
+    """`torch`: the version, of a config that cannot say it."""
     from estimator.engine import estimate_job
     from estimator.gpus import find_gpu
     from estimator.trainers import read_jobs
@@ -155,7 +156,7 @@ def estimated(config: dict[str, Any], card: str, os: str = "linux") -> Any:
         path = Path(folder) / "config.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         (job,) = read_jobs(path)
-    return estimate_job(job, find_gpu(card, os))
+    return estimate_job(replace(job, torch=job.torch or torch), find_gpu(card, os))
 
 
 def by_verdict(row: dict[str, Any], compare: dict[str, Any], estimate: Any) -> tuple[str, bool]:

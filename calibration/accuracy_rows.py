@@ -43,7 +43,7 @@ class Peak:
 class Run:
     """One row: a whole run of the trainer on the emulated device. `capacity_bytes` is what its allocator could have; None: no limit.
 
-    `images`: of each folder (width, height, caption, frames of a clip, whether it has sound). `downwards`: how the device laid segments.
+    `images`: of each folder (width, height, caption, frames of a clip, whether it has sound).
     """
 
     name: str
@@ -55,7 +55,6 @@ class Run:
     retries: int
     versions: dict[str, str]
     seed: int | None = None
-    downwards: bool = False
 
 
 def read_rows(path: Path = ROWS) -> tuple[Run, ...]:
@@ -74,7 +73,7 @@ def _run(one: dict[str, Any], job: dict[str, Any]) -> Run:
     return Run(
         one["name"], job["config"], images, None if total is None else total - one["context_bytes"], total,
         tuple(_peak(phase) for phase in one["phases"] if not _idle(phase)), one["retries"], job["versions"],
-        job.get("seed"), one.get("addresses") == "down",
+        job.get("seed"),
     )  # fmt: skip
 
 
@@ -135,4 +134,4 @@ def read_job(run: Run) -> Job:
     with tempfile.TemporaryDirectory() as folder:
         (job,) = read_jobs(write_files(run, Path(folder)))
     assert not job.unmodelled, f"{run.name}: not modelled: {', '.join(one.place.key for one in job.unmodelled)}"
-    return replace(job, downwards=run.downwards, model=replace(job.model, offload_seed=run.seed))
+    return replace(job, model=replace(job.model, offload_seed=run.seed))

@@ -195,9 +195,8 @@ def row(name: str, result: dict[str, Any]) -> dict[str, Any]:
     what = {"config": whole(job), "images": images} if capacity_mib is None else {"job": job.name}
     if job.seed is not None:
         what["seed"] = job.seed
-    addresses = {"addresses": result["addresses"]} if "addresses" in result else {}  # upwards, before results said it
     return {
-        "name": name, **what, **addresses, "capacity_bytes": None if capacity_mib is None else result["total_bytes"],
+        "name": name, **what, "capacity_bytes": None if capacity_mib is None else result["total_bytes"],
         "context_bytes": result["context_bytes_assumed"], "compute_capability": result["compute_capability"],
         "cudnn_workspace": result["cudnn_workspace"], "versions": result["versions"], "outcome": result["outcome"],
         "ooms": result["num_ooms"], "retries": result["num_alloc_retries"], "phases": phases(result["phases"]),

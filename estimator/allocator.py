@@ -8,8 +8,9 @@ address with torch 2.14.1 on the emulated device (tests/test_allocator_emulated.
 Terms: a *segment* is what one cudaMalloc returned; a *block* is a part of it, live or free; *allocated* is the sum of the live
 blocks (`torch.cuda.memory_allocated`), *reserved* the sum of the segments (`torch.cuda.memory_reserved`).
 
-Where a new segment lies is the driver's choice, and best fit breaks ties by address. Drivers go downwards, from the top into the highest
-gap (both real traces; of 23 published steps of CogVideoX 20 come out within 6 MiB so, upwards up to 5 % too low): `downwards`.
+Of free blocks of one size torch takes the oldest segment's: segments laid upwards have that order. Before 2.13 (`ties_by_address`) it took
+that at the lowest address, and where a new segment lies is the driver's choice: downwards, from the top into the highest gap (both real
+traces; of 23 published steps of CogVideoX, of torch 2.4, 20 come out within 6 MiB so, upwards up to 5 % too low): `downwards`.
 Each stream has free blocks of its own: a request is never given another stream's, and segments are its stream's (BlockComparatorSize
 compares streams first). A block that another stream uses too (`record_stream`) is given back to its own when the other's work on it is
 over, which torch learns at its next request. Here it is given back where it is freed: the same, where that work is over by then, as on the

@@ -25,6 +25,10 @@ LARGE_SEGMENT_UNITS = 20 * 2**20 // UNIT_BYTES
 """Segment for a smaller request of the large pool (large_segment_size)."""
 ROUND_LARGE_UNITS = 2 * 2**20 // UNIT_BYTES
 """Segments made to measure are rounded up to a multiple of this (kRoundLarge)."""
+TIES_BY_AGE_SINCE = (2, 13)
+"""torch's version from which on, of free blocks of one size, the oldest segment's is taken, wherever the driver laid it; before, that at
+the lowest address. pytorch/pytorch pull request 183591 of 13 May 2026; 2.13.0 is of July (not looked into itself), 2.14.1's comparator is
+BlockComparatorSizeCounterAddress: six whole runs of the trainer on a device that lays segments downwards come out as if laid upwards."""
 SHIFT = 44
 """Bits of an address in units: addresses up to 2**53 bytes."""
 MASK = (1 << SHIFT) - 1
@@ -36,6 +40,14 @@ LIVE_BLOCK, FREE_BLOCK = "active_allocated", "inactive"
 
 Place = Callable[[int], int]
 """Size of a new segment in bytes -> its address in bytes."""
+
+
+def ties_by_address(torch: str) -> bool:
+    """Whether a version of torch, such as "2.9.1", breaks ties of best fit by address. "": the recorded one, which does not.
+
+    Raises ValueError for what is no version.
+    """
+    return bool(torch) and tuple(int(part) for part in torch.split("+")[0].split(".")[:2]) < TIES_BY_AGE_SINCE
 
 
 class AllocatorState:

@@ -210,8 +210,8 @@ class Job:
     `arch` is a profile key ("flux1-dev", "zimage-turbo", ...), `trainer_arch` the key as the trainer's config has it.
     `method`: "lora" | "full" | "inference". `save_every` / `sample_every` in steps (0: never during training).
     `unmodelled` makes the verdict unknown; `warnings` are shown and change nothing.
-    `expandable_segments`: PYTORCH_CUDA_ALLOC_CONF turns them on; False in the trainer's default. `downwards`: where the driver lays new
-    segments, below the others as on real cards (estimator.allocator), or above them, as the emulated device did when some runs were made.
+    `expandable_segments`: PYTORCH_CUDA_ALLOC_CONF turns them on; False in the trainer's default. `torch`: the version, where it is said and
+    its allocator may be another one than that of the recordings (estimator.allocator).
     `resident`, `attention`, `control_images`, `optimizer_state_dtype`: as explicit run files say them. What is not resident ("transformer",
     "text_encoder", "vae") is unloaded or cached in `train` and `datasets`, which the timeline follows; the others have no model but their
     defaults. `autocast`: the forward runs under torch.autocast, its result in fp32; `left_in_cache`: what was on the card before the
@@ -234,7 +234,7 @@ class Job:
     sample_every: int = 100
     save_every: int = 1000
     expandable_segments: bool = False
-    downwards: bool = True
+    torch: str = ""
     unmodelled: tuple[Unmodelled, ...] = ()
     warnings: tuple[str, ...] = ()
     resident: tuple[str, ...] | None = None

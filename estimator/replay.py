@@ -12,7 +12,7 @@ from estimator import operations as op
 from estimator import positions
 from estimator.allocator import FREE, OutOfMemory
 from estimator.allocator_compiled import replaying_allocator
-from estimator.allocator_state import UNIT_BYTES
+from estimator.allocator_state import UNIT_BYTES, ties_by_address
 from estimator.archs import load_archs
 from estimator.arrays import among
 from estimator.derived_weights import PLACES_OF_LINEAR, TENSORS_OF_LINEAR
@@ -47,11 +47,11 @@ class Replay:
     def __init__(self, profile: Profile, job: Job, capacity_bytes: int | None, workspace_bytes: int = WORKSPACE_BYTES) -> None:
         self.profile, self.job = profile, job
         self.capacity_bytes, self.workspace_bytes = capacity_bytes, workspace_bytes
-        self.state = State(replaying_allocator(capacity_bytes, job.expandable_segments, downwards=job.downwards))
+        self.state = State(replaying_allocator(capacity_bytes, job.expandable_segments, downwards=ties_by_address(job.torch)))
         self.unquantised = unquantised_linears(job.model, load_archs().archs[job.arch].embedder_linears)
         self.peaks: list[PhasePeak] = []
         model = job.model  # with the profile all that operations do not tell: where the replay is (estimator.beginnings)
-        segments = job.expandable_segments, job.downwards
+        segments = job.expandable_segments, ties_by_address(job.torch)
         self.place: Hashable = id(profile), model.weights, model.te_weights, self.unquantised, segments, workspace_bytes
         self._begin: op.Begin | None = None
         self._best: tuple[int, str, dict[str, int]] = (0, "", {})

@@ -32,8 +32,8 @@ pytestmark = [
 ]
 
 
-def torch_answers(events: Events, room_mib: int, expandable: bool, folder: Path) -> dict[str, object]:
-    """What torch says to each event on an emulated card with `room_mib` for segments."""
+def torch_answers(events: Events, room_mib: int, expandable: bool, folder: Path, addresses: str = "up") -> dict[str, object]:
+    """What torch says to each event on an emulated card with `room_mib` for segments, which lie upwards, as the model's, or "down"."""
     (folder / "events.json").write_text(json.dumps(events))
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("FAKECUDA_", "PYTORCH_", "PYTHON"))},
@@ -41,6 +41,7 @@ def torch_answers(events: Events, room_mib: int, expandable: bool, folder: Path)
         "FAKECUDA_CC": "8.9",
         "FAKECUDA_TOTAL_MIB": str(room_mib),
         "FAKECUDA_CONTEXT_MIB": "0",
+        "FAKECUDA_ADDRESSES": addresses,
         "PYTORCH_ALLOC_CONF": f"expandable_segments:{expandable}",
     }
     command = [str(RUN), str(ON_TORCH), str(folder / "events.json"), str(folder / "answers.json")]
@@ -118,7 +119,7 @@ def drop_failed(events: Events, allocator: Allocator) -> Events:
 
 def compare_with_torch(events: Events, room_mib: int, expandable: bool, folder: Path) -> Answers:
     """Asserts that torch and the model agree on everything after every event; returns the answers."""
-    answers = model_answers(events, Allocator(room_mib * MIB, expandable, downwards=True))
+    answers = model_answers(events, Allocator(room_mib * MIB, expandable))
     expected = torch_answers(events, room_mib, expandable, folder)["answers"]
     assert isinstance(expected, list)
     for index, (event, mine, torchs) in enumerate(zip(events, answers, expected, strict=True)):
@@ -139,9 +140,28 @@ def compare_with_torch(events: Events, room_mib: int, expandable: bool, folder: 
     ids=["roomy", "tight", "over", "expandable-roomy", "expandable-tight", "expandable-over"],
 )
 def test_random_events(tmp_path: Path, expandable: bool, seed: int, room_mib: int, fill: float, retries: bool, fails: bool) -> None:
-    events = drop_failed(random_events(seed, 3000, room_mib, fill), Allocator(room_mib * MIB, expandable, downwards=True))
+    events = drop_failed(random_events(seed, 3000, room_mib, fill), Allocator(room_mib * MIB, expandable))
     answers = compare_with_torch(events, room_mib, expandable, tmp_path)
     assert (answers[-1][5] != 0, answers[-1][6] != 0) == (retries, fails), "the events do not exercise what they are meant to"
+
+
+def test_of_equal_blocks_the_oldest_segments_is_taken_wherever_segments_lie(tmp_path: Path) -> None:
+    """torch before 2.13 takes the lowest address: on cards, whose drivers lay segments downwards, the newest segment's."""
+    room_mib, choose = 24_000, random.Random(1)
+    sizes = [choose.choice([3, 5, 20, 40]) * MIB for _ in range(60)]
+    events: Events = [(key, size) for key, size in enumerate(sizes)]
+    for start in range(100, 1000, 100):
+        gone = choose.sample(sorted(key for key, _ in enumerate(sizes)), 30)
+        events += [(key if start == 100 else start - 100 + key, FREE) for key in gone]
+        events += [(start + key, sizes[key] // choose.choice([1, 2])) for key in gone]
+        events += [(key if start == 100 else start - 100 + key, FREE) for key in range(60) if key not in gone]
+        events += [(start + key, sizes[key]) for key in range(60) if key not in gone]
+    model = [figures for _, *figures in model_answers(events, Allocator(room_mib * MIB))]
+    for addresses in ("up", "down"):
+        answers = torch_answers(events, room_mib, False, tmp_path, addresses)["answers"]
+        assert isinstance(answers, list)
+        assert [figures for _, *figures in answers] == model, addresses
+    assert [figures for _, *figures in model_answers(events, Allocator(room_mib * MIB, downwards=True))] != model
 
 
 def test_expandable_segment_runs_out_of_addresses(tmp_path: Path) -> None:
@@ -232,7 +252,7 @@ def test_stored_answers_are_what_torch_says(tmp_path: Path, name: str) -> None:
 
 def record() -> None:
     for name, (expandable, room_mib, make) in STORED.items():
-        events = drop_failed(make(), Allocator(room_mib * MIB, expandable, downwards=True))
+        events = drop_failed(make(), Allocator(room_mib * MIB, expandable))
         with tempfile.TemporaryDirectory() as folder:
             said = torch_answers(events, room_mib, expandable, Path(folder))
         answers = {"torch": said["torch"], "expandable": expandable, "room_mib": room_mib, "events": events, "answers": said["answers"]}

@@ -181,7 +181,7 @@ def cell_row(answer: dict[str, Any], cell: cells.Cell, header: Mapping[str, Any]
     if start is not None:
         expandable = "expandable_segments:true" in header["made"]["allocator_settings"].lower().replace(" ", "")
         try:
-            allocated, reserved = predicted(cell, segments_of(start), expandable)
+            allocated, reserved = predicted(cell, segments_of(start), expandable, header["made"]["torch"])
             answer.update(predicted_allocated_bytes=allocated, predicted_reserved_bytes=reserved)
         except (CannotTell, ValueError) as error:  # never recorded, or an allocator with settings that are not replayed
             answer["not_predicted"] = str(error)[:200]

@@ -15,7 +15,7 @@ import numpy as np
 
 from calibration.oncard.families import FAMILIES
 from estimator.allocator import FREE, Allocator
-from estimator.allocator_state import FREE_BLOCK, LIVE_BLOCK
+from estimator.allocator_state import FREE_BLOCK, LIVE_BLOCK, ties_by_address
 from estimator.features import feature, image_values
 from estimator.program import ALLOCATE, Program
 from estimator.programs import load_profile
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from calibration.oncard.cells import Cell
 
 KEYS_FROM = 1 << 50  # keys of a program's tensors: above every address, which are the keys of what is there already
+FIRST_SEGMENT = 2 * 2**20  # an address in bytes; not 0, the null pointer
 SHARED_BLOCKS = 2
 """Weights beside the blocks (embedders, output), counted as so many blocks where a cell's weights are guessed."""
 
@@ -79,10 +80,13 @@ def weights_bytes(arch: str, depth: tuple[int, ...]) -> int:
     return round(whole * min(1.0, (sum(depth) + SHARED_BLOCKS) / (sum(FAMILIES[arch].depth) + SHARED_BLOCKS)))
 
 
-def predicted(cell: Cell, start: Sequence[Mapping[str, Any]], expandable: bool = False) -> tuple[int, int]:
-    """(max allocated, max reserved) in bytes of the cell, replayed from the allocator's state at its start (torch's memory snapshot)."""
+def predicted(cell: Cell, start: Sequence[Mapping[str, Any]], expandable: bool = False, torch: str = "") -> tuple[int, int]:
+    """(max allocated, max reserved) in bytes of the cell, replayed from the allocator's state at its start (torch's memory snapshot).
+
+    `torch`: the version; "": one like the recorded.
+    """
     program, keep = _kept(cell.arch, cell.key, cell.depth)
-    allocator = seeded(start, expandable)
+    allocator = seeded(start, expandable, torch)
     sizes = program.sizes(_values(cell)).tolist()
     keys, events = [], []
     for event, tensor, here in zip(program.events.tolist(), program.tensor_of_event.tolist(), keep.tolist(), strict=True):
@@ -93,16 +97,26 @@ def predicted(cell: Cell, start: Sequence[Mapping[str, Any]], expandable: bool =
     return allocator.peak_allocated_bytes, allocator.peak_reserved_bytes
 
 
-def seeded(start: Sequence[Mapping[str, Any]], expandable: bool) -> Allocator:
+def seeded(start: Sequence[Mapping[str, Any]], expandable: bool, torch: str = "") -> Allocator:
     """The allocator as it stood; with expandable segments, whose places are not kept, with the same live blocks."""
-    allocator = Allocator(expandable_segments=expandable, downwards=True)
+    allocator = Allocator(expandable_segments=True) if expandable else Allocator(downwards=ties_by_address(torch))
     live = [block for segment in start for block in segment["blocks"] if block[3] == LIVE_BLOCK]
     if expandable:
         allocator.run([address for address, *_ in live], [size for _, size, *_ in live])
     else:
-        allocator.seed(start)
+        allocator.seed(start if ties_by_address(torch) else by_age(start))
     allocator.reset_peaks()
     return allocator
+
+
+def by_age(segments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Segments laid upwards by age. A snapshot does not tell it; drivers lay each below the last (estimator.allocator)."""
+    out, at = [], FIRST_SEGMENT
+    for segment in sorted(segments, key=lambda one: int(one["address"]), reverse=True):
+        up = at - int(segment["address"])
+        out.append({**segment, "address": at, "blocks": [[address + up, *rest] for address, *rest in segment["blocks"]]})
+        at += int(segment["total_size"])
+    return out
 
 
 def segments_of(snapshot: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

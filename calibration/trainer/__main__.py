@@ -21,7 +21,7 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
     env = dict(os.environ)
     env.update(
         AITK=str(Path(args.trainer).resolve()), FAKECUDA_PYTHON=args.python, FAKECUDA_CC=args.cc,
-        FAKECUDA_TOTAL_MIB=str(args.capacity_mib), FAKECUDA_CUDNN_WS=args.cudnn_workspace, FAKECUDA_ADDRESSES=args.addresses,
+        FAKECUDA_TOTAL_MIB=str(args.capacity_mib), FAKECUDA_CUDNN_WS=args.cudnn_workspace,
         TRAINER_WEIGHTS=str(Path(args.weights).resolve()), TRAINER_EVENTS="1" if args.events else "0",
         TRAINER_PROBE="1" if args.probe else "0", TRAINER_STOP=args.stop_after, TORCH_DISABLE_NATIVE_JIT="1", PYTHONDONTWRITEBYTECODE="1",
         MALLOC_MMAP_THRESHOLD_="1048576", MALLOC_TRIM_THRESHOLD_="1048576", MALLOC_ARENA_MAX="2", OMP_NUM_THREADS="2",
@@ -50,7 +50,6 @@ def main() -> int:
     parser.add_argument("--capacity-mib", type=int, default=UNBOUNDED_MIB)
     parser.add_argument("--cc", default="8.9", help="compute capability")
     parser.add_argument("--cudnn-workspace", default="0", help="0 or layout")
-    parser.add_argument("--addresses", default="down", choices=["down", "up"], help="where new segments lie: below the others, as on cards")
     parser.add_argument("--events", action="store_true", help="record every allocator event")
     parser.add_argument("--probe", action="store_true", help="each step twice: gradient checkpointing on, then off")
     parser.add_argument("--stop-after", default="", choices=["", "load", "prepare"], help="stop after this phase")

@@ -284,7 +284,6 @@ def main() -> None:
         "num_ooms": stats.get("num_ooms"), "num_alloc_retries": stats.get("num_alloc_retries"),
         "gpu": device.name, "total_bytes": device.total_memory, "compute_capability": f"{device.major}.{device.minor}",
         "context_bytes_assumed": recorder.context_bytes(), "cudnn_workspace": os.environ.get("FAKECUDA_CUDNN_WS", "0"),
-        "addresses": os.environ["FAKECUDA_ADDRESSES"],
         "versions": versions(), "models": models.LOADED, "stubbed": sorted(import_stubs.used), "notes": patches.NOTES,
         "host_maxrss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "phases": R.rows, "linears": LINEARS.table,
     }  # fmt: skip

@@ -167,7 +167,7 @@ def _grid(given: argparse.Namespace, subject: Subject, gpu: Gpu) -> Answer:
         return Answer(csv_text(made), SAFE_STATUS)
     write_table(made, given.out)
     word = "safe" if given.confirm else "not ruled out by peak rows (safe only after a replay: --confirm, or check)"
-    return Answer(f"{made.verdict.size:,} cells in {given.out}; {safe_or_unconfirmed(made):,} are {word}\n", SAFE_STATUS)
+    return Answer(f"cells in {given.out}: {made.verdict.size:,}; of them {word}: {safe_or_unconfirmed(made):,}\n", SAFE_STATUS)
 
 
 def _several(given: argparse.Namespace, subject: Subject, gpus: Sequence[Gpu], style: StyleOf) -> Answer:

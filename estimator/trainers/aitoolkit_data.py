@@ -277,7 +277,7 @@ def _caption_tokens(entry: _Entry, scanned: Scan, arch: Arch, controls: Controls
     if failed:
         names = ", ".join(failed[:NAMED_FILES])
         entry.section.found.warn(
-            _folder_path(entry), f"{len(failed)} captions are not readable UTF-8 text, the trainer stops on them: {names}"
+            _folder_path(entry), f"captions that are not readable UTF-8 text ({len(failed)}), on which the trainer stops: {names}"
         )
     return tokens
 

@@ -17,6 +17,7 @@
       optimizer_state_dtype: fp32   # left out: the optimizer's own
       resident: [transformer]       # default; text_encoder and vae besides, where they stay on the card during the step
       attention: sdpa               # default
+      torch: "2.9.1"                # left out: the recorded one; before 2.13 torch reuses other free blocks
       sample: null                  # default; or {width, height, frames: 1, cfg: none|sequential|batched, vae_tiling: false}
 
 Unknown keys are errors, and everything without a default above must be there. What is particular to architectures that AI Toolkit does not
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from estimator.archs import Arch, load_archs
 from estimator.configfile import ConfigFile
 from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
-from estimator.trainers import explicit_harness, modelled
+from estimator.trainers import explicit_harness, explicit_versions, modelled
 from estimator.trainers.aitoolkit_model import QTYPES
 from estimator.trainers.aitoolkit_network import MAX_RANK
 from estimator.trainers.aitoolkit_sample import MAX_SIDE
@@ -45,7 +46,7 @@ from estimator.tree import KeyPath
 RUN = ("run",)
 RUN_KEYS = frozenset({
     "arch", "method", "lora", "weights", "width", "height", "frames", "text_tokens", "control_images", "batch_size",
-    "gradient_checkpointing", "optimizer", "optimizer_state_dtype", "resident", "attention", "sample", "autocast",
+    "gradient_checkpointing", "optimizer", "optimizer_state_dtype", "resident", "attention", "sample", "autocast", "torch",
 }) | explicit_harness.KEYS  # fmt: skip
 LORA_KEYS = frozenset({"rank", "dtype", "targets"})
 SAMPLE_KEYS = frozenset({"width", "height", "frames", "cfg", "vae_tiling"})
@@ -145,7 +146,7 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
     optimizer, state = _optimizer(run)
     on_host = explicit_harness.on_host(run, arch, optimizer)
     resident = _resident(run)
-    (left, back), diffusers = explicit_harness.gone(run, arch, resident), explicit_harness.older_diffusers(run, arch)
+    (left, back), diffusers = explicit_harness.gone(run, arch, resident), explicit_versions.older_diffusers(run, arch)
     attention = _one_of(run, "attention", ATTENTION, "sdpa")
     if attention not in modelled.ATTENTION:
         found.not_modelled(run.at("attention"), attention, "another attention kernel saves other tensors")
@@ -160,17 +161,17 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
         found.warn((), AS_AI_TOOLKIT)
         if "autocast" in run.values:
             found.not_modelled(run.at("autocast"), autocast, "the step was recorded as AI Toolkit makes it")
-    name = os.path.splitext(os.path.basename(found.file.name))[0]
+    torch, name = explicit_versions.torch(run), os.path.splitext(os.path.basename(found.file.name))[0]
     train = Train(
         batch_size=shape.batch_size, gradient_checkpointing=checkpointing, optimizer=optimizer,
         unload_text_encoder="text_encoder" not in resident, disable_sampling=not samples,
     )  # fmt: skip
     return Job(
-        name=name, trainer="explicit", arch=arch.key, trainer_arch=arch.key, method=method,
+        name=name, trainer="explicit", arch=arch.key, trainer_arch=arch.key, method=method, torch=torch, diffusers=diffusers,
         model=Model(name_or_path=arch.hub[0] if arch.hub else arch.key, weights=weights),
         network=network, train=train, datasets=(_dataset(shape, arch, resident),), samples=samples, sample_every=0, save_every=0,
         unmodelled=found.unmodelled, warnings=found.warnings, resident=resident, attention=attention, left_in_cache=left, given_back=back,
-        control_images=shape.control_images, optimizer_state_dtype=state, autocast=autocast, diffusers=diffusers, optimizer_on_host=on_host,
+        control_images=shape.control_images, optimizer_state_dtype=state, autocast=autocast, optimizer_on_host=on_host,
     )  # fmt: skip
 
 

@@ -88,15 +88,3 @@ def on_host(run: Section, arch: Arch | None, optimizer: str) -> bool:
         run.found.not_modelled(run.at("optimizer_on_host"), value, "this optimizer on the host, or of this architecture")
         return False
     return value
-
-
-def older_diffusers(run: Section, arch: Arch | None) -> str:
-    """The version of diffusers whose class the transformer is, where that is none that the profile is of."""
-    version = run.values.get("diffusers")
-    if version is None:
-        return ""
-    if arch is None or version not in arch.older_diffusers:
-        known = ", ".join(arch.older_diffusers) if arch and arch.older_diffusers else "none"
-        run.found.not_modelled(run.at("diffusers"), shown(version), f"the class of another version than was recorded (besides: {known})")
-        return ""
-    return str(version)
