@@ -15,6 +15,7 @@ import yaml
 
 from calibration.clips import write_clip
 from calibration.validation import ROWS, filled
+from calibration.validation_settings import CAPTIONS
 from estimator.job import Job
 
 MIB, GIB = 2**20, 2**30
@@ -67,7 +68,7 @@ def read_rows(path: Path = ROWS) -> tuple[Run, ...]:
 def _run(one: dict[str, Any], job: dict[str, Any]) -> Run:
     total = one["capacity_bytes"]
     images = {
-        folder: [(w, h, text, clip[0] if clip else 0, clip[1:] == [1]) for w, h, text, *clip in listed]
+        folder: [(w, h, CAPTIONS.get(name, name), clip[0] if clip else 0, clip[1:] == [1]) for w, h, name, *clip in listed]
         for folder, listed in job["images"].items()
     }
     return Run(

@@ -24,6 +24,7 @@ from PIL import Image
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import OPTIMIZER_WITH, OPTIMIZER_WITH_OTHERS, Architecture, Texts, kind_of
 from calibration.clips import write_clip
+from estimator.archs import load_archs
 
 UNLOADED, LOADED = 2, 3  # indices of probe jobs: with the text encoder unloaded, and loaded with low_vram (Architecture.unloaded, .loaded)
 # bitsandbytes keeps tensors of fewer than 4096 elements in fp32: with it, ranks at which no tensor of an adapter is so small
@@ -119,6 +120,14 @@ def network(family: Architecture, index: int, rank: int) -> dict[str, Any]:
     return {"type": "lokr", "lokr_full_rank": True, "lokr_factor": family.factors[index]}
 
 
+def text_kind(arch: str, qtype: str) -> str:
+    """The text encoder's kind of weights beside a transformer's qtype: the same, or qfloat8 where an encoder of its own key has no such."""
+    known = load_archs().archs.get(arch)
+    if known is not None and known.te_qtype_key == "qtype":
+        return qtype.partition("|")[0]  # the trainer looks at no other key
+    return qtype if qtype in OPTIMIZER_WITH else "qfloat8"
+
+
 def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     """The probe job `index` (0, 1, UNLOADED or LOADED) of an architecture and a kind of base weights, as AI Toolkit reads it."""
     family, optimizer = ARCHITECTURES[arch], OPTIMIZER_WITH.get(weights, OPTIMIZER_WITH_OTHERS)
@@ -144,7 +153,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
         put_beside(datasets, sorted(family.weights).index(weights) + index)
     model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=index == LOADED or (cached and not family.loaded))
     if weights != "bf16":
-        model.update(qtype=weights, qtype_te=weights if weights in OPTIMIZER_WITH else "qfloat8")
+        model.update(qtype=weights, qtype_te=text_kind(arch, weights))
     samples: list[dict[str, Any]] = []
     for width, height, guidance, count, *frames in previews:
         samples.append({"prompt": words(count), "width": width, "height": height, "guidance_scale": guidance})

@@ -186,12 +186,13 @@ def run(name: str, folder: Path, options: list[str]) -> None:
 
 
 def row(name: str, result: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a run. Bytes are integers; `capacity_bytes` is the card's total, of which the context takes its part.
+    """What is kept of a run. Bytes are integers; `capacity_bytes` is the card's total, of which the context takes its part. Captions are
+    kept by their names in CAPTIONS.
 
     A run on a card of a given capacity names the run that has its config and images.
     """
     job, capacity_mib = all_runs()[name]
-    images = {DATA + name: [[w, h, CAPTIONS[caption], *frames] for w, h, caption, *frames in IMAGES[name]] for name in folders(job)}
+    images = {DATA + name: [list(image) for image in IMAGES[name]] for name in folders(job)}
     what = {"config": whole(job), "images": images} if capacity_mib is None else {"job": job.name}
     if job.seed is not None:
         what["seed"] = job.seed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from calibration.architectures.wan import RECOVERED
 from calibration.validation_settings import *
 
 IMAGES["clips"] = ((832, 480, "medium", 90), (480, 832, "long", 41))
@@ -35,6 +36,29 @@ def begun(count: int) -> dict[str, Any]:
     return {"num_frames": count, "fps": 24, "do_i2v": True}
 
 
+def example() -> dict[str, Any]:
+    """The trainer's config/examples/train_lora_wan22_14b_24gb.yaml."""
+    return {
+        "type": "sd_trainer", "device": "cuda:0",
+        "network": {"type": "lora", "linear": 32, "linear_alpha": 32},
+        "save": {"dtype": "float16", "save_every": 250, "max_step_saves_to_keep": 4},
+        "datasets": [{"caption_ext": "txt", "caption_dropout_rate": 0.05, "num_frames": 1}],
+        "train": {
+            "batch_size": 1, "gradient_accumulation": 1, "train_unet": True, "train_text_encoder": False, "gradient_checkpointing": True,
+            "noise_scheduler": "flowmatch", "timestep_type": "linear", "optimizer": "adamw8bit", "lr": 1e-4,
+            "optimizer_params": {"weight_decay": 1e-4}, "dtype": "bf16", "switch_boundary_every": 10, "cache_text_embeddings": True,
+        },
+        "model": {
+            "name_or_path": "ai-toolkit/Wan2.2-T2V-A14B-Diffusers-bf16", "arch": "wan22_14b", "quantize": True, "qtype": RECOVERED,
+            "quantize_te": True, "qtype_te": "qfloat8", **WAN22,
+        },
+        "sample": {
+            "sampler": "flowmatch", "sample_start_step": 0, "width": 1024, "height": 1024, "num_frames": 1, "fps": 16, "prompts": [],
+            "neg": "", "seed": 42, "walk_seed": True, "guidance_scale": 3.5,
+        },
+    }  # fmt: skip
+
+
 AT_THEIR_LENGTH = {"num_frames": 1, "fps": 16, "auto_frame_count": True}
 JOBS = (
     Job("wan1b-ui", web_ui("wan 1.3b"), (("clips", [480], frames(33)),), {}, (clip(832, 480, 41),)),
@@ -59,6 +83,10 @@ JOBS = (
         "wan14b-images", web_ui("wan 14b"), (("portraits", [512, 768], {}),),
         {**HIGH_VRAM, **UNLOADED, **CACHED_LATENTS, **batch(2), **optimizer("adamw")}, (clip(512, 768, 1), clip(320, 256, 33, SECOND)),
     ),
+    Job(
+        "wan14b-uint4", web_ui("wan 14b"), (("clips", [320], frames(17)), ("small", [384], {})),
+        {**quantised("uint4"), **HIGH_VRAM, **CACHED_LATENTS, **optimizer("adamw")}, (clip(416, 240, 21), clip(512, 384, 1, SECOND)),
+    ),
     Job("wan22-ui", web_ui("wan 2.2 14b"), (("clips", [480], frames(33)),), {}, (clip(832, 480, 41),)),
     Job(
         "wan22-images-cached", web_ui("wan 2.2 14b"), (("portraits", [512, 768], {}),),
@@ -73,7 +101,28 @@ JOBS = (
         "wan22-high-noise-b2", web_ui("wan 2.2 14b"), (("short clips", [320], frames(21)),),
         {**UNLOADED, **CACHED_LATENTS, **batch(2), **optimizer("adamw"), "model.model_kwargs.train_low_noise": False}, (clip(320, 256, 5),),
     ),
+    Job(  # the example itself; of 12 batches the last two are the other expert's
+        "wan22-recovery", example(), (("portraits", [512, 768, 1024], {}),), {}, ({"prompt": FIRST}, {"prompt": SECOND}),
+    ),
+    Job(
+        "wan22-uint4-b2", web_ui("wan 2.2 14b"), (("portraits", [512], {}), ("short clips", [256], frames(13))),
+        {**quantised("uint4"), **HIGH_VRAM, **CACHED_LATENTS, **CACHED_TEXT, **EMA, **batch(2), **rank(16)}, (clip(480, 272, 9),),
+    ),
+    Job(
+        "wan22-recovery-b2", web_ui("wan 2.2 14b"), (("short clips", [320], frames(21)),),
+        {**quantised(RECOVERED, "qfloat8"), **HIGH_VRAM, **batch(2), **rank(16), **optimizer("adamw")}, (clip(480, 320, 33),),
+    ),
+    Job(
+        "wan22-recovery-no-checkpointing", web_ui("wan 2.2 14b"), (("clips and stills", [256], AT_THEIR_LENGTH),),
+        {**quantised(RECOVERED, "qfloat8"), **NO_CHECKPOINTING, **CACHED_LATENTS, **UNLOADED, **EMA, **rank(16)},
+        (clip(416, 304, 9, guidance_scale=1),),
+    ),
     Job("wan22i-ui", web_ui("wan 2.2 i2v"), (("clips", [368], frames(33)),), {}, (clip(480, 272, 41, **BEGINNING),)),
+    Job(
+        "wan22i-recovery", web_ui("wan 2.2 i2v"), (("clips", [256], frames(21)),),
+        {**quantised(RECOVERED.replace("t2i", "i2v"), "qfloat8"), **CACHED_TEXT, "model.model_kwargs.train_high_noise": False},
+        (clip(480, 272, 17, **BEGINNING),),
+    ),
     Job(
         "wan22i-high-vram-b2", web_ui("wan 2.2 i2v"), (("short clips", [320], frames(21)),),
         {**HIGH_VRAM, **CACHED_TEXT, **batch(2), **rank(16), **optimizer("adamw")}, (clip(320, 256, 5, **BEGINNING),),

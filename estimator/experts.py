@@ -3,6 +3,8 @@
 Programs are of one expert and its adapter. In keys of parts, behind them: `LOW`, the second expert's (low noise), whose adapter's tensors
 stand behind the first's in every list; `BOTH`, both at once: a step of an optimizer after accumulated batches of both, and what there is
 of the whole adapter at one time (a copy of it, with EMA).
+
+An accuracy recovery adapter has as many tensors an expert as the one that is trained: both are LoRAs on all linear layers of the blocks.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 from estimator.program import ALLOCATE, FIRST_IMPORT, PeakRow, Program
 
 LOW, BOTH = "@low", "@both"
-OF_ADAPTER = ("adapter", "gradient", "optimizer", "ema", "ema_copy")
+OF_ADAPTER = ("adapter", "gradient", "optimizer", "ema", "ema_copy", "recovery_gradient")
 RESIDENT_OF = {"transformer_1": "transformer", "transformer_2": "transformer"}  # components that are moved -> whose tensors they have
 
 

@@ -13,6 +13,7 @@ from estimator.allocator_compiled import CompiledAllocator
 from estimator.allocator_state import UNIT_BYTES
 from estimator.arrays import among
 from estimator.estimate import Variant
+from estimator.experts import LOW, split
 from estimator.features import Ints
 from estimator.gpus import MIB, Gpu
 from estimator.job import Model
@@ -37,6 +38,7 @@ SHOWN = {
     "ema_copy": "ema", "gradient": "gradients",
     "transformer_1": "transformer", "transformer_2": "transformer",
     "assistant": "training_adapter", "recovery": "recovery_adapter", "recovery_gradient": "gradients",
+    f"recovery_gradient{LOW}": "gradients",
     "clip": "activations", "clip_features": "activations",
     "offload": SLOTS, "stuck": "text_encoder", "held": "text_encoder",
 }  # fmt: skip
@@ -81,6 +83,11 @@ nor gives to the optimizer, so that nothing clears them (toolkit/util/quantize.p
 def adds(accumulates: bool, group: str) -> bool:
     """Whether a part adds to gradients of the group that are there: their new values go as soon as they are added."""
     return accumulates or group in NEVER_CLEARED
+
+
+def counted_as(group: str, key: str) -> str:
+    """What a part's group of tensors is counted under, where groups are counted as a whole: gradients that stay are each expert's own."""
+    return group + split(key)[1] if group in NEVER_CLEARED else group
 
 
 Held = tuple[int, int]

@@ -20,7 +20,7 @@ from estimator.job import Job
 from estimator.job_profile import profile_of
 from estimator.offload import GROUPS
 from estimator.programs import Profile
-from estimator.residents import COMPUTE, WORKSPACE_BYTES, PhasePeak, Simulation, adds, component_of, shown, unquantised_linears
+from estimator.residents import COMPUTE, WORKSPACE_BYTES, PhasePeak, Simulation, adds, component_of, counted_as, shown, unquantised_linears
 from estimator.timeline import by_variant
 
 
@@ -108,7 +108,7 @@ class _Rows:
         if self.profile.outline(part.key).copies:  # slots are written anew: how long the old ones last depends on both parts
             for group in GROUPS:
                 counts.change(group, -counts.groups.get(group, 0))
-        there = sum(size for group, size in figures.stays.items() if adds(part.accumulate, group) and counts.groups.get(group))
+        there = sum(size for g, size in figures.stays.items() if adds(part.accumulate, g) and counts.groups.get(counted_as(g, part.key)))
         self._see(figures.peak_bytes - there, figures.moment, component_of(None, part.key))  # not known how many had been made by then
         for group, size in figures.freed.items():
             counts.change(group, -min(size, counts.groups.get(group, 0)))
@@ -118,8 +118,8 @@ class _Rows:
                 scope = counts.scopes.setdefault(part.scope, {})
                 scope[component] = scope.get(component, 0) + size
                 counts.add(component, size)
-            elif not (adds(part.accumulate, group) and counts.groups.get(group, 0)):
-                counts.change(group, size)
+            elif not (adds(part.accumulate, group) and counts.groups.get(counted_as(group, part.key), 0)):
+                counts.change(counted_as(group, part.key), size)
         if part.key.startswith("load.transformer") and self.unquantised and counts.groups.get("transformer"):
             counts.change("transformer", self._resident_bytes("transformer", self.job.model.weights) - counts.groups["transformer"])
 

@@ -25,7 +25,7 @@ from estimator.job_profile import profile_of
 from estimator.offload import GROUPS
 from estimator.optimizers import OptimizerProgram
 from estimator.program import Footprint, Program, sum_of
-from estimator.residents import adds, unquantised_linears
+from estimator.residents import adds, counted_as, unquantised_linears
 from estimator.rows import resident_bytes, rounded_sum, workspace_threads
 
 PIXELS = "pixels"
@@ -156,7 +156,7 @@ class GridRows:
         if self.profile.outline(key).copies:
             for group in GROUPS:
                 counts.change(group, -counts.groups.get(group, np.zeros((), dtype=np.int64)))
-        there = sum(size for group, size in stays.items() if adds(accumulate, group) and counts.held(group))
+        there = sum(size for group, size in stays.items() if adds(accumulate, group) and counts.held(counted_as(group, key)))
         self._see(peak - there, vae)
         for group, size in freed.items():
             counts.change(group, -np.minimum(size, counts.groups.get(group, 0)))
@@ -164,8 +164,8 @@ class GridRows:
             if not group:
                 counts.scopes[scope] = counts.scopes.get(scope, np.zeros((), dtype=np.int64)) + size
                 counts.total = counts.total + size
-            elif not (adds(accumulate, group) and counts.held(group)):
-                counts.change(group, size)
+            elif not (adds(accumulate, group) and counts.held(counted_as(group, key))):
+                counts.change(counted_as(group, key), size)
         if key.startswith("load.transformer") and self.unquantised and counts.held("transformer"):
             counts.change("transformer", self._resident("transformer", self.job.model.weights) - counts.groups["transformer"])
 

@@ -22,6 +22,10 @@ from estimator.wan import WanPlan, first_frame
 
 EXPERTS = ("transformer_1", "transformer_2")
 BOTH_EXPERTS = (0, 1)  # high noise, low noise: what is trained unless a config says otherwise
+# Parts of the adapter that name the weights' kind: Wan 2.1's recordings in qfloat8 serve for all quantised kinds, of whose layers an
+# adapter is made and put to use alike, but for what `setup.read` holds
+BY_WEIGHTS, RECORDED = ("setup.network/", "sample.enter/", "sample.leave/"), "qfloat8"
+REBUILT = "uint"  # kinds of the trainer's own quantised layers, which rebuild a weight that is read
 OF_ADAPTER = ("setup.network/", "setup.optimizer/", "setup.ema", "step.ema", "save/", "sample.enter/", "sample.leave/")
 
 
@@ -39,6 +43,8 @@ class Wan22Plan(WanPlan):
         for operation in operations:
             if isinstance(operation, (MoveIn, MoveOut)) and operation.component == "transformer":
                 continue
+            if isinstance(operation, Part) and operation.key.startswith(BY_WEIGHTS) and self.weights != "bf16":
+                operation = replace(operation, key=operation.key.replace(f"/{self.weights}", f"/{RECORDED}", 1))
             twice = isinstance(operation, Part) and operation.key.startswith(OF_ADAPTER) and len(self.trained) > 1
             if not twice or not isinstance(operation, Part):
                 yield operation
@@ -60,7 +66,15 @@ class Wan22Plan(WanPlan):
         yield from self._fitted(super().load())
 
     def set_up(self) -> Iterator[Operation]:
-        yield from self._fitted(super().set_up())
+        for operation in self._fitted(super().set_up()):
+            if isinstance(operation, Part) and operation.key.startswith("setup.network/") and not operation.key.endswith(LOW):
+                yield from self._read()
+            yield operation
+
+    def _read(self) -> Iterator[Operation]:
+        """The adapter's layers read the weights that they sit on, all before its first tensor comes to the card."""
+        if self.weights.startswith(REBUILT) and not self.job.model.low_vram:
+            yield Part(f"setup.read/{self.weights}")
 
     def caching(self) -> Iterator[Operation]:
         yield from self._fitted(super().caching())

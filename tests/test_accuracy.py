@@ -25,12 +25,13 @@ from calibration.accuracy_tables import quantile
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import OPTIMIZER_WITH, OPTIMIZER_WITH_OTHERS, kind_of
 from calibration.validation import ROWS
+from calibration.validation_settings import CAPTIONS
 
 RUNS = read_rows()
 WHOLE = tuple(run for run in RUNS if run.total_bytes is None)
 ON_CARDS = tuple(run for run in RUNS if run.total_bytes is not None)
 SELECTED = frozenset({
-    "wan22-images-cached", "wan22i-ui", "wan21i-low-vram-b2",
+    "wan22-images-cached", "wan22-recovery", "wan22i-ui", "wan21i-low-vram-b2",
     "wan14b-images",
     "wan1b-images",
     "edit11-ui", "edit11-bf16-b2", "edit11-qfloat8-no-checkpointing", "qwen-bf16-b2", "qwen-float8-1280",
@@ -164,6 +165,13 @@ def test_every_bucket_of_a_run_is_one_that_the_reader_expects() -> None:
 def test_the_selection_is_of_rows_there_are() -> None:
     assert {run.name for run in RUNS} >= SELECTED
     assert {read_job(run).arch for run in WHOLE if run.name in SELECTED} == {read_job(run).arch for run in WHOLE}
+
+
+def test_captions_of_rows_are_read_as_texts_whichever_way_they_are_kept() -> None:
+    """Newer rows have them by name."""
+    texts = {caption for run in RUNS for images in run.images.values() for _, _, caption, *_ in images}
+    assert texts <= set(CAPTIONS.values())
+    assert texts.isdisjoint(CAPTIONS)
 
 
 def test_rows_are_small_and_hold_no_path() -> None:

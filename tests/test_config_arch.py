@@ -178,7 +178,7 @@ def test_a_recovery_adapter_that_is_nowhere_is_said(tmp_path: Path) -> None:
 
 
 def test_a_recovery_adapter_that_was_not_recorded_is_named(tmp_path: Path) -> None:
-    wan = {"name_or_path": "Wan-AI/Wan2.2-T2V-A14B", "arch": "wan22_14b"}
+    wan = {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21"}
     model = wan | {"quantize": True, "qtype": "uint4|owner/repository/file.safetensors"}
     assert unmodelled_keys(read(tmp_path, model=model)) >= {"model.qtype"}
 

@@ -38,6 +38,7 @@ ARCHS = {
     "wan21_14b_i2v_ui": "wan21-i2v-14b",
     "wan22_14b_ui": "wan22-14b",
     "wan22_14b_i2v_ui": "wan22-i2v-14b",
+    "wan22_14b_24gb": "wan22-14b",
     "wan22_5b_ui": "wan22-5b",
     "ltx2_ui": "ltx2",
     "ltx23_ui": "ltx2.3",

@@ -133,6 +133,52 @@ def test_what_was_not_recorded_is_named() -> None:
         simulate(replace(made(), model=replace(made().model, weights="bf16")))
 
 
+# ---------------------------------------------------------------- a recovery adapter
+
+RECOVERED = "uint4-recovery"
+RECOVERY_GRADIENT_BYTES = 153_354_240  # of one expert: rank 16 on all 400 linear layers of its 40 blocks, in bf16 (the recorded stand-in)
+
+
+def recovered(**more: Any) -> Job:
+    one = made(**more)
+    return replace(one, model=replace(one.model, weights=RECOVERED))
+
+
+def gradients_after(one: Job, peaks: Any) -> int:
+    """Bytes of gradients in the round of previews behind the steps, where the trained adapter has none."""
+    return int(next(p for p in peaks(one).phases if p.phase == "sample" and p.detail != "baseline").components.get("gradients", 0))
+
+
+@pytest.mark.parametrize("peaks", [simulate, bound])
+@pytest.mark.parametrize(("experts", "count"), [((0, 1), 2), ((0,), 1), ((1,), 1)])
+def test_gradients_that_nobody_clears_stay_of_each_expert_that_had_a_step(peaks: Any, experts: tuple[int, ...], count: int) -> None:
+    found = gradients_after(recovered(experts=experts), peaks)
+    assert found == pytest.approx(count * RECOVERY_GRADIENT_BYTES, rel=0.005)  # less what the last block does with the text
+
+
+def test_both_experts_recovery_adapters_are_on_the_card_whichever_is_trained() -> None:
+    for experts in ((0, 1), (1,)):
+        there = {p.components.get("recovery_adapter", 0) for p in simulate(recovered(experts=experts)).phases if p.phase == "train"}
+        assert there == {2 * RECOVERY_GRADIENT_BYTES}
+
+
+def test_weights_on_the_card_are_rebuilt_as_the_adapter_is_made() -> None:
+    """The trainer's own quantised layers rebuild a weight when it is read; with low_vram both experts are on the host then."""
+    def keys(one: Job) -> list[str]:
+        return [o.key for o in whole(one, 1) if isinstance(o, Part) and o.key.startswith("setup.")]
+
+    assert keys(recovered(low_vram=True)) == [key for key in keys(recovered(low_vram=False)) if not key.startswith("setup.read/")]
+    assert keys(recovered(low_vram=False)).count(f"setup.read/{RECOVERED}") == 1
+    assert keys(made(low_vram=False)) == keys(made(low_vram=True))
+
+
+def test_the_trainers_24_gb_example_is_read_whole(tmp_path: Path) -> None:
+    qtype = "uint4|ostris/accuracy_recovery_adapters/wan22_14b_t2i_torchao_uint4.safetensors"
+    read_job = read(tmp_path, model={**T2V, "qtype": qtype, "quantize_te": True, "qtype_te": "qfloat8", "low_vram": True})
+    assert (read_job.model.weights, read_job.model.te_weights, read_job.unmodelled) == (RECOVERED, "uint4", ())
+    assert any("no effect" in text and "qtype_te" in text for text in read_job.warnings) is False  # the default, said by the example
+
+
 # ---------------------------------------------------------------- configs
 
 

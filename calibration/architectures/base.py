@@ -131,7 +131,7 @@ class Layout:
     def features(self, key: str) -> tuple[str, ...]:
         """Candidate features of a part, the likelier first."""
         kind = key.split("/")[0]
-        if kind.startswith("load") or kind == "step.end":
+        if kind.startswith("load") or kind in ("step.end", "setup.read"):
             return ("1",)
         if self.sound_per_second and (own := self._with_sound(key)):
             return own

@@ -22,7 +22,6 @@ from calibration.extract.stored import Stored
 from estimator import archive
 from estimator.optimizers import LOKR
 
-TWO_EXPERTS = "wan22_14b"
 RESIDENT = parts.MOVED
 
 
@@ -63,7 +62,7 @@ def residents(run: Run) -> dict[str, list[int]]:
     kind = {"transformer": chosen["weights"], **dict.fromkeys(parts.TEXT_ENCODERS, chosen["text"])}
     keyed = {f"{c}/{kind[c]}" if c in kind else c: table for c, table in latest.items()}
     out = {key: [table[place] for place in sorted(table)] for key, table in keyed.items()}
-    if str(run.config["model"].get("arch", "")).startswith(TWO_EXPERTS):
+    if str(run.config["model"].get("arch", "")).startswith(clips.TWO_EXPERTS):
         key = f"transformer/{chosen['weights']}"
         out[key] = _first_expert(out[key])
     return out

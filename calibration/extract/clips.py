@@ -18,6 +18,7 @@ from estimator.features import Cells, image_values
 from estimator.operations import BEGUN_PREVIEW, CORE, PREVIEW, TIMED_CORE
 
 FIRST_FRAME, GIVEN_FRAME = "first_frame", "given_frame"  # the trainer's add_first_frame_conditioning, _v22 (calibration/trainer/video.py)
+TWO_EXPERTS = "wan22_14b"  # in the trainer's name of an architecture
 PICTURE = "picture"  # an image encoder's (Wan 2.1 I2V)
 TILE_PIXELS, TILE_STRIDE_PIXELS = 256, 192  # AutoencoderKLWan: tile_sample_min_width, tile_sample_stride_width
 LATENTS_PER_EDGE = 2  # of a token: the transformer's patch
@@ -49,6 +50,8 @@ def split(run: Run, found: Iterable[Occurrence], cells: Cells) -> Iterator[Occur
             yield replace(part, events=[e for e in part.events if e not in moved])
         elif kind == "text":
             yield _without_padding_loop(part)
+        elif kind == "setup.network" and (reading := _reading(part)).events:
+            yield from (reading, part)
         else:
             yield part
 
@@ -101,6 +104,17 @@ def _without_padding_loop(part: Occurrence) -> Occurrence:
     passing = {k for e in part.events if (k := part.run.events[e][1]) >= 0 and tensors[k].label == "encode_prompt"}
     passing = {k for k in passing if tensors[k].died is not None and tensors[k].died <= last}
     return replace(part, events=[e for e in part.events if part.run.events[e][1] not in passing])
+
+
+def _reading(part: Occurrence) -> Occurrence:
+    """Of Wan 2.2's adapter, what comes before any of its tensors: layers' weights are read, and the trainer's own quantised ones rebuilt.
+
+    A part of its own, since the adapter is made by one expert's program for each. No events: they are on the host, or nothing is rebuilt.
+    """
+    tensors, events = part.run.tensors, part.run.events
+    two = str(part.run.config["model"].get("arch", "")).startswith(TWO_EXPERTS)
+    first = next((n for n, e in enumerate(part.events) if component(tensors[events[e][1]].name) == "adapter"), 0)
+    return replace(part, key=part.key.replace("setup.network", "setup.read"), events=part.events[:first] if two else [], values={})
 
 
 def too_few(recorded: list[Occurrence]) -> bool:

@@ -1,5 +1,5 @@
 """Stand-in adapter files, all zero and sparse: the training adapters that AI Toolkit downloads for FLUX.1-schnell and Z-Image Turbo, and
-the accuracy recovery adapters of Qwen-Image and Qwen-Image-Edit.
+the accuracy recovery adapters of Qwen-Image, Qwen-Image-Edit and Wan 2.2 14B.
 
 `CUDA_PYTHON -m calibration.trainer.adapters FOLDER`. The rank of each is assumed (the files themselves are not at hand; of the recovery
 adapters their author names rank 16, for Qwen-Image: README of the hub's ostris/accuracy_recovery_adapters):
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ASSUMED_RANK = {"zimage-turbo": 32, "flux1-schnell": 16, "qwen-image": 16}
+ASSUMED_RANK = {"zimage-turbo": 32, "flux1-schnell": 16, "qwen-image": 16, "wan22-14b": 16}
 ELEMENT_BYTES = 2  # bf16
 
 
@@ -65,6 +65,11 @@ def main(folder: Path) -> None:
     qwen = lora_shapes(diffusers.QwenImageTransformer2DModel, ("transformer_blocks",), ASSUMED_RANK["qwen-image"], "transformer.")
     for name in ("qwen_image", "qwen_image_edit", "qwen_image_edit_2509"):  # one transformer
         write_sparse(folder / f"{name}_torchao_uint3.safetensors", qwen)
+    wan = {}
+    for expert in ("transformer_1", "transformer_2"):  # one file for both, by the names of the trainer's class around them
+        wan |= lora_shapes(diffusers.WanTransformer3DModel, ("blocks",), ASSUMED_RANK["wan22-14b"], f"transformer.{expert}.")
+    for name in ("t2i", "i2v"):
+        write_sparse(folder / f"wan22_14b_{name}_torchao_uint4.safetensors", wan)
 
 
 if __name__ == "__main__":

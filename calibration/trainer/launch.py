@@ -229,11 +229,12 @@ def name_modules(sd: Any) -> None:
     named = [("transformer", sd.unet), ("vae", sd.vae), *((f"text_encoder{i}", m) for i, m in enumerate(encoders)), *tensors.beside(sd)]
     for prefix, module in named:
         if isinstance(module, torch.nn.Module):
-            for expert in video.experts(module):
+            experts = video.experts(module)
+            for expert in experts:
                 LABELS.name_modules(expert, prefix)
             recovered = prefix == "transformer" and tensors.recovery_parameters(sd)  # its layers have an adapter's forward around theirs
-            if PROBE and prefix.startswith(("transformer", "text_encoder")) and len(video.experts(module)) == 1 and not recovered:
-                LINEARS.watch(module, prefix)
+            if PROBE and prefix.startswith(("transformer", "text_encoder")) and not recovered:
+                LINEARS.watch(experts[0], prefix)  # of two the first is trained throughout
 
 
 def record_optimizer(process: Any) -> None:
