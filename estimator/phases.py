@@ -215,11 +215,11 @@ class Plan:
         for number, sample in enumerate(self.samples):
             yield from (End(), Begin("sample", detail, variants[number])) if number else ()
             yield from self._preview(sample, when)
-        # generate_images' end: restore_device_state, unet.to(device), merge_out, the training adapter to the CPU, flush
-        if self.text_cached and when == "first":  # caching had left the transformer on the CPU
-            yield MoveOut("transformer")
-        if self.all_latents_cached or (self.text_cached and when == "first"):
+        # generate_images' end: restore_device_state (VAE, transformer, text encoder, flush), unet.to(device), merge_out, and so on, flush
+        away = self.text_cached and when == "first"  # caching had left the transformer on the CPU
+        if self.all_latents_cached or away:
             yield MoveOut("vae")
+        yield MoveOut("transformer") if away else MoveIn("transformer")
         yield from self.text_out() if self.text_away else self.text_in()
         yield EmptyCache()
         yield MoveIn("transformer")

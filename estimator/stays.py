@@ -1,5 +1,7 @@
 """Parts that only make tensors which stay, until their scope is released: what they are is known, so none of them was recorded.
 
+One makes a copy of a copy, and lets go of the first (`BLANK`).
+
 Sources: ostris/ai-toolkit 27a03a91, toolkit/prompt_utils.py (PromptEmbeds.to changes the object it is called on) and
 toolkit/models/base_model.py (generate_images calls it on prompts that were cached); extensions_built_in/diffusion_models/flux2/src/
 sampling.py (encode_image_refs); diffusers c9438378, LTX2Pipeline.__call__ (what guidance computes of pictures). The sizes are those of
@@ -19,6 +21,9 @@ TOKENS = "control.tokens"  # part: tokens of control images (FLUX.2), kept until
 PROMPTS = "preview.kept"  # part: the two cached prompts of a preview (Qwen-Image-Edit), on the card from its first round on
 STEP_BEFORE = "preview.step_before"  # part: predictions of LTX-2's denoising step before, while the next runs; behind a bar: how many
 
+BLANK = "step.blank"  # part: the empty prompt's embedding, of which a step's prompts are made where the text encoder was unloaded
+
+UMT5_BYTES = 8192  # of a text token of Wan: UMT5's 4096 channels of bf16
 LATENT_BYTES, PLACE_BYTES = 256, 32  # of a token of FLUX.2: 128 channels of bf16; four coordinates of 8 bytes
 EMBEDDING_BYTES, MASK_BYTES = 7168, 2  # of a text token: Qwen2.5-VL's 3584 channels of bf16; its mask, bf16 as well
 PREDICTED_BYTES = 512  # of a token of LTX-2: 128 channels of fp32
@@ -41,6 +46,10 @@ PROGRAMS: Mapping[str, Program] = {
     TOKENS: _staying(TOKENS, ("T",), [(LATENT_BYTES,), (PLACE_BYTES,)], "control images: their tokens"),
     PROMPTS: _staying(
         PROMPTS, ("X", "N"), [(EMBEDDING_BYTES, 0), (MASK_BYTES, 0), (0, EMBEDDING_BYTES), (0, MASK_BYTES)], "a preview's cached prompts"
+    ),
+    BLANK: Program(
+        BLANK, ("X",), np.array([(UMT5_BYTES,), (UMT5_BYTES,)]), (0, 0), ["the empty prompt, copied"], (None, None),
+        np.array([ALLOCATE, ALLOCATE, 2]), 0, (PeakRow((2 * UMT5_BYTES,), "the empty prompt, copied"),), {},
     ),
     **{
         f"{STEP_BEFORE}/{count}": _staying(f"{STEP_BEFORE}/{count}", ("T",), [(PREDICTED_BYTES,)] * count, "predictions of the step before")

@@ -13,6 +13,7 @@ from estimator.job import Bucket, Sample
 from estimator.operations import PREVIEW, EmptyCache, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 from estimator.sizes import sizes_of
+from estimator.stays import BLANK
 
 TILE_PIXELS, TILE_STRIDE_PIXELS = 256, 192  # AutoencoderKLWan: tile_sample_min_width, tile_sample_stride_width
 
@@ -65,6 +66,8 @@ class WanPlan(Plan):
         yield from coded("latents", "encode", {**sizes_of(self.arch, bucket), "B": 1}, "item")
 
     def head(self, key: str, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        if self.text_away and not self.text_cached:  # SDTrainer: cached_blank_embeds.clone().detach(), and then concat_prompt_embeds
+            yield Part(BLANK, {"X": values["X"]}, scope)
         if key.startswith("step.head/encoded"):
             yield from coded(key, "encode", values, scope)
         else:

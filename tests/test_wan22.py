@@ -164,6 +164,7 @@ def test_both_experts_recovery_adapters_are_on_the_card_whichever_is_trained() -
 
 def test_weights_on_the_card_are_rebuilt_as_the_adapter_is_made() -> None:
     """The trainer's own quantised layers rebuild a weight when it is read; with low_vram both experts are on the host then."""
+
     def keys(one: Job) -> list[str]:
         return [o.key for o in whole(one, 1) if isinstance(o, Part) and o.key.startswith("setup.")]
 
@@ -176,7 +177,6 @@ def test_the_trainers_24_gb_example_is_read_whole(tmp_path: Path) -> None:
     qtype = "uint4|ostris/accuracy_recovery_adapters/wan22_14b_t2i_torchao_uint4.safetensors"
     read_job = read(tmp_path, model={**T2V, "qtype": qtype, "quantize_te": True, "qtype_te": "qfloat8", "low_vram": True})
     assert (read_job.model.weights, read_job.model.te_weights, read_job.unmodelled) == (RECOVERED, "uint4", ())
-    assert any("no effect" in text and "qtype_te" in text for text in read_job.warnings) is False  # the default, said by the example
 
 
 # ---------------------------------------------------------------- configs

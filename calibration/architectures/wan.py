@@ -41,7 +41,7 @@ LARGE = {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21"}
 ARCHITECTURES = {
     "wan21-1.3b": SMALL,
     "wan21-14b": replace(
-        SMALL, model=LARGE, relative="wan21-1.3b", layout=replace(LAYOUT, width=5120), weights=("bf16", "float8", "qfloat8", "uint4"),
+        SMALL, model=LARGE, relative="wan21-1.3b", layout=replace(LAYOUT, width=5120), weights=("bf16", "qfloat8", "uint4"),
         other_buckets={"bf16": MORE_BUCKETS},
     ),
 }
@@ -62,7 +62,7 @@ T2V = {"name_or_path": "ai-toolkit/Wan2.2-T2V-A14B-Diffusers-bf16", "arch": "wan
 ARCHITECTURES["wan22-14b"] = Architecture(
     T2V, EXPERT_BUCKETS, EXPERT_SAMPLES,
     replace(LAYOUT, width=5120, load={**LOAD, "load.transformer": (*LOAD["load.transformer"], "Creating Dual", "Applying Accuracy")}),
-    relative="wan21-14b", weights=(RECOVERED, "float8", "uint4", "qfloat8"),
+    relative="wan21-14b", weights=(RECOVERED, "uint4", "qfloat8"),
     own=("load.transformer", "load.rest", "setup.read", "preview", "step.core"), train={"switch_boundary_every": 10**6},
 )  # fmt: skip
 
