@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from calibration import accuracy_plot, accuracy_published, accuracy_verdicts, published_steps, residual_rows
+from calibration import accuracy_peers, accuracy_plot, accuracy_published, accuracy_verdicts, published_steps, residual_rows
 from calibration.accuracy_compare import ALLOCATED_BAR, RESERVED_BAR, Capacity, Different, Row
 from calibration.accuracy_published import Judged
 from calibration.accuracy_rows import GIB
@@ -105,8 +105,6 @@ Verdicts (rates with the interval of Clopper and Pearson, 95 %):
 - Reports of OOM with a config that is modelled: {ooms}. No false safe among so few shows little; the emulated cards show what the
   replay does.
 - Figures by nvidia-smi: none with a complete config. The context is a range read off torch's messages (profiles/gpus.yaml).
-- No estimator known to us can be run on these rows: those that exist are of language models, of loading alone, or hard-coded to other
-  trainers.
 """
 
 
@@ -134,6 +132,7 @@ def page(
     if harnessed := check.every():
         parts.append(HARNESS.format(table=check.table(harnessed).markdown()))
     parts.append(_published(list(published)))
+    parts.append(accuracy_peers.section(published))
     parts.append(_intervals(list(published), verdicts))
     parts.append("\n## Every phase of every emulated run (MiB)\n")
     for name in runs:

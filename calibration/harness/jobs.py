@@ -56,14 +56,19 @@ def spec(folder: Path) -> dict[str, Any]:
     return job
 
 
+def environment(python: str, capability: str, convolved: bool = False) -> dict[str, str]:
+    """Of a process on the emulated device, which has room for everything. `convolved`: with cuDNN's workspaces (families.Family)."""
+    return {
+        **os.environ, "FAKECUDA_PYTHON": python, "FAKECUDA_CC": capability, "FAKECUDA_TOTAL_MIB": str(UNBOUNDED_MIB),
+        "TORCH_DISABLE_NATIVE_JIT": "1", "PYTHONDONTWRITEBYTECODE": "1", "MALLOC_MMAP_THRESHOLD_": "1048576",
+        "MALLOC_TRIM_THRESHOLD_": "1048576", "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "2",
+        "FAKECUDA_CUDNN_WS": "layout" if convolved else "0",
+    }  # fmt: skip
+
+
 def run(folder: Path, python: str, capability: str = "8.9") -> int:
     """Run a folder's job; result.json (and trace.npz) are written beside it. As the trainer's runs: see calibration.trainer."""
-    env, family = dict(os.environ), FAMILIES[spec(folder)["arch"]]
-    env.update(
-        FAKECUDA_PYTHON=python, FAKECUDA_CC=capability, FAKECUDA_TOTAL_MIB=str(UNBOUNDED_MIB), TORCH_DISABLE_NATIVE_JIT="1",
-        PYTHONDONTWRITEBYTECODE="1", MALLOC_MMAP_THRESHOLD_="1048576", MALLOC_TRIM_THRESHOLD_="1048576", MALLOC_ARENA_MAX="2",
-        OMP_NUM_THREADS="2", FAKECUDA_CUDNN_WS="layout" if family.convolved else "0",
-    )  # fmt: skip
+    env = environment(python, capability, FAMILIES[spec(folder)["arch"]].convolved)
     command = [os.environ.get("EMULATED_CUDA_RUN", str(HERE.parent / "emulated_cuda" / "run.sh")), str(HERE / "worker.py")]
     with (folder / "log.txt").open("w") as log:
         done = subprocess.run([*command, str(folder / JOB), str(folder)], env=env, stdout=log, stderr=log)
