@@ -87,12 +87,10 @@ def packed_places(sizes: Sequence[int]) -> set[int]:
     return {n for n, codes, scale, zero in triples if codes == PACKED_TO_SCALE * scale == PACKED_TO_ZERO * zero}
 
 
-def program(base: Program, key: str, derivation: Derivation, resident: Sequence[int], component: str) -> Program:
-    """The base's program rewritten. `resident`: of the base's `component` (transformer or text_encoder0) that the part loads or uses."""
+def program(base: Program, key: str, derivation: Derivation, resident: Sequence[int]) -> Program:
+    """The base's program rewritten. `resident`: bytes of the base's tensors of all components that the part loads or uses."""
     if derivation.bits is not None:
-        packed = packed_places(resident)
-        scaled = [k for k, name in enumerate(base.names) if name is not None and _place(name, component) in packed]
-        coefficients = base.coefficients
+        scaled, coefficients = packed_tensors(base), base.coefficients
         if scaled:
             coefficients = coefficients.copy()
             coefficients[scaled] = coefficients[scaled] * derivation.bits // UINT4_BITS
@@ -101,12 +99,22 @@ def program(base: Program, key: str, derivation: Derivation, resident: Sequence[
     return _edited(base, key, base.coefficients, dropped, NOTHING, 0)
 
 
-def _place(name: str, component: str) -> int | None:
-    """A resident's number: `transformer:12` is the twelfth tensor, `transformer:12.1` a part of a wrapper (none in uintN)."""
-    if not name.startswith(component + ":"):
-        return None
-    number = name.partition(":")[2]
-    return int(number) if number.isdigit() else None
+def packed_tensors(base: Program) -> list[int]:
+    """Packed codes among the tensors that a part leaves behind: `transformer:12`, say, with its scales and zero points as the next two.
+
+    Numbers are not places among residents: a tensor of two names, as T5's embedding, has two of them.
+    """
+    numbers: dict[tuple[str, int], int] = {}
+    for k, name in enumerate(base.names):
+        component, _, number = (name or "").partition(":")
+        if number.isdigit():  # `transformer:12.1` is a part of a wrapper, of which uintN has none
+            numbers[component, int(number)] = k
+    sizes = base.constants
+    triples = ((k, numbers.get((name, n + 1)), numbers.get((name, n + 2))) for (name, n), k in numbers.items())
+    return [
+        k for k, scale, zero in triples
+        if scale is not None and zero is not None and 0 < sizes[k] == PACKED_TO_SCALE * sizes[scale] == PACKED_TO_ZERO * sizes[zero]
+    ]  # fmt: skip
 
 
 def _unpacked(base: Program) -> Ints:

@@ -15,7 +15,7 @@ from estimator.estimate import Host
 from estimator.features import Cells, latent_frames
 from estimator.gpus import GIB
 from estimator.job import Job
-from estimator.programs import Profile, load_profile
+from estimator.programs import TEXT_ENCODERS, Profile, load_profile
 
 if TYPE_CHECKING:
     from estimator.offload_profile import OffloadProfile
@@ -27,7 +27,6 @@ LATENT_BYTES = {"flux2": (256, 16), "flux2_klein": (256, 16), "wan22_5b": (96, 1
 for 32 x 32)."""
 LATENT_BYTES_ELSE = (32, 8)
 """The same of the other VAEs: 16 channels for 8 x 8 pixels."""
-ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2")
 
 
 def host_memory(job: Job, ram_bytes: int | None = None) -> Host | None:
@@ -52,7 +51,7 @@ def _offloading(job: Job) -> OffloadProfile | None:
 
 def _moments(job: Job, base: Profile) -> dict[str, dict[str, int]]:
     model, arch = job.model, load_archs().archs[job.arch]
-    encoders = [name for name in ENCODERS if base.has_resident(name)]
+    encoders = [name for name in TEXT_ENCODERS if base.has_resident(name)]
     plain, text_plain = _bytes(base, ["transformer"], "bf16"), _bytes(base, encoders, "bf16")
     if arch.harness:  # latents and prompts were computed before
         beside = {"loading the text encoder": {"text_encoder": text_plain}} if "text_encoder" in (job.resident or ()) else {}

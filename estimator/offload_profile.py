@@ -205,7 +205,7 @@ class OffloadProfile(Profile):
         program = make(base, calls, what)
         if derived is None:
             return program
-        return derived_weights.program(program, key, derived[1], self.base.resident(component, derived[1].base), component)
+        return derived_weights.program(program, key, derived[1], self.base.resident(component, derived[1].base))
 
     def _outlined(self, base: Program, calls: Sequence[Call], what: Offloaded) -> Program:
         outline = self._once(("outline", base.key, what.layers is what.resident), lambda: Outline(base, calls, what))

@@ -17,15 +17,13 @@ from estimator.job import Bucket, Dataset, Job
 from estimator.ltx2 import Ltx2Plan
 from estimator.operations import CONTROLLED_CORE, CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part
 from estimator.phases import Plan
-from estimator.programs import Profile
+from estimator.programs import TEXT_ENCODERS, Profile
 from estimator.prompts import PromptsApart, VaeStays
 from estimator.steponly import StepOnlyPlan
 from estimator.wan import WanPlan
 from estimator.wan22 import Wan22FromImagePlan, Wan22Plan
 from estimator.wan_5b import Wan5bPlan
 from estimator.wan_i2v import Wan21FromImagePlan
-
-TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2")
 
 
 class ChromaPlan(PromptsApart):

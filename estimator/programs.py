@@ -34,6 +34,7 @@ FULL, CHECKPOINTED = "/full/", "/checkpointed/"  # in the keys of cores
 PICTURED = " images"  # at the end of a text's key: encoded with pictures
 MOST_NAMED = 6  # parts that a refusal names
 OF_TEXT = ("load.text", "text/", "cache_text")
+TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2")
 _CACHED, _PIXELS = "cache_latents.item", "cache_latents"  # the part that caches a latent; what the loader makes of its pixels there
 
 
@@ -93,10 +94,6 @@ class Profile:
     def kinds(self) -> frozenset[str]:  # of the parts that were recorded for this very architecture
         return frozenset(key.split("/")[0] for key in self.data["parts"])
 
-    @cached_property
-    def _pictured_text_only(self) -> bool:
-        return all(key.endswith(PICTURED) for key in self.data["parts"] if key.split("/")[0] == "text")
-
     @property
     def shares_all(self) -> bool:
         """Whether all that was not recorded for it is the relative's, to the last weight (Qwen-Image-Edit: Qwen-Image's)."""
@@ -105,11 +102,11 @@ class Profile:
     def _is_relatives(self, key: str) -> bool:
         """Whether a part is the relative's whatever it is: of a kind of which none was recorded here (else the relative's is another), or
         a text without pictures where all that were recorded have some: no vision tower is asked."""
-        if not self.shares_all:
-            return False
         kind = key.split("/")[0]
-        unseen = kind == "text" and not key.endswith(PICTURED) and self._pictured_text_only
-        return unseen or kind not in self.kinds
+        if not self.shares_all or kind not in self.kinds:
+            return self.shares_all
+        of_words = kind == "text" and not key.endswith(PICTURED)
+        return of_words and all(mine.endswith(PICTURED) for mine in self.data["parts"] if mine.startswith("text/"))
 
     @property
     def lenders(self) -> tuple[Profile, ...]:
@@ -200,9 +197,9 @@ class Profile:
         return experts.of_second(self.program(key), key + whose, len(self.adapter))
 
     def _derived(self, key: str, base: str, derivation: Derivation) -> Program:
-        component = "text_encoder0" if key.startswith(OF_TEXT) else "transformer"
-        resident = self.resident(component, derivation.base)
-        return derived_weights.program(self.program(base), key, derivation, resident, component)
+        components = [each for each in TEXT_ENCODERS if self.has_resident(each)] if key.startswith(OF_TEXT) else ["transformer"]
+        resident = [size for each in components for size in self.resident(each, derivation.base)]
+        return derived_weights.program(self.program(base), key, derivation, resident)
 
     @property
     def adapter_kind(self) -> str:

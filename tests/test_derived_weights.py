@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from estimator.archs import load_archs
 from estimator.derived_weights import DERIVED, base_key, program, residents
 from estimator.program import ALLOCATE, Program
-from estimator.programs import load_profile
+from estimator.programs import Profile, load_profile
 from estimator.residents import ROUNDING
 from estimator.timeline import simulate
 from tests.made_jobs import job
@@ -73,7 +74,7 @@ def steps_of(given: Program) -> list[int]:
 @pytest.mark.parametrize("kind", ["qint8", "uint2", "uint3", "uint7"])
 def test_a_layer_is_rebuilt_as_it_was_recorded(kind: str) -> None:
     derivation = DERIVED[kind]
-    derived = program(made(FORWARD[derivation.base]), f"preview/{kind}", derivation, RESIDENT[derivation.base], "transformer")
+    derived = program(made(FORWARD[derivation.base]), f"preview/{kind}", derivation, RESIDENT[derivation.base])
     assert steps_of(derived) == FORWARD[kind]
 
 
@@ -93,6 +94,29 @@ def test_every_part_of_the_base_is_there(arch: str, kind: str) -> None:
         assert base_key(derived.key) == (key, DERIVED[kind])
         assert (derived.tensor_of_event >= -1).all()
         assert len(derived.exported) == len(profile.program(key).exported)
+
+
+@pytest.mark.parametrize("kind", sorted(DERIVED))
+def test_loading_leaves_what_is_resident(kind: str) -> None:
+    """Of every model and encoder whose recorded kind it leaves there as a whole (Wan 14B: block by block, away again); of both experts."""
+    compared = 0
+
+    def left(profile: Profile, part: str, group: str) -> float:
+        """As many times what is resident."""
+        return sum(profile.program(part).stay_bytes(group, {})) / sum(profile.resident(group, part.split("/")[1]))
+
+    for arch in load_archs().modelled():
+        profile = load_profile(arch)
+        for part in profile.data["parts"]:
+            name, weights, *_ = (*part.split("/"), "")
+            if name not in ("load.text", "load.transformer") or weights != DERIVED[kind].base:
+                continue
+            for group in {each for each, _, _ in profile.program(part).kept if each.startswith(("transformer", "text_encoder"))}:
+                whole = left(profile, part, group)
+                if round(whole) in (1, 2):
+                    assert left(profile, part.replace(f"/{weights}", f"/{kind}", 1), group) == pytest.approx(whole, rel=1e-5), (arch, part)
+                    compared += 1
+    assert compared > 10
 
 
 def test_each_bit_is_an_eighth_of_a_byte_for_each_weight() -> None:

@@ -85,7 +85,7 @@ def test_the_table_on_the_screen_and_confirmed(capsys: pytest.CaptureFixture[str
     assert {row["verdict"] for row in rows} <= {"unconfirmed", "borderline", "oom"}
     out = tmp_path / "table.csv"
     assert main(["plan", str(ZIMAGE), "--gpu", "20GiB", *grid, "--confirm", "--out", str(out)]) == 0
-    assert "4 cells" in capsys.readouterr().out
+    assert ": 4; of them safe" in capsys.readouterr().out
     replayed = list(csv.DictReader(io.StringIO(out.read_text(encoding="utf-8"))))
     assert [row["verdict"] for row in replayed if row["verdict"] == "safe"]
     assert "unconfirmed" not in {row["verdict"] for row in replayed}
