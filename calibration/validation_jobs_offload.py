@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibration.validation_jobs_edit import ONE, edited, numbered
-from calibration.validation_jobs_flux2 import klein
+from calibration.validation_jobs_edit import BOTH, FEW, NO_PREVIEWS, ONE, edited, numbered
+from calibration.validation_jobs_flux2 import FLUX2, NO_WORKERS, klein
 from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_settings import *
 
@@ -80,5 +80,27 @@ JOBS = (
     Job(
         "edit-offload-half-bf16", web_ui("edit"), (("odd", [512], numbered(ONE)),),
         {**WEIGHTED, **offloaded(0.5, 0.5), **UNQUANTISED, **CACHED_TEXT, **rank(16)}, (edited(ONE, 768, 512, guidance_scale=1),), seed=2,
+    ),
+    Job(
+        "edit11-offload-ui", web_ui("edit 2511"), (("screens", [512], numbered(BOTH)),), {**WEIGHTED, **CACHED_TEXT, **offloaded(1, 1)},
+        (edited(BOTH, 768, 512, guidance_scale=1),),
+    ),
+    Job(
+        "first-edit-offload-ui", web_ui("first edit"), (("small", [512], {"control_path": FEW[0]}),), {**WEIGHTED, **offloaded(1, 1)},
+        (preview(768, 512, guidance_scale=1, ctrl_img=f"{FEW[0]}/image0.png"),),
+    ),
+    Job("turbo-offload-ui", web_ui("turbo"), (("phone", [512, 768], {}),), offloaded(1, 1), ONE_PREVIEW),
+    Job(
+        "turbo-offload-half-bf16-b2", web_ui("turbo"), (("five", [768], {}),),
+        {**offloaded(0.5, 0.5), **UNQUANTISED, **HIGH_VRAM, **batch(2), **CACHED_LATENTS, **CACHED_TEXT, **rank(16), **EMA}, ONE_PREVIEW,
+        seed=4,
+    ),
+    Job("flux2dev-offload-ui", FLUX2, (("phone", [512, 768], {}),), {**offloaded(1, 0), **NO_WORKERS}, ONE_PREVIEW),
+    Job(  # the trainer stops at the first preview if its text encoder is offloaded
+        "flux2dev-offload-no-previews", FLUX2, (("odd", [512], {}),), {**offloaded(1, 1), **NO_PREVIEWS, **CACHED_LATENTS, **rank(16)}, (),
+    ),
+    Job(
+        "flux2dev-offload-half-bf16", FLUX2, (("odd", [512], {}),),
+        {**offloaded(0.5, 0), **UNQUANTISED, **CACHED_LATENTS, **CACHED_TEXT, **rank(16)}, ONE_PREVIEW, seed=6,
     ),
 )  # fmt: skip

@@ -41,6 +41,7 @@ class Arch:
     vae_tiling: str = "never"
     caches_text: bool = True
     low_vram_previews: bool = True
+    offloaded_previews: bool = True
     layer_offloading: str | None = None
     embedder_linears: int = 0
     keeps_positions: bool = False

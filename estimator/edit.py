@@ -1,4 +1,4 @@
-"""What the trainer's Qwen-Image-Edit classes do differently: control images in the prompts, behind the image's tokens, and in previews.
+"""What the trainer's Qwen-Image classes do differently; the edits': control images in prompts, behind the image's tokens, and in previews.
 
 A training step encodes each control image with the VAE, by the function that caches latents, so that the VAE comes to the card in the first
 step and stays; the transformer then gets the tokens of all images. Cached text keeps the vision tower's graph like any other.
@@ -8,14 +8,14 @@ extensions_built_in/sd_trainer/SDTrainer.py (cache_sample_prompts, get_blank_con
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from estimator.batches import Batch
-from estimator.controls import BLANK, RAW, Size, cells, latent_size, pixels, vision_area
+from estimator.controls import BLANK, ENCODE, RAW, TOKEN, Size, cells, latent_size, pixels, vision_area
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Sample
-from estimator.operations import MoveIn, MoveOut, Operation, Part, Release
+from estimator.operations import Copy, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 from estimator.stays import PROMPTS
 
@@ -23,7 +23,22 @@ Pictures = tuple[Size, ...]
 TILE_PIXELS = 256  # AutoencoderKLQwenImage: tile_sample_min_height, tile_sample_min_width
 
 
-class QwenEditPlan(Plan):
+class QwenPlan(Plan):
+    """QwenImageModel: a step trains on a copy of the prompts that it has encoded (PromptEmbeds.detach), made behind them."""
+
+    def head(self, key: str, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        """With encoded latents its program has no prompts: those that are on the card already are copied too."""
+        yield Part(key, values, scope)
+        if self.text_away and key.split("/")[2] == "encoded":
+            yield Part(PROMPTS, {"X": values["B"] * values["X"], "N": 0}, scope)
+
+    def encode_batch(self, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        yield self.encode(values["X"], "embeddings", values["B"])
+        yield Copy("embeddings", scope)
+        yield Release("embeddings")
+
+
+class QwenEditPlan(QwenPlan):
     """QwenImageEditPlusModel. `blank`: what a text without pictures is encoded with."""
 
     blank: Pictures = (BLANK,)
@@ -100,10 +115,24 @@ class QwenEditPlan(Plan):
             elif isinstance(operation, Part) and operation.key.startswith("step.core"):
                 yield from [held] if held else []
                 yield MoveIn("vae")
-                yield from self.encoded(latents)  # of each item the same again, in the same blocks
-                yield replace(operation, values=self.with_controls(operation, latents))
+                yield from self.encoded_in_step(pictures, latents)  # of each item the same again, in the same blocks
+                part = replace(operation, values=self.with_controls(operation, latents))
+                yield replace(part, inside=((), (Release("picture"),))) if pictures else part
             else:
                 yield operation
+
+    def encoded_in_step(self, pictures: Pictures, latents: list[dict[str, int]]) -> Iterator[Operation]:
+        """A single picture is read onto the card, scaled, doubled and shifted, and encoded; it stays until the forward is over.
+
+        As the events of a whole run have it. Of several no step was laid beside its events: their own copies are left out.
+        """
+        if len(pictures) != 1:
+            yield from self.encoded(latents)
+            return
+        scaled = {"R": latents[0]["T"] * TOKEN**2}
+        yield from (Part(RAW, {"R": pixels(pictures)}, "read"), Part(RAW, scaled, "scaled"), Release("read"))
+        yield from (Part(RAW, scaled, "doubled"), Part(RAW, scaled, "picture"), Release("doubled"), Release("scaled"))
+        yield from (Part(RAW, scaled, "control"), Part(ENCODE, latents[0], "control"), Release("control"))
 
     def encoded(self, latents: list[dict[str, int]]) -> Iterator[Operation]:
         for values in latents:
@@ -179,6 +208,13 @@ class QwenFirstEditPlan(QwenEditPlan):
 
     def latents_of(self, pictures: Pictures, target: Size) -> list[dict[str, int]]:
         return [image_values(*target) for _ in pictures]
+
+    def encoded_in_step(self, pictures: Pictures, latents: list[dict[str, int]]) -> Iterator[Operation]:
+        """What was read onto the card is doubled, shifted and encoded, and gone when that is done."""
+        for values in latents:
+            size = {"R": values["T"] * TOKEN**2}
+            yield from (Part(RAW, size, "doubled"), Part(RAW, size, "control"), Release("doubled"))
+            yield from (Part(RAW, size, "control"), Part(ENCODE, values, "control"), Release("control"))
 
     def of_preview(self, sample: Sample) -> list[dict[str, int]]:
         return [image_values(*latent_size((sample.width, sample.height))) for _ in sample.controls]

@@ -34,7 +34,8 @@ latent frames of 8 (`Cells`). Derived ones:
 - `sumsC_kV` (C channels, k times a variable V): the same of one sum over C channels at each of k V places, fp32 (the norms of Wan 2.2 5B's
   decoder, of 1024 channels; one block is enough for fewer than a thousand);
 
-- `Y` = X + 64: text tokens with those of Qwen-Image-Edit's template, which the pipeline drops behind the text encoder;
+- `Y` = X + 64: text tokens with those of Qwen-Image-Edit's template, which the pipeline drops behind the text encoder; `Yi` = X + 34: of
+  Qwen-Image's;
 - `flashH_V` (H attention heads, V a length): the parts in which FlashAttention's forward goes through the keys where heads and rows alone
   would leave multiprocessors idle, each with a result of its own in fp32 until they are joined; 0 where it does not. `narrowH_R_V`: of
   heads no wider than 64, of R rows and V keys (sound that looks at pictures); `wideH_R_V`: of heads wider than 128;
@@ -67,7 +68,8 @@ IntOrInts = TypeVar("IntOrInts", int, Ints)
 # Sums that names stand for. Roundings that occur: 128, FlashAttention-2's rows (flash_api.cpp: seqlen rounded to 128); 32, Z-Image's
 # padding (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
 _SUMS = {
-    "S": {"T": 1, "X": 1}, "Y": {"X": 1, "1": 64}, "G": {"T": 1, "N": 1}, "U": {"T": 2}, "J": {"T": 2, "X": 1},
+    "S": {"T": 1, "X": 1}, "Y": {"X": 1, "1": 64}, "Yi": {"X": 1, "1": 34}, "G": {"T": 1, "N": 1}, "U": {"T": 2},
+    "J": {"T": 2, "X": 1},
     "Q": {"T": 1, "X": 1, "1": 985}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "LL": {"T": 16}, "LLL": {"T": 64},
     "P": {"A": 4}, "V": {"T": 4, "A": -3},
     "Sw": {"T": 1, "W": 1}, "Jw": {"T": 2, "W": 1}, "Zw": {"T32": 1, "W32": 1},

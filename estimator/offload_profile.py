@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
 
-from estimator import core_rules, derived_weights, offload_loading, offload_programs, optimizers
+from estimator import core_rules, derived_weights, offload_beside, offload_loading, offload_programs, optimizers
 from estimator.archs import load_archs
 from estimator.errors import CannotTell, Problem
 from estimator.job import Job, Model
@@ -167,10 +167,14 @@ class OffloadProfile(Profile):
     def _share(self, key: str) -> Shares | None:
         """Of which component's choice a part depends; None: of none's."""
         name, *rest = key.split("/")
-        component = USING.get(name) or LOADING.get(name)
+        component = USING.get(name) or LOADING.get(name) or ("transformer" if self._brings(key) else None)
         if component is None or (not self.taken.get(component) and (name, rest[0]) != ("preview", "bf16")):
             return None
         return self._of(component, self.weights_of(component))
+
+    def _brings(self, key: str) -> bool:
+        """Whether a part brings a training adapter's layers to the card for the first time."""
+        return self.model.assistant_lora is not None and key.startswith("sample.enter/") and key.endswith("/first")
 
     def _instead(self, key: str) -> str:
         """The recorded part that stands for one: the adapter is never merged; and it is made from weights that are rebuilt on the host."""
@@ -186,6 +190,10 @@ class OffloadProfile(Profile):
         name, *rest = key.split("/")
         if name in LOADING:
             return self._loaded(name, key)
+        if self._brings(key):
+            first = self._instead(key)
+            later = self.base.program(f"{first.removesuffix('first')}later")
+            return offload_beside.entered(self.base.program(first), later, self.taken["transformer"])
         if optimizers.FUSED in key and name == "step.core":
             core, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(core_of(core), update, self.adapter)
@@ -200,6 +208,8 @@ class OffloadProfile(Profile):
         recorded = key if derived is None else derived[0]
         what = Offloaded(resident, layers, self.taken.get(component, frozenset()))
         base, calls = self.base.program(recorded), self._calls(recorded, component)
+        if name == "preview" and self.model.assistant_lora is not None:
+            calls, what = offload_beside.used_beside(base, calls, what)
         if name == "preview" and make is _rewritten:
             base, calls = denoised(base, calls)
         program = make(base, calls, what)
@@ -215,6 +225,8 @@ class OffloadProfile(Profile):
     def _loaded(self, name: str, key: str) -> Program:
         component, program = LOADING[name], self.base.program(key)
         taken = self._away(component)
+        if name == "load.transformer" and self.model.assistant_lora is not None:
+            program = offload_beside.loaded(program, self.taken.get(component, frozenset()))
         if not taken:
             return program
         layers = self.layers(component, self.weights_of(component))
@@ -235,9 +247,10 @@ class OffloadProfile(Profile):
         calls = holder.archive.calls(part["number"]) if part else None
         if calls is None:
             raise CannotTell(_unknown(f"{self.arch}: where {key!r} uses each layer"))
-        names = table_of(self.base, "layers")
+        names, mine = table_of(holder, "layers"), {name: n for n, name in enumerate(table_of(self.base, "layers")[component])}
         first = sum(len(names[other]) for other in list(names)[: list(names).index(component)])
-        return tuple(Call(row[0] - first, *row[1:]) for row in calls.tolist() if first <= row[0] < first + len(names[component]))
+        number = {first + n: mine[name] for n, name in enumerate(names[component])}  # a relative's encoder may be without a vision tower
+        return tuple(Call(number[row[0]], *row[1:]) for row in calls.tolist() if row[0] in number)
 
     def __hash__(self) -> int:
         return id(self)

@@ -188,8 +188,9 @@ class Replay:
         if self.unquantised and part.key.startswith("load.transformer") and state.named.get("transformer"):
             self._leave_unquantised()
 
-    def _run(self, program: Program, keys: Ints, events: Ints, run: PartRun) -> int | None:
-        """The events on the allocator, copies of offloaded layers on their own stream. What is left in slots is older by these."""
+    def _run(self, program: Program, keys: Ints, events: Ints, run: PartRun, last: bool = True) -> int | None:
+        """The events on the allocator, copies of offloaded layers on their own stream. What is left in slots is older by these, after the
+        `last` ones of the part."""
         allocator, held = self.state.allocator, self.state.named
         if program.streams is None:
             return allocator.run(keys, events)
@@ -198,7 +199,7 @@ class Replay:
         copies = [key for key, (component, _) in run.taken.items() if component == SLOTS]
         streams[among(keys, copies)] = STREAM
         peak_event = allocator.run_streams(keys, events, streams)
-        for group in GROUPS:
+        for group in GROUPS if last else ():
             held[group] = {new: held[group][old] for old, new in aged(held.get(group, {}), program.copies).items()}
         return peak_event
 
@@ -207,11 +208,11 @@ class Replay:
         keys, events = run.keys, run.events
         if not any(part.inside):
             return self._run(program, keys, events, run)
-        cuts = [int(np.flatnonzero(keys == run.base + k)[0]) for k in program.forward] if program.streams is None else [0, 0]
+        cuts = [int(np.flatnonzero(keys == run.base + k)[0]) for k in program.forward]
         seen, best, start = dict(self.state.bytes_of), None, 0
         for end, operations in zip((*cuts, len(keys)), (*part.inside, ()), strict=True):
             if end > start:
-                event = self._run(program, keys[start:end], events[start:end], run)
+                event = self._run(program, keys[start:end], events[start:end], run, last=end == len(keys))
                 best = best if event is None else start + event
             for operation in operations:
                 self._one(operation)

@@ -220,7 +220,7 @@ def test_four_bits_are_the_text_encoders_too_where_it_has_no_key_of_its_own(arch
 
 
 @pytest.mark.parametrize(
-    ("arch", "offered"), [("zimage", True), ("zimage-turbo", False), ("flux1-dev", False), ("qwen-image", True), ("wan21-14b", False)]
+    ("arch", "offered"), [("zimage", True), ("zimage-turbo", True), ("flux1-dev", False), ("qwen-image", True), ("wan21-14b", False)]
 )
 def test_layers_are_offloaded_only_where_the_trainer_does_it_and_it_is_modelled(arch: str, offered: bool) -> None:
     job = replace(heavy_job(), arch=arch)

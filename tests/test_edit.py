@@ -16,7 +16,7 @@ from estimator.controls import RAW, Size, cells, latent_size
 from estimator.errors import CannotTell, InputError
 from estimator.features import flash_splits, image_values
 from estimator.job import Bucket, Job, Sample
-from estimator.operations import MoveIn, MoveOut, Part
+from estimator.operations import MoveIn, MoveOut, Part, Release
 from estimator.plans import after_steps, before_steps, plan_of, steps
 from estimator.positions import needed
 from estimator.programs import load_profile
@@ -223,11 +223,18 @@ def test_the_vae_comes_with_the_first_step_and_stays() -> None:
     assert MoveOut("vae") not in later
 
 
-def test_one_picture_is_held_as_it_was_read_several_are_not() -> None:
-    for controls, held in (((PHONE,), [1200 * 1600]), ((PHONE, WIDE), [])):
+def test_one_picture_is_held_as_it_was_read_and_read_again_several_are_not() -> None:
+    for controls, times in (((PHONE,), 2), ((PHONE, WIDE), 0)):
         one = made(controls)
         operations = steps(plan_of(one, load_profile(EDIT)), steps_of(one, 30)[:1])
-        assert [op.values["R"] for op in operations if isinstance(op, Part) and op.key == RAW] == held
+        assert [op.values["R"] for op in operations if isinstance(op, Part) and op.key == RAW].count(1200 * 1600) == times
+
+
+def test_what_a_step_encodes_of_its_picture_is_there_until_the_forward_is_over() -> None:
+    one = made((PHONE,))
+    operations = steps(plan_of(one, load_profile(EDIT)), steps_of(one, 30)[:1])
+    (core,) = [op for op in operations if isinstance(op, Part) and op.key.startswith("step.core")]
+    assert core.inside == ((), (Release("picture"),))
 
 
 @pytest.mark.parametrize("weights", ["bf16", "qfloat8"])
@@ -277,3 +284,39 @@ def test_2511_modulates_token_by_token() -> None:
         own.program("step.core/float8/full/one")
     assert own.resident("text_encoder0", "qfloat8") == load_profile(EDIT).resident("text_encoder0", "qfloat8")
     assert own.resident("transformer", "bf16") == load_profile("qwen-image").resident("transformer", "bf16")
+
+
+# ---------------------------------------------------------------- prompts and pictures of a step
+
+
+def before_core(one: Job, profile: str) -> int:
+    """Bytes on the card when the forward of a first step begins."""
+    recorded = load_profile(profile)
+    plan, replay = plan_of(one, recorded), Replay(recorded, one, None)
+    replay.run(before_steps(plan))
+    for operation in steps(plan, steps_of(one, 0)[:1]):
+        if isinstance(operation, Part) and operation.key.startswith("step.core"):
+            break
+        replay.run([operation])
+    return sum(replay.state.bytes_of.values())
+
+
+@pytest.mark.parametrize("arch", ["qwen-image", EDIT])
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_step_holds_its_prompt_once(arch: str, cached: bool) -> None:
+    """3584 channels of bf16 a token, and its mask, within the allocator's rounding; as many with latents that were cached."""
+    short, long = (
+        replace(one, datasets=tuple(
+            replace(each, cache_latents_to_disk=cached, buckets=tuple(replace(b, text_tokens=tokens) for b in each.buckets[:1]))
+            for each in one.datasets
+        ), samples=())
+        for one in [job(arch)] for tokens in (200, 500)
+    )  # fmt: skip
+    assert before_core(long, arch) - before_core(short, arch) == pytest.approx(300 * (7168 + 2), abs=2048)
+
+
+def test_prompts_of_at_most_128_tokens_go_through_the_keys_at_once() -> None:
+    """With the template's 34: partial results in each of 28 layers, or none."""
+    program = load_profile("qwen-image").program("text/float8/plain/one")
+    short, long = (int((program.sizes({"X": tokens, "B": 1}) == 0).sum()) for tokens in (94, 95))
+    assert (short, long) == (2 * 28, 0)

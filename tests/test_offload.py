@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from made_jobs import ROOT
 
 from estimator import residents
-from estimator.errors import CannotTell
+from estimator.errors import CannotTell, InputError
 from estimator.job import Job
 from estimator.offload import GROUP, SLOTS, STREAM, Layer, aged, choose, deviation_bytes, layers_of, spread
+from estimator.offload_beside import used_beside
 from estimator.offload_profile import OffloadProfile, chance_bytes, profile_of, waiting
 from estimator.offload_programs import Call, Offloaded, offloaded
 from estimator.offload_rounds import denoised
@@ -256,11 +257,28 @@ def test_qwen_images_last_norm_keeps_its_layer() -> None:
 
 
 def test_what_only_one_component_needs_is_asked_of_that_one() -> None:
-    """Qwen-Image-Edit's text encoder has a vision tower and no records of its layers: Qwen-Image's are never taken for its own."""
-    model = qwen(1, 0).model
+    """Qwen-Image-Edit's text encoder has a vision tower, of which nothing is known in uint4: Qwen-Image's layers are not taken for it."""
+    model = replace(qwen(1, 0).model, te_weights="uint4")
     assert profile_of(EDIT, model).resident("transformer", "float8") == profile_of("qwen-image", model).resident("transformer", "float8")
     with pytest.raises(CannotTell, match="never recorded"):
-        profile_of(EDIT, replace(model, layer_offloading_text_encoder_percent=1.0)).resident("text_encoder0", "float8")
+        profile_of(EDIT, replace(model, layer_offloading_text_encoder_percent=1.0)).resident("text_encoder0", "uint4")
+
+
+def test_a_text_without_pictures_uses_the_same_layers_with_a_vision_tower_beside_them() -> None:
+    """The first Qwen-Image-Edit's negative prompt: Qwen-Image's program, whose layers have other numbers there."""
+    key, model = "text/float8/plain/one", qwen(0, 1).model
+    plain, edit = (profile_of(arch, model).program(key) for arch in ("qwen-image", "qwen-image-edit"))
+    assert edit.events.tolist() == plain.events.tolist()
+    assert (edit.coefficients == plain.coefficients).all()
+
+
+def test_layers_of_the_vision_tower_are_copied_in_too() -> None:
+    profile = profile_of(EDIT, qwen(0, 1).model)
+    program = profile.program("text/float8/plain/one/1 images")
+    assert isinstance(profile, OffloadProfile)
+    tower = sum("visual" in name for name in profile.base.data["layers"]["text_encoder0"])
+    language = profile_of("qwen-image", qwen(0, 1).model).program("text/float8/plain/one")
+    assert program.copies["forward"] == tower + language.copies["forward"]
 
 
 def slots(job: Job) -> int:
@@ -277,3 +295,61 @@ def test_an_encoder_that_moves_to_the_host_leaves_what_its_layers_copied_in(weig
     cached = replace(job, datasets=tuple(replace(each, cache_text_embeddings=True) for each in job.datasets))
     assert slots(cached) == 0
     assert slots(moved) > 100 * 2**20
+
+
+# ---- a training adapter on offloaded layers (Z-Image Turbo)
+
+
+def turbo(transformer: float, **model: object) -> Job:
+    (job,) = read_jobs(ROOT / "examples" / "zimage_turbo_ui.yaml")
+    shares = {"layer_offloading_transformer_percent": transformer, "layer_offloading_text_encoder_percent": 0.0}
+    return replace(job, model=replace(job.model, layer_offloading=True, weights="float8", te_weights="float8", **shares, **model))
+
+
+def adapter_bytes(job: Job) -> dict[str, int]:
+    """What of the training adapter is on the card at the peaks of some phases."""
+    named = {"before": ("prepare", "before the loop"), "previews": ("sample", "baseline"), "steps": ("train", "")}
+    found = {name: [peak for peak in simulate(job).phases if (peak.phase, peak.detail) == which] for name, which in named.items()}
+    return {name: max(peak.components.get("training_adapter", 0) for peak in peaks) for name, peaks in found.items()}
+
+
+def test_a_training_adapter_waits_with_its_layers_until_the_first_previews() -> None:
+    none, half, every = (adapter_bytes(turbo(share)) for share in (0, 0.5, 1))
+    assert none["before"] > 100 * 2**20
+    assert 0.3 * none["before"] < half["before"] < 0.7 * none["before"]
+    assert every["before"] == 0
+    assert none["previews"] == half["previews"] == every["previews"] > 0
+    assert none["steps"] == half["steps"] == every["steps"] == 0
+
+
+def test_using_what_is_beside_a_layer_empties_slots_and_fills_none() -> None:
+    base, calls = chain(6)
+    base = replace(base, moments=["block|forward", "block/Linear|forward"], labels=(0, 1, 1, 1, 0, 0, 0))
+    layers = [plain(1000)] * 6
+    used, what = used_beside(base, calls, Offloaded(layers, layers, frozenset(range(6))))
+    without, program = offloaded(base, calls, Offloaded(layers, layers, frozenset(range(6)))), offloaded(base, used, what)
+    assert program.copies["forward"] == without.copies["forward"] + 3
+    assert sum(copied for _, copied in live(program)) < sum(copied for _, copied in live(without))
+    assert max(copied for _, copied in live(program)) <= max(copied for _, copied in live(without))
+
+
+# ---- FLUX.2 dev
+
+
+def flux2_dev(*sets: str) -> Job:
+    (job,) = read_jobs(ROOT / "examples" / "flux2_dev_ui.yaml", ("model.layer_offloading=true", *sets))
+    return job
+
+
+def test_flux2_dev_makes_no_previews_where_its_text_encoders_first_layer_waits_on_the_host() -> None:
+    """The trainer stopped there on the emulated device: latents on the host, weights on the card."""
+    with pytest.raises(InputError, match="cannot make previews with its text encoder's layers offloaded"):
+        flux2_dev()
+    assert "stop" not in str(flux2_dev("train.disable_sampling=true").warnings)
+    assert "stop" not in str(flux2_dev("model.layer_offloading_text_encoder_percent=0").warnings)
+    assert "may stop at the first preview" in str(flux2_dev("model.layer_offloading_text_encoder_percent=0.5").warnings)
+
+
+def test_klein_makes_previews_with_its_text_encoder_offloaded() -> None:
+    (job,) = read_jobs(ROOT / "examples" / "flux2_klein_4b_ui.yaml", ("model.layer_offloading=true",))
+    assert not job.unmodelled

@@ -53,10 +53,11 @@ class Layout:
     are loaded is taken from runs without. `prompts_apart`: cached prompts of previews, which stay on the card, and what a step does with
     prompts that it encoded are parts of their own. `sample_by_sample`: a step has tensors of each sample alone.
     `video`: the VAE works in chunks of frames, which are parts of their own (calibration.extract.clips). `scratch`: features of kernels'
-    scratch memory, besides those of column sums. `flash`: of the text encoder's attention over a text with control images. `cells`: what
-    a token is of pixels and frames. `sound_per_second`: tokens of sound that video has beside its own, silent or not; its VAE then takes a
-    clip whole, or in tiles of frames (calibration.extract.sounded). `norms`: of a decoder in chunks, its sums over channels. `adapted`:
-    inputs and outputs of the layers that a LoKr sits on, one pair for each size (estimator.kronecker); none: the adapter is a LoRA.
+    scratch memory, besides those of column sums. `flash`: of the text encoder's attention over a text with control images, `flash_text`:
+    over one without. `cells`: what a token is of pixels and frames. `sound_per_second`: tokens of sound that video has beside its own,
+    silent or not; its VAE then takes a clip whole, or in tiles of frames (calibration.extract.sounded). `norms`: of a decoder in chunks,
+    its sums over channels. `adapted`: inputs and outputs of the layers that a LoKr sits on, one pair for each size (estimator.kronecker);
+    none: the adapter is a LoRA.
     `pixels`: a preview has those of the picture that it begins with, whatever its length. `pipeline_apart`: previews with low_vram are
     made by a pipeline of the trainer's own, and are parts of their own. `always_guided`: a preview runs both prompts whatever its scale.
     `single_scratch`: scratch memory of a guided preview's forwards of one prompt alone, where it makes some behind that of both (features
@@ -73,6 +74,7 @@ class Layout:
     guidance: str = "none"
     scratch: tuple[str, ...] = ()
     flash: tuple[str, ...] = ()
+    flash_text: tuple[str, ...] = ()
     tiled_vae: bool = False
     decode_apart: bool = False
     pipeline_apart: bool = False
@@ -148,7 +150,7 @@ class Layout:
         if kind.startswith(("text", "cache_text")):
             if key.endswith("images"):
                 return ("1", "X", "I", *(f"{name}*Y" for name in self.flash))
-            return ("1", "B", "B*X") if key.endswith("/many") else ("1", "X")
+            return ("1", "B", "B*X") if key.endswith("/many") else ("1", "X", *(f"{name}*{name.split('_')[1]}" for name in self.flash_text))
         if kind == "cache_latents.item":
             return ("1", "T", "E", "L32")
         if kind == "decode":

@@ -24,7 +24,7 @@ LOAD = {
 # Training steps have a mask over the text and so memory-efficient attention; previews have none
 LAYOUT = Layout(
     LOAD, ("T", "X", "S", "S32", "S64", "S128"), 3072, ("T", "X"), END_TOKENS, guidance="sequential", tiled_vae=True,
-    scratch=("splits24_S",), flash=("flash28_Y",),
+    scratch=("splits24_S",), flash=("flash28_Y",), flash_text=("flash28_Yi",),
 )
 BUCKETS = tuple((*bucket[:3], words) for bucket, words in zip(flux.BUCKETS, (12, 60, 150, 30, 100, 40, 90, 15, 25), strict=True))
 SAMPLES = tuple((w, h, cfg, n) for (w, h, _, _), n in zip(flux.SAMPLES, (9, 70, 140, 33), strict=True) for cfg in (1.0, 4.0))

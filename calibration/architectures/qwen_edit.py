@@ -31,7 +31,8 @@ ARCHITECTURES = {
     ),
     "qwen-image-edit-2511": Architecture(
         {"name_or_path": "Qwen/Qwen-Image-Edit-2511", "arch": "qwen_image"}, qwen.BUCKETS, qwen.SAMPLES, qwen.LAYOUT,
-        relative="qwen-image-edit-2509", weights=("bf16", "qfloat8", "uint4"), negatives=qwen.NEGATIVES, own=("step.core", "preview"),
+        relative="qwen-image-edit-2509", weights=("bf16", "qfloat8", "float8", "uint4"), negatives=qwen.NEGATIVES,
+        own=("step.core", "preview"),
     ),
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from estimator.archs import Arch, load_archs
 from estimator.configfile import ConfigFile
-from estimator.job import Dataset, Job, Sample, Train
+from estimator.job import Dataset, Job, Model, Sample, Train
 from estimator.trainers.aitoolkit_controls import check_previews
 from estimator.trainers.aitoolkit_data import read_datasets
 from estimator.trainers.aitoolkit_keys import READ, check_keys, known_keys
@@ -157,12 +157,12 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
         if (
             found.unusable
         ):  # the rest is read too, so that its problems come along; which architecture it is for makes no difference to them
-            _read_rest(process, settings, next(iter(load_archs().archs.values())), low_vram=False)
+            _read_rest(process, settings, next(iter(load_archs().archs.values())), Model(""))
         return None
     arch, trainer_arch, model = resolved
     check_network(process, network, arch, model)
     check_passes(process, settings, arch, model, network.kind if network else "full")
-    datasets, samples = _read_rest(process, settings, arch, model.low_vram)
+    datasets, samples = _read_rest(process, settings, arch, model)
     return Job(
         name=process.text("name", job_name) or job_name,
         trainer="ai-toolkit",
@@ -181,14 +181,14 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
     )
 
 
-def _read_rest(process: Section, settings: Train, arch: Arch, low_vram: bool) -> tuple[tuple[Dataset, ...], tuple[Sample, ...]]:
+def _read_rest(process: Section, settings: Train, arch: Arch, model: Model) -> tuple[tuple[Dataset, ...], tuple[Sample, ...]]:
     """The datasets and the previews."""
     save, sample = process.section("save"), process.section("sample")
     if save is not None:
         check_keys(save, "save")
-    samples = () if sample is None else read_samples(sample, arch, process.text("trigger_word"), low_vram)
+    samples = () if sample is None else read_samples(sample, arch, process.text("trigger_word"), model.low_vram)
     if sample is not None and arch.control_images and not settings.disable_sampling:
-        check_previews(sample, samples, arch, low_vram)
+        check_previews(sample, samples, arch, model)
     datasets = read_datasets(process, settings, arch)
     _check_text_caching(process, settings, arch)
     return datasets, samples

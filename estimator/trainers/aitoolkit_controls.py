@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from estimator.archs import GIVEN_FRAME, PICTURED, Arch
 from estimator.controls import ASSUMED, CHANNELS, FITTED, MOST_IMAGES, PROMPTS, SINGLE, SMALL, TOKENS, Size
 from estimator.datasets import Image, pair_of, size_of
-from estimator.job import Sample, Train
+from estimator.job import Model, Sample, Train
 from estimator.trainers.section import Section, shown
 
 NUMBERED = tuple(f"control_path_{k}" for k in range(1, MOST_IMAGES + 1))
@@ -190,12 +190,15 @@ def _check_place(section: Section, path: str, flags: Mapping[str, str]) -> None:
         section.found.problem(section.at("ctrl_idx"), what, why, f"write ctrl_idx: {right}, or --ctrl_idx {right} in the prompt")
 
 
-def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch, low_vram: bool) -> None:
-    """The trainer stops at a preview that has no control image, and at the end of one whose pipeline does not go with diffusers."""
-    if samples and low_vram and not arch.low_vram_previews:
+def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch, model: Model) -> None:
+    """The trainer stops at a preview that has no control image, at the end of one whose pipeline does not go with diffusers, and at the
+    beginning of one whose pipeline takes the host for its device."""
+    place = sample.at("samples" if "samples" in sample.values else "prompts")
+    if samples and model.layer_offloading and not arch.offloaded_previews:
+        _check_device(sample, place, arch, model.layer_offloading_text_encoder_percent)
+    if samples and model.low_vram and not arch.low_vram_previews:
         what = f"{arch.name} cannot make previews with low_vram"
         why = "the trainer's pipeline does not go with the diffusers it asks for (expand_timesteps): it stops at the end of the first"
-        place = sample.at("samples" if "samples" in sample.values else "prompts")
         sample.found.problem(place, what, why, "set train.disable_sampling: true, or model.low_vram: false")
     if arch.control_images in (TOKENS, CHANNELS, GIVEN_FRAME):
         return
@@ -205,8 +208,18 @@ def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch, low
         what = f"no control image for preview {', '.join(without)}: {arch.name} "
         what += "makes none without" if one_picture else "encodes them with every prompt"
         fix = f"give each {'ctrl_img' if one_picture else 'ctrl_img_1'}, or --ctrl_img PATH in the prompt"
-        place = sample.at("samples" if "samples" in sample.values else "prompts")
         sample.found.problem(place, what, "the trainer stops without them", f"{fix}, or set train.disable_sampling: true")
+
+
+def _check_device(sample: Section, place: tuple[str | int, ...], arch: Arch, share: float) -> None:
+    """FLUX.2's pipeline makes latents where the text encoder's first weight is: of dev a convolution, which offloading takes to the host
+    (flux2/src/pipeline.py: _execution_device; run on the emulated device). Below 1.0 chance decides whether it does."""
+    why = "the trainer's pipeline makes latents where the encoder's first weight is, which then waits on the host: it stops at the first"
+    fix = "set model.layer_offloading_text_encoder_percent: 0, or train.disable_sampling: true"
+    if share >= 1:
+        sample.found.problem(place, f"{arch.name} cannot make previews with its text encoder's layers offloaded", why, fix)
+    elif share > 0:
+        sample.found.warn(place, f"{arch.name} may stop at the first preview: by chance its text encoder's first layer is offloaded; {fix}")
 
 
 def _size(section: Section, path: str) -> Size:

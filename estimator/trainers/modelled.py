@@ -28,7 +28,9 @@ PRESERVING = FILTERED  # steps that preserve outputs: held against whole runs of
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used
-OFFLOADING = frozenset({"flux2-klein-4b", "flux2-klein-9b", "qwen-image", "zimage"})
+OFFLOADING = frozenset({
+    "flux2-klein-4b", "flux2-klein-9b", "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "zimage", "zimage-turbo",
+})  # fmt: skip
 UNMERGED: frozenset[str] = frozenset()  # those that offloading takes nothing of, with such records of their float8 previews
 OFFLOADED_WEIGHTS = frozenset({"float8", "uint4", *(kind for kind in DERIVED if kind.startswith("uint"))})
 QUANTIZE_EXCLUDES = frozenset({"*time_text_embed*"})  # the trainer's own Flex.1 example leaves this embedder unquantised
