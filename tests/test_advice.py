@@ -227,6 +227,12 @@ def test_layers_are_offloaded_only_where_the_trainer_does_it_and_it_is_modelled(
     assert ("model.layer_offloading" in {edit.key for edit in edits(job)}) == offered
 
 
+def test_layers_are_not_offloaded_where_the_trainer_then_stops_at_a_preview() -> None:
+    job = replace(heavy_job(), arch="flux2-dev")
+    without = replace(job, train=replace(job.train, disable_sampling=True))
+    assert ["model.layer_offloading" in {edit.key for edit in edits(one)} for one in (job, without)] == [False, True]
+
+
 @pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "examples").glob("*.yaml")), ids=lambda path: path.stem)
 def test_what_is_advised_can_be_read_back_and_is_modelled(path: Path) -> None:
     """Every single edit of every example, written with --set, is understood as the job that the advice was computed for."""

@@ -29,7 +29,7 @@ OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used
 OFFLOADING = frozenset({
-    "flux2-klein-4b", "flux2-klein-9b", "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "zimage", "zimage-turbo",
+    "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "zimage", "zimage-turbo",
 })  # fmt: skip
 UNMERGED: frozenset[str] = frozenset()  # those that offloading takes nothing of, with such records of their float8 previews
 OFFLOADED_WEIGHTS = frozenset({"float8", "uint4", *(kind for kind in DERIVED if kind.startswith("uint"))})
