@@ -251,14 +251,15 @@ FAMILIES = {
     # prompts padded to 300 tokens, with a mask; noise and its variance come out, of which the first is trained
     "pixart-sigma": Family(
         ("PixArtTransformer2DModel", {"caption_channels": 4096, "interpolation_scale": 2, "use_additional_conditions": False}),
-        (T5_XXL,), VAE_4, Layout({}, ("T", "T2", "T32", "T128"), 1152, ("T",), scratch=("splits16_300",)), 4, (8, 1), 4096,
-        tuple((w, h, count, 300, 1) for w, h, count, *_ in PICTURES), {"transformer_blocks": ("num_layers", 28)}, pictures=True, noise=True,
+        (T5_XXL,), VAE_4, Layout({}, ("T", "T8", "T32", "T128"), 1152, ("T",), scratch=("splits16_300",)), 4, (8, 1), 4096,
+        # the workspace's copy of a batch's latents is of whole 256 bytes, 8 tokens: batches of whole ones
+        tuple((w - w % 32 * (count > 1), h, count, 300, 1) for w, h, count, *_ in PICTURES), {}, pictures=True, noise=True,
         convolved=True,
     ),
     "sana": Family(
         ("SanaTransformer2DModel", {}), (GEMMA2_2B,), VAE_32X,
         Layout({}, ("T", "T2", "T32", "T64", "T128"), 2240, ("T",), scratch=("splits20_300",), cells=Cells(32)), 32, (32, 1), 2304,
-        tuple((w, h, count, 300, 1) for w, h, count, *_ in LEVELS), {"transformer_blocks": ("num_layers", 20)}, pictures=True,
+        tuple((w, h, count, 300, 1) for w, h, count, *_ in LEVELS), {}, pictures=True,
         targets=("to_k", "to_q", "to_v"), convolved=True,
     ),
     "sd35-large": SD35_LARGE,

@@ -44,9 +44,13 @@ def others(family: Family) -> Iterator[tuple[str, Any]]:
 def adapted(model: Any, rank: int, dtype: str, targets: tuple[str, ...]) -> list[Any]:
     """Give it PEFT's adapter, in the type of its weights or cast to fp32; the parameters that are trained."""
     from diffusers.training_utils import cast_training_params
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
-    model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=True, target_modules=list(targets)))
+    config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=True, target_modules=list(targets))
+    if hasattr(model, "add_adapter"):
+        model.add_adapter(config)
+    else:  # PixArt's class; it is what the others' does
+        inject_adapter_in_model(config, model)
     if dtype == "fp32":
         cast_training_params([model], dtype=torch.float32)
     return [p for p in model.parameters() if p.requires_grad]
