@@ -71,17 +71,17 @@ estimate.
 
 {steps}
 
-Where the 5b model is under by 1.8 % (0.85 GiB at batch 4) the difference is about one fp32 tensor of the hidden states' size (0.81 GiB),
-in the model with rotary embeddings alone; its class is the same in diffusers 0.31, torch was 2.4 then. Of the two beyond 3 % one, 8-bit
-AdamW at rank 64, shows in the table the very figure of 32-bit AdamW, though 0.37 GiB less is allocated on the device (1.48 GiB under; 0.81
-under what was reserved before training, which the script's maximum includes and the estimates above do too); the other, rank 256 at batch
-4, shows 0.65 GiB more than 32-bit AdamW, though 8-bit needs less (2.78 GiB under): other blocks were left over.
+The device runs today's class and torch 2.14; the published steps are of October 2024. What they differ by is known, and in the run files that
+the estimates above are of (docs/log.md, CogVideoX): the 5b class of then joins text and image before its last norm (417 to 833 MiB at batch
+4), torch 2.4 takes other free blocks, and cuDNN's workspace of the convolution of patches (up to 420 MiB). The row of 8-bit AdamW at
+rank 64 is an error of the table: it shows the very figure of 32-bit AdamW.
 
 ### Not comparable
 
 {reasons}
 
-Of architectures that are not modelled: {other} rows.
+Not held against estimates one by one: {other} rows, of architectures that had no model when rows were gone through (*: there is one now, of
+AI Toolkit's way or of run files, and the rows are still to do).
 
 {others}
 """

@@ -26,6 +26,7 @@ import yaml
 
 from calibration.accuracy_rows import GIB
 from calibration.accuracy_tables import Table
+from estimator.archs import load_archs
 from estimator.errors import CannotTell
 from estimator.estimate import UNKNOWN, Estimate
 from estimator.intervals import residual_for
@@ -202,14 +203,18 @@ def reasons(found: list[Judged]) -> Table:
 
 
 def others() -> Table:
-    """Published rows of architectures that are not modelled, by trainer."""
+    """Published rows of architectures that had no model when rows were gone through, by trainer; those that have one are marked."""
+    known = set(load_archs().modelled())
     found: dict[tuple[str, str], int] = {}
     for line in OTHER_ROWS.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         found[row["trainer"], row["arch"]] = found.get((row["trainer"], row["arch"]), 0) + row["rows"]
     trainers = dict.fromkeys(trainer for trainer, _ in found)
     lines = [
-        (trainer, str(sum(n for (one, _), n in found.items() if one == trainer)), ", ".join(a for one, a in found if one == trainer))
+        (
+            trainer, str(sum(n for (one, _), n in found.items() if one == trainer)),
+            ", ".join(arch + "*" * (arch in known) for one, arch in found if one == trainer),
+        )
         for trainer in trainers
     ]
     return Table(("trainer", "rows", "architectures"), tuple(lines), frozenset({1}))
@@ -225,5 +230,5 @@ def main() -> int:
     print("\nNot comparable")
     for trainer, count, names, why in reasons(found).rows:
         print(f"- {trainer}, {count}: {why}\n    {names}")
-    print("\nOf architectures that are not modelled\n" + others().text())
+    print("\nNot held against estimates one by one\n" + others().text())
     return int(any(one.wrong for one in found))
