@@ -72,9 +72,9 @@ estimate.
 {steps}
 
 The device runs today's class and torch 2.14; the published steps are of October 2024. What they differ by is known, and in the run files
-that the estimates above are of (docs/log.md, CogVideoX): the 5b class of then joins text and image before its last norm (417 to 833 MiB at batch
-4), torch 2.4 takes other free blocks, and cuDNN's workspace of the convolution of patches (up to 420 MiB). The row of 8-bit AdamW at
-rank 64 is an error of the table: it shows the very figure of 32-bit AdamW.
+that the estimates above are of (docs/log.md, CogVideoX): the 5b class of then joins text and image before its last norm (417 to 833 MiB
+at batch 4), torch 2.4 takes other free blocks, and cuDNN's workspace of the convolution of patches (up to 420 MiB). The row of 8-bit
+AdamW at rank 64 is an error of the table: it shows the very figure of 32-bit AdamW.
 
 ### Not comparable
 
