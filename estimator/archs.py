@@ -45,6 +45,7 @@ class Arch:
     layer_offloading: str | None = None
     embedder_linears: int = 0
     keeps_positions: bool = False
+    without_gradient: tuple[int, ...] = ()
     pipeline_apart: bool = False
     hub: tuple[str, ...] = ()
     name_contains: tuple[str, ...] = ()

@@ -6,8 +6,8 @@ second, outputs x rank, which is zero when training starts. Of a LoKr the small 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -32,14 +32,15 @@ STAGE_OF = {"setup.optimizer": "created", "first": "first", "later": "later"}
 class OptimizerProgram(EventProgram):
     """`places`: slot and parameter of each tensor. `widths`: bytes of each adapter parameter at rank 1.
 
-    `kind`: of the adapter. `core`: the program that a fused optimizer's updates were laid into; `of_core`: for each tensor its number
-    there, or -1.
+    `kind`: of the adapter. `idle`: parameters without gradients, which lists of all leave out. `core`: the program that a fused optimizer's
+    updates were laid into; `of_core`: for each tensor its number there, or -1.
     """
 
     slots: Mapping[str, Any] = field(default_factory=dict)
     places: tuple[tuple[str, int], ...] = ()
     widths: tuple[int, ...] = ()
     kind: str = LORA
+    idle: frozenset[int] = field(default=frozenset(), kw_only=True)
     core: Program | None = None
     of_core: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     _known: dict[int, Ints] = field(default_factory=dict)
@@ -73,7 +74,8 @@ class OptimizerProgram(EventProgram):
     def _own(self, size: int) -> Ints:
         if size not in self._known:
             shapes, (chosen, which) = shapes_of(self.widths, size, self.kind), self._alike
-            each = [_bytes(self.slots[slot], shapes, k) if slot else 0 for slot, k in chosen]
+            listed = [shape for k, shape in enumerate(shapes) if k not in self.idle]
+            each = [_bytes(self.slots[slot], shapes if k >= 0 else listed, k) if slot else 0 for slot, k in chosen]
             self._known[size] = np.array(each, dtype=np.int64)[which]
         return self._known[size]
 
@@ -134,16 +136,20 @@ def _events(optimizer: str, stage: str, widths: tuple[int, ...], kind: str, stre
     return expand(rule["stages"][stage], rule["slots"], shapes_of(widths, NOMINAL[kind], kind), made, stretches)
 
 
-def program(key: str, widths: tuple[int, ...], adapter: str = LORA) -> Program:
-    """`setup.optimizer/<optimizer>` or `step.update/<optimizer>/first|later`, without what a fused optimizer does in the backward pass."""
+def program(key: str, widths: tuple[int, ...], adapter: str = LORA, idle: Collection[int] = ()) -> Program:
+    """`setup.optimizer/<optimizer>` or `step.update/<optimizer>/first|later`, without what a fused optimizer does in the backward pass.
+
+    `idle`: parameters that get no gradient, and so no state.
+    """
     kind, optimizer, *when = key.split("/")
     stage = STAGE_OF[when[0] if when else kind]
     stretches = slice(1, None) if is_fused(optimizer) and when else ALL
     listed = _events(optimizer, stage, widths, adapter, stretches)
     coded = _Coded()
     for event in listed:
-        coded.take(*event)
-    return coded.program(key, load_rules()[optimizer]["slots"], widths, adapter)
+        if event[2] not in idle:
+            coded.take(*event)
+    return replace(coded.program(key, load_rules()[optimizer]["slots"], widths, adapter), idle=frozenset(idle))
 
 
 def fused(core: Program, update: str, widths: tuple[int, ...], adapter: str = LORA) -> Program:

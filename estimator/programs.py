@@ -21,6 +21,7 @@ import numpy as np
 
 from estimator import core_rules, derived_weights, experts, optimizers, references, shared, stays
 from estimator.archive import Archive
+from estimator.archs import load_archs
 from estimator.controls import ENCODE
 from estimator.derived_weights import TENSORS_OF_LINEAR, Derivation
 from estimator.errors import CannotTell, Problem
@@ -100,8 +101,7 @@ class Profile:
         return self.data.get("shares") == shared.ALL
 
     def _is_relatives(self, key: str) -> bool:
-        """Whether a part is the relative's whatever it is: of a kind of which none was recorded here (else the relative's is another), or
-        a text without pictures where all that were recorded have some: no vision tower is asked."""
+        """Whether a part is the relative's: of a kind of which none was recorded here, or a text without pictures where all have some."""
         kind = key.split("/")[0]
         if not self.shares_all or kind not in self.kinds:
             return self.shares_all
@@ -175,7 +175,8 @@ class Profile:
         if whose:
             return self._of_expert(base, whose)
         if key.startswith(optimizers.PARTS):
-            return optimizers.program(key, self.adapter, self.adapter_kind)
+            idle = load_archs().archs[self.arch].without_gradient if self.adapter_kind == optimizers.LORA else ()
+            return optimizers.program(key, self.adapter, self.adapter_kind, idle)
         if optimizers.FUSED in key:
             core, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(self.program(core), update, self.adapter, self.adapter_kind)
@@ -197,8 +198,8 @@ class Profile:
         return experts.of_second(self.program(key), key + whose, len(self.adapter))
 
     def _derived(self, key: str, base: str, derivation: Derivation) -> Program:
-        components = [each for each in TEXT_ENCODERS if self.has_resident(each)] if key.startswith(OF_TEXT) else ["transformer"]
-        resident = [size for each in components for size in self.resident(each, derivation.base)]
+        named = [each for each in TEXT_ENCODERS if self.has_resident(each)] if key.startswith(OF_TEXT) else ["transformer"]
+        resident = [size for each in named for size in self.resident(each, derivation.base)]
         return derived_weights.program(self.program(base), key, derivation, resident)
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from estimator import optimizers
+from estimator.archs import load_archs
 from estimator.grid import grid
 from estimator.optimizer_rules import load_rules
 from estimator.program import ALLOCATE, FIRST_IMPORT, Program
@@ -178,3 +179,19 @@ def test_weight_decay_is_a_rule_of_its_own_where_it_changes_the_step() -> None:
 def test_every_optimizer_runs_and_its_ledger_adds_up(optimizer: str) -> None:
     assert all(p.allocated_bytes == sum(p.components.values()) for p in phases(optimizer))
     assert all(size >= 0 for p in phases(optimizer) for size in p.components.values())
+
+
+@pytest.mark.parametrize("arch", [key for key in load_archs().modelled() if load_profile(key).data.get("shares") != "all"])
+def test_parameters_without_gradients_are_those_that_no_recorded_step_gives_one(arch: str) -> None:
+    profile = load_profile(arch)
+    given: set[int] = set()
+    for key in {key.split("/")[0]: key for key in profile.data["parts"] if key.startswith("step.core")}.values():
+        (names,) = (names for group, _, names in profile.program(key).kept if group == "gradient")
+        given |= {int(name.partition(":")[2]) for name in names}
+    assert tuple(sorted(set(range(len(profile.adapter))) - given)) == load_archs().archs[arch].without_gradient
+
+
+def test_no_state_is_made_for_parameters_without_gradients() -> None:
+    whole, without = (optimizers.program("step.update/adamw/first", (1024, 4096) * 4, optimizers.LORA, idle) for idle in ((), (2, 3, 7)))
+    states = [sum(each.stay_bytes("optimizer", {"r": 16})) for each in (whole, without)]
+    assert states[0] - states[1] == 2 * 16 * (1024 + 4096 + 4096)
