@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -63,7 +61,7 @@ def parser() -> options.Parser:
 def run(arguments: list[str], style: StyleOf) -> Answer:
     """Estimate every job of the config; the status is that of the worst."""
     given = parser().parse_args(arguments)
-    _without_threads()
+    options.without_threads()
     from estimator.estimate import worst_verdict
     from estimator.trainers import read_jobs
 
@@ -85,12 +83,6 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     if len(texts) > 1:
         texts = [f"Job {number} of {len(texts)}, one after the other on the same card:\n{text}" for number, text in enumerate(texts, 1)]
     return Answer("\n".join(texts), status)
-
-
-def _without_threads() -> None:
-    """No threads for numpy's linear algebra, of which an estimate has none: to start them takes a fifth of a short one's process time."""
-    if "numpy" not in sys.modules:
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _estimates(job: Job, gpus: Sequence[Gpu], given: argparse.Namespace) -> list[Estimate]:

@@ -59,6 +59,7 @@ def parser() -> options.Parser:
 def run(arguments: list[str], style: StyleOf) -> Answer:
     """Plan the config for a card, or for several."""
     given = parser().parse_args(arguments)
+    options.without_threads()
     from estimator.planner.output import check_target
     from estimator.planner.space import dimensions
     from estimator.planner.subject import check_keep, read_subject
