@@ -167,6 +167,6 @@ def one_card(given: argparse.Namespace, jobs: Iterable[Job] = ()) -> Gpu:
 
 
 def without_threads() -> None:
-    """No threads for numpy's linear algebra, of which there is little: to start them, and let them wait, takes a fifth of the process time."""
+    """No threads for numpy's linear algebra, of which there is little: to start them and let them wait takes a fifth of the time."""
     if "numpy" not in sys.modules:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
