@@ -11,13 +11,10 @@ largest size that was recorded; the plan makes it where it is made (estimator.ed
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
-from calibration.extract import build, stored
+from calibration.extract import mended
 from calibration.extract.programs import Program
 
 HEADS, WIDTH, FP32, BF16, TEMPLATE = 28, 128, 4, 2, 34
@@ -50,19 +47,5 @@ def corrected(program: Program) -> Program:
     return replace(program, features=features, coefficients=[tuple(row.get(name, 0) for name in features) for row in rows])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m calibration.extract.prompts", description=__doc__)
-    parser.add_argument("arch", nargs="+", help="the folder of a profile")
-    for arch in parser.parse_args().arch:
-        folder = Path(__file__).resolve().parents[2] / "profiles" / arch
-        data, kept = json.loads((folder / "profile.json").read_text()), stored.read(folder)
-        programs = {key: corrected(program) for key, program in kept.programs.items()}
-        found = [key for key, program in programs.items() if program is not kept.programs[key]]
-        beside = {name: data[name] for name in (*stored.OFFLOAD, "adapter") if name in data}
-        build.write((data["arch"], data["relative"], data.get("shares")), programs, kept.tables, kept.made, folder, beside or None)
-        print(f"{arch}: {len(found)} parts: {', '.join(found)}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(mended.main("prompts", __doc__, lambda _, program: corrected(program)))

@@ -10,13 +10,10 @@ extraction finds this by itself (`Layout.sample_by_sample`).
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
-from calibration.extract import build, stored
+from calibration.extract import mended
 from calibration.extract.programs import Program
 
 JOINED = ({"Z": 7680}, {"Z": 512})  # of a sample: 3840 channels in bf16; 64 complex numbers a token
@@ -40,20 +37,10 @@ def corrected(program: Program) -> Program:
     return program
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m calibration.extract.samples", description=__doc__)
-    parser.add_argument("arch", nargs="+", help="the folder of a profile, such as zimage or zimage-turbo/lokr")
-    for arch in parser.parse_args().arch:
-        folder = Path(__file__).resolve().parents[2] / "profiles" / arch
-        data, kept = json.loads((folder / "profile.json").read_text()), stored.read(folder)
-        batches = {key for key in kept.programs if key.startswith("step.core") and "/many" in key}
-        programs = {key: corrected(program) if key in batches else program for key, program in kept.programs.items()}
-        found = [key for key, program in programs.items() if program is not kept.programs[key]]
-        beside = {name: data[name] for name in (*stored.OFFLOAD, "adapter") if name in data}
-        build.write((data["arch"], data["relative"], data.get("shares")), programs, kept.tables, kept.made, folder, beside or None)
-        print(f"{arch}: {len(found)} parts")
-    return 0
+def of_a_batch(key: str, program: Program) -> Program:
+    """`corrected`, where the part is the core of a batch."""
+    return corrected(program) if key.startswith("step.core") and "/many" in key else program
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(mended.main("samples", __doc__, of_a_batch))
