@@ -4,7 +4,7 @@
     python -m calibration.accuracy --against published
 
 `emulated`: whole runs of the real trainer on the emulated device, none of which was used for extraction
-(calibration/data/emulated_runs.jsonl, made by calibration.validation). Every phase must be within 1 % allocated and 2 % reserved, and
+(calibration/data/emulated_runs/, made by calibration.validation). Every phase must be within 1 % allocated and 2 % reserved, and
 on a card of a given capacity the same phase must fail, or none. `published`: rows of real cards (calibration/data/published.jsonl).
 The page needs scipy and matplotlib. Exits with 1 if a bar is missed.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import tempfile
 import zlib
@@ -13,8 +12,9 @@ from typing import Any
 
 import yaml
 
+from calibration import validation_rows
 from calibration.clips import write_clip
-from calibration.validation import ROWS, filled
+from calibration.validation import all_runs, filled
 from calibration.validation_settings import CAPTIONS
 from estimator.job import Job
 
@@ -58,9 +58,10 @@ class Run:
     seed: int | None = None
 
 
-def read_rows(path: Path = ROWS) -> tuple[Run, ...]:
-    """All rows. Those on a card of a given capacity name the row that has their config."""
-    raw = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def read_rows(folder: Path = validation_rows.FOLDER) -> tuple[Run, ...]:
+    """All rows, in the order of the jobs. Those on a card of a given capacity name the row that has their config."""
+    order = {name: place for place, name in enumerate(all_runs())}
+    raw = sorted(validation_rows.read(folder), key=lambda one: order.get(one["name"], len(order)))
     jobs = {one["name"]: one for one in raw}
     return tuple(_run(one, jobs[one["job"]] if "job" in one else one) for one in raw)
 

@@ -2,7 +2,7 @@
 
     python -m calibration.validation list
     python -m calibration.validation run FOLDER [--only NAME ...] [options of calibration.trainer]   # one at a time; continues
-    python -m calibration.validation collect FOLDER                                # into calibration/data/emulated_runs.jsonl
+    python -m calibration.validation collect FOLDER                                # into calibration/data/emulated_runs/
 
 `run` needs the trainer and the emulated device (see calibration.trainer), `collect` only what `run` left in FOLDER. A name with
 `@MIB` is the same job on a card of that capacity. The trainer shuffles its batches, so a row says in which order they came.
@@ -34,6 +34,7 @@ from calibration import (
     validation_jobs_qwen,
     validation_jobs_settings,
     validation_jobs_wan,
+    validation_rows,
 )  # fmt: skip
 from calibration.clips import write_clip
 from calibration.validation_settings import CAPTIONS, CARDS_MIB, IMAGES, Job
@@ -45,7 +46,6 @@ JOBS = (
     *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS, *validation_jobs_offload.JOBS, *validation_jobs_ltx2.JOBS,
     *validation_jobs_adapters.JOBS, *validation_jobs_flex2.JOBS,
 )  # fmt: skip
-ROWS = Path(__file__).parent / "data" / "emulated_runs.jsonl"
 DATA = "DATA/"  # in place of the folder that holds a job's images
 RARELY = 10_000  # save_every, sample_every: at the start and the end only
 # Phases of the launcher (top level) by the names that estimates have; `setup` and `set_device_state` are not judged on their own
@@ -90,8 +90,7 @@ def process(job: Job) -> dict[str, Any]:
 def batches(job: Job, config: dict[str, Any]) -> int:
     """Batches of one epoch: every bucket of every resolution gives at least one (the trainer pads it up to the batch size)."""
     size, total = config["train"]["batch_size"], 0
-    key = str(config["model"].get("arch", "flux")).split(":")[0]
-    divisor = load_archs().archs[load_archs().trainer[key].archs[0]].bucket_divisor
+    divisor = load_archs().archs[load_archs().trainer[validation_rows.arch_key(config)].archs[0]].bucket_divisor
     for images, resolutions, _ in job.data:
         for resolution in resolutions:
             sizes = [(*bucket_size(width, height, resolution, divisor), *frames) for width, height, _caption, *frames in IMAGES[images]]
@@ -283,11 +282,9 @@ def main() -> int:
             if args.only or not (args.folder / name / "result.json").exists():
                 run(name, args.folder, options)
     else:
-        ROWS.parent.mkdir(exist_ok=True)
-        kept = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
-        rows = collect(args.folder, {one["name"]: one for one in kept})
-        ROWS.write_text("".join(json.dumps(one, separators=(",", ":")) + "\n" for one in rows))
-        print(f"{len(rows)} rows, {ROWS.stat().st_size} bytes")
+        rows = collect(args.folder, {one["name"]: one for one in validation_rows.read()})
+        validation_rows.write(rows)
+        print(f"{len(rows)} rows")
     return 0
 
 
