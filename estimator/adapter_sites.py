@@ -23,7 +23,7 @@ INNER = "/Linear"  # the module that a LoRA's matrices are to the layer they are
 BLOCK = re.compile(r"transformer(?:_1|_2)?\.(\w+)\.(\d+)(?=[./]|$)")
 CAST = "ToCopyBackward0"
 # A workload at which no two sizes of different meaning are alike
-UNLIKE = {"B": 3, "T": 1553, "E": 79, "X": 97, "N": 89, "r": 13, "A": 1553, "F": 1, "K": 1, "I": 0, "O": 1}
+UNLIKE = {"B": 3, "T": 1553, "E": 79, "X": 97, "N": 89, "r": 13, "A": 1553, "F": 1, "K": 1, "I": 0, "O": 1, "f": 8}
 
 
 def never(what: str) -> CannotTell:
@@ -125,10 +125,12 @@ def _end_of_training_adapter(tape: Tape, down: int) -> int | None:
 def _site(tape: Tape, down: int, layer: str) -> Site:
     """Behind up and scale the multiplier is repeated where a forward has several samples for each of its values: one tensor more."""
     made, first, result = tape.made, down - 1, down - 2
-    total = down + next((n for n in (5, 6) if down + n < tape.own and _ends_after(tape, down, n)), 0)
+    ends = [n for n in (5, 6) if down + n < tape.own and _ends_after(tape, down, n)]
+    died = tape.died[result]
+    last = -1 if died is None else tape.made_before(died)  # the layer's own result goes when the sum is there
+    total = down + next((n for n in ends if down + n == last), next(iter(ends), 0))
     if total == down or any(one.module != layer for one in (made[first], made[result], *made[down + 2 : total + 1])):
         raise never(layer)
-    died = tape.died[result]
     if tape.sizes[result] != tape.sizes[total] or made[result].run != made[total].run or died is None or died < tape.born[total]:
         raise never(layer)
     return Site(layer, result, total, tuple(range(first, total)))

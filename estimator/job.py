@@ -67,7 +67,7 @@ class Network:
     """The adapter that is trained. `kind`: "lora" | "lokr" | ... ; `rank` is network.linear.
 
     `dtype`: of the adapter's weights (always fp32 in AI Toolkit). `targets`: the modules it sits on (empty: the trainer's choice).
-    `factor`: of a LoKr (-1: the trainer chooses).
+    `factor`: of a LoKr (-1: the trainer chooses). `dropout`: some of what goes through a LoRA is dropped in each step.
     """
 
     kind: str = "lora"
@@ -77,6 +77,7 @@ class Network:
     dtype: str = "fp32"
     targets: tuple[str, ...] = ()
     factor: int | None = None
+    dropout: bool = False
 
     @property
     def variables(self) -> dict[str, int]:

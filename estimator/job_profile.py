@@ -13,7 +13,13 @@ def profile_of(arch: str, model: Model, network: Network | None = None) -> Profi
     What rewrites programs is read only where a job needs it: start-up counts.
     """
     if network is not None and network.kind == LOKR:
-        return load_profile(f"{arch}/{LOKR}")
+        from estimator.lokr_profile import lokr
+
+        return lokr(arch)
+    if network is not None and network.dropout:
+        from estimator.dropout_profile import with_dropout
+
+        return with_dropout(arch, network.ignore_if_contains, network.only_if_contains)
     if network is not None and (network.ignore_if_contains or network.only_if_contains):
         from estimator.filtered_profile import filtered
 

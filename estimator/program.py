@@ -20,6 +20,7 @@ ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
 NOMINAL_FACTOR = 8  # of a LoKr
 # Workloads at which peak rows are told apart, of programs that are made here
 DOMAIN = {"B": (1, 2, 4, 8), "T": (256, 1024, 2304, 4096, 9216), "X": (16, 128, 512), "r": (4, 32, 128)}
+FACTORED = {"B": (1, 2, 4, 8), "T": (256, 1024, 2304, 4096, 9216), "X": (16, 128, 512), "f": (4, 8, 16, -1)}  # likewise, with a LoKr
 
 
 @dataclass(frozen=True)
@@ -253,12 +254,12 @@ def left_out(program: Program, key: str, label: str) -> Program:
 
 
 def points_of(features: tuple[str, ...], domain: Mapping[str, Sequence[int]]) -> npt.NDArray[np.float64]:
-    """[feature, workload]: the features' values at every combination of a domain's variables B, T, X and r; images, not clips."""
+    """[feature, workload]: the features' values at every combination of a domain's variables B, T, X and r (or f); images, not clips."""
     workloads = np.array(list(product(*domain.values())), dtype=np.int64)
     values = dict(zip(domain, workloads.T, strict=True))
     values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"], "Q": values["T"]}
     values |= {name: np.full_like(values["T"], of_an_image) for name, of_an_image in (("F", 1), ("K", 1), ("I", 0), ("O", 1), ("M", 5))}
-    values |= {"W": values["X"], "f": np.full_like(values["T"], NOMINAL_FACTOR)}
+    values = {"f": np.full_like(values["T"], NOMINAL_FACTOR)} | values | {"W": values["X"]}
     return np.array([np.broadcast_to(feature(name, values), len(workloads)) for name in features], dtype=np.float64)
 
 
@@ -273,5 +274,6 @@ def peak_rows(
     signs = np.where(events == ALLOCATE, 1, np.where(events == EMPTY_CACHE, 0, -1))
     totals = np.cumsum(coefficients[np.where(events == EMPTY_CACHE, 0, tensors)] * signs[:, None], axis=0)
     at = np.flatnonzero(events == ALLOCATE)
-    best = distinct((totals[at].astype(np.float64) @ points_of(features, DOMAIN)).argmax(axis=0))
+    domain = FACTORED if any("kron" in name for name in features) else DOMAIN
+    best = distinct((totals[at].astype(np.float64) @ points_of(features, domain)).argmax(axis=0))
     return tuple(PeakRow(tuple(totals[at[n]].tolist()), moments[labels[int(tensors[at[n]])]]) for n in best)

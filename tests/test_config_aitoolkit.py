@@ -349,9 +349,9 @@ def test_unknown_keys_are_warned_of_with_the_nearest(tmp_path: Path) -> None:
         ("model", {"is_flux": True, "split_model_over_gpus": True}),
         ("model", {"use_flux_cfg": True}),
         ("model", {"layer_offloading": True}),  # unquantised: no qfloat8 to turn into float8, merging changes
-        ("network", {"type": "lokr"}),
+        ("network", {"type": "lokr", "lokr_full_rank": False}),
         ("network", {"type": "dora"}),
-        ("network", {"dropout": 0.1}),
+        ("network", {"dropout": 1.0}),
         ("network", {"transformer_only": False}),
         ("network", {"network_kwargs": {"rank_dropout": 0.1}}),
         ("datasets", {"control_path": "/x"}),

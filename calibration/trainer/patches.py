@@ -94,24 +94,32 @@ def values() -> None:
 
 
 def merges() -> None:
-    """merge_in skips modules whose weights are all zero; on the emulated device everything reads as zero."""
+    """merge_in skips modules whose weights are all zero; on the emulated device everything reads as zero. A LoKr's looks at none."""
     from toolkit import network_mixins
+    from toolkit.models import lokr
 
     real, seen = network_mixins.ToolkitModuleMixin.merge_in, {}
+    real_of_lokr = lokr.LokrModule.merge_in
+
+    def passed_over(weight: Any) -> bool:
+        if weight.device.type != "cpu":
+            return False
+        seen[tuple(weight.shape)] = seen.get(tuple(weight.shape), 0) + 1
+        return seen[tuple(weight.shape)] > HOST_LAYERS_MERGED
+
+    def merge_in_of_lokr(self: Any, merge_weight: float = 1.0) -> Any:
+        return None if passed_over(self.org_module[0].weight) else real_of_lokr(self, merge_weight)
 
     def merge_in(self: Any, merge_weight: float = 1.0) -> Any:
         network = self.network_ref() if getattr(self, "network_ref", None) else None
         if not (getattr(network, "is_assistant_adapter", False) or TRAINED[0]):
             return real(self, merge_weight)
-        weight = self.org_module[0].weight
-        if weight.device.type == "cpu":
-            seen[tuple(weight.shape)] = seen.get(tuple(weight.shape), 0) + 1
-            if seen[tuple(weight.shape)] > HOST_LAYERS_MERGED:
-                return None
+        if passed_over(self.org_module[0].weight):
+            return None
         with cuda_truth(any_is=True):
             return real(self, merge_weight)
 
-    network_mixins.ToolkitModuleMixin.merge_in = merge_in
+    network_mixins.ToolkitModuleMixin.merge_in, lokr.LokrModule.merge_in = merge_in, merge_in_of_lokr
     note(
         "merge_in: the all-zero test answers true for training adapters and after the first optimizer step; "
         "host merges for two layers a shape"
@@ -198,6 +206,23 @@ def pinned() -> None:
     note(f"Tensor.pin_memory: host tensors of more than {BIG} elements stay pageable (the card sees no difference)")
 
 
+def factored() -> None:
+    """A LoKr makes each layer's whole product once, on the host, to look for nan in it: minutes of arithmetic that no card sees."""
+    from toolkit.models import lokr
+
+    real_init, real_kron = lokr.LokrModule.__init__, lokr.make_kron
+
+    def init(self: Any, *a: Any, **k: Any) -> None:
+        lokr.make_kron = lambda small, _large, _scale: small
+        try:
+            real_init(self, *a, **k)
+        finally:
+            lokr.make_kron = real_kron
+
+    lokr.LokrModule.__init__ = init
+    note("LokrModule: the product that it makes on the host to look for nan is left out")
+
+
 def install(weights: str) -> None:
     """All of them; the trainer's modules must have been imported."""
     from calibration.trainer import host_quantisation
@@ -206,6 +231,7 @@ def install(weights: str) -> None:
         module.patch()
     merges()
     prodigies()
+    factored()
     pinned()
     host_quantisation.install()
     downloads(weights)

@@ -161,7 +161,7 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
         return None
     arch, trainer_arch, model = resolved
     check_network(process, network, arch, model)
-    check_passes(process, settings, arch, model, network.kind if network else "full")
+    check_passes(process, settings, arch, model, "full" if network is None else "LoRA with dropout" if network.dropout else network.kind)
     datasets, samples = _read_rest(process, settings, arch, model)
     return Job(
         name=process.text("name", job_name) or job_name,

@@ -37,7 +37,7 @@ READ: Mapping[str, frozenset[str]] = {
     "file": _words("job config meta"),
     "config": _words("name process"),
     "process": _words("type name training_folder trigger_word network train model datasets sample save"),
-    "network": _words("type linear rank network_kwargs lokr_full_rank lokr_factor"),
+    "network": _words("type linear rank network_kwargs lokr_full_rank lokr_factor dropout"),
     "network.network_kwargs": _words("ignore_if_contains only_if_contains"),
     "train": _words(
         "batch_size steps gradient_accumulation gradient_accumulation_steps dtype optimizer optimizer_params"
@@ -127,7 +127,6 @@ UNMODELLED: Mapping[str, Mapping[str, NoModel]] = {
         "slider": NoModel("slider training"),
     },
     "network": {
-        "dropout": NoModel("keeps a mask for every adapter layer"),
         "transformer_only": NoModel("puts the adapter on layers outside the blocks too", (True,), off_is_neutral=False),
         "layer_offloading": NoModel("moves the adapter's weights in and out of the card"),
         "all_layers": NoModel("trains full-weight differences of layers that LoRA leaves alone"),

@@ -46,7 +46,22 @@ def read_network(process: Section) -> tuple[str, Network | None]:
         if kind == "lokr":
             found.not_modelled(network.at("lokr_full_rank"), False, "a LoKr whose large matrix is decomposed")
     ignore, only = _name_filters(network)
-    return "lora", Network(kind, rank, ignore_if_contains=ignore, only_if_contains=only, factor=factor)
+    return "lora", Network(kind, rank, ignore_if_contains=ignore, only_if_contains=only, factor=factor, dropout=_dropout(network, kind))
+
+
+def _dropout(network: Section, kind: str) -> bool:
+    """Whether a LoRA's layers drop some of what goes through them; a LoKr's never do (LokrModule warns that it has none)."""
+    share, found, at = network.values.get("dropout"), network.found, network.at("dropout")
+    if not share:
+        return False
+    number = 0.0 if isinstance(share, str) else network.number("dropout", 0.0)
+    if not 0 < number <= 1:
+        found.problem(at, f"a dropout of {shown(share)}", "the trainer stops in its first step", "write a number between 0 and 1")
+    elif kind == "lokr":
+        found.warn(at, "no effect: a LoKr has no dropout")
+    elif number == 1:
+        found.not_modelled(at, share, "nothing is left of what goes through the adapter")
+    return kind == "lora"
 
 
 def _factor(network: Section) -> int:
@@ -76,7 +91,13 @@ def _name_filters(network: Section) -> tuple[tuple[str, ...], tuple[str, ...]]:
     for key, value in kwargs.values.items():
         if value is None or (not value and key not in filters):
             continue
-        if key not in filters:
+        if key == "dropout":
+            what, why = f"network_kwargs: {key}", "the trainer stops: it gives its network the setting of that name too"
+            network.found.problem(kwargs.at(key), what, why, "write it as network.dropout")
+        elif key == "module_dropout":
+            what, why = f"network_kwargs: {key}", "the trainer stops in the first step that leaves a layer out"
+            network.found.problem(kwargs.at(key), what, why, "remove it, or use network.dropout")
+        elif key not in filters:
             network.found.not_modelled(kwargs.at(key), value, "changes the adapter's layers")
         elif key == "only_if_contains" and value in ([], ""):
             what, why = f"an empty {'list' if value == [] else 'text'} leaves no layer", "the trainer looks for its words"
@@ -95,6 +116,9 @@ def check_network(process: Section, network: Network | None, arch: Arch, model: 
         return
     found = section.found
     filtered = bool(network.ignore_if_contains or network.only_if_contains)
+    if network.dropout and (arch.key not in modelled.DROPPING or model.layer_offloading):
+        why = "keeps a mask for every adapter layer" + (", together with layer offloading" if model.layer_offloading else "")
+        found.not_modelled(section.at("dropout"), section.values["dropout"], f"{why} (known: {', '.join(sorted(modelled.DROPPING))})")
     if network.kind == "lokr" and network.kind in modelled.ADAPTERS:
         known = modelled.LOKR.get(arch.key, frozenset())
         if model.weights not in known:

@@ -11,9 +11,13 @@ from estimator.optimizer_rules import load_rules
 
 METHODS = frozenset({"lora"})
 ADAPTERS = frozenset({"lora", "lokr"})
-LOKR = {"zimage-turbo": frozenset({"float8"})}  # architecture -> weights of the transformer that a LoKr was recorded on
+# Architecture -> weights of the transformer on which a LoKr was recorded (Turbo) or whose classes were held against whole runs
+LOKR = {
+    "flux1-dev": frozenset({"qfloat8", "float8"}), "zimage": frozenset({"qfloat8", "float8"}), "zimage-turbo": frozenset({"float8"}),
+}  # fmt: skip
 # Where an adapter on some layers was held against whole runs (FLUX.1 dev, Z-Image), and the architectures of the same classes
 FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"})
+DROPPING = frozenset({"flux1-dev", "flux1-schnell", "flex1"})  # dropout in adapters: held against whole runs of FLUX.1 dev
 DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
 WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the transformer
 # The transformer with an accuracy recovery adapter: architecture -> its weights
