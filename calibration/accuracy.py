@@ -58,14 +58,15 @@ def emulated(args: argparse.Namespace) -> int:
     runs = tuple(run for run in read_rows() if not args.only or any(word in run.name for word in args.only))
     rows, different, capacities = evaluate(runs)
     if args.write is not None:
-        from calibration import accuracy_page, accuracy_verdicts, checked  # the first two need scipy and matplotlib
+        from calibration import accuracy_matrix, accuracy_page, accuracy_verdicts, checked  # the first two need scipy and matplotlib
         from calibration.harness import check
 
         checked.write([*rows, *check.every()], accuracy_published.evaluate())
         load_checked.cache_clear()  # intervals are narrower where something was checked: those of the page are of what it says itself
         found = accuracy_published.evaluate()
         verdicts = [*accuracy_verdicts.emulated(), *accuracy_verdicts.published(found)]
-        args.write.write_text(accuracy_page.page(rows, different, capacities, found, verdicts), encoding="utf-8")
+        covered = accuracy_matrix.table(accuracy_matrix.counts(runs))
+        args.write.write_text(accuracy_page.page(rows, different, capacities, found, verdicts, covered), encoding="utf-8")
         accuracy_page.draw(args.write.parent / "img" / "accuracy.png")
         print(f"written: {args.write}, {checked.PATH.name}")
     else:

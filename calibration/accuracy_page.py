@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from calibration import accuracy_peers, accuracy_plot, accuracy_published, accuracy_verdicts, published_steps, residual_rows
+from calibration import (
+    accuracy_matrix,
+    accuracy_peers,
+    accuracy_plot,
+    accuracy_published,
+    accuracy_verdicts,
+    published_steps,
+    residual_rows,
+)
 from calibration.accuracy_compare import ALLOCATED_BAR, RESERVED_BAR, Capacity, Different, Row
 from calibration.accuracy_published import Judged
 from calibration.accuracy_rows import GIB
@@ -35,6 +43,17 @@ The training steps are estimated in the order in which the run's shuffled batche
 {summary}
 
 Outside the bars: {missed} of {phases} phases.
+"""
+COVERED = """
+### What the runs cover
+
+Runs of each architecture with a setting, counted from their configs as the estimator reads them (`python -m
+calibration.accuracy_matrix`). One run counts in many columns. "other sizes": training sizes (with frames) that no probe job had.
+"{refused}": refused by name (exit status 3, or 2 where the trainer stops on it), or nothing that the architecture can have (Z-Image
+Turbo's transformer becomes float8 of qfloat8). "{none}": modelled, and no run has it. Empty: no setting of this architecture.
+"offloading" is the share of the transformer's layers; where the trainer's class moves none of them, any share counts.
+
+{table}
 """
 CARDS = """
 ### On a card of a given size
@@ -114,8 +133,9 @@ def page(
     capacities: Sequence[Capacity],
     published: Sequence[Judged],
     verdicts: Sequence[Verdict] = (),
+    covered: Table | None = None,
 ) -> str:
-    """The whole page."""
+    """The whole page. `covered`: the table of accuracy_matrix."""
     missed = misses(rows)
     runs = dict.fromkeys(row.run for row in rows)
     parts = [
@@ -128,6 +148,8 @@ def page(
         parts.append("\n" + missed.markdown() + "\n")
     if different:
         parts.append("\nPhases other than the run's:\n\n" + different_table(different).markdown() + "\n")
+    if covered is not None:
+        parts.append(COVERED.format(table=covered.markdown(), none=accuracy_matrix.NONE, refused=accuracy_matrix.REFUSED))
     parts.append(CARDS.format(table=capacity_table(capacities).markdown()))
     if harnessed := check.every():
         parts.append(HARNESS.format(table=check.table(harnessed).markdown()))

@@ -234,5 +234,6 @@ def _last_edits(job: Job) -> Iterator[Edit]:
         half = job.network.rank // 2
         changed = replace(job, network=replace(job.network, rank=half))
         yield Edit("network.linear", job.network.rank, half, "a smaller adapter: it can hold less", changed)
-    if not (job.train.unload_text_encoder or job.train.cache_text_embeddings):
+    away = job.train.unload_text_encoder or job.train.cache_text_embeddings
+    if not away and load_archs().archs[job.arch].unloads_text:
         yield _train(job, "unload_text_encoder", True, "captions are ignored: only the trigger word is learned")

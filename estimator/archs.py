@@ -92,6 +92,11 @@ class Arch:
         return self.control_images != FIRST_FRAME
 
     @property
+    def unloads_text(self) -> bool:
+        """Whether the text encoder may be unloaded with captions not cached: not where every prompt has its control image."""
+        return self.control_images != SINGLE
+
+    @property
     def most_text_tokens(self) -> int:
         """Of any prompt."""
         return self.max_text_tokens if self.fixed_text_tokens is None else self.fixed_text_tokens

@@ -6,7 +6,7 @@ of load_model, get_noise_prediction, generate_single_image), src/sampling.py (en
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 from estimator.batches import Batch, one_or_many
@@ -38,13 +38,6 @@ class Flux2Plan(VaeStays, PromptsApart):
             yield from self.text_in()
             yield MoveIn("transformer")
         yield EmptyCache()
-
-    def head(self, key: str, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
-        """An unloaded text encoder leaves the empty prompt's embedding, of which each step makes copies."""
-        if self.text_away and not self.text_cached:
-            part, latents, _, many = key.split("/")
-            key = f"{part}/{latents}/unloaded/{many}"
-        yield Part(key, values, scope)
 
     def _forward_backward(self, batch: Batch, accumulate: bool, when: str) -> Iterator[Operation]:
         pictures, bucket = batch.bucket.controls, batch.bucket

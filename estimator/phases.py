@@ -90,8 +90,9 @@ class Plan:
         yield Part("cache_latents.item", image_values(bucket.width, bucket.height), "item")
 
     def head(self, key: str, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
-        """The batch goes to the device, and through the VAE if `key` says so."""
-        yield Part(key, values, scope)
+        """The batch goes to the device, and through the VAE if `key` says so; prompts that are there are copied (estimator.heads)."""
+        part, latents, text, many = key.split("/")
+        yield Part(f"{part}/{latents}/{'cached' if self.text_cached else 'unloaded' if self.text_away else text}/{many}", values, scope)
 
     def encode_batch(self, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
         """The prompts of a training step."""
@@ -281,7 +282,6 @@ class Plan:
         bucket, many = batch.bucket, one_or_many(batch.size)
         latents = "encoded" if encodes_latents(self.job, bucket) else "cached"
         values = {**sizes_of(self.arch, bucket), **self.rank, **preserved(self.job, batch), "B": batch.size, "X": batch.text_tokens}
-        # Cached text with latents encoded was not recorded: a head of encoded text lacks the copy of embeddings (FLUX: 4 MiB a sample)
         text = "cached" if self.text_away and latents == "cached" else "encoded"
         checkpointing = "checkpointed" if self.job.train.gradient_checkpointing else "full"
         for operation in self.head(f"step.head/{latents}/{text}/{many}", values, "batch"):

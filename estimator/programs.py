@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import core_rules, derived_weights, experts, optimizers, references, shared, stays
+from estimator import core_rules, derived_weights, experts, heads, optimizers, references, shared, stays
 from estimator.archive import Archive
 from estimator.archs import load_archs
 from estimator.controls import ENCODE
@@ -151,11 +151,9 @@ class Profile:
         raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
 
     def _has_rule(self, key: str) -> bool:
-        if key in stays.PROGRAMS or key in (ENCODE, CROPPED) or experts.split(key)[1]:
+        if key in stays.PROGRAMS or key in (ENCODE, CROPPED) or experts.split(key)[1] or (heads.named(key) and not self.has(key)):
             return True
-        if key.startswith("step.core") and optimizers.FUSED in key:
-            return True
-        if core_rules.named(key) or key.startswith(PRESERVING):
+        if (key.startswith("step.core") and optimizers.FUSED in key) or core_rules.named(key) or key.startswith(PRESERVING):
             return True
         if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
             return True
@@ -177,6 +175,8 @@ class Profile:
         if key.startswith(optimizers.PARTS):
             idle = load_archs().archs[self.arch].without_gradient if self.adapter_kind == optimizers.LORA else ()
             return optimizers.program(key, self.adapter, self.adapter_kind, idle)
+        if heads.named(key):
+            return heads.with_prompts(key, self.program)
         if optimizers.FUSED in key:
             core, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(self.program(core), update, self.adapter, self.adapter_kind)

@@ -10,6 +10,7 @@ import pytest
 from config_writer import read
 from test_edit import SQUARE, TALL, WIDE, pictures
 
+from estimator.advice import edits
 from estimator.batches import steps_of
 from estimator.controls import LATENT_AREA, RAW, Size, cells
 from estimator.errors import InputError
@@ -99,3 +100,15 @@ def test_a_text_without_a_picture_is_qwen_images() -> None:
     assert load_profile(FIRST_EDIT).program(key) is load_profile("qwen-image").program(key)
     pictured = f"{key}/1 images"
     assert load_profile(FIRST_EDIT).program(pictured) is load_profile("qwen-image-edit-2509").program(pictured)
+
+
+@pytest.mark.parametrize("train", [{"unload_text_encoder": True}, {"unload_text_encoder": True, "cache_text_embeddings": True}])
+def test_the_trainer_refuses_an_unloaded_text_encoder(train: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be trained with its text encoder unloaded"):
+        edit(train, folder=tmp_path, folder_path=pictures(tmp_path / "d", SQUARE), control_path=pictures(tmp_path / "c", SQUARE))
+
+
+def test_nothing_advises_what_the_trainer_refuses(tmp_path: Path) -> None:
+    one = edit(folder=tmp_path, folder_path=pictures(tmp_path / "d", SQUARE), control_path=pictures(tmp_path / "c", SQUARE))
+    assert "train.unload_text_encoder" not in {tried.key for tried in edits(one)}
+    assert "train.unload_text_encoder" in {tried.key for tried in edits(job("flux1-dev"))}

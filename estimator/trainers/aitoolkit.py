@@ -195,7 +195,8 @@ def _read_rest(process: Section, settings: Train, arch: Arch, model: Model) -> t
 
 
 def _check_text_caching(process: Section, settings: Train, arch: Arch) -> None:
-    """Classes of the trainer that bring back another encoder for a prompt than the one that makes the embeddings stop on cached text."""
+    """Classes of the trainer that bring back another encoder for a prompt than the one that makes the embeddings stop on cached text; one
+    that puts its control image into every prompt is refused with an unloaded encoder (validate_configs)."""
     entries = process.values.get("datasets")
     places = [process.at("train")] if settings.cache_text_embeddings else []
     for i, entry in enumerate(entries if isinstance(entries, list) else []):
@@ -205,6 +206,10 @@ def _check_text_caching(process: Section, settings: Train, arch: Arch) -> None:
         why = "the trainer encodes them with a T5 that it has sent to the host, or asks for one that it has let go, and stops"
         fix = "set it to false; train.unload_text_encoder: true takes the encoder off the card, and trains on the trigger word alone"
         process.found.problem((*places[0], "cache_text_embeddings"), f"{arch.name} cannot be trained with cached text embeddings", why, fix)
+    if settings.unload_text_encoder and not arch.unloads_text:
+        what, why = f"{arch.name} cannot be trained with its text encoder unloaded", "each prompt has a picture: the trainer refuses it"
+        fix = "set it to false; train.cache_text_embeddings: true takes the encoder off the card too"
+        process.found.problem((*process.at("train"), "unload_text_encoder"), what, why, fix)
 
 
 def _trains(process: Section) -> bool:
