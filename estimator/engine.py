@@ -226,6 +226,9 @@ def _judge(
     unsure = {i for i, p in enumerate(free.phases) if i in failed_high or (slow and p.phase == "train")}
     verdicts = [OOM if i in failed_low else BORDERLINE if i in unsure else SAFE for i in range(len(free.phases))]
     phases = tuple(_phase(p, gpu, residual, v, likely, i) for i, (p, v) in enumerate(zip(free.phases, verdicts, strict=True)))
+    if failed_low:  # the widest distance, which all are judged by, is then that of a phase that fails
+        fits = [each.verdict == BORDERLINE and each.device.high_bytes <= gpu.total_bytes for each in phases]
+        phases = tuple(replace(each, verdict=SAFE) if own else each for each, own in zip(phases, fits, strict=True))
     verdict = OOM if failed_low else BORDERLINE if failed_high or slow or without_flash(gpu) else SAFE
     warnings = list(job.warnings)
     if slow:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Advice, Estimate, Interval, PhaseEstimate
 from estimator.gpus import GIB, Gpu
-from estimator.report_words import calibrated, component, distinct, headline, moment, row_name, spilled, what
+from estimator.report_words import SPAN_WIDTH, calibrated, component, distinct, gib, headline, moment, row_name, span, spilled, what
 from estimator.screen import WIDTH, Cell, Column, painted, table
 
 MOST_ROWS = 14
@@ -58,11 +58,6 @@ def cut(text: object, width: int) -> str:
     """Cleaned text of at most `width` characters."""
     whole = clean(text)
     return whole if len(whole) <= width else whole[: max(0, width - 3)] + "..."
-
-
-def gib(count_bytes: int) -> str:
-    """Bytes as GiB with two decimals, never "-0.00"."""
-    return f"{count_bytes / GIB + 0.0:.2f}".replace("-0.00", "0.00")
 
 
 # --- one job on one card ----------------------------------------------------------------------------------------------
@@ -141,9 +136,10 @@ def needed_bytes(gpu: Gpu, phase: PhaseEstimate) -> int:
 # --- the table of phases ----------------------------------------------------------------------------------------------
 
 _WHICH_WIDTH = 30
+_FIGURES = ("alloc.", "reserv.", "on card")
 _PHASE_COLUMNS = (
-    Column(width=1), Column("phase, size, part", _WHICH_WIDTH), Column("alloc.", 6, right=True), Column("reserv.", 7, right=True),
-    Column("on card", 7, right=True), Column("low - high", 13, right=True), Column("verdict"),
+    Column(width=1), Column("phase, size, part", _WHICH_WIDTH), *(Column(title, len(title), right=True) for title in _FIGURES),
+    Column("low - high", SPAN_WIDTH, right=True), Column("verdict"),
 )  # fmt: skip
 
 
@@ -170,9 +166,9 @@ def _worst_of_each(phases: Sequence[PhaseEstimate], peak: PhaseEstimate | None) 
 
 
 def _phase_row(phase: PhaseEstimate, mark: str, style: Style) -> tuple[str | Cell, ...]:
-    numbers = map(gib, (phase.allocated_bytes, phase.reserved_bytes, phase.device.likely_bytes))
-    span = f"{gib(phase.device.low_bytes)}-{gib(phase.device.high_bytes)}"
-    return (mark, cut(row_name(phase), _WHICH_WIDTH), *numbers, span, style.verdict_cell(phase.verdict))
+    sizes = (phase.allocated_bytes, phase.reserved_bytes, phase.device.likely_bytes)
+    numbers = (gib(size, len(title)) for size, title in zip(sizes, _FIGURES, strict=True))
+    return (mark, cut(row_name(phase), _WHICH_WIDTH), *numbers, span(phase.device), style.verdict_cell(phase.verdict))
 
 
 # --- the ledger of a phase --------------------------------------------------------------------------------------------

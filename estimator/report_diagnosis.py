@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from estimator.crash import KIND_A, KIND_B, KIND_C, KIND_D, KIND_E, SPILLED, Diagnosis, OomText, Remedy
 from estimator.estimate import OOM, SAFE, UNKNOWN
-from estimator.report import PLAIN, Style, clean, cut, gib, notes, value, wrapped
-from estimator.report_words import headline, what
+from estimator.report import PLAIN, Style, clean, cut, notes, value, wrapped
+from estimator.report_words import gib, headline, what
 from estimator.screen import WIDTH, Column, table
 
 _KINDS = {

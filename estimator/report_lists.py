@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from estimator.checked import ArchRow, TrainerRow
 from estimator.estimate import OOM, SAFE, UNKNOWN, Estimate
 from estimator.gpus import Gpu
-from estimator.report import PLAIN, Style, clean, cut, gib, needed_bytes, notes, unmodelled, wrapped
-from estimator.report_words import headline, what
+from estimator.report import PLAIN, Style, clean, cut, needed_bytes, notes, unmodelled, wrapped
+from estimator.report_words import SPAN_WIDTH, gib, headline, span, what
 from estimator.screen import WIDTH, Cell, Column, table
 
+_FIGURE = 7  # columns
 _CARD_COLUMNS = (
-    Column("card", 18), Column("has", 7, right=True), Column("on card", 7, right=True), Column("low - high", 13, right=True),
-    Column("left", 7, right=True), Column("verdict", 10), Column("peak"),
+    Column("card", 18), Column("has", _FIGURE, right=True), Column("on card", _FIGURE, right=True),
+    Column("low - high", SPAN_WIDTH, right=True), Column("left", _FIGURE, right=True), Column("verdict", 10), Column("peak"),
 )  # fmt: skip
 _GPU_COLUMNS = (
     Column("name (for --gpu)", 19), Column("GiB", 8, right=True), Column("usable", 7, right=True), Column("cc", 5),
@@ -73,12 +74,12 @@ def _card_row(estimate: Estimate, style: Style) -> tuple[str | Cell, ...]:
     if phase is None:
         return (*start, "", "", "", verdict, "")
     device = phase.device
-    used, span = device.likely_bytes, f"{gib(device.low_bytes)}-{gib(device.high_bytes)}"
+    used, ends = device.likely_bytes, span(device)
     if estimate.verdict == OOM:
-        used, span = needed_bytes(gpu, phase), ""
+        used, ends = needed_bytes(gpu, phase), ""
     left = gpu.total_bytes - used
-    room = "-" if estimate.verdict == OOM and left > 0 else gib(left)  # fails for another reason than its sum: fragmentation
-    return (*start, gib(used), span, room, verdict, phase.phase.removeprefix("cache_"))
+    room = "-" if estimate.verdict == OOM and left > 0 else gib(left, _FIGURE)  # fails for another reason than its sum: fragmentation
+    return (*start, gib(used, _FIGURE), ends, room, verdict, phase.phase.removeprefix("cache_"))
 
 
 def render_gpus(gpus: Sequence[Gpu], style: Style = PLAIN) -> str:

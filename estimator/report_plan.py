@@ -11,8 +11,8 @@ from estimator.planner.costs import headroom_bytes, pace
 from estimator.planner.edits import Edit
 from estimator.planner.growth import Growth
 from estimator.planner.plans import Change, Plan
-from estimator.report import PLAIN, Style, clean, cut, gib, notes, value, wrapped
-from estimator.report_words import headline, what
+from estimator.report import PLAIN, Style, clean, cut, notes, value, wrapped
+from estimator.report_words import gib, headline, what
 from estimator.screen import WIDTH
 
 _UNITS = {"batch": "", "resolution": " px", "frames": " frames"}
@@ -52,12 +52,13 @@ def _standing(estimate: Estimate) -> str:
     phase = headline(estimate)
     if phase is None:
         return estimate.verdict
-    left = headroom_bytes(estimate)
     if estimate.verdict == OOM:
+        left = headroom_bytes(estimate)
         amount = f"at least {gib(-left)} GiB too little" if left < 0 else "what is free is in pieces too small"
         return f"out of memory {clean(what(phase))}; {amount}"
+    left = estimate.gpu.total_bytes - phase.device.likely_bytes
     at = f"peak {gib(phase.device.likely_bytes)} ({gib(phase.device.low_bytes)}-{gib(phase.device.high_bytes)}) GiB {clean(what(phase))}"
-    return f"{estimate.verdict}, {at}; {gib(left)} GiB left"
+    return f"{estimate.verdict}, {at}; {gib(abs(left))} GiB {'left' if left >= 0 else 'too much'}"
 
 
 def _why_none(plan: Plan) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from estimator.estimate import OOM, SAFE, Estimate
 from estimator.planner.costs import headroom_bytes
 from estimator.planner.steps import Line, Walk
-from estimator.report import PLAIN, Style, clean, cut, gib, wrapped
+from estimator.report import PLAIN, Style, clean, cut, wrapped
 from estimator.report_plan import edit_words
-from estimator.report_words import headline, what
+from estimator.report_words import gib, headline, what
 from estimator.screen import WIDTH
 
 _TITLE_WIDTH = 30

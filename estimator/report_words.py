@@ -1,4 +1,4 @@
-"""Phases, parts and moments in the words of the screen. JSON keeps the names as they are; this is for reading only."""
+"""Figures, phases, parts and moments as the screen has them. JSON keeps the names as they are; this is for reading only."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 import re
 from collections.abc import Sequence
 
-from estimator.estimate import OOM, SAFE, Estimate, PhaseEstimate, Variant
+from estimator.estimate import OOM, SAFE, Estimate, Interval, PhaseEstimate, Variant
 from estimator.gpus import GIB, Calibration
 
+SPAN_WIDTH = 13
+"""Of a table's column "low - high"."""
 _DOING = {
     "load": "loading",
     "cache_latents": "caching latents",
@@ -47,6 +49,18 @@ _MOMENTS = {  # scopes of the trainer that the recorder names (profiles' labels)
     "vae_encode": "the VAE encoding an image",
 }
 _COMPONENTS = {"workspace": "cuBLAS workspace", "vae": "VAE", "ema": "EMA copy of the adapter"}
+
+
+def gib(count_bytes: int, width: int = 80) -> str:
+    """Bytes as GiB with two decimals, never "-0.00"; with fewer where the text would be wider than `width` characters."""
+    texts = [f"{count_bytes / GIB + 0.0:.{decimals}f}" for decimals in (2, 1, 0)]
+    return next((text for text in texts if len(text) <= width), texts[-1]).replace("-0.00", "0.00")
+
+
+def span(device: Interval) -> str:
+    """Low and high in a column of SPAN_WIDTH."""
+    each = SPAN_WIDTH // 2
+    return f"{gib(device.low_bytes, each)}-{gib(device.high_bytes, each)}"
 
 
 def headline(estimate: Estimate) -> PhaseEstimate | None:

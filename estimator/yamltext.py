@@ -118,4 +118,6 @@ def _explain(error: Any, text: str, builder: Builder) -> Exception:
     fix = "check quotes, colons and indentation here and in the line above"
     if "\t" in bad or "\\t" in str(what):
         fix = "YAML is indented with spaces: replace the tab by spaces"
+    elif "quoted scalar" in context and "\\" in bad:
+        fix = "a backslash in double quotes begins an escape: put a Windows path in single quotes, or write it with /"
     return builder.fail(f"not valid YAML: {what}", line, context, fix)

@@ -325,6 +325,14 @@ def test_unknown_keys_are_warned_of_with_the_nearest(tmp_path: Path) -> None:
         assert any(w.startswith(f"{key} ") and f"did you mean {near!r}" in w for w in job.warnings), key
 
 
+def test_a_key_in_the_wrong_section_is_told_where_it_belongs(tmp_path: Path) -> None:
+    """A batch size beside `train:` is no typing error: the trainer trains with 1."""
+    job = read(tmp_path, batch_size=8, model=FLUX_DEV | {"gradient_checkpointing": False}, train=train(quantize=True))
+    assert job.train.batch_size == 1
+    for key, section in (("batch_size", "train"), ("model.gradient_checkpointing", "train"), ("train.quantize", "model")):
+        assert any(w.startswith(f"{key} ") and f"belongs below {section}" in w for w in job.warnings), key
+
+
 @pytest.mark.parametrize(
     ("section", "settings"),
     [

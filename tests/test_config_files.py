@@ -211,6 +211,8 @@ def test_as_deep_as_allowed_is_read() -> None:
         ("a: " + "1" * 5000 + "\n", 1, "5,000"),
         ("a: " + "1:" * 100_000 + "1\n", 1, "characters"),
         ("a: \x07\n", 1, "not valid YAML"),
+        ('a: "C:\\Users\\me"\n', 1, "single quotes"),
+        ('a: "D:\\data\\x"\n', 1, "single quotes"),
     ],
 )
 def test_what_is_no_yaml_for_the_trainer_is_refused_with_its_line(text: str, line: int, says: str) -> None:

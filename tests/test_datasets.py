@@ -172,6 +172,11 @@ def test_an_absent_folder_gets_the_worst_bucket_and_one_warning(tmp_path: Path) 
     assert len(job.warnings) == 1
 
 
+def test_a_windows_path_in_double_quotes_is_not_what_it_looks_like(tmp_path: Path) -> None:
+    job = read(tmp_path, datasets=[{"folder_path": "C:\temp\new"}])
+    assert any("single quotes" in warning for warning in job.warnings)
+
+
 def test_an_empty_folder_is_said_and_gets_the_worst_bucket(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     job = read(tmp_path, datasets=[{"folder_path": str(tmp_path / "images")}])

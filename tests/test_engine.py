@@ -13,6 +13,7 @@ from estimator.engine import estimate_job
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN
 from estimator.gpus import MIB, Gpu, find_gpu
 from estimator.job import Job, Place, Unmodelled
+from estimator.trainers import read_jobs
 from tests import golden
 from tests.made_jobs import dataset, example, job
 
@@ -120,3 +121,13 @@ def test_a_busy_desktop_can_make_the_difference() -> None:
 def test_the_examples_give_what_they_gave() -> None:
     """Every phase of the shipped examples on two cards, to the byte. After an intended change: python -m tests.golden --write."""
     assert golden.present() == json.loads(golden.PATH.read_text(encoding="utf-8"))
+
+
+def test_phases_that_fit_are_not_borderline_because_another_is_far_too_large() -> None:
+    """Batch 512 is a thousand GiB uncertain; what loads and caches in front of it is not."""
+    (far_job,) = read_jobs(ROOT / FLUX, ("train.batch_size=512",))
+    far = estimate_job(far_job, find_gpu("RTX4090"))
+    before = [phase for phase in far.phases if phase.phase in ("prepare", "cache_latents")]
+    assert far.verdict == OOM
+    assert {phase.verdict for phase in before} == {SAFE}
+    assert all(phase.device.high_bytes <= far.gpu.total_bytes for phase in far.phases if phase.verdict == SAFE)

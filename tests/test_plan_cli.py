@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,24 @@ def test_several_processes_and_run_files_are_no_subject(config: Path, tmp_path: 
 def test_what_is_not_modelled_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(ZIMAGE, "--gpu", "RTX3060", "--set", "train.do_guidance_loss=true") == 3
     assert "not modelled" in capsys.readouterr().err
+
+
+def test_a_default_without_a_model_is_not_to_be_removed(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The dtype's default is fp32: there is nothing to remove, only something to set."""
+    config.write_text(re.sub(r"\n +dtype: bf16(?=\n +diff_)", "", config.read_text(encoding="utf-8")), encoding="utf-8")
+    assert plan(config, "--gpu", "RTX3060") == 3
+    said = capsys.readouterr().err
+    assert "set train.dtype: bf16" in said
+    assert "remove" not in said
+    assert plan(ZIMAGE, "--gpu", "RTX3060", "--set", "train.do_guidance_loss=true") == 3
+    assert "remove it" in capsys.readouterr().err
+
+
+def test_what_is_lacking_is_no_headroom_below_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(EXAMPLES / "flux_dev_24gb.yaml", "--gpu", "RTX4090", "--os", "windows") == 0
+    shown = capsys.readouterr().out
+    assert "GiB too much" in shown
+    assert "-0." not in shown
 
 
 def test_keeping_everything_that_helps_leaves_no_plan(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from estimator.archs import load_archs
+from estimator.engine import estimate_job
+from estimator.gpus import GIB, find_gpu
 from estimator.job import Job
-from estimator.planner.costs import time_ratio
+from estimator.planner.costs import headroom_bytes, time_ratio
 from estimator.trainers import read_jobs
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -50,3 +52,12 @@ def test_an_architecture_whose_attention_is_not_known_has_no_time(monkeypatch: p
     unknown = {**known.archs, "zimage": replace(known.archs["zimage"], attention=None)}
     monkeypatch.setattr("estimator.planner.costs.load_archs", lambda: replace(known, archs=unknown))
     assert time_ratio(job_of("zimage_base_ui"), job_of("zimage_base_ui")) is None
+
+
+def test_what_waits_behind_a_failure_does_not_count_with_all_its_cache() -> None:
+    """A preview of 2048 pixels would reserve 34 GiB with room to spare; what it allocates, 23.4, is 0.3 too much for the card."""
+    card = find_gpu("RTX4090")
+    estimate = estimate_job(job_of("flux_dev_24gb", "sample.width=2048", "sample.height=2048"), card)
+    allocated = max(phase.allocated_bytes for phase in estimate.phases)
+    assert max(phase.device.likely_bytes for phase in estimate.phases) > card.total_bytes + 10 * GIB
+    assert headroom_bytes(estimate) == card.total_bytes - card.context_bytes - allocated

@@ -14,9 +14,9 @@ from rich.cells import cell_len
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Advice, Estimate, Interval, PhaseEstimate, Variant
 from estimator.gpus import all_gpus, find_gpu
 from estimator.job import Place, Unmodelled
-from estimator.report import PLAIN, Style, gib, render
+from estimator.report import PLAIN, Style, render
 from estimator.report_lists import render_cards, render_gpus
-from estimator.report_words import moment
+from estimator.report_words import gib, moment
 from tests import made_estimates as made
 
 GIB = 2**30
@@ -322,3 +322,16 @@ def test_edits_put_together_are_shown_pair_by_pair() -> None:
     both = Advice("model.low_vram + network.linear", [False, 16], [True, 8], 3 * GIB, "slower; smaller", SAFE)
     text = render(replace(made.oom(), advice=(*made.oom().advice[:1], both)))
     assert "1. together: model.low_vram: false -> true; network.linear: 16 -> 8" in text
+
+
+@pytest.mark.parametrize("size", [7 * GIB, 43 * GIB, 1440 * GIB, 17_521 * GIB, 175_218 * GIB])
+def test_figures_of_any_size_stand_whole_in_their_columns(size: int) -> None:
+    """A column that is too narrow cut digits off: 1711.05-1795.36 was shown as 1711.05-1795."""
+    low, high = size - GIB // 3, size + GIB // 3
+    wide = made.phase("train", 1.0, 1024, allocated_bytes=size, reserved_bytes=size, device=Interval(low, size, high))
+    estimate = made.estimate(phases=(wide,), peak=0)
+    for text in (render(estimate), render_cards([estimate])):
+        (span,) = re.findall(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?) .*safe", text)
+        assert [float(end) * GIB for end in span] == [pytest.approx(low, abs=GIB / 2), pytest.approx(high, abs=GIB / 2)]
+    (row,) = [line for line in render(estimate).split("\n") if line.startswith("> train")]
+    assert [float(figure) * GIB for figure in row.split()[3:6]] == pytest.approx([size] * 3, abs=GIB / 2)

@@ -105,11 +105,12 @@ def pace(ratio: float | None, clips: bool = False) -> str:
 def headroom_bytes(estimate: Estimate) -> int:
     """What is left of the card in the likely case at the phase that fills it most; negative where the job lacks memory.
 
-    A phase that fails is counted with what it needs at the least: what is allocated, and what lies outside the allocator.
+    A phase that fails, or whose cache has to give way, is counted with what it needs at the least: what is allocated, and what lies
+    outside the allocator. (Behind a phase that fails, a phase's figure on the card has all the cache that a larger one would show.)
     """
     gpu, left = estimate.gpu, []
     for phase in estimate.phases:
-        outside = gpu.context_bytes + gpu.desktop_bytes
-        taken = phase.allocated_bytes + outside if phase.verdict == "oom" else phase.device.likely_bytes
+        least = phase.allocated_bytes + gpu.context_bytes + gpu.desktop_bytes
+        taken = least if phase.verdict == "oom" else min(phase.device.likely_bytes, max(least, gpu.total_bytes))
         left.append(gpu.total_bytes - taken)
     return min(left, default=gpu.total_bytes)

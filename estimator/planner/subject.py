@@ -13,7 +13,7 @@ from estimator.configfile import ConfigFile, read_config
 from estimator.datasets import remembered
 from estimator.drift import checked_version
 from estimator.errors import CannotTell, InputError, Problem
-from estimator.job import Job, Place
+from estimator.job import Job, Place, Unmodelled
 from estimator.planner.edits import Edit
 from estimator.residents import Simulation
 from estimator.trainers.aitoolkit import PROCESS, overridden, read_aitoolkit
@@ -54,15 +54,7 @@ class Subject:
 
     def value(self, key: str) -> object:
         """The raw value at a key; None where it is not in the config."""
-        node: Any = self.process
-        for word in key.split("."):
-            if isinstance(node, list) and word.isdigit() and int(word) < len(node):
-                node = node[int(word)]
-            elif isinstance(node, dict):
-                node = node.get(word)
-            else:
-                return None
-        return node
+        return _value(self.process, key)
 
     def paths(self, pattern: str) -> list[str]:
         """The keys that a path with `*` or [n] for list entries stands for."""
@@ -135,14 +127,31 @@ def read_subject(
         fix = "put each process into a config of its own"
         raise InputError(Problem(what, Place(file.name, "config.process"), "plan edits one at a time", fix))
     (job,) = jobs
-    if job.unmodelled:
-        why = "no plan can rest on it"
-        raise CannotTell(*(Problem(f"not modelled: {each.why}", each.place, why, "remove it to plan without") for each in job.unmodelled))
     process: Any = overridden(file, sets).data
     for part in (*PROCESS, 0):
         process = process[part]
+    if job.unmodelled:
+        raise CannotTell(*(_cannot_plan(each, process) for each in job.unmodelled))
     version = None if trainer_version is None else checked_version(trainer_version)
     return Subject(file, sets, arch_override, keep, process, _for_version(job, version), version, _scans=scans)
+
+
+def _cannot_plan(setting: Unmodelled, process: object) -> Problem:
+    """What is not in the config cannot be taken out of it: why its default has no model says what to set."""
+    fix = "" if _value(process, setting.place.key) is None else "change it or remove it, to plan without"
+    return Problem(f"not modelled: {setting.why}", setting.place, "no plan can rest on it", fix)
+
+
+def _value(process: object, key: str) -> object:
+    node: Any = process
+    for word in key.split("."):
+        if isinstance(node, list) and word.isdigit() and int(word) < len(node):
+            node = node[int(word)]
+        elif isinstance(node, dict):
+            node = node.get(word)
+        else:
+            return None
+    return node
 
 
 def check_keep(subject: Subject, editable: Iterable[str]) -> None:

@@ -175,6 +175,8 @@ def _report_scan(entry: _Entry, scanned: Scan, arch: Arch) -> None:
     found, path = entry.section.found, _folder_path(entry)
     if not entry.folder:
         return
+    if any(ord(character) < ord(" ") for character in entry.folder):
+        found.warn(path, "there is a tab or a line break in it: in double quotes a backslash begins an escape; use single quotes, or /")
     sizes = "the worst bucket of each resolution is assumed"
     if arch.fixed_text_tokens is None and entry.only_text is None:
         sizes += f", and captions of {arch.max_text_tokens} tokens"

@@ -201,5 +201,13 @@ def check_keys(section: Section, table: str, modelled: frozenset[str] = frozense
         if key in unmodelled and not unmodelled[key].is_neutral(value):
             section.found.not_modelled(section.at(key), value, unmodelled[key].why)
         elif key not in known:
-            near = nearest(key, known)
-            section.found.warn(section.at(key), "unknown key, the trainer ignores it" + (f"; did you mean {near!r}?" if near else ""))
+            section.found.warn(section.at(key), f"unknown key here, the trainer ignores it{_better(key, known)}")
+
+
+def _better(key: str, known: frozenset[str]) -> str:
+    """Where a key belongs that the trainer reads in another section; else the one that may have been meant."""
+    homes = [table for table, keys in READ.items() if key in keys and table not in ("file", "config")]
+    if homes:
+        return f"; it belongs below {' or '.join(homes)}"
+    near = nearest(key, known)
+    return f"; did you mean {near!r}?" if near else ""

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from estimator.estimate import Estimate, PhaseEstimate
-from estimator.gpus import GIB
+from estimator.report_words import SPAN_WIDTH, gib, span
 from estimator.screen import Column, table
 from estimator.watching.phases import Seen
 
 _NAMES = {"": "before the first phase", "cache_latents": "caching latents", "cache_text": "caching text", "prepare": "preparing",
           "load": "loading", "sample": "previews", "train": "training", "save": "saving"}  # fmt: skip
+_SEEN, _PREDICTED = 6, 9  # columns
 _COLUMNS = (
-    Column("phase", 32), Column("seen", 6, right=True), Column("predicted", 9, right=True), Column("low - high", 13, right=True),
-    Column(""),
+    Column("phase", 32), Column("seen", _SEEN, right=True), Column("predicted", _PREDICTED, right=True),
+    Column("low - high", SPAN_WIDTH, right=True), Column(""),
 )  # fmt: skip
 
 
@@ -53,10 +54,9 @@ def text(rows: Sequence[Compared], heading: str, notes: Sequence[str]) -> str:
     for row in rows:
         name = _NAMES.get(row.seen.phase, row.seen.phase) + (f", {row.seen.part}" if row.seen.part else "")
         device = row.expected.device if row.expected is not None else None
-        seen = f"{row.seen.most_bytes / GIB:.2f}" if row.seen.samples else "?"
-        likely = f"{device.likely_bytes / GIB:.2f}" if device is not None else ""
-        span = f"{device.low_bytes / GIB:.2f}-{device.high_bytes / GIB:.2f}" if device is not None else ""
-        cells.append((name[:32], seen, likely, span, row.verdict))
+        seen = gib(row.seen.most_bytes, _SEEN) if row.seen.samples else "?"
+        likely, ends = (gib(device.likely_bytes, _PREDICTED), span(device)) if device is not None else ("", "")
+        cells.append((name[:32], seen, likely, ends, row.verdict))
     lines = [heading, *table(_COLUMNS, cells, False), *(f"  {note}" for note in notes)]
     return "\n".join(lines) + "\n"
 
