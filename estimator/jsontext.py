@@ -7,6 +7,7 @@ import re
 
 from estimator.tree import MAX_DEPTH, Builder
 
+_COMMENTS = ("//", "/*", "#")
 _TOKEN = re.compile(r'[\s:,]*(?:([{\[])|([}\]])|("(?:[^"\\]|\\.)*"|[^\s:,{}\[\]"]+))')
 
 
@@ -21,8 +22,10 @@ def read_json(text: str, builder: Builder) -> None:
         if text.startswith("\ufeff"):
             what, fix = "a byte order mark before the JSON", "save it as UTF-8 without one (BOM)"
             raise builder.fail(what, 1, "the trainer stops on it", fix) from None
-        where = f"column {error.colno}"
-        raise builder.fail(f"not valid JSON: {error.msg}", error.lineno, where, "check commas, quotes and brackets here") from None
+        where, fix = f"column {error.colno}", "check commas, quotes and brackets here"
+        if text.startswith(_COMMENTS, error.pos):
+            fix = "remove the comments: the trainer reads .jsonc as plain JSON too"
+        raise builder.fail(f"not valid JSON: {error.msg}", error.lineno, where, fix) from None
     except RecursionError:
         raise builder.fail(f"nested more than {MAX_DEPTH} levels deep", None, fix="check the brackets") from None
     except ValueError as error:

@@ -241,6 +241,7 @@ def test_what_is_no_json_is_refused_with_its_line(text: str, line: int | None) -
     assert problem.place is not None
     assert problem.place.line == line
     assert problem.fix
+    assert ("comments" in problem.fix) == ("//" in text)
 
 
 @given(st.text())

@@ -18,6 +18,8 @@ from estimator import cli
 from estimator.drift import recorded_versions
 from estimator.gpus import find_gpu
 from estimator.intervals import residual_for
+from estimator.planner.edits import Edit
+from estimator.planner.subject import read_subject
 from estimator.trainers import read_jobs
 from tests.made_jobs import ARCHS
 
@@ -63,6 +65,18 @@ def test_a_config_may_name_the_version(meta: object, version: str | None, tmp_pa
     assert job.trainer_version == version
     reasons = residual_for(find_gpu("RTX4090"), job).reasons
     assert any("is named" in reason for reason in reasons) == (version is not None)
+
+
+def test_plans_and_estimates_are_for_the_same_version(tmp_path: Path) -> None:
+    """A plan that took the recorded version in place of the config's called safe what check, with its wider interval, does not."""
+    path = tmp_path / "config.yaml"
+    path.write_text((ROOT / "examples" / "zimage_turbo_ui.yaml").read_text() + "  software: {name: ai-toolkit, version: 0.9.1}\n")
+    (job,) = read_jobs(path)
+    planned, other = (read_subject(str(path), (), None, (), version) for version in (None, "99.1"))
+    assert (job.trainer_version, planned.job.trainer_version, other.job.trainer_version) == ("0.9.1", "0.9.1", "99.1")
+    edited = planned.read((Edit("train.batch_size", 2),))
+    assert edited is not None
+    assert edited.trainer_version == "0.9.1"
 
 
 def test_what_is_no_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -205,6 +205,31 @@ def test_architectures_without_a_model_cannot_be_told(tmp_path: Path) -> None:
         read_jobs(write(tmp_path, RUN | {"arch": "mochi"}))
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("flux", ("flux1-dev", "flux1-schnell", "flex1")), ("sana-1.6b", ("sana",)), ("wan22_14b", ("wan22-14b",)), ("zimag", ("zimage",))],
+)
+def test_what_is_no_architecture_names_those_that_may_be_meant(tmp_path: Path, written: str, meant: tuple[str, ...]) -> None:
+    """`flux`, AI Toolkit's key of three of them, was answered with flex2, and sana-1.6b with wan21-1.3b."""
+    (problem,) = problems(tmp_path, arch=written)
+    assert all(key in problem.fix for key in meant)
+    assert "wan21" not in problem.fix
+
+
+def test_what_is_no_component_is_named(tmp_path: Path) -> None:
+    for key in ("resident", "given_back"):
+        (problem,) = problems(tmp_path, **{"arch": "sdxl", key: ["unet"], "weights": "bf16", "width": 1024, "height": 1024})
+        assert "'unet'" in problem.what
+        assert "vae" in problem.fix
+
+
+@pytest.mark.parametrize(("frames", "counted"), [(49, None), (50, "49"), (52, "49"), (1, None)])
+def test_frames_that_make_no_latent_frame_are_said_not_to_count(tmp_path: Path, frames: int, counted: str | None) -> None:
+    job = read(tmp_path, arch="wan21-14b", width=832, height=480, frames=frames)
+    assert [text for text in job.warnings if "counted as" in text] == [text for text in job.warnings if f"counted as {counted}" in text]
+    assert any("counted as" in text for text in job.warnings) == (counted is not None)
+
+
 def test_overrides_and_arch(tmp_path: Path) -> None:
     job = read(tmp_path, "batch_size=4", "run.lora.rank=8", "sample={width: 512, height: 512}", arch_option="flux1-dev")
     assert (job.arch, job.train.batch_size, job.network, len(job.samples)) == ("flux1-dev", 4, Network(rank=8), 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from estimator.cli import main
 from estimator.gpus import all_gpus, find_gpu
@@ -172,6 +173,10 @@ def test_several_processes_and_run_files_are_no_subject(config: Path, tmp_path: 
     run.write_text("run: {arch: flux1-dev}\n", encoding="utf-8")
     assert plan(run, "--gpu", "RTX3060") == 2
     assert "explicit run file" in capsys.readouterr().err
+    process = yaml.safe_load(text)["config"]["process"][0]
+    run.write_text(yaml.safe_dump(process), encoding="utf-8")
+    assert [plan(run, "--gpu", "RTX3060"), main([str(run), "--gpu", "RTX3060"])] == [2, 2]
+    assert capsys.readouterr().err.count("this belongs into a list below `process:`") == 2, "the same to both"
 
 
 def test_what_is_not_modelled_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -185,6 +185,9 @@ def test_the_trainers_24_gb_example_is_read_whole(tmp_path: Path) -> None:
 def test_which_experts_are_trained_and_how_they_take_turns(tmp_path: Path) -> None:
     plain = read(tmp_path, model=T2V, train={"switch_boundary_every": 10})
     assert (plain.arch, plain.model.experts, plain.train.switch_boundary_every) == (ARCH, (0, 1), 10)
+    quoted = read(tmp_path, model={**T2V, "model_kwargs": {"train_high_noise": False, "train_low_noise": "false"}})
+    assert quoted.model.experts == (1,)
+    assert any("train_low_noise" in w and "counts as true" in w for w in quoted.warnings)
     assert read(tmp_path, model={**T2V, "model_kwargs": {"train_high_noise": False}}).model.experts == (1,)
     with pytest.raises(InputError, match="train_low_noise"):
         read(tmp_path, model={**T2V, "model_kwargs": {"train_high_noise": False, "train_low_noise": False}})

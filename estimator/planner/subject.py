@@ -16,14 +16,15 @@ from estimator.errors import CannotTell, InputError, Problem
 from estimator.job import Job, Place, Unmodelled
 from estimator.planner.edits import Edit
 from estimator.residents import Simulation
+from estimator.trainers import is_run_file, named_version
 from estimator.trainers.aitoolkit import PROCESS, overridden, read_aitoolkit
 from estimator.trainers.section import nearest
 
 
 @dataclass(slots=True)
 class Subject:
-    """A config with one training process. `process`: its raw values, `--set` applied; `job`: what they mean. `trainer_version`: where
-    another than the config's is named.
+    """A config with one training process. `process`: its raw values, `--set` applied; `job`: what they mean. `trainer_version`: as the
+    command or the config names it.
 
     `keep`: patterns of keys that no edit may touch. Dataset folders are scanned once for all edits.
     """
@@ -116,7 +117,7 @@ def read_subject(
 ) -> Subject:
     """The config at `path`. Raises InputError as read_jobs does, and for what cannot be planned; CannotTell with what is not modelled."""
     file = read_config(path)
-    if "run" in file.data:
+    if is_run_file(file):
         what, why = "an explicit run file is for check and diagnose alone", "plan and plot edit configs of AI Toolkit"
         raise InputError(Problem(what, Place(file.name, "run"), why, "check it with --set for what-ifs"))
     scans: dict[str, Any] = {}
@@ -132,7 +133,7 @@ def read_subject(
         process = process[part]
     if job.unmodelled:
         raise CannotTell(*(_cannot_plan(each, process) for each in job.unmodelled))
-    version = None if trainer_version is None else checked_version(trainer_version)
+    version = named_version(file.data) if trainer_version is None else checked_version(trainer_version)
     return Subject(file, sets, arch_override, keep, process, _for_version(job, version), version, _scans=scans)
 
 

@@ -34,23 +34,30 @@ def named_version(data: Mapping[str, object]) -> str | None:
     return version[:MOST_VERSION] if isinstance(version, str) and version else None
 
 
-def read_jobs_of(file: ConfigFile, overrides: Sequence[str] = (), arch_override: str | None = None) -> tuple[Job, ...]:
-    """As `read_jobs`, of a config that is read already."""
+def is_run_file(file: ConfigFile) -> bool:
+    """Whether it is an explicit run file, not a job file of AI Toolkit. Raises InputError for what is neither, or both."""
     is_run, is_job = "run" in file.data, bool(file.data.keys() & {"job", "config"})
     if is_run and is_job:
         what = "both `run` and `job` or `config` at the top"
         raise InputError(Problem(what, file.place(("run",)), "a file is either a run file or a job file", "split it in two"))
-    if is_run:
-        from estimator.trainers.explicit import read_explicit
+    if is_run or is_job:
+        return is_run
+    from estimator.trainers.aitoolkit import looks_like_a_process
 
-        return read_explicit(file, overrides, arch_override)
-    from estimator.trainers.aitoolkit import looks_like_a_process, read_aitoolkit
-
-    if is_job:
-        jobs, version = read_aitoolkit(file, overrides, arch_override), named_version(file.data)
-        return jobs if version is None else tuple(replace(job, trainer_version=version) for job in jobs)
     seen = ", ".join(sorted(file.data)[:8])[:200] or "no keys at all"
     fix = "AI Toolkit's begins with `job: extension` and `config:`, an explicit run file with `run:`"
     if looks_like_a_process(file.data):
         fix = "this belongs into a list below `process:` below `config:`, with `job: extension` above and `name:` beside"
     raise InputError(Problem("not a config of a known kind", Place(file.name, ""), f"at the top it has {seen}", fix))
+
+
+def read_jobs_of(file: ConfigFile, overrides: Sequence[str] = (), arch_override: str | None = None) -> tuple[Job, ...]:
+    """As `read_jobs`, of a config that is read already."""
+    if is_run_file(file):
+        from estimator.trainers.explicit import read_explicit
+
+        return read_explicit(file, overrides, arch_override)
+    from estimator.trainers.aitoolkit import read_aitoolkit
+
+    jobs, version = read_aitoolkit(file, overrides, arch_override), named_version(file.data)
+    return jobs if version is None else tuple(replace(job, trainer_version=version) for job in jobs)

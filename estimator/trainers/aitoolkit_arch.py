@@ -61,10 +61,17 @@ def resolve_arch(model: Section, key: str, name: str, assistant: str | None, ove
     return _resolve_flux(model, archs, key, name, candidates)
 
 
+def instead_of(written: str, archs: Archs) -> str:
+    """What to write instead of what is no architecture: a value of model.arch is several perhaps, and names have a common beginning."""
+    entry, word = archs.trainer.get(written), written.lower()
+    known = [key for key in archs.modelled() if key in (entry.archs if entry else ()) or key.startswith(word) or word.startswith(key)]
+    return f"did you mean {' or '.join(known)}?" if word and known else did_you_mean(written, archs.modelled())
+
+
 def _override_fits(found: Findings, archs: Archs, key: str, override: str) -> bool:
     place: KeyPath = ()
     if override not in archs.archs:
-        found.problem(place, f"--arch {override}: no such architecture", fix=did_you_mean(override, archs.modelled()))
+        found.problem(place, f"--arch {override}: no such architecture", fix=instead_of(override, archs))
         return False
     if not archs.archs[override].modelled:
         relative = archs.archs[override].nearest

@@ -69,25 +69,26 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
 
 def _matches_target(model: Section, arch: Arch) -> bool:
     """Whether control images are brought to about the size of their pictures: always, or where the config says so."""
-    kwargs = model.values.get("model_kwargs")
     if arch.control_images in (None, FITTED, SINGLE, CHANNELS):
         return arch.control_images is not None
-    return isinstance(kwargs, dict) and bool(kwargs.get("match_target_res", False))
+    return _switched(model, "match_target_res", False)
 
 
 def _asked_for(model: Section, arch: Arch, key: str) -> bool:
     """A switch in model_kwargs that the architecture's class reads."""
+    return key in arch.model_kwargs and _switched(model, key, False)
+
+
+def _switched(model: Section, key: str, default: bool) -> bool:
     kwargs = model.values.get("model_kwargs")
-    return key in arch.model_kwargs and isinstance(kwargs, dict) and bool(kwargs.get(key, False))
+    return Section(model.found, model.at("model_kwargs"), kwargs).truth(key, default) if isinstance(kwargs, dict) else default
 
 
 def _experts(model: Section, arch: Arch) -> tuple[int, ...]:
     """Which of two experts are trained (Wan 2.2 14B: high noise, low noise), both unless model_kwargs says otherwise."""
     if not set(EXPERT_KEYS) <= set(arch.model_kwargs):
         return ()
-    kwargs = model.values.get("model_kwargs")
-    given = kwargs if isinstance(kwargs, dict) else {}
-    trained = tuple(number for number, key in enumerate(EXPERT_KEYS) if given.get(key, True))
+    trained = tuple(number for number, key in enumerate(EXPERT_KEYS) if _switched(model, key, True))
     if not trained:
         what = f"{' and '.join(EXPERT_KEYS)} are both off"
         model.found.problem(model.at("model_kwargs"), what, "the trainer stops: nothing would be trained", "switch one of them on")
@@ -254,8 +255,9 @@ def _report_offloading(model: Section, arch: Arch, result: Model) -> None:
         if share > 0 and weights != result.dtype and weights not in modelled.OFFLOADED_WEIGHTS:
             model.found.not_modelled(model.at(key), weights, "layers in this quantisation that are moved in and out of the card")
     for key in ("layer_offloading_transformer_percent", "layer_offloading_text_encoder_percent"):
-        if model.number(key, 1.0) > 1:
-            model.found.warn(model.at(key), "1.0 is all layers already: a share is wanted, such as 0.5 for half of them")
+        if not 0 <= model.number(key, 1.0) <= 1:
+            most = "1.0 is all layers already" if model.number(key, 1.0) > 1 else "below 0 is none of the layers"
+            model.found.warn(model.at(key), f"{most}: a share is wanted, such as 0.5 for half of them")
     if any(0 < share < 1 for share in shares):
         model.found.warn(at, "the trainer chooses the layers at random in every run: the estimate is of an even choice")
 

@@ -34,6 +34,7 @@ from estimator.archs import Arch, load_archs
 from estimator.configfile import ConfigFile
 from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
 from estimator.trainers import explicit_harness, explicit_versions, modelled
+from estimator.trainers.aitoolkit_arch import instead_of
 from estimator.trainers.aitoolkit_model import QTYPES
 from estimator.trainers.aitoolkit_network import MAX_RANK
 from estimator.trainers.aitoolkit_sample import MAX_SIDE
@@ -54,7 +55,6 @@ REQUIRED = ("arch", "method", "weights", "width", "height", "batch_size")
 METHODS = ("lora", "full", "inference")
 FLOATS = ("fp32", "bf16", "fp16")
 ATTENTION = ("sdpa", "flash", "xformers", "sage", "math")
-COMPONENTS = ("transformer", "text_encoder", "vae")
 CFG = ("none", "sequential", "batched")
 TRAINER_TARGETS = ("trainer default", "all-linear")
 AS_AI_TOOLKIT = "loading, caching and saving are estimated as AI Toolkit does them: another trainer's may need more or less"
@@ -145,7 +145,7 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
     network = _lora(run, method, arch)
     optimizer, state = _optimizer(run)
     on_host = explicit_harness.on_host(run, arch, optimizer)
-    resident = _resident(run)
+    resident = explicit_harness.resident(run)
     (left, back), diffusers = explicit_harness.gone(run, arch, resident), explicit_versions.older_diffusers(run, arch)
     attention = _one_of(run, "attention", ATTENTION, "sdpa")
     if attention not in modelled.ATTENTION:
@@ -155,12 +155,7 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
     autocast = _flag(run, "autocast", arch is not None and arch.harness)
     if arch is None:
         return None
-    if arch.harness:
-        explicit_harness.check(run, arch, network, resident, autocast)
-    else:
-        found.warn((), AS_AI_TOOLKIT)
-        if "autocast" in run.values:
-            found.not_modelled(run.at("autocast"), autocast, "the step was recorded as AI Toolkit makes it")
+    _check_arch(run, arch, network, resident, autocast)
     torch, name = explicit_versions.torch(run), os.path.splitext(os.path.basename(found.file.name))[0]
     train = Train(
         batch_size=shape.batch_size, gradient_checkpointing=checkpointing, optimizer=optimizer,
@@ -175,6 +170,16 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
     )  # fmt: skip
 
 
+def _check_arch(run: Section, arch: Arch, network: Network | None, resident: tuple[str, ...], autocast: bool) -> None:
+    """What of the settings has no model for this architecture, and what is estimated as AI Toolkit does it."""
+    if arch.harness:
+        explicit_harness.check(run, arch, network, resident, autocast)
+        return
+    run.found.warn((), AS_AI_TOOLKIT)
+    if "autocast" in run.values:
+        run.found.not_modelled(run.at("autocast"), autocast, "the step was recorded as AI Toolkit makes it")
+
+
 def _arch(run: Section, override: str | None) -> Arch | None:
     archs = load_archs().archs
     key = override if override is not None else run.text("arch")
@@ -183,7 +188,7 @@ def _arch(run: Section, override: str | None) -> Arch | None:
     path: KeyPath = () if override is not None else run.at("arch")
     prefix = "--arch " if override is not None else ""
     if key not in archs:
-        run.found.problem(path, f"{prefix}{key[:80]}: no such architecture", "", did_you_mean(key, archs))
+        run.found.problem(path, f"{prefix}{key[:80]}: no such architecture", "", instead_of(key, load_archs()))
         return None
     if not archs[key].modelled:
         near = archs[key].nearest
@@ -197,6 +202,9 @@ def _shape(run: Section, arch: Arch | None) -> _Shape:
     frames = run.whole("frames", 1, 1, MAX_FRAMES)
     if frames > 1 and arch is not None and not arch.video:
         run.found.not_modelled(run.at("frames"), frames, "video")
+    elif arch is not None and arch.video and (over := (frames - 1) % arch.cell_frames):
+        counted = f"counted as {frames - over}: its VAE makes a latent frame of the first and of each {arch.cell_frames} behind it"
+        run.found.warn(run.at("frames"), counted)
     images = run.whole("control_images", 0, 0, MAX_CONTROL_IMAGES)
     if images > modelled.MAX_CONTROL_IMAGES:
         run.found.not_modelled(run.at("control_images"), images, "control images")
@@ -261,16 +269,6 @@ def _optimizer(run: Section) -> tuple[str, str | None]:
         run.at("optimizer_state_dtype"), state, "optimizer state in a type of your choice; leave it out for the optimizer's own"
     )
     return optimizer, state
-
-
-def _resident(run: Section) -> tuple[str, ...]:
-    value = run.values.get("resident", ["transformer"])
-    if not isinstance(value, list) or not all(isinstance(part, str) and part in COMPONENTS for part in value):
-        run.found.problem(run.at("resident"), f"expected a list of components, got {shown(value)}", "", f"out of: {', '.join(COMPONENTS)}")
-        return ("transformer",)
-    if "transformer" not in value:
-        run.found.problem(run.at("resident"), "the transformer is not among them", "a step runs on it", "add transformer")
-    return tuple(part for part in COMPONENTS if part in value)
 
 
 def _sample(run: Section, arch: Arch) -> tuple[Sample, ...]:

@@ -21,6 +21,7 @@ NOT_THERE = "not modelled for {}, and not in the estimate: caching latents and t
 RECORDED_WEIGHTS = "bf16"
 CORE = "step.core"  # in keys of parts, before the adapter's type and ".plain" (estimator.steponly)
 KEYS = frozenset({"left_in_cache", "given_back", "optimizer_on_host", "diffusers"})
+COMPONENTS = ("transformer", "text_encoder", "vae")
 LEAVING, GONE = ("text_encoder", "vae"), ("left_in_cache", "given_back")
 
 
@@ -59,14 +60,31 @@ def _padded(run: Section, arch: Arch) -> None:
         run.found.warn(run.at("batch_size"), "its prompts are taken to be of one length: others have a mask over all tokens")
 
 
+def _components(run: Section, key: str, known: tuple[str, ...], default: list[str]) -> list[str]:
+    """A list of components, which must be among the known; the default where it is none."""
+    value = run.values.get(key, default)
+    if isinstance(value, list) and all(isinstance(part, str) and part in known for part in value):
+        return value
+    wrong = next((part for part in value if part not in known), None) if isinstance(value, list) else value
+    what = f"{shown(wrong)} is none of the components" if isinstance(value, list) else f"expected a list of components, got {shown(value)}"
+    unet = " (a UNet is called so too)" if known[0] == COMPONENTS[0] else ""
+    run.found.problem(run.at(key), what, "", f"out of: {known[0]}{unet}, {', '.join(known[1:])}")
+    return default
+
+
+def resident(run: Section) -> tuple[str, ...]:
+    """The components that are on the card during the step, in the order in which they come."""
+    value = _components(run, "resident", COMPONENTS, ["transformer"])
+    if "transformer" not in value:
+        run.found.problem(run.at("resident"), "the transformer is not among them", "a step runs on it", "add transformer")
+    return tuple(part for part in COMPONENTS if part in value)
+
+
 def gone(run: Section, arch: Arch | None, resident: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Components that are gone when training starts (`left_in_cache`, `given_back`); each is in one of these and `resident` at most."""
     found, taken, lists = run.found, set(resident), []
     for key in GONE:
-        value = run.values.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(part, str) and part in LEAVING for part in value):
-            found.problem(run.at(key), f"expected a list of components, got {shown(value)}", "", f"out of: {', '.join(LEAVING)}")
-            value = []
+        value = _components(run, key, LEAVING, [])
         if both := [part for part in value if part in taken]:
             where = f"among {', '.join(('resident', *GONE))} each stands once"
             found.problem(run.at(key), f"{', '.join(both)}: elsewhere as well", where, "take it from one")
