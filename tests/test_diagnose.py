@@ -132,6 +132,17 @@ def test_more_than_predicted_is_no_fault_of_the_worker(tmp_path: Path, document:
     assert found["general"]
 
 
+def test_what_the_config_given_has_already_is_not_proposed(tmp_path: Path, document: Callable[..., dict[str, Any]]) -> None:
+    """A log without its config: what is set is in the one that --config names (checkpointing on, batch 1)."""
+    numbers = "(GPU 0; 23.69 GiB total capacity; 20.10 GiB already allocated; 1.20 GiB free; 21.50 GiB reserved in total by PyTorch)"
+    steps = "corgi: 12%|# | 240/2000 [10:00<1:00:00, 2.5s/it, lr: 1.0e-04 loss: 3.2e-01]"
+    (tmp_path / "log.txt").write_text(f"{steps}\ntorch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB {numbers}\n")
+    config = Path(__file__).resolve().parent.parent / "examples" / "flux_dev_24gb.yaml"
+    found = document(str(tmp_path / "log.txt"), "--config", str(config), "--gpu", "RTX4090")
+    assert found["general"]
+    assert not [line for line in found["general"] if "gradient_checkpointing" in line or line.startswith("train.batch_size")]
+
+
 def test_another_card_than_the_one_named(document: Callable[..., dict[str, Any]]) -> None:
     """Predicted is what the log's card would do; on the named one it would have fitted."""
     found = document(log("emulated-load-transformer"), "--gpu", "RTX5090")

@@ -142,6 +142,7 @@ def test_several_cards_smallest_first(capsys: pytest.CaptureFixture[str]) -> Non
         (("--gpu", "RTX3060,"), "not a card"),
         (("--gpu", "all", "--write", "out.yaml"), "--write takes one card"),
         (("--gpu", "all", "--in-place"), "--in-place takes one card"),
+        (("--gpu", "RTX3060", "--in-place", "--write", "out.yaml"), "--write and --in-place exclude each other"),
         (("--gpu", "RTX3060", "--set", "train.nothing=1"), "unknown key"),
         ((), "--gpu"),
     ],

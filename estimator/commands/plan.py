@@ -97,6 +97,8 @@ def _check_usage(given: argparse.Namespace) -> None:
     for name, wanted in alone:
         if wanted not in (None, False) and options.is_several(given.gpu):
             problems.append(Problem(f"{name} takes one card", None, "several cards have a plan each", "name the card to plan for"))
+    if given.write is not None and given.in_place:
+        problems.append(Problem("--write and --in-place exclude each other", None, "the edited config goes into one file", "leave one out"))
     if given.grid is None and (given.confirm or given.out is not None):
         option = "--confirm" if given.confirm else "--out"
         problems.append(Problem(f"{option} belongs to --grid", None, "", "leave it out, or add --grid"))

@@ -43,7 +43,8 @@ def diagnose(runs: Sequence[LoggedRun], question: Question, estimate_job: Estima
     if failure is None:
         other = next((each for each in reversed(run.failures)), None)
         return Diagnosis(run, len(runs), "", "", "", None, words.nothing_found(run, other), prediction=prediction, notes=tuple(notes))
-    process = run.processes[0] if run.processes else None
+    given = compare.raw_process(question.config) if question.config is not None else None
+    process = run.processes[0] if run.processes else given
     verdict = kinds.judge(run, failure, prediction, process)
     if cards.another and prediction is not None:
         verdict = _wrong_card(verdict, prediction, cards, estimate_job)
