@@ -15,11 +15,10 @@ from estimator.buckets import bucket_size, square_bucket, worst_bucket
 from estimator.controls import CHANNELS, Size, pixels
 from estimator.datasets import Image, Scan, caption_of, longer_than_before, scan
 from estimator.job import Bucket, Dataset, Train
+from estimator.trainers import aitoolkit_entry as entries
 from estimator.trainers.aitoolkit_channels import Chances, read_chances, read_channels
 from estimator.trainers.aitoolkit_controls import ControlRule, check_batches, check_pairs, modelled_keys, read_controls
-from estimator.trainers.aitoolkit_entry import DEFAULT_RESOLUTION, caption_ending, copies, resolutions, scale
 from estimator.trainers.aitoolkit_keys import check_keys
-from estimator.trainers.aitoolkit_train import MAX_BATCH
 from estimator.trainers.aitoolkit_video import FrameRule, check_begins, read_frames
 from estimator.trainers.section import Findings, Section, shown
 from estimator.tree import KeyPath
@@ -91,46 +90,20 @@ def read_datasets(process: Section, train: Train, arch: Arch) -> tuple[Dataset, 
 
 
 def _entry(section: Section, train: Train, trigger: str | None, arch: Arch, chances: Chances) -> _Entry:
-    found = section.found
     check_keys(section, "datasets", modelled_keys(arch))
-    folder = section.text("dataset_path") or section.text("folder_path")
-    if not folder:
-        found.problem(section.at("folder_path"), "no folder", "the trainer stops without it", "give the folder of the images")
-    if section.values.get("poi") is not None:
-        found.problem(section.at("poi"), "poi is no longer supported", "the trainer stops on it", "remove it")
-    kind = section.values.get("type", "image")
-    if kind != "image":
-        found.problem(
-            section.at("type"), f"unknown dataset type {shown(kind)}", "the trainer takes image alone", "remove it, or write image"
-        )
-    if section.truth("is_reg", False):
-        found.not_modelled(section.at("is_reg"), section.values["is_reg"], "regularisation images alternate with the others")
-    own_batch = section.values.get("batch_size") is not None
-    bucketing = section.truth("buckets", True)
-    if own_batch and not bucketing:
-        found.problem(
-            section.at("batch_size"), "a batch_size of its own needs buckets", "the trainer refuses it", "remove it, or buckets: false"
-        )
-    batch = section.whole("batch_size", train.batch_size, 1, MAX_BATCH) if own_batch else train.batch_size
-    augmented = bool(section.values.get("augments")) or bool(section.values.get("augmentations"))
-    caching = {key: section.truth(key, False) for key in ("cache_latents", "cache_latents_to_disk")}
-    if augmented and any(caching.values()):
-        found.warn(section.path, "augmentations switch latent caching off in the trainer: the VAE stays on the card")
-        caching = dict.fromkeys(caching, False)
-    if not arch.caches_latents and any(caching.values()):
-        what = f"{arch.name} cannot be trained with cached latents"
-        why = "each step takes the first frame from the pictures themselves, which are then not read: the trainer stops"
-        found.problem(section.at(next(key for key, on in caching.items() if on)), what, why, "set it to false")
+    folder, bucketing, batch = entries.folder_of(section), section.truth("buckets", True), entries.own_batch_size(section, train)
+    entries.check_kind(section)
+    cached, on_disk = entries.read_caching(section, arch)
     dataset = Dataset(
-        folder=folder or "",
-        resolution=DEFAULT_RESOLUTION,
+        folder=folder,
+        resolution=entries.DEFAULT_RESOLUTION,
         batch_size=batch,
         buckets=(),
         cache_text_embeddings=train.cache_text_embeddings or section.truth("cache_text_embeddings", False),
         is_reg=section.truth("is_reg", False),
         drops_captions=section.truth("caption_dropout_rate", False),
-        cache_latents=caching["cache_latents"],
-        cache_latents_to_disk=caching["cache_latents_to_disk"],
+        cache_latents=cached,
+        cache_latents_to_disk=on_disk,
     )
     if arch.control_images == CHANNELS:
         controls = read_channels(section, arch, chances, dataset.latents_cached)
@@ -138,14 +111,14 @@ def _entry(section: Section, train: Train, trigger: str | None, arch: Arch, chan
         controls = read_controls(section, arch, train, cached=dataset.cache_text_embeddings, batch_size=batch)
     return _Entry(
         section=section,
-        folder=folder or "",
-        resolutions=resolutions(section),
+        folder=folder,
+        resolutions=entries.resolutions(section),
         batch_size=batch,
         bucketing=bucketing,
         square=section.truth("square_crop", False) or not bucketing,
-        scale=scale(section),
-        copies=copies(section),
-        caption_ending=caption_ending(section),
+        scale=entries.scale(section),
+        copies=entries.copies(section),
+        caption_ending=entries.caption_ending(section),
         default_caption=section.text("default_caption"),
         trigger=section.text("trigger_word", trigger),
         only_text=(trigger or "") if train.unload_text_encoder and not dataset.cache_text_embeddings else None,
