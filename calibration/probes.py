@@ -132,10 +132,37 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     """The probe job `index` (0, 1, UNLOADED or LOADED) of an architecture and a kind of base weights, as AI Toolkit reads it."""
     family, optimizer = ARCHITECTURES[arch], OPTIMIZER_WITH.get(weights, OPTIMIZER_WITH_OTHERS)
     cached, unloaded, rank = index == 1, index == UNLOADED, RANKS[optimizer][index == 1]
+    datasets = job_datasets(family, weights, index, run)
+    model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=index == LOADED or (cached and not family.loaded))
+    if weights != "bf16":
+        model.update(qtype=weights, qtype_te=text_kind(arch, weights))
+    process = {
+        "type": "sd_trainer", "training_folder": str(run / "out"), "device": "cuda:0",
+        "network": network(family, index, rank),
+        "save": {"dtype": "float16", "save_every": 10000, "max_step_saves_to_keep": 1},
+        "datasets": datasets,
+        "train": {
+            "batch_size": 1, "steps": 1 if family.texts else len(datasets) + 1, "gradient_accumulation": 1, "train_unet": True,
+            "train_text_encoder": False, "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": optimizer, "lr": 1e-4,
+            "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": cached and family.caches_text,
+            "unload_text_encoder": unloaded or (cached and not family.caches_text), "disable_sampling": unloaded,
+            "skip_first_sample": bool(family.own) and weights != "bf16", **family.train,
+        },
+        "model": model,
+        "sample": {
+            "sampler": "flowmatch", "sample_every": 10000, "width": 1024, "height": 1024, "neg": "",
+            "samples": job_samples(family, weights, index, run, datasets), "sample_steps": 1,
+        },
+    }  # fmt: skip
+    return {"job": "extension", "config": {"name": "probe", "process": [process]}, "meta": {"name": "probe", "version": "1.0"}}
+
+
+def job_datasets(family: Architecture, weights: str, index: int, run: Path) -> list[dict[str, Any]]:
+    """A probe job's datasets, of which the pictures and clips are written: one for each bucket."""
+    cached, unloaded = index == 1, index == UNLOADED
     buckets = family.unloaded if unloaded else family.other_buckets.get(weights, family.buckets)
-    previews = family.other_samples.get(weights, family.samples)
     if cached and family.second is not None:
-        buckets, previews = family.second
+        buckets = family.second[0]
     datasets = write_edits(run / "data", family.texts) if family.texts else write_images(
         run / "data", buckets, family.controlled, family.begins
     )
@@ -151,9 +178,14 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
         entry.update(cache_latents_to_disk=disk, cache_text_embeddings=cached and family.caches_text)
     if family.layout.conditioned:
         put_beside(datasets, sorted(family.weights).index(weights) + index)
-    model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=index == LOADED or (cached and not family.loaded))
-    if weights != "bf16":
-        model.update(qtype=weights, qtype_te=text_kind(arch, weights))
+    return datasets
+
+
+def job_samples(family: Architecture, weights: str, index: int, run: Path, datasets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A probe job's previews."""
+    if family.texts:
+        return edited_samples(datasets, family.texts)
+    previews = family.second[1] if index == 1 and family.second is not None else family.other_samples.get(weights, family.samples)
     samples: list[dict[str, Any]] = []
     for width, height, guidance, count, *frames in previews:
         samples.append({"prompt": words(count), "width": width, "height": height, "guidance_scale": guidance})
@@ -164,26 +196,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
             samples[-1]["ctrl_img"] = picture(run / "data")
     for entry, count in zip(samples, family.negatives, strict=False):
         entry["neg"] = words(count)
-    if family.texts:
-        samples = edited_samples(datasets, family.texts)
-    process = {
-        "type": "sd_trainer", "training_folder": str(run / "out"), "device": "cuda:0",
-        "network": network(family, index, rank),
-        "save": {"dtype": "float16", "save_every": 10000, "max_step_saves_to_keep": 1},
-        "datasets": datasets,
-        "train": {
-            "batch_size": 1, "steps": 1 if family.texts else len(datasets) + 1, "gradient_accumulation": 1, "train_unet": True,
-            "train_text_encoder": False, "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": optimizer, "lr": 1e-4,
-            "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": cached and family.caches_text,
-            "unload_text_encoder": unloaded or (cached and not family.caches_text), "disable_sampling": unloaded,
-            "skip_first_sample": bool(family.own) and weights != "bf16", **family.train,
-        },
-        "model": model,
-        "sample": {
-            "sampler": "flowmatch", "sample_every": 10000, "width": 1024, "height": 1024, "neg": "", "samples": samples, "sample_steps": 1,
-        },
-    }  # fmt: skip
-    return {"job": "extension", "config": {"name": "probe", "process": [process]}, "meta": {"name": "probe", "version": "1.0"}}
+    return samples
 
 
 def folders(arch: str, folder: Path) -> dict[Path, tuple[str, int]]:

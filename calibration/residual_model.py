@@ -151,19 +151,7 @@ def fit(rows: Sequence[Row], kinds: Sequence[str], phases: Sequence[str], priors
 
     groups = {kind: tuple(sorted({getattr(row, kind) for row in rows})) for kind in kinds}
     names, members = _names(kinds, groups, phases), [(kind, group) for kind in kinds for group in groups[kind]]
-    data = Data(
-        np.array([row.replayed_bytes for row in rows], float),
-        np.array([row.observed_bytes for row in rows], float),
-        np.array([row.outcome == PEAK for row in rows], bool),
-        np.array([row.outcome == OOM for row in rows], bool),
-        np.array([phases.index(row.phase) if row.phase in phases else 0 for row in rows], int),
-        np.array([[members.index((kind, getattr(row, kind))) for kind in kinds] for row in rows], int),
-        np.array([list(kinds).index(kind) for kind, _ in members], int),
-        weights(rows),
-        np.hypot(np.array(known, float) if len(known) else np.zeros(len(rows)), priors.least_bytes),
-        len(phases),
-        len(kinds),
-    )  # fmt: skip
+    data = _data(rows, kinds, members, phases, priors, known)
     start = np.array([_start(name, priors) for name in names])
     if data.peak.all() and len(rows) > FEW:
         from calibration import residual_effects
@@ -182,6 +170,26 @@ def fit(rows: Sequence[Row], kinds: Sequence[str], phases: Sequence[str], priors
         return walked(lambda theta: -cost(theta)[0], found, around, count, np.random.default_rng(seed))
 
     return Fitted(names, found, np.sqrt(np.diag(around)), groups, tuple(phases), priors, drawn)
+
+
+def _data(
+    rows: Sequence[Row], kinds: Sequence[str], members: Sequence[tuple[str, str]], phases: Sequence[str], priors: Priors,
+    known: Sequence[float],
+) -> Data:  # fmt: skip
+    """The rows as arrays. `members`: every (kind, group) in the order of their parameters."""
+    return Data(
+        np.array([row.replayed_bytes for row in rows], float),
+        np.array([row.observed_bytes for row in rows], float),
+        np.array([row.outcome == PEAK for row in rows], bool),
+        np.array([row.outcome == OOM for row in rows], bool),
+        np.array([phases.index(row.phase) if row.phase in phases else 0 for row in rows], int),
+        np.array([[members.index((kind, getattr(row, kind))) for kind in kinds] for row in rows], int),
+        np.array([list(kinds).index(kind) for kind, _ in members], int),
+        weights(rows),
+        np.hypot(np.array(known, float) if len(known) else np.zeros(len(rows)), priors.least_bytes),
+        len(phases),
+        len(kinds),
+    )  # fmt: skip
 
 
 def _names(kinds: Sequence[str], groups: Mapping[str, tuple[str, ...]], phases: Sequence[str]) -> tuple[str, ...]:
