@@ -53,10 +53,7 @@ PLACED = (
 )  # fmt: skip
 MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
-FEW_ROWS = frozenset({
-    "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "flux1-kontext", "chroma", "flux2-dev", "flex2",
-    "ltx2", "ltx2.3",
-})  # fmt: skip
+FEW_ROWS = frozenset({"qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "ltx2", "ltx2.3"})
 
 
 def runs(chosen: tuple[Run, ...]) -> pytest.MarkDecorator:
