@@ -13,11 +13,13 @@ from estimator.adapter_sites import Tape, layers_of, never, sites
 from estimator.archs import load_archs
 from estimator.filtered_profile import ONE_BY_ONE
 from estimator.laying import RECORDED_RANK
+from estimator.lokr_merging import AWAY, merged
 from estimator.lokr_programs import FULL, Lokr
 from estimator.offload_programs import Call
 from estimator.program import Footprint, Program, peak_rows
 from estimator.programs import Profile, load_profile
 
+MERGING, UNQUANTISED = ("sample.enter", "sample.leave"), "bf16"
 ENCODED, CACHED = "/encoded", "/cached"  # in keys of previews, which are alike: those with cached prompts were recorded at one rank
 
 
@@ -79,8 +81,11 @@ class LokrProfile(Profile):
             return core_rules.rewritten(key, self.program)
         if (derived := derived_weights.base_key(key)) is not None:  # last: an adapter's tensors are found in what was recorded
             return self._derived(key, *derived)
+        if name in MERGING and key.split("/")[1] == UNQUANTISED:
+            zero = "/".join([*key.split("/")[:3], "first"])
+            return one_by_one(merged(self.base.program(zero), self.adapter, key.endswith(AWAY)), self.adapter)
         if name in ONE_BY_ONE:
-            return one_by_one(self.base.program(key), self.adapter)
+            return one_by_one(self.base.program(key.removesuffix(AWAY)), self.adapter)
         recorded = key.replace(ENCODED, CACHED) if name == "preview" else key
         return Lokr(self.base.program(recorded), self.layers, self.adapter, self._inputs(recorded)).program()
 

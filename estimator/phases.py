@@ -16,6 +16,7 @@ from estimator.batches import Batch, Step, encodes_latents, one_or_many, preserv
 from estimator.estimate import Variant
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Sample
+from estimator.lokr_merging import AWAY
 from estimator.loss_weights import WEIGHED
 from estimator.offload import LEFT_BEHIND
 from estimator.operations import CORE, PRESERVING_CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
@@ -207,7 +208,8 @@ class Plan:
         detail = "baseline" if when == "first" else "with optimizer state"
         variants = [Variant(s.width, s.height, s.frames, s.batch) for s in self.samples] or [Variant()]
         yield from (Begin("sample", detail, variants[0]), EmptyCache())
-        yield Part(f"sample.enter/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
+        away = self.text_cached and when == "first"  # caching had left the transformer on the CPU: a LoKr is merged there
+        yield Part(f"sample.enter/{self.weights}/{self.ema}/{when}{AWAY * (away and 'f' in self.rank)}", self.rank, "sampling")
         yield EmptyCache()
         yield from (MoveIn("vae"), MoveIn("transformer"))
         yield from () if self.text_cached else self.text_in()
@@ -217,7 +219,6 @@ class Plan:
             yield from (End(), Begin("sample", detail, variants[number])) if number else ()
             yield from self._preview(sample, when)
         # generate_images' end: restore_device_state (VAE, transformer, text encoder, flush), unet.to(device), merge_out, and so on, flush
-        away = self.text_cached and when == "first"  # caching had left the transformer on the CPU
         if self.all_latents_cached or away:
             yield MoveOut("vae")
         yield MoveOut("transformer") if away else MoveIn("transformer")
@@ -225,9 +226,7 @@ class Plan:
         yield EmptyCache()
         yield MoveIn("transformer")
         yield Part(f"sample.leave/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
-        yield Release("sampling")
-        yield EmptyCache()
-        yield End()
+        yield from (Release("sampling"), EmptyCache(), End())
 
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
         source = "cached" if self.text_away else "encoded"

@@ -26,7 +26,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
          "derived_weights", "archs", "experts", "core_rules", "loss_weights", "references", "rewriting", "offload", "offload_loading",
          "offload_programs", "offload_profile", "offload_rows", "offload_rounds", "offload_beside", "kronecker",
          "adapter_sites", "filtered_edit", "filtered_flow", "filtered_programs", "filtered_profile", "preservation", "job_profile",
-         "laying", "lokr_programs", "lokr_profile", "dropout_programs", "dropout_profile",
+         "laying", "lokr_programs", "lokr_profile", "lokr_merging", "dropout_programs", "dropout_profile",
          "tokens", "controls", "stays", "shared"},
         {"values", "files"},
     ),

@@ -13,6 +13,7 @@ from estimator.job import Job
 
 CHROMA = {"name_or_path": "lodestones/Chroma", "arch": "chroma"}
 ZIMAGE = {"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage", "quantize": True}
+UINT4 = TURBO | {"quantize": True, "qtype": "uint4"}
 ONLY = {"linear": 16, "network_kwargs": {"only_if_contains": ["layers.3."]}}
 
 
@@ -113,7 +114,7 @@ def test_a_lokr_is_read_with_its_factor(tmp_path: Path, written: dict[str, Any],
 
 @pytest.mark.parametrize(
     ("model", "more"),
-    [(FLUX_DEV, {}), (TURBO, {}), (TURBO | {"quantize": True}, {"network_kwargs": {"only_if_contains": ["layers.3."]}})],
+    [(CHROMA, {}), (UINT4, {}), (TURBO | {"quantize": True}, {"network_kwargs": {"only_if_contains": ["layers.3."]}})],
     ids=["another architecture", "other weights", "some layers"],
 )
 def test_a_lokr_is_named_where_it_was_not_recorded(tmp_path: Path, model: dict[str, Any], more: dict[str, Any]) -> None:

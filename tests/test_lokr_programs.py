@@ -72,6 +72,23 @@ def test_other_architectures_have_a_gradient_for_each_matrix_and_none_of_a_rank(
     assert smaller < larger
 
 
+@pytest.mark.parametrize("factor", [4, -1])
+@pytest.mark.parametrize(("key", "weights"), [("later", 4), ("first", 4), ("first/away", 2)])
+def test_merging_takes_so_many_fp32_weights_of_the_largest_layer(key: str, weights: int, factor: int) -> None:
+    """The weight, the product scaled, the same times the strength, and the sum; on the host the weight and the sum are not the card's."""
+    part = lokr("zimage").program(f"sample.enter/bf16/none/{key}")
+    assert part.peak({"f": factor})[0] == weights * 4 * 3840 * 10240
+    assert part.exported == ()
+
+
+def test_merging_with_ema_keeps_its_copies_of_the_matrices() -> None:
+    profile = lokr("zimage")
+    copies = profile.program("sample.enter/bf16/ema/later").stay_bytes("ema_copy", {"f": 8})
+    assert copies == profile.program("setup.ema").stay_bytes("ema", {"f": 8})
+    freed = profile.program("sample.leave/bf16/ema/later").sums({"f": 8}, 1)[1]
+    assert freed.get("ema_copy", 0) in (0, sum(copies))  # where leaving frees them: with the scope elsewhere
+
+
 def test_a_part_that_is_not_in_the_adapters_order_is_refused() -> None:
     profile = load_profile("zimage-turbo")
     with pytest.raises(CannotTell):

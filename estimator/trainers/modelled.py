@@ -11,9 +11,11 @@ from estimator.optimizer_rules import load_rules
 
 METHODS = frozenset({"lora"})
 ADAPTERS = frozenset({"lora", "lokr"})
-# Architecture -> weights of the transformer on which a LoKr was recorded (Turbo) or whose classes were held against whole runs
+# Architecture -> weights of the transformer with a LoKr: architectures and kinds of weights were each held against whole runs
 LOKR = {
-    "flux1-dev": frozenset({"qfloat8", "float8"}), "zimage": frozenset({"qfloat8", "float8"}), "zimage-turbo": frozenset({"float8"}),
+    "flux1-dev": frozenset({"bf16", "qfloat8", "float8"}), "zimage": frozenset({"bf16", "qfloat8", "float8"}),
+    "zimage-turbo": frozenset({"bf16", "float8"}),
+    "flux2-klein-9b": frozenset({"bf16", "qfloat8", "float8"}),
 }  # fmt: skip
 # Where an adapter on some layers was held against whole runs (FLUX.1 dev, Z-Image), and the architectures of the same classes
 FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"})
