@@ -102,7 +102,7 @@ def order(run: Run, job: Job) -> list[Step]:
     known = {(bucket.width, bucket.height, bucket.frames): (bucket, dataset) for dataset in job.datasets for bucket in dataset.buckets}
     steps = []
     for peak in run.peaks:
-        if peak.phase == "train":
+        if peak.phase == "train" and peak.buckets:  # none: a validation between steps
             batches = []
             for number, (width, height, size, tokens, frames) in enumerate(peak.buckets):
                 bucket, dataset = known[width, height, frames]

@@ -93,6 +93,8 @@ def _peak(one: dict[str, Any]) -> Peak:
 
 
 def _label(one: dict[str, Any], buckets: Iterable[tuple[int, int, int, int, int]]) -> str:
+    if one.get("validation"):
+        return "validation"
     if one["phase"] == "train":
         sizes = ("x".join(map(str, (w, h, f) if f > 1 else (w, h))) + (f" b{b}" if b > 1 else "") for w, h, b, _, f in buckets)
         return f"step {one['step']}: " + ", ".join(sizes)

@@ -33,6 +33,7 @@ from calibration import (
     validation_jobs_matrix,
     validation_jobs_networks,
     validation_jobs_offload,
+    validation_jobs_passes,
     validation_jobs_qwen,
     validation_jobs_settings,
     validation_jobs_wan,
@@ -47,12 +48,13 @@ JOBS = (
     *validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS, *validation_jobs_wan.JOBS,
     *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS, *validation_jobs_offload.JOBS, *validation_jobs_ltx2.JOBS,
     *validation_jobs_adapters.JOBS, *validation_jobs_flex2.JOBS, *validation_jobs_matrix.JOBS, *validation_jobs_networks.JOBS,
+    *validation_jobs_passes.JOBS,
 )  # fmt: skip
 DATA = "DATA/"  # in place of the folder that holds a job's images
 RARELY = 10_000  # save_every, sample_every: at the start and the end only
 # Phases of the launcher (top level) by the names that estimates have; `setup` and `set_device_state` are not judged on their own
 PHASES = {"load": "load", "setup": "setup", "cache_latents": "cache_latents", "cache_text": "cache_text", "prepare": "prepare",
-          "sample": "sample", "step": "train", "save": "save"}  # fmt: skip
+          "sample": "sample", "step": "train", "validate": "train", "save": "save"}  # fmt: skip
 
 
 def put(tree: dict[str, Any], path: str, value: Any) -> None:
@@ -242,6 +244,8 @@ def variant(one: dict[str, Any], inner: list[dict[str, Any]]) -> dict[str, Any]:
     if one["phase"] == "cache_latents":
         shapes = [frame["shape"] for frame in inner if frame["phase"] == "vae_encode"]
         return {"resolution": one["resolution"], "encoded": [[w, h, *(_more(*shape) if shape else [])] for _, _, *shape, h, w in shapes]}
+    if one["phase"] == "validate":
+        return {"validation": True}
     if one["phase"] == "cache_text":
         return {"resolution": one["resolution"], "text_tokens": tokens}
     return {"text_tokens": tokens} if tokens else {}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from estimator.guided_step import GUIDED, guided
 from estimator.loss_weights import WEIGHED, weighed
 from estimator.program import Program
 from estimator.references import REFERENCED, referenced
 
-_RULES = {WEIGHED: weighed, REFERENCED: referenced}
+_RULES = {GUIDED: guided, WEIGHED: weighed, REFERENCED: referenced}
 
 
 def named(key: str) -> bool:
@@ -23,5 +24,5 @@ def rewritten(key: str, core_of: Callable[[str], Program]) -> Program:
 
 
 def recorded(key: str) -> str:
-    """The core that was recorded: no rule changes its peak rows, or what outlives it."""
-    return key.removesuffix(WEIGHED).removesuffix(REFERENCED)
+    """The core that was recorded: no rule changes its peak rows, or what outlives it (guidance: some latents around the transformer)."""
+    return key.removesuffix(GUIDED).removesuffix(WEIGHED).removesuffix(REFERENCED)

@@ -7,7 +7,7 @@ vision tower), `r` the adapter's rank (`f`: a LoKr's factor), `Q` image tokens o
 control images as well (FLUX.2). Of video, `T` and the text encoder's count are of the whole clip, and there are besides: `A` tokens of
 one latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K` latent frames that a VAE has done already,
 `O` tokens of a clip's sound, `M` frames of the spectrogram that they are encoded from. LTX-2's tokens are of 32 pixels each way, and its
-latent frames of 8 (`Cells`). Derived ones:
+latent frames of 8 (`Cells`). Of a step that counts its samples twice in `B`, `b` is their number (estimator.guided_step). Derived ones:
 
 - `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
 - `U` = 2 T, an image and a control image of the same size (FLUX.1 Kontext); `J` = 2 T + X, the joint sequence with both;

@@ -12,7 +12,7 @@ from estimator.errors import CannotTell, Problem
 from estimator.filtered_edit import AFTER, OF_LAYERS, Edit, renamed
 from estimator.filtered_programs import core
 from estimator.program import Footprint, Program
-from estimator.programs import CHECKPOINTED, FULL, PRESERVING, Profile, load_profile
+from estimator.programs import CHECKPOINTED, COMPOSED, FULL, Profile, load_profile
 
 # Parts that go through the adapter's tensors
 ONE_BY_ONE = ("setup.network", "setup.ema", "step.ema", "save", "sample.enter", "sample.leave")
@@ -53,7 +53,7 @@ class FilteredProfile(Profile):
         return tuple(width for n in sorted(self.adapted) for width in self.base.adapter[2 * n : 2 * n + 2])
 
     def _rewritten(self, key: str) -> bool:
-        return key.split("/")[0] in (*ONE_BY_ONE, "step.core", "step.core.preserving", "preview") or key.startswith(optimizers.PARTS)
+        return key.split("/")[0] in (*ONE_BY_ONE, "step.core", "preview") or key.startswith((*optimizers.PARTS, *COMPOSED))
 
     def program(self, key: str) -> Program:
         """See `Profile`. Raises CannotTell as well where the adapter's tensors are not found."""
@@ -75,8 +75,8 @@ class FilteredProfile(Profile):
             return optimizers.fused(self.program(inner), update, self.adapter)
         if (derived := derived_weights.base_key(key)) is not None:  # last: an adapter's tensors are found in what was recorded
             return self._derived(key, *derived)
-        if key.startswith(PRESERVING):
-            return self._preserving(key)
+        if key.startswith(COMPOSED):
+            return self._composed(key)
         base = self.base.program(key)
         if key.startswith("step.core/"):
             return core(base, self.base.program(key.replace(FULL, CHECKPOINTED)), self.adapted)

@@ -141,6 +141,23 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True)
+class Validation:
+    """Pictures that are predicted between steps: (width, height, text tokens) of each, at so many noise levels at once, in the first
+    step and in each whose number `every` divides (0: in the first alone)."""
+
+    pictures: tuple[tuple[int, int, int], ...]
+    levels: int
+    every: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slider:
+    """Text tokens of the prompts that a concept slider is trained on: positive, of the class, negative, and of the anchor, if any."""
+
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Train:
     """Settings of the training loop that decide memory. `weight_decay`: set, and not 0: some optimizers then need temporaries.
 
@@ -150,6 +167,10 @@ class Train:
     by a weight of each sample's timestep.
     `preserves`: the prompt on which the model's output is preserved (None: it is not); `preserves_captions`: each caption with this in
     place of the trigger word, where the step has captions.
+    Passes besides the one that is trained (estimator.passes): `prior`: one without the adapter before it, of each step; `looks_ahead`: one
+    with the adapter before it; `guides_loss`: one on `unconditional_prompt` inside the loss; `guided`: `negative_prompt` goes through the
+    transformer along with each caption. `slider`: a step is a concept slider's. `mean_flow`: the
+    loss of that name, with two timesteps of each sample.
     """
 
     steps: int = 1000
@@ -171,6 +192,15 @@ class Train:
     weighs_timesteps: bool = False
     preserves: str | None = None
     preserves_captions: bool = False
+    prior: bool = False
+    looks_ahead: bool = False
+    guides_loss: bool = False
+    unconditional_prompt: str = ""
+    guided: bool = False
+    negative_prompt: str = ""
+    validation: Validation | None = None
+    slider: Slider | None = None
+    mean_flow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from estimator import optimizers
+from estimator import optimizers, passes
 from estimator.archs import load_archs
 from estimator.batches import Batch, Step, encodes_latents, one_or_many, preserved, preserved_before, texts_cached
 from estimator.estimate import Variant
@@ -138,6 +138,7 @@ class Plan:
             yield Part(f"setup.optimizer/{self.optimizer}", self.rank)
         if self.job.train.ema:
             yield Part("setup.ema", self.rank)
+        yield from passes.cached_validation(self)
         yield End()
 
     def caching(self) -> Iterator[Operation]:
@@ -186,9 +187,9 @@ class Plan:
 
     def prepare(self) -> Iterator[Operation]:
         """SDTrainer.hook_before_train_loop: everything meets on the card, the empty prompt is encoded."""
-        yield from (Begin("prepare", "before the loop"), MoveIn("vae"), MoveIn("transformer"))
+        yield from (Begin("prepare", "before the loop"), *passes.slider_prompts(self), MoveIn("vae"), MoveIn("transformer"))
         yield from [MoveOut("transformer")] if self.text_cached else []
-        yield from (*self.text_in(), self.encode(self.empty_prompt(), "job"))
+        yield from (*self.text_in(), self.encode(self.arch.text_tokens(self.job.train.unconditional_prompt), "job"))
         yield from (MoveOut("vae"), EmptyCache()) if self.all_latents_cached else ()
         graph = self.job.train.gradient_checkpointing and not self.text_away  # of a preserved prompt: autograd is on, as in _cache_text
         for tokens in (*((self.empty_prompt(),) if self.text_away else ()), *preserved_before(self.job)):
@@ -232,8 +233,7 @@ class Plan:
         source = "cached" if self.text_away else "encoded"
         positive, negative = self.prompts_of(sample)
         if not self.text_away:
-            yield self.encode(positive, "preview")
-            yield self.encode(negative, "preview")
+            yield from (self.encode(positive, "preview"), self.encode(negative, "preview"))
         if sample.batch > 1:  # both prompts in one forward: the shorter, recorded as the negative one, is padded to the longer
             positive, negative = max(positive, negative), min(positive, negative)
         values = {**image_values(sample.width, sample.height), **self.rank, "X": positive, "N": negative, "B": sample.batch}
@@ -263,8 +263,8 @@ class Plan:
         largest = max(step, key=lambda b: b.size * b.bucket.width * b.bucket.height * b.bucket.frames)
         variant = Variant(largest.bucket.width, largest.bucket.height, largest.bucket.frames, largest.size)
         yield Begin("train", detail, variant)
-        for number, batch in enumerate(step):
-            yield from self._forward_backward(batch, number > 0, "first" if first and number == 0 else "later")
+        for n, batch in enumerate(step):
+            yield from self._forward_backward(batch, n > 0, "first" if first and n == 0 else "later")
             if len(step) > 1 and self.job.model.low_vram:
                 yield EmptyCache()
         if updates:
@@ -273,6 +273,7 @@ class Plan:
         yield Part("step.end", {}, "step")
         yield Release("step")
         yield End()
+        yield from passes.validated(self, number)
         yield from [EmptyCache()] if first else []
         yield Release("latents")  # DataLoaderBatchDTO.cleanup
 
@@ -287,10 +288,10 @@ class Plan:
             yield replace(operation, holds="latents") if isinstance(operation, Part) else operation
         if not self.text_away:
             yield from self.encode_batch(values, "batch")
-            yield from self.encode_batch(values, "batch") if self.job.train.preserves_captions else ()
+            yield from passes.further_texts(self, values)
         yield from self.condition(bucket, values, "batch")
         core = f"{self.core(bucket)}/{self.weights}/{checkpointing}/{many}{WEIGHED if self.job.train.weighs_timesteps else ''}"
-        yield Part(optimizers.core_key(core, self.optimizer, when), values, "step", accumulate=accumulate)
+        yield from passes.around(self, Part(optimizers.core_key(core, self.optimizer, when), values, "step", accumulate=accumulate))
         yield Release("batch")  # all locals of train_single_accumulation
 
     def save(self) -> Iterator[Operation]:

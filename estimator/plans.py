@@ -78,6 +78,8 @@ def plan_of(job: Job, profile: Profile, order_known: bool = False) -> Plan:
         kind = PromptsApart
     if not order_known and job.train.switch_boundary_every > 1:
         job = replace(job, train=replace(job.train, switch_boundary_every=1))
+    if not order_known and job.train.validation is not None:  # it meets what each bucket has left
+        job = replace(job, train=replace(job.train, validation=replace(job.train.validation, every=1)))
     return kind(job, encoders)
 
 

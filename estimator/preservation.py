@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from estimator.adapter_sites import BACKWARD, RECOMPUTED, Tape, never, sites
+from estimator.adapter_sites import BACKWARD, RECOMPUTED, Tape, never
 from estimator.features import Ints, with_preserved
-from estimator.filtered_edit import AFTER, Edit
-from estimator.filtered_flow import Flow
+from estimator.forward_pass import without_gradients
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program, peak_rows
 
-PREDICTION = "predict_noise"  # what makes the predicted latent, as labels call it
 GRADIENT = "gradient:"
 
 
@@ -62,7 +60,7 @@ def program(key: str, base: Program, twin: Program) -> Program:
     own = len(base.names)
     backward = next(k for k in range(own) if tape.made[k].run in (BACKWARD, RECOMPUTED))
     turn, end = tape.born[backward], len(base.events)
-    prior, predicted = _without_gradients(twin)
+    prior, predicted = without_gradients(twin)
     laid = _Laid()
     laid.lay(PRIOR, prior, 0, len(prior.events))
     laid.lay(FIRST, base, 0, turn)
@@ -72,34 +70,6 @@ def program(key: str, base: Program, twin: Program) -> Program:
     laid.lay(FIRST, base, turn, end, gradients)
     laid.free(PRIOR, predicted)
     return _made(key, laid, prior, base)
-
-
-def _without_gradients(twin: Program) -> tuple[Program, int]:
-    """The forward pass alone, without adapter and gradients; and the tensor that it leaves."""
-    tape = Tape(twin)
-    flow, edit = Flow(tape, tape), Edit(tape)
-    loss = next(k for k in range(twin.forward[0], tape.own) if tape.made[k].run == "step")
-    edit.gone |= set(range(loss, tape.own))
-    last = tape.born[loss] - 1
-    result = next(k for k in range(loss - 1, -1, -1) if tape.made[k].run == PREDICTION)
-    for k in range(loss):
-        died = tape.died[k]
-        if k != result and (died is None or died > last):
-            reader = flow.reader(k)
-            edit.ends[k] = (last, AFTER) if reader is None else flow.output_end(reader)
-    for site in sites(tape):
-        if site.total < loss:
-            edit.without_adapter(site)
-    kept = [k for k in range(loss) if k not in edit.gone]
-    edit.ends[result] = (last, 2 * AFTER)  # the last of all
-    made = edit.program(list(twin.names))
-    return _without_last_free(made), kept.index(result)
-
-
-def _without_last_free(made: Program) -> Program:
-    return Program(
-        made.key, made.features, made.coefficients, made.labels, made.moments, made.names, made.events[:-1], 0, (), made.workspace_at
-    )  # fmt: skip
 
 
 def _made(key: str, laid: _Laid, prior: Program, base: Program) -> Program:

@@ -31,6 +31,7 @@ from estimator.program import Footprint, PeakRow, Program, left_out
 from estimator.references import CROPPED
 
 PRESERVING = "step.core.preserving/"  # with what follows in a core's key
+COMPOSED = (PRESERVING, stays.ADAPTED, stays.BARE, stays.EMBEDDINGS)  # made of whole passes
 FULL, CHECKPOINTED = "/full/", "/checkpointed/"  # in the keys of cores
 PICTURED = " images"  # at the end of a text's key: encoded with pictures
 MOST_NAMED = 6  # parts that a refusal names
@@ -151,13 +152,12 @@ class Profile:
         raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
 
     def _has_rule(self, key: str) -> bool:
-        if key in stays.PROGRAMS or key in (ENCODE, CROPPED) or experts.split(key)[1] or (heads.named(key) and not self.has(key)):
-            return True
-        if (key.startswith("step.core") and optimizers.FUSED in key) or core_rules.named(key) or key.startswith(PRESERVING):
+        named = key in stays.PROGRAMS or key in (ENCODE, CROPPED) or core_rules.named(key) or key.startswith(COMPOSED)
+        if named or experts.split(key)[1] or (key.startswith("step.core") and optimizers.FUSED in key):
             return True
         if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
             return True
-        return derived_weights.base_key(key) is not None and not self.has(key)
+        return (heads.named(key) or derived_weights.base_key(key) is not None) and not self.has(key)
 
     def _by_rule(self, key: str) -> Program:
         if key in stays.PROGRAMS:
@@ -167,8 +167,8 @@ class Profile:
         if key == CROPPED:
             return references.cropped(self.program(ENCODE))
         derived = derived_weights.base_key(key)
-        if key.startswith(PRESERVING):  # made of the recorded kind: with derived weights last, for which see FilteredProfile too
-            return self._preserving(key) if derived is None else self._derived(key, *derived)
+        if key.startswith(COMPOSED):  # made of the recorded kind: with derived weights last, for which see FilteredProfile too
+            return self._composed(key) if derived is None else self._derived(key, *derived)
         base, whose = experts.split(key)
         if whose:
             return self._of_expert(base, whose)
@@ -185,9 +185,11 @@ class Profile:
         assert derived is not None
         return self._derived(key, *derived)
 
-    def _preserving(self, key: str) -> Program:
-        core = "step.core/" + key.removeprefix(PRESERVING)
-        from estimator import preservation  # reading it takes longer than most estimates need
+    def _composed(self, key: str) -> Program:
+        from estimator import forward_pass, preservation  # reading them takes longer than most estimates need
+        core = key.replace(PRESERVING, "step.core/")
+        if core == key:
+            return forward_pass.program(key, self.program)
         return preservation.program(key, self.program(core), self.program(core.removesuffix(WEIGHED).replace(FULL, CHECKPOINTED)))
 
     def _of_expert(self, key: str, whose: str) -> Program:
@@ -199,8 +201,8 @@ class Profile:
 
     def _derived(self, key: str, base: str, derivation: Derivation) -> Program:
         named = [each for each in TEXT_ENCODERS if self.has_resident(each)] if key.startswith(OF_TEXT) else ["transformer"]
-        resident = [size for each in named for size in self.resident(each, derivation.base)]
-        return derived_weights.program(self.program(base), key, derivation, resident)
+        sizes = [size for each in named for size in self.resident(each, derivation.base)]
+        return derived_weights.program(self.program(base), key, derivation, sizes)
 
     @property
     def adapter_kind(self) -> str:
@@ -244,8 +246,7 @@ class Profile:
     def resident(self, component: str, weights: str, unquantised: int = 0) -> list[int]:
         """Bytes of each of a component's tensors when it is on the card. Raises CannotTell.
 
-        Either of two experts is the profile's `transformer`.
-        `unquantised`: so many linear layers at the component's beginning are as in bf16, whatever the kind of weights.
+        Either of two experts is the profile's `transformer`. `unquantised`: so many linear layers at the beginning are as in bf16.
         """
         key = ("sizes", component, weights, unquantised)
         if key not in self.kept:
@@ -281,8 +282,7 @@ class Profile:
         return None if base is None or derivation is None else derived_weights.residents(base, derivation)
 
     def has_resident(self, component: str) -> bool:
-        own = self.has_own_resident(component)
-        return own or (self.shares_all and self.relative is not None and self.relative.has_resident(component))
+        return self.has_own_resident(component) or (self.shares_all and self.relative is not None and self.relative.has_resident(component))
 
 
 def _peaks(part: Mapping[str, Any], used: Sequence[int]) -> tuple[PeakRow, ...]:

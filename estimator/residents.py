@@ -24,7 +24,7 @@ from estimator.programs import Profile
 # (aten/src/ATen/cuda/CUDABlas/CublasHandlePool: getChosenWorkspaceSize; read off the real allocator on the emulated device)
 WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB
 # Parts that multiply matrices. A VAE may or may not (FLUX.2's does not): caching latents, which comes first, was recorded with what it made
-COMPUTE = ("text", "preview", "step.head/encoded", "step.control", "step.core")
+COMPUTE = ("text", "preview", "step.head/encoded", "step.control", "step.core", "forward.adapted", "forward.bare")
 BACKWARD_PRODUCT = re.compile(r"\|backward \w*(?:[Mm]m|Linear)Backward")
 # Where a text encoder first multiplies matrices: the angles of its positions, or the first projection of its first attention
 ANGLES = re.compile(r"\.rotary_emb\|forward")

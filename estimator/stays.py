@@ -21,6 +21,10 @@ TOKENS = "control.tokens"  # part: tokens of control images (FLUX.2), kept until
 PROMPTS = "preview.kept"  # part: the two cached prompts of a preview (Qwen-Image-Edit), on the card from its first round on
 STEP_BEFORE = "preview.step_before"  # part: predictions of LTX-2's denoising step before, while the next runs; behind a bar: how many
 
+ADAPTED, BARE, EMBEDDINGS = "forward.adapted/", "forward.bare/", "embeddings/"  # how keys of passes and their prompts begin (forward_pass)
+INPUTS = "forward.inputs"  # part: latents and noise of a picture, each once, and once for each noise level (BaseSDTrainProcess.validate)
+LATENT_TOKEN_BYTES = 128  # 16 channels of 2 x 2 latent pixels in bf16: of all architectures that have passes (trainers/modelled.py)
+
 BLANK = "step.blank"  # part: the empty prompt's embedding, of which a step's prompts are made where the text encoder was unloaded
 
 UMT5_BYTES = 8192  # of a text token of Wan: UMT5's 4096 channels of bf16
@@ -32,7 +36,7 @@ PREDICTED_BYTES = 512  # of a token of LTX-2: 128 channels of fp32
 PREDICTED_PLAIN, PREDICTED_GUIDED, PREDICTED_APART = 2, 4, 8
 
 
-def _staying(key: str, features: tuple[str, ...], rows: Sequence[tuple[int, ...]], moment: str) -> Program:
+def staying(key: str, features: tuple[str, ...], rows: Sequence[tuple[int, ...]], moment: str) -> Program:
     """A part that makes a tensor for each row of bytes over its features, and frees none."""
     count, all_of_them = len(rows), tuple(map(sum, zip(*rows, strict=True)))
     return Program(
@@ -42,17 +46,20 @@ def _staying(key: str, features: tuple[str, ...], rows: Sequence[tuple[int, ...]
 
 
 PROGRAMS: Mapping[str, Program] = {
-    RAW: _staying(RAW, ("R",), [(RAW_BYTES_PER_PIXEL,)], "a control image as it was read"),
-    TOKENS: _staying(TOKENS, ("T",), [(LATENT_BYTES,), (PLACE_BYTES,)], "control images: their tokens"),
-    PROMPTS: _staying(
+    RAW: staying(RAW, ("R",), [(RAW_BYTES_PER_PIXEL,)], "a control image as it was read"),
+    TOKENS: staying(TOKENS, ("T",), [(LATENT_BYTES,), (PLACE_BYTES,)], "control images: their tokens"),
+    PROMPTS: staying(
         PROMPTS, ("X", "N"), [(EMBEDDING_BYTES, 0), (MASK_BYTES, 0), (0, EMBEDDING_BYTES), (0, MASK_BYTES)], "a preview's cached prompts"
+    ),
+    INPUTS: staying(
+        INPUTS, ("T", "B*T"), [(LATENT_TOKEN_BYTES, 0)] * 2 + [(0, LATENT_TOKEN_BYTES)] * 2, "a validation batch"
     ),
     BLANK: Program(
         BLANK, ("X",), np.array([(UMT5_BYTES,), (UMT5_BYTES,)]), (0, 0), ["the empty prompt, copied"], (None, None),
         np.array([ALLOCATE, ALLOCATE, 2]), 0, (PeakRow((2 * UMT5_BYTES,), "the empty prompt, copied"),), {},
     ),
     **{
-        f"{STEP_BEFORE}/{count}": _staying(f"{STEP_BEFORE}/{count}", ("T",), [(PREDICTED_BYTES,)] * count, "predictions of the step before")
+        f"{STEP_BEFORE}/{count}": staying(f"{STEP_BEFORE}/{count}", ("T",), [(PREDICTED_BYTES,)] * count, "predictions of the step before")
         for count in (PREDICTED_PLAIN, PREDICTED_GUIDED, PREDICTED_APART)
     },
 }

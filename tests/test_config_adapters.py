@@ -136,12 +136,3 @@ def test_full_rank_in_quotes_is_on_and_said(tmp_path: Path) -> None:
 def test_a_decomposed_lokr_is_named(tmp_path: Path) -> None:
     job = read(tmp_path, train=train(), model=ZIMAGE, network={"type": "lokr", "linear": 16, "lokr_full_rank": False})
     assert any(key.endswith("network.lokr_full_rank") for key in named(job))
-
-
-def test_masks_make_a_pass_of_their_own_only_where_there_are_any(tmp_path: Path) -> None:
-    job = read(tmp_path, train=train(inverted_mask_prior=True), model=FLUX_DEV)
-    assert job.unmodelled == ()
-    assert any("no dataset has masks" in warning for warning in job.warnings)
-    masks = [{"folder_path": "/nowhere", "mask_path": "/m"}]
-    masked = read(tmp_path, train=train(inverted_mask_prior=True), model=FLUX_DEV, datasets=masks)
-    assert any(key.endswith("train.inverted_mask_prior") for key in named(masked))

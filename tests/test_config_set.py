@@ -119,8 +119,8 @@ def test_a_bad_value_is_reported_as_set(tmp_path: Path) -> None:
     (problem,) = refusal(tmp_path, "train.batch_size=-1")
     assert problem.place is not None
     assert (problem.place.file, problem.place.key, problem.place.line) == ("--set", "train.batch_size", None)
-    (entry,) = read(tmp_path, "train.do_cfg=true").unmodelled
-    assert (entry.place.file, entry.place.key) == ("--set", "train.do_cfg")
+    (entry,) = read(tmp_path, "train.single_item_batching=true").unmodelled
+    assert (entry.place.file, entry.place.key) == ("--set", "train.single_item_batching")
 
 
 def test_other_processes_by_their_full_path(tmp_path: Path) -> None:

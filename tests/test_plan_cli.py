@@ -181,7 +181,7 @@ def test_several_processes_and_run_files_are_no_subject(config: Path, tmp_path: 
 
 
 def test_what_is_not_modelled_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan(ZIMAGE, "--gpu", "RTX3060", "--set", "train.do_guidance_loss=true") == 3
+    assert plan(ZIMAGE, "--gpu", "RTX3060", "--set", "train.single_item_batching=true") == 3
     assert "not modelled" in capsys.readouterr().err
 
 

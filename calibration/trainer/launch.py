@@ -120,6 +120,7 @@ def record_trainer() -> None:
 
     patch(Base, "sample", "sample", sample_info)
     patch(Base, "save", "save")
+    patch(Base, "validate", "validate")
     patch(SDTrainer, "hook_before_train_loop", "prepare")
     if os.environ.get("TRAINER_STOP") == "prepare":
         stop_after(SDTrainer, "hook_before_train_loop")

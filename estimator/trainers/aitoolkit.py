@@ -17,8 +17,9 @@ from estimator.trainers.aitoolkit_data import read_datasets
 from estimator.trainers.aitoolkit_keys import READ, check_keys, known_keys
 from estimator.trainers.aitoolkit_model import read_model
 from estimator.trainers.aitoolkit_network import check_network, read_network
+from estimator.trainers.aitoolkit_passes import SLIDER, with_passes
 from estimator.trainers.aitoolkit_sample import read_every, read_samples
-from estimator.trainers.aitoolkit_train import check_passes, read_dtype, read_train
+from estimator.trainers.aitoolkit_train import read_dtype, read_train
 from estimator.trainers.overrides import apply_overrides
 from estimator.trainers.section import Findings, Section, did_you_mean, shown
 from estimator.tree import KeyPath
@@ -26,16 +27,16 @@ from estimator.tree import KeyPath
 PROCESS: KeyPath = ("config", "process")
 TRAINING_JOB = "extension"
 OTHER_JOBS = ("train", "extract", "mod", "generate")
-TRAINING_PROCESSES = ("sd_trainer", "diffusion_trainer", "ui_trainer", "textual_inversion_trainer")
+TRAINING_PROCESSES = ("sd_trainer", "diffusion_trainer", "ui_trainer", "textual_inversion_trainer", SLIDER)
 OTHER_PROCESSES = (
-    "concept_slider", "image_reference_slider_trainer", "ultimate_slider_trainer", "concept_replacer", "pure_lora_generator",
+    "image_reference_slider_trainer", "ultimate_slider_trainer", "concept_replacer", "pure_lora_generator",
     "batch_img2img", "reference_generator", "dataset_tools", "sync_from_collection", "super_tagger", "Qwen3VLCaptioner",
     "Qwen3OmniCaptioner", "Ideogram4Captioner", "AceStepCaptioner",
 )  # fmt: skip
 DEFAULT_SAMPLE_EVERY, DEFAULT_SAVE_EVERY = 100, 1000
 # Keys below which anything goes, and lists whose entries are sections.
 _FREE = frozenset(
-    {"optimizer_params", "lr_scheduler_params", "model_kwargs", "quantize_kwargs", "model_paths", "validation_config", "lorm"}
+    {"optimizer_params", "lr_scheduler_params", "model_kwargs", "quantize_kwargs", "model_paths", "lorm"}
 )
 
 
@@ -161,7 +162,8 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
         return None
     arch, trainer_arch, model = resolved
     check_network(process, network, arch, model)
-    check_passes(process, settings, arch, model, "full" if network is None else "LoRA with dropout" if network.dropout else network.kind)
+    kind = "full" if network is None else "LoRA with dropout" if network.dropout else network.kind
+    settings = with_passes(process, settings, arch, model, kind)
     datasets, samples = _read_rest(process, settings, arch, model)
     return Job(
         name=process.text("name", job_name) or job_name,

@@ -36,7 +36,7 @@ _MORE_INPUTS = "adds inputs that are encoded and held on the card"
 READ: Mapping[str, frozenset[str]] = {
     "file": _words("job config meta"),
     "config": _words("name process"),
-    "process": _words("type name training_folder trigger_word network train model datasets sample save"),
+    "process": _words("type name training_folder trigger_word network train model datasets sample save slider"),
     "network": _words("type linear rank network_kwargs lokr_full_rank lokr_factor dropout"),
     "network.network_kwargs": _words("ignore_if_contains only_if_contains"),
     "train": _words(
@@ -44,9 +44,13 @@ READ: Mapping[str, frozenset[str]] = {
         " gradient_checkpointing noise_scheduler ema_config unload_text_encoder cache_text_embeddings skip_first_sample"
         " force_first_sample disable_sampling start_step timestep_type train_text_encoder bypass_guidance_embedding"
         " do_guidance_loss prompt_saturation_chance diff_output_preservation blank_prompt_preservation switch_boundary_every"
-        " linear_timesteps linear_timesteps2 diff_output_preservation_class inverted_mask_prior"
+        " linear_timesteps linear_timesteps2 diff_output_preservation_class inverted_mask_prior do_cfg do_random_cfg correct_pred_norm"
+        " do_prior_divergence validation_config unconditional_prompt negative_prompt max_negative_prompts"
     ),
+    "slider": _words("positive_prompt negative_prompt target_class anchor_class"),
     "train.ema_config": _words("use_ema"),
+    "train.validation_config": _words("validation_items resolution validate_every_n_steps validation_sigmas"),
+    "train.validation_config.validation_items": _words("image_path prompt"),
     "model": _words(
         "name_or_path arch quantize quantize_te qtype qtype_te quantize_kwargs low_vram layer_offloading auto_memory"
         " assistant_lora_path layer_offloading_transformer_percent layer_offloading_text_encoder_percent accuracy_recovery_adapter"
@@ -54,9 +58,9 @@ READ: Mapping[str, frozenset[str]] = {
         " is_ssd dtype use_flux_cfg model_kwargs"
     ),
     "datasets": _words(
-        "folder_path dataset_path type resolution batch_size buckets square_crop scale num_repeats flip_x flip_y"
+        "folder_path dataset_path type alpha_mask mask_path resolution batch_size buckets square_crop scale num_repeats flip_x flip_y"
         " caption_ext caption_type default_caption trigger_word cache_latents cache_latents_to_disk cache_text_embeddings is_reg"
-        " caption_dropout_rate augments augmentations poi num_frames auto_frame_count fps trim_auto_frame_count_tail do_i2v"
+        " caption_dropout_rate augments augmentations poi prior_reg num_frames auto_frame_count fps trim_auto_frame_count_tail do_i2v"
     ),
     "sample": _words("width height neg guidance_scale prompts samples sample_every num_frames"),
     "sample.samples": _words("prompt width height neg guidance_scale num_frames"),
@@ -77,7 +81,7 @@ NEUTRAL: Mapping[str, frozenset[str]] = {
         " weight_jitter merge_network_on_save_strength max_grad_norm free_u adapter_assist_type noise_multiplier"
         " target_noise_multiplier random_noise_multiplier do_signal_correction_noise do_batch_noise_correction"
         " batch_noise_correction_scale do_signal_amplification signal_amplification_strength signal_correction_noise_scale"
-        " random_noise_shift img_multiplier noisy_latent_multiplier latent_multiplier negative_prompt max_negative_prompts"
+        " random_noise_shift img_multiplier noisy_latent_multiplier latent_multiplier"
         " reg_weight num_train_timesteps adaptive_scaling_factor prompt_dropout_prob match_noise_norm"
         " short_and_long_captions_encoder_split match_adapter_assist match_adapter_chance inverted_mask_prior_multiplier"
         " diff_output_preservation_multiplier blank_prompt_preservation_multiplier"
@@ -86,9 +90,10 @@ NEUTRAL: Mapping[str, frozenset[str]] = {
         " pred_scaler target_norm_std target_norm_std_value next_sample_timesteps"
         " paramiter_swapping_factor latent_feature_loss_weight diffusion_feature_extractor_weight"
         " optimal_noise_pairing_samples force_consistent_noise blended_blur_noise guidance_loss_target do_guidance_loss_cfg_zero"
-        " guidance_loss_schedule unconditional_prompt do_differential_guidance differential_guidance_scale"
+        " guidance_loss_schedule do_differential_guidance differential_guidance_scale"
         " do_blank_stabilization audio_loss_multiplier max_loss_debug max_loss"
     ),
+    "slider": _words("guidance_strength anchor_strength"),
     "train.ema_config": _words("ema_decay use_feedback param_multiplier"),
     "model": _words(
         "is_v_pred refiner_start_at latent_space_version use_text_encoder_1 use_text_encoder_2 experimental_xl"
@@ -98,7 +103,7 @@ NEUTRAL: Mapping[str, frozenset[str]] = {
     ),
     "datasets": _words(
         "bucket_tolerance random_triggers random_triggers_max random_scale random_crop network_weight token_dropout_rate"
-        " shuffle_tokens keep_tokens control_transparent_color full_size_control_images alpha_mask mask_path"
+        " shuffle_tokens keep_tokens control_transparent_color full_size_control_images"
         " invert_mask mask_min_value num_controls_from_same_folder use_short_captions standardize_images shuffle_augmentations"
         " guidance_type clip_image_augmentations clip_image_shuffle_augmentations replacements loss_multiplier num_workers"
         " prefetch_factor cache_latents_num_workers extra_values replay_transforms shrink_video_to_frames"
@@ -124,7 +129,6 @@ UNMODELLED: Mapping[str, Mapping[str, NoModel]] = {
         "guidance": NoModel("targeted guidance runs extra passes"),
         "do_lorm": NoModel("distils into a smaller model"),
         "torch_profiler": NoModel("the profiler keeps buffers on the card"),
-        "slider": NoModel("slider training"),
     },
     "network": {
         "transformer_only": NoModel("puts the adapter on layers outside the blocks too", (True,), off_is_neutral=False),
@@ -143,15 +147,10 @@ UNMODELLED: Mapping[str, Mapping[str, NoModel]] = {
         "short_and_long_captions": NoModel("doubles the batch"),
         "single_item_batching": NoModel("runs a batch item by item"),
         "loss_target": NoModel("encodes images again in every step", ("noise",)),
-        "loss_type": NoModel(_EXTRA_PASS, ("mse", "mae", "pseudo_huber", "wavelet", "stepped")),
-        "do_cfg": NoModel("doubles the batch of the training pass"),
-        "do_random_cfg": NoModel("doubles the batch of the training pass"),
-        "correct_pred_norm": NoModel(_EXTRA_PASS),
-        "do_prior_divergence": NoModel(_EXTRA_PASS),
+        "loss_type": NoModel(_EXTRA_PASS, ("mse", "mae", "pseudo_huber", "wavelet", "stepped", "mean_flow")),
         "do_paramiter_swapping": NoModel("trains a changing subset of the parameters"),
         "latent_feature_extractor_path": NoModel("loads a feature extractor and runs it with gradients"),
         "diffusion_feature_extractor_path": NoModel("loads a feature extractor and runs it with gradients"),
-        "validation_config": NoModel("runs a validation batch between steps"),
     },
     "model": {
         "compile": NoModel("compiled blocks fuse operations and save other tensors"),
@@ -165,7 +164,6 @@ UNMODELLED: Mapping[str, Mapping[str, NoModel]] = {
         "unconditional_lora_path": NoModel("loads a second adapter for the negative prompt"),
     },
     "datasets": {
-        "prior_reg": NoModel(_EXTRA_PASS),
         "control_path": NoModel(_MORE_INPUTS),
         "control_path_1": NoModel(_MORE_INPUTS),
         "control_path_2": NoModel(_MORE_INPUTS),

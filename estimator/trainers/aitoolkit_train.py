@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from estimator.archs import Arch
-from estimator.job import Model, Train
-from estimator.optimizers import is_fused
+from estimator.job import Train
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_keys import check_keys
+from estimator.trainers.aitoolkit_passes import BLANK_PRESERVED, CLASS_PRESERVED
 from estimator.trainers.section import Section, did_you_mean, shown
 
 # Above these no card and no trainer helps; they keep a slip of the pen (1e9) from being taken for a job.
@@ -109,7 +108,6 @@ def _weighs_timesteps(train: Section) -> bool:
 
 
 PRESERVED_CLASS = ""  # diff_output_preservation_class
-CLASS_PRESERVED, BLANK_PRESERVED = "diff_output_preservation", "blank_prompt_preservation"
 
 
 def _preserved(train: Section) -> dict[str, Any]:
@@ -117,37 +115,6 @@ def _preserved(train: Section) -> dict[str, Any]:
     if train.truth(CLASS_PRESERVED, False):
         return {"preserves": train.text("diff_output_preservation_class", PRESERVED_CLASS) or "", "preserves_captions": True}
     return {"preserves": ""} if train.truth(BLANK_PRESERVED, False) else {}
-
-
-def check_passes(process: Section, train: Train, arch: Arch, model: Model, kind: str) -> None:
-    """Where steps of several passes have no model, and what the trainer asks for besides. `kind`: of the adapter."""
-    section = process.section("train")
-    if section is None:
-        return
-    if section.truth("inverted_mask_prior", False):
-        if any(_given(process, "mask_path") + _given(process, "alpha_mask")):
-            section.found.not_modelled(section.at("inverted_mask_prior"), True, "a pass without the adapter before each step")
-        else:
-            section.found.warn(section.at("inverted_mask_prior"), "no effect: no dataset has masks")
-    if train.preserves is None:
-        return
-    found, key = section.found, CLASS_PRESERVED if train.preserves_captions else BLANK_PRESERVED
-    why = "a second forward with gradients is alive beside the first"
-    if arch.key not in modelled.PRESERVING:
-        found.not_modelled(section.at(key), True, f"{why} (modelled for {', '.join(sorted(modelled.PRESERVING))})")
-    elif model.layer_offloading or kind != "lora" or is_fused(train.optimizer):
-        other = "layer offloading" if model.layer_offloading else f"a {kind}" if kind != "lora" else train.optimizer
-        found.not_modelled(section.at(key), True, f"{why}, together with {other}")
-    if train.preserves_captions and not process.text("trigger_word", "") and not any(_given(process, "trigger_word")):
-        empty = process.values.get("trigger_word") is not None
-        why = "in place of an empty one the trainer puts the class between all letters" if empty else "the trainer stops without it"
-        found.problem(section.at(key), f"{key} needs a trigger word", why, "set trigger_word")
-
-
-def _given(process: Section, key: str) -> list[bool]:
-    """Whether each dataset has a key, set to something."""
-    entries = process.values.get("datasets")
-    return [isinstance(entry, dict) and bool(entry.get(key)) for entry in (entries if isinstance(entries, list) else [])]
 
 
 def _starts_late(train: Section) -> bool:
@@ -168,13 +135,9 @@ def _check_switches(train: Section) -> None:
             "unload_text_encoder", "cache_text_embeddings",
         )
     }  # fmt: skip
-    reasons = {
-        "train_text_encoder": "an adapter on the text encoder, with gradients through it",
-        "do_guidance_loss": "an extra pass through the transformer while the first one's tensors are alive",
-    }
-    for key, why in reasons.items():
-        if on[key]:
-            found.not_modelled(train.at(key), train.values[key], why)
+    if on["train_text_encoder"]:
+        why = "an adapter on the text encoder, with gradients through it"
+        found.not_modelled(train.at("train_text_encoder"), train.values["train_text_encoder"], why)
     refused = [
         ("bypass_guidance_embedding", "do_guidance_loss"),
         ("diff_output_preservation", "blank_prompt_preservation"),

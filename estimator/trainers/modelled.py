@@ -31,6 +31,11 @@ RECOVERED = {
 RECOVERY_RANK = 16
 TE_WEIGHTS = WEIGHTS  # of the text encoder
 PRESERVING = FILTERED  # steps that preserve outputs: held against whole runs of FLUX.1 dev, Z-Image and Turbo; the others by the same rule
+# Further passes of steps (estimator.passes), validation batches between them, and mean_flow: held against whole runs of FLUX.1 dev,
+# Z-Image and Turbo; the others of the same classes by the same rule
+PASSES = VALIDATED = FILTERED
+MEAN_FLOW = frozenset({"flux1-dev"})
+MEAN_FLOW_STOPS = frozenset({"zimage", "zimage-turbo"})  # an assertion in the class's unpatchify
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used
