@@ -6,12 +6,12 @@ from typing import Any
 
 from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW, lokr
 from calibration.validation_jobs_flux2 import klein
-from calibration.validation_jobs_wan import clip, frames
+from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_settings import *
 
 
-def dropout(share: float, **kwargs: float) -> dict[str, Any]:
-    return {"network.dropout": share} | {f"network.network_kwargs.{name}": value for name, value in kwargs.items()}
+def dropout(share: float) -> dict[str, Any]:
+    return {"network.dropout": share}
 
 
 JOBS = (
@@ -20,16 +20,11 @@ JOBS = (
         "zimage-lokr-4-bf16-b2", web_ui("zimage"), (("five", [512], {}),),
         {**lokr(4), **CACHED, **UNQUANTISED, **HIGH_VRAM, **NO_CHECKPOINTING, **batch(2), **optimizer("adamw")}, SMALL_PREVIEW,
     ),
-    Job("qwen-lokr-8", web_ui("qwen"), (("portraits", [512], {}),), {**lokr(8), **CACHED}, SMALL_PREVIEW),
+    Job("qwen-lokr-8", web_ui("qwen"), (("portraits", [512], {}),), {**WEIGHTED, **lokr(8), **CACHED}, SMALL_PREVIEW),
     Job("klein9b-lokr-auto", klein("9b"), (("portraits", [512], {}),), {**lokr(-1), **CACHED}, SMALL_PREVIEW),
-    Job("wan1b-lokr-4", web_ui("wan 1.3b"), (("short clips", [320], frames(21)),), {**lokr(4), **CACHED}, (clip(320, 256, 17),)),
     Job("flux-dropout", example(FLUX), (("portraits", [512, 768], {}),), {**dropout(0.1), **CACHED}, SMALL_PREVIEW),
     Job(
         "zimage-dropout-no-checkpointing-b2", web_ui("zimage"), (("five", [512], {}),),
         {**dropout(0.3), **CACHED, **NO_CHECKPOINTING, **batch(2), **rank(16)}, SMALL_PREVIEW,
-    ),
-    Job(
-        "zimage-rank-dropout-b2", web_ui("zimage"), (("five", [512], {}),),
-        {**dropout(0.1, rank_dropout=0.2), **CACHED, **batch(2), **rank(16)}, SMALL_PREVIEW,
     ),
 )  # fmt: skip

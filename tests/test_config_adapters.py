@@ -122,6 +122,16 @@ def test_a_lokr_is_named_where_it_was_not_recorded(tmp_path: Path, model: dict[s
     assert any(key.endswith("network.type") for key in named(job))
 
 
+def test_a_dora_on_float8_stops_the_trainer_and_is_named_on_other_weights(tmp_path: Path) -> None:
+    """torchao's tensors cannot be added to: tried on the emulated device with a layer of each kind."""
+    turbo = TURBO | {"quantize": True, "qtype": "qfloat8"}  # the trainer makes float8 of it
+    with pytest.raises(InputError, match="dora on weights in float8"):
+        read(tmp_path, train=train(), model=turbo, network={"type": "dora", "linear": 16})
+    for model in (FLUX_DEV, UINT4):
+        job = read(tmp_path, train=train(), model=model, network={"type": "dora", "linear": 16})
+        assert any(key.endswith("network.type") for key in named(job))
+
+
 @pytest.mark.parametrize("factor", [None, "many", [], float("inf"), 10**9])
 def test_a_factor_that_is_no_number_is_an_error(tmp_path: Path, factor: object) -> None:
     with pytest.raises(InputError, match="lokr_factor"):

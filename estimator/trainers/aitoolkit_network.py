@@ -116,6 +116,9 @@ def check_network(process: Section, network: Network | None, arch: Arch, model: 
         return
     found = section.found
     filtered = bool(network.ignore_if_contains or network.only_if_contains)
+    if network.kind == "dora" and model.weights == "float8":
+        what, why = "dora on weights in float8", "the trainer stops where it adds to them: torchao's tensors have no such sum"
+        found.problem(section.at("type"), what, why, "write type: lora, or quantise to uint4, or not at all (model.quantize: false)")
     if network.dropout and (arch.key not in modelled.DROPPING or model.layer_offloading):
         why = "keeps a mask for every adapter layer" + (", together with layer offloading" if model.layer_offloading else "")
         found.not_modelled(section.at("dropout"), section.values["dropout"], f"{why} (known: {', '.join(sorted(modelled.DROPPING))})")
