@@ -19,6 +19,9 @@ from estimator.references import CROPPED, REFERENCED
 from estimator.stays import TOKENS
 
 
+COPIES = 2  # of a preview's prompt before its control images are encoded: repeated, and that one stacked (src/pipeline.py: encode_prompt)
+
+
 class Flux2Plan(VaeStays, PromptsApart):
     """Flux2Model: the text encoder is loaded and quantised on the card, and with low_vram leaves it until the first prompt is encoded.
 
@@ -58,7 +61,8 @@ class Flux2Plan(VaeStays, PromptsApart):
         sizes = [capped_size(picture) for picture in sample.controls]
         for operation in super()._preview(sample, when):
             if sizes and isinstance(operation, Part) and operation.key.startswith("preview/"):
-                yield Part("step.prompts/one", operation.values, "stacked")
+                for _ in range(2 * COPIES if "/cfg/" in operation.key else COPIES):
+                    yield Part("step.prompts/one", operation.values, "stacked")
                 for size in sizes:
                     yield Part(RAW, {"R": _area(size)}, "pictures")
                     yield Part(ENCODE, image_values(*size), "control")
