@@ -18,7 +18,6 @@ from estimator.prompts import PromptsApart, VaeStays
 from estimator.references import CROPPED, REFERENCED
 from estimator.stays import TOKENS
 
-
 COPIES = 2  # of a preview's prompt before its control images are encoded: repeated, and that one stacked (src/pipeline.py: encode_prompt)
 
 

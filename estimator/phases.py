@@ -220,7 +220,7 @@ class Plan:
             yield from (End(), Begin("sample", detail, variants[number])) if number else ()
             yield from self._preview(sample, when)
         # generate_images' end: restore_device_state (VAE, transformer, text encoder, flush), unet.to(device), merge_out, and so on, flush
-        if self.all_latents_cached or away:
+        if self.all_latents_cached:
             yield MoveOut("vae")
         yield MoveOut("transformer") if away else MoveIn("transformer")
         yield from self.text_out() if self.text_away else self.text_in()

@@ -12,7 +12,7 @@ from estimator.archs import load_archs
 from estimator.batches import steps_of
 from estimator.job import Job, Model, Sample, Train
 from estimator.offload_profile import profile_of
-from estimator.operations import Part
+from estimator.operations import MoveOut, Part
 from estimator.plans import before_steps, plan_of, steps
 from estimator.programs import load_profile
 from estimator.residents import PhasePeak
@@ -126,3 +126,13 @@ def test_flux2_devs_text_encoder_is_loaded_whole_on_the_card(low_vram: bool) -> 
     assert ("text_encoder" in phase(made, "prepare", "adapter").components) is not low_vram
     assert rest.allocated_bytes < phase(made, "load", "text encoder").allocated_bytes
     assert phase(made, "prepare", "before the loop").components["text_encoder"] > 12 * 2**30
+
+
+@pytest.mark.parametrize(("cached", "moves"), [(False, []), (True, [MoveOut("vae")])])
+def test_the_vae_stays_behind_the_first_previews_where_steps_encode(cached: bool, moves: list[object]) -> None:
+    """Cached text leaves the transformer on the host, not the VAE: it was brought back before the previews."""
+    made = job("zimage", train=Train(optimizer="adamw8bit", cache_text_embeddings=True))
+    made = replace(made, datasets=tuple(replace(each, cache_latents=cached) for each in made.datasets))
+    operations = list(plan_of(made, load_profile(made.arch)).sampling("first"))
+    assert [operation for operation in operations if operation == MoveOut("vae")] == moves
+    assert MoveOut("transformer") in operations
