@@ -54,14 +54,17 @@ JOBS = (
     ),
     Job("turbo-next-sample", web_ui("turbo"), (("portraits", [512], {}),), {"train.timestep_type": "next_sample", **CACHED}, SMALL_PREVIEW),
     Job("flux-mean-flow", web_ui("flux"), (("square", [512], {}),), {**MEAN_FLOW, **CACHED}, SMALL_PREVIEW),
-    Job("flex-mean-flow", web_ui("flex1"), (("portraits", [512], {}),), {**MEAN_FLOW, **CACHED}, SMALL_PREVIEW),
     Job(
-        "qwen-passes", validation_jobs_qwen.example(), (("portraits", [512], {"mask_path": "DATA/portraits"}),),
-        {**GUIDED_LOSS, **MASKED, **checked("portraits/image0")}, SMALL_PREVIEW,
+        "qwen-validated", validation_jobs_qwen.example(), (("portraits", [512], {"mask_path": "DATA/portraits"}),),
+        {**MASKED, **checked("portraits/image0")}, SMALL_PREVIEW,
     ),
     Job(
-        "chroma-passes", validation_jobs_flux2.CHROMA, (("portraits", [512], {"mask_path": "DATA/portraits"}),),
-        {**GUIDED_LOSS, **MASKED, **CACHED_LATENTS, **checked("portraits/image0")}, SMALL_PREVIEW,
+        "chroma-guidance-loss", validation_jobs_flux2.CHROMA, (("portraits", [512], {"mask_path": "DATA/portraits"}),),
+        {**GUIDED_LOSS, **MASKED, **CACHED_LATENTS}, SMALL_PREVIEW,
+    ),
+    Job(
+        "klein4b-validated", validation_jobs_flux2.klein("4b"), (("square", [256], {}),),
+        {**CACHED, **checked("square/image0", resolution=256)}, SMALL_PREVIEW,
     ),
     Job(
         "wan1b-passes", web_ui("wan 1.3b"), (("portraits", [512], {}),), {**GUIDED_LOSS, **CACHED, **checked("portraits/image0")},

@@ -19,8 +19,6 @@ from estimator.filtered_flow import Flow
 from estimator.program import Program, peak_rows
 from estimator.stays import ADAPTED, EMBEDDINGS, staying
 
-PREDICTION = "predict_noise"  # what makes the predicted latent, as labels call it
-
 
 def program(key: str, program_of: Callable[[str], Program]) -> Program:
     """The program of such a key. Raises CannotTell."""
@@ -46,12 +44,11 @@ def without_gradients(twin: Program, adapted: bool = False) -> tuple[Program, in
     loss = next(k for k in range(twin.forward[0], tape.own) if tape.made[k].run == "step")
     edit.gone |= set(range(loss, tape.own))
     last = tape.born[loss] - 1
-    result = next(k for k in range(loss - 1, -1, -1) if tape.made[k].run == PREDICTION)
-    for k in range(loss):
-        died = tape.died[k]
-        if k != result and (died is None or died > last):
-            reader = flow.reader(k)
-            edit.ends[k] = (last, AFTER) if reader is None else flow.output_end(reader)
+    held = [k for k in range(loss) if (died := tape.died[k]) is None or died > last]
+    result = held[-1]  # the prediction is made last
+    for k in held[:-1]:
+        reader = flow.reader(k)
+        edit.ends[k] = (last, AFTER) if reader is None else flow.output_end(reader)
     for site in sites(tape) if not adapted else ():
         if site.total < loss:
             edit.without_adapter(site)

@@ -26,11 +26,11 @@ from typing import Protocol
 from estimator.archs import Arch
 from estimator.batches import one_or_many
 from estimator.estimate import Variant
-from estimator.features import image_values
 from estimator.guided_step import GUIDED
-from estimator.job import Job, Slider
+from estimator.job import Bucket, Job, Slider
 from estimator.loss_weights import WEIGHED
 from estimator.operations import Begin, Copy, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
+from estimator.sizes import sizes_of
 from estimator.stays import ADAPTED, BARE, EMBEDDINGS, INPUTS
 
 # Scopes: of a validation's prompt, of a pass, and of what a slider predicts first
@@ -52,6 +52,7 @@ class Timeline(Protocol):
     @property
     def text_home(self) -> bool: ...
     def empty_prompt(self) -> int: ...
+    def cache_item(self, bucket: Bucket) -> Iterator[Operation]: ...
     def encode(self, tokens: int, scope: str, batch: int = 1, graph: bool = False) -> Part: ...
     def encode_batch(self, values: Mapping[str, int], scope: str) -> Iterator[Operation]: ...
     def text_in(self) -> Iterator[Operation]: ...
@@ -151,7 +152,7 @@ def cached_validation(plan: Timeline) -> Iterator[Operation]:
     yield from () if plan.text_home else plan.text_out()
     yield MoveIn("vae")
     for width, height, _ in validation.pictures:
-        yield from (Part("cache_latents.item", image_values(width, height), "item"), Release("item"))
+        yield from (*plan.cache_item(Bucket(width, height)), Release("item"))
     yield from (MoveOut("vae"), EmptyCache())
 
 
@@ -164,7 +165,7 @@ def validated(plan: Timeline, number: int) -> Iterator[Operation]:
     largest = max(validation.pictures, key=lambda one: one[0] * one[1])
     yield Begin("train", "validation", Variant(*largest[:2], 1, levels))
     for width, height, tokens in validation.pictures:
-        values = {**image_values(width, height), **plan.rank, "B": levels, "X": tokens}
+        values = {**sizes_of(plan.arch, Bucket(width, height)), **plan.rank, "B": levels, "X": tokens}
         yield Part(EMBEDDINGS + plan.te_weights, {"X": tokens, "B": 1}, PROMPTS)
         yield from _joined(plan, tokens, levels)
         yield Part(INPUTS, values, PASS)

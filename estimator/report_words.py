@@ -20,6 +20,7 @@ _DOING = {
     "train": "training",
     "save": "saving",
 }
+VALIDATION = "validation"  # detail of a phase of training: between steps
 _PARTS = {  # (phase, detail) -> before the size, after it
     ("load", "transformer"): ("loading the transformer", ""),
     ("load", "text encoder"): ("loading the text encoder", ""),
@@ -28,6 +29,7 @@ _PARTS = {  # (phase, detail) -> before the size, after it
     ("prepare", "before the loop"): ("preparing the training loop", ""),
     ("sample", "baseline"): ("first preview", ""),
     ("sample", "with optimizer state"): ("previewing", ""),
+    ("train", VALIDATION): ("validating", ""),
 }
 _SHORT = {"baseline": "first", "with optimizer state": "later"}
 _MOMENTS = {  # scopes of the trainer that the recorder names (profiles' labels)
@@ -83,6 +85,8 @@ def row_name(phase: PhaseEstimate) -> str:
         side = detail.removeprefix("resolution ")
         detail = "" if side == str(variant.width) == str(variant.height) else f"of {side}"
     name = phase.phase.replace("_", " ")
+    if detail == VALIDATION:
+        name, detail = "validate", ""
     return " ".join(each for each in (name, size(variant), _SHORT.get(detail, detail)) if each)
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from estimator.estimate import Interval, PhaseEstimate
 from estimator.guided_step import GUIDED
 from estimator.job import Job, Slider, Validation
 from estimator.operations import CORE, Operation, Part
 from estimator.plans import plan_of, steps
 from estimator.program import ALLOCATE, Program
 from estimator.programs import load_profile
+from estimator.report_words import row_name, what
 from estimator.timeline import simulate
 from tests.config_writer import process, read, refusal, train
 from tests.made_jobs import dataset, job
@@ -192,6 +194,13 @@ def test_a_validation_grows_with_its_levels_and_its_pictures() -> None:
     assert validations(validating(4, size=512))[0] < by_levels[2]
 
 
+def test_a_validation_has_a_row_of_its_own() -> None:
+    (peak,) = [peak for peak in simulate(validating(4)).phases if peak.detail == "validation"][:1]
+    shown = PhaseEstimate("train", peak.variant, 1, 1, Interval(1, 1, 1), "safe", "", {}, peak.detail)
+    assert row_name(shown) == "validate 768x768 batch 4"
+    assert what(shown) == "validating 768x768 batch 4"
+
+
 @pytest.mark.parametrize(("every", "expected"), [(0, [0]), (1, [0, 1, 2, 3, 4]), (2, [0, 2, 4]), (10, [0])])
 def test_when_a_validation_comes(every: int, expected: list[int]) -> None:
     from estimator.passes import validated
@@ -277,7 +286,7 @@ def test_regularisation_by_the_prior_is_a_datasets(tmp_path: Path) -> None:
         {"train": train(do_cfg=True, optimizer="automagic3")},
         {"train": train(loss_type="mean_flow", batch_size=2)}, {"train": train(loss_type="mean_flow", do_guidance_loss=True)},
         {"train": train(do_cfg=True), "network": {"type": "lokr", "linear": 16}},
-        {"train": train(correct_pred_norm=True), "model": {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image", "quantize": True}},
+        {"train": train(do_cfg=True), "model": {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image", "quantize": True}},
     ],
 )  # fmt: skip
 def test_what_no_rule_reaches_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -316,6 +325,12 @@ def test_mean_flow_on_what_stops_on_it(tmp_path: Path) -> None:
     assert read(tmp_path, train=train(loss_type="mean_flow")).train.mean_flow
     (problem,) = refusal(tmp_path, train=train(loss_type="mean_flow"), model={"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage"})
     assert "mse" in problem.fix
+
+
+def test_a_validation_on_what_stops_on_it(tmp_path: Path) -> None:
+    settings = config(validation_items=[{"image_path": picture(tmp_path)}])
+    (problem,) = refusal(tmp_path, **settings, model={"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"})
+    assert problem.fix == "remove validation_config"
 
 
 @pytest.mark.parametrize("written", ["plain", "file"])

@@ -58,16 +58,25 @@ def with_passes(process: Section, train: Train, arch: Arch, model: Model, kind: 
         beyond = _beyond(key, train, arch, model, kind)
         if beyond:
             where.found.not_modelled(where.at(key), where.values[key], f"{PASSES[key]}, {beyond}")
-    if train.mean_flow and arch.key in modelled.MEAN_FLOW_STOPS:
-        why = "the trainer gives the transformer two timesteps of each sample, on which it stops"
-        section.found.problem(section.at(LOSS), f"{arch.name} cannot be trained with {MEAN_FLOW}", why, "set loss_type: mse")
+    _check_stops(section, train, arch)
     _check_preservation(process, section, train, arch, model, kind)
     return train
 
 
+def _check_stops(section: Section, train: Train, arch: Arch) -> None:
+    """What the trainer stops on."""
+    if train.mean_flow and arch.key in modelled.MEAN_FLOW_STOPS:
+        why = "the trainer gives the transformer two timesteps of each sample, on which it stops"
+        section.found.problem(section.at(LOSS), f"{arch.name} cannot be trained with {MEAN_FLOW}", why, "set loss_type: mse")
+    if train.validation is not None and arch.key in modelled.VALIDATION_STOPS:
+        why = "the trainer asks its stand-in for a text encoder where its weights are, and stops: it has none"
+        section.found.problem(section.at(VALIDATION), f"{arch.name} cannot be trained with {VALIDATION}", why, f"remove {VALIDATION}")
+
+
 def _beyond(key: str, train: Train, arch: Arch, model: Model, kind: str) -> str:
     """What a pass is together with where no rule reaches, or the architectures that it is modelled for; nothing where it is modelled."""
-    known = modelled.VALIDATED if key == VALIDATION else modelled.MEAN_FLOW if key == LOSS else modelled.PASSES
+    of_its_own = {VALIDATION: modelled.VALIDATED, GUIDED_LOSS: modelled.GUIDING, LOSS: modelled.MEAN_FLOW}
+    known = of_its_own.get(key, modelled.PASSES if key in DOUBLING else modelled.PRIORED)
     if arch.key not in known:
         return f"modelled for {', '.join(sorted(known))}"
     together = {"layer offloading": model.layer_offloading, f"a {kind}": kind != "lora"}

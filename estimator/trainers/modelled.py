@@ -31,10 +31,14 @@ RECOVERED = {
 RECOVERY_RANK = 16
 TE_WEIGHTS = WEIGHTS  # of the text encoder
 PRESERVING = FILTERED  # steps that preserve outputs: held against whole runs of FLUX.1 dev, Z-Image and Turbo; the others by the same rule
-# Further passes of steps (estimator.passes), validation batches between them, and mean_flow: held against whole runs of FLUX.1 dev,
-# Z-Image and Turbo; the others of the same classes by the same rule
-PASSES = VALIDATED = FILTERED
+# Further passes of steps (estimator.passes), held against whole runs of FLUX.1 dev, Z-Image and Turbo, others of the same classes by the
+# same rule. Validation batches and a prior also of Qwen-Image, the former and guidance in the loss also of Wan 2.1 1.3B.
+PASSES = FILTERED
+VALIDATED = FILTERED | {"qwen-image", "wan21-1.3b", "wan21-14b"}
+PRIORED = FILTERED | {"qwen-image"}
+GUIDING = FILTERED | {"wan21-1.3b", "wan21-14b"}
 MEAN_FLOW = frozenset({"flux1-dev"})
+VALIDATION_STOPS = frozenset({"chroma"})  # its stand-in for CLIP has no weights to ask for where it is
 MEAN_FLOW_STOPS = frozenset({"zimage", "zimage-turbo"})  # an assertion in the class's unpatchify
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
