@@ -95,6 +95,14 @@ JOBS = (
         {**offloaded(0.5, 0.5), **UNQUANTISED, **HIGH_VRAM, **batch(2), **CACHED_LATENTS, **CACHED_TEXT, **rank(16), **EMA}, ONE_PREVIEW,
         seed=4,
     ),
+    Job(  # batches that are accumulated find the slots of the batch before them
+        "turbo-offload-accumulated", web_ui("turbo"), (("phone", [512], {}),),
+        {**offloaded(1, 0), **quantised("uint4"), **CACHED_TEXT, **rank(16), "train.gradient_accumulation": 2}, ONE_PREVIEW,
+    ),
+    Job(
+        "turbo-accumulated", web_ui("turbo"), (("phone", [512], {}),),
+        {**quantised("uint4"), **CACHED_TEXT, **rank(16), "train.gradient_accumulation": 2}, ONE_PREVIEW,
+    ),
     Job("flux2dev-offload-ui", FLUX2, (("phone", [512, 768], {}),), {**offloaded(1, 0), **NO_WORKERS}, ONE_PREVIEW),
     Job(  # the trainer stops at the first preview if its text encoder is offloaded
         "flux2dev-offload-no-previews", FLUX2, (("odd", [512], {}),), {**offloaded(1, 1), **NO_PREVIEWS, **CACHED_LATENTS, **rank(16)}, (),

@@ -106,7 +106,9 @@ def packed_tensors(base: Program) -> list[int]:
     """
     numbers: dict[tuple[str, int], int] = {}
     for k, name in enumerate(base.names):
-        component, _, number = (name or "").partition(":")
+        if name is None:
+            continue
+        component, _, number = name.partition(":")
         if number.isdigit():  # `transformer:12.1` is a part of a wrapper, of which uintN has none
             numbers[component, int(number)] = k
     sizes = base.constants

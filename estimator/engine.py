@@ -6,7 +6,7 @@ between, or survival only by releasing cached blocks again and again (slow).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate, Interval, PhaseEstimate
@@ -141,14 +141,14 @@ def fails_at_start(job: Job, gpu: Gpu, *, loading_only: bool) -> bool:
     """
     workspace, phases = workspace_of(gpu), {"load"} if loading_only else EARLY
     rows = [peak for peak in bound(job, workspace_bytes=workspace).phases if peak.phase in phases]
-    most = room(gpu, residual_for(gpu), rows).low_bytes
+    most = room(gpu, residual_for(gpu, job, narrowest=True), rows).low_bytes
     return not survives_start(job, max(most, 0), loading_only=loading_only, workspace_bytes=workspace)
 
 
-def fails_alone(peak: PhasePeak, gpu: Gpu) -> bool:
-    """Whether a phase of `surely_unsafe` is one whatever the job's other phases are."""
-    residual = residual_for(gpu)
-    return _fast_verdict(peak, room(gpu, residual, (peak,)), gpu, residual) != SAFE
+def failing_alone(peaks: Iterable[PhasePeak], job: Job, gpu: Gpu) -> list[PhasePeak]:
+    """Those of a job's phases that are not safe by peak rows whatever its other phases and its optimizer are."""
+    residual = residual_for(gpu, job, narrowest=True)
+    return [peak for peak in peaks if _fast_verdict(peak, room(gpu, residual, (peak,)), gpu, residual) != SAFE]
 
 
 def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:

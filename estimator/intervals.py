@@ -111,14 +111,17 @@ OTHER_SOFTWARE = (
 CHANCE = "the trainer draws the offloaded layers anew in every run: in 98 of 100 within {:.2f} GiB of the estimate: the interval is wider"
 
 
-def residual_for(gpu: Gpu, job: Job | None = None) -> Residual:
+def residual_for(gpu: Gpu, job: Job | None = None, *, narrowest: bool = False) -> Residual:
     """The residual of a card, and of a job on it: wider, with the reasons, by what was never checked. Without a job the narrowest.
 
+    `narrowest`: of the jobs that differ from this one in their optimizer alone, without what the trainer's draw of layers adds.
     A calibrated card's own residual (`gpu.residual`) stands for the shipped one and for its generation; what it holds is not widened by it.
     """
     shipped = profile()
     own, why = _own(gpu, job)
     found = settings(job) if job is not None else {}
+    if narrowest:
+        found.pop("optimizer", None)
     if own is None:
         found["generation"] = generation(gpu.compute_capability)
     missing = [kind for kind, value in found.items() if not is_checked(kind, value)]
@@ -128,7 +131,7 @@ def residual_for(gpu: Gpu, job: Job | None = None) -> Residual:
         reasons.append(drift)
         shares.append(DRIFT_SHARE)
     residual = _shipped(tuple(shares), tuple(reasons)) if own is None else _widened(own, shares, tuple(reasons))
-    chance = _chance_bytes(job) if job is not None and job.model.layer_offloading else 0
+    chance = _chance_bytes(job) if job is not None and job.model.layer_offloading and not narrowest else 0
     return residual.with_chance(chance, CHANCE.format(chance / GIB)) if chance else residual
 
 

@@ -43,7 +43,8 @@ def loaded(base: Program, taken: frozenset[int]) -> Program:
     own = len(base.names) - base.imports
     gone = [k for k in base.exported if _beside(base.names[k]) in taken]
     end = len(base.events) - int(base.events[-1] == EMPTY_CACHE)
-    names = tuple(None if k in set(gone) else name for k, name in enumerate(base.names))
+    left = set(gone)
+    names = tuple(None if k in left else name for k, name in enumerate(base.names))
     return replace(base, events=np.insert(base.events, end, [own - k for k in gone]).astype(np.int64), names=names)
 
 

@@ -78,11 +78,12 @@ class Simulation:
 NEVER_CLEARED = ("recovery_gradient",)
 """Groups of gradients that stay from a run's first step on: of an accuracy recovery adapter, whose parameters the trainer neither freezes
 nor gives to the optimizer, so that nothing clears them (toolkit/util/quantize.py, quantize_model, 27a03a91)."""
+GRADIENTS = ("gradient", *NEVER_CLEARED)
 
 
 def adds(accumulates: bool, group: str) -> bool:
     """Whether a part adds to gradients of the group that are there: their new values go as soon as they are added."""
-    return accumulates or group in NEVER_CLEARED
+    return group in NEVER_CLEARED or (accumulates and group in GRADIENTS)
 
 
 def counted_as(group: str, key: str) -> str:

@@ -353,3 +353,12 @@ def test_flux2_dev_makes_no_previews_where_its_text_encoders_first_layer_waits_o
 def test_klein_makes_previews_with_its_text_encoder_offloaded() -> None:
     (job,) = read_jobs(ROOT / "examples" / "flux2_klein_4b_ui.yaml", ("model.layer_offloading=true",))
     assert not job.unmodelled
+
+
+@pytest.mark.parametrize("name", ["zimage_turbo_ui", "zimage_base_ui", "flux2_klein_4b_ui", "qwen_image_ui", "qwen_edit_2509_ui"])
+def test_accumulated_batches_find_the_slots_of_the_batch_before(name: str) -> None:
+    """Gradients alone are added to what is there; what a batch leaves in slots is its own (the replay stopped on it)."""
+    sets = ("model.layer_offloading=true", "model.layer_offloading_text_encoder_percent=0", "train.cache_text_embeddings=true")
+    alone, twice = (read_jobs(ROOT / "examples" / f"{name}.yaml", (*sets, f"train.gradient_accumulation={n}"))[0] for n in (1, 3))
+    steps = [max(p.allocated_bytes for p in simulate(job).phases if p.phase == "train") for job in (alone, twice)]
+    assert steps[0] <= steps[1] < 1.25 * steps[0]  # the gradients of the batches before are there from the start

@@ -15,9 +15,10 @@ from estimator.estimate import SAFE
 from estimator.gpus import find_gpu
 from estimator.planner.edits import Dimension, merged
 from estimator.planner.growth import _last
+from estimator.planner.judge import Judge
 from estimator.planner.output import edited_text
 from estimator.planner.plans import Plan, make_plan
-from estimator.planner.search import Judge, cheapest
+from estimator.planner.search import cheapest
 from estimator.planner.space import dimensions
 from estimator.planner.subject import Subject, covers, read_subject
 from estimator.trainers import read_jobs

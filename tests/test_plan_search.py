@@ -17,7 +17,8 @@ from estimator.intervals import residual_for
 from estimator.offload_profile import profile_of
 from estimator.outside import allocated_on_card, extra_at_peak
 from estimator.planner.edits import NOTHING, Dimension, Edit, merged
-from estimator.planner.search import Judge, cheapest
+from estimator.planner.judge import Judge
+from estimator.planner.search import cheapest
 from estimator.planner.sight import ENDS, LOAD, LOWERING, START, UNSEEN, UNTOLD, lowering, phase_of, seen
 from estimator.planner.space import dimensions
 from estimator.planner.subject import Subject, read_subject
@@ -182,3 +183,10 @@ def test_the_search_finds_what_trying_all_finds(name: str, gib: int) -> None:
         found = cheapest(judge, space, by_rows=True)
         assert (None if found is None else (found.loss.order, len(found.edits))) == by_trying_all(Judge(subject, gpu), space)
         assert judge.by_rows <= size
+
+
+def test_a_card_that_loading_fails_on_by_a_hair_is_soon_given_up() -> None:
+    """With layers offloaded Qwen-Image's text encoder loads but for the wider interval: each of 200,000 ways was tried for itself."""
+    judge = Judge(subject_of("qwen_image_ui"), find_gpu("RTX4080"))
+    assert cheapest(judge, dimensions(judge.subject, "quality")) is None
+    assert judge.by_rows < 3_000

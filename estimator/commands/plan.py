@@ -158,7 +158,7 @@ def _steps(given: argparse.Namespace, subject: Subject, gpu: Gpu, target: str | 
 
 def _grid(given: argparse.Namespace, subject: Subject, gpu: Gpu) -> Answer:
     from estimator.planner.axes import read_axes
-    from estimator.planner.search import Judge
+    from estimator.planner.judge import Judge
     from estimator.planner.sweep import sweep
     from estimator.planner.tables import check_table, confirmed, csv_text, safe_or_unconfirmed, write_table
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from estimator.planner.buckets import FRAME_STEP, LARGEST, MOST_FRAMES, STEP, frame_edits, frames_of, grown, resolutions
 from estimator.planner.edits import Dimension, Edit, Level
-from estimator.planner.search import Judge, Named, cheapest
+from estimator.planner.judge import Judge
+from estimator.planner.search import Named, cheapest
 from estimator.planner.space import batch_edits, largest_batch
 from estimator.planner.subject import Subject
 from estimator.trainers.aitoolkit_train import MAX_BATCH

@@ -10,7 +10,8 @@ from estimator.gpus import Gpu, all_gpus
 from estimator.planner.costs import time_ratio
 from estimator.planner.edits import Edit, Level, merged
 from estimator.planner.growth import Growth, alone, driven
-from estimator.planner.search import Judge, Named, cheapest, named
+from estimator.planner.judge import Judge
+from estimator.planner.search import Named, cheapest, named
 from estimator.planner.space import dimensions
 from estimator.planner.speed import fastest
 from estimator.planner.subject import Subject

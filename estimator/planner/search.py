@@ -10,34 +10,18 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from estimator.engine import (
-    EARLY,
-    Failure,
-    estimate_job,
-    fails_alone,
-    fails_at_start,
-    failure,
-    room_bytes,
-    rows_of,
-    surely_safe,
-    surely_unsafe,
-    without_flash,
-)
-from estimator.errors import CannotTell
-from estimator.estimate import OOM, SAFE, Estimate
-from estimator.gpus import Gpu
+from estimator.engine import EARLY, failing_alone, without_flash
 from estimator.planner.edits import NOTHING, Dimension, Edit, Level, Loss, merged
+from estimator.planner.judge import Judge
 from estimator.planner.known import Known, Places
-from estimator.planner.sight import BESIDE_STEPS, LOAD, START, TRAIN, UNSEEN, UNTOLD, phase_of, seen
-from estimator.planner.subject import Subject
-from estimator.residents import PhasePeak, Simulation, workspace_of
+from estimator.planner.sight import BESIDE_STEPS, LOAD, START, TRAIN, UNSEEN, UNTOLD, phase_of
 
-SPEED = "speed"
+SPEED, OFFLOADING = "speed", "offloading"
 """The dimension of all that changes the time of a step."""
 FIRST = (SPEED, "text", "low_vram", "weights", "latents")
-LAST = ("batch", "buckets", "frames", "controls", "checkpointing", "optimizer", "offloading", "previews")
+LAST = ("batch", "buckets", "frames", "controls", "checkpointing", "optimizer", OFFLOADING, "previews")
 """In which order settings are decided. LAST: those of which it is known where they leave a phase least (estimator.planner.sight)."""
 
 
@@ -56,8 +40,8 @@ class Choice:
         return sum((level.loss for level in self.levels), NOTHING)
 
 
-NOT_SAFE = "not safe"
-"""Borderline or out of memory: which of the two has not been looked into."""
+Entry = tuple[int, int, int, int, int, int, Places]
+"""aimed, learned, trouble, edits, -decided, part, places: see `_Search.entry`."""
 Named = tuple[str, Level]
 """A level with the name of its dimension."""
 
@@ -67,115 +51,6 @@ def named(space: Sequence[Dimension], choice: Choice) -> tuple[Named, ...]:
     return tuple((each.name, level) for each, level in zip(space, choice.levels, strict=True) if level.edits)
 
 
-@dataclass(slots=True)
-class Judge:
-    """What is safe on a card, remembered. `by_rows` and `replayed` count the work."""
-
-    subject: Subject
-    gpu: Gpu
-    by_rows: int = 0
-    replayed: int = 0
-    _rows: dict[tuple[Edit, ...], tuple[PhasePeak, ...] | None] = field(default_factory=dict)
-    _estimates: dict[tuple[Edit, ...], Estimate] = field(default_factory=dict)
-    _starts: dict[tuple[str, tuple[Edit, ...]], bool] = field(default_factory=dict)
-    _early: dict[tuple[Edit, ...], list[Failure]] = field(default_factory=dict)
-    _failures: dict[tuple[Edit, ...], Failure | None] = field(default_factory=dict)
-
-    def failing(self, edits: tuple[Edit, ...]) -> tuple[PhasePeak, ...] | None:
-        """The phases that peak rows rule out; None where the edited config cannot be estimated at all."""
-        if edits not in self._rows:
-            job, rows = self.subject.read(edits), self._bound(edits)
-            self.by_rows += 1
-            self._rows[edits] = None if job is None or rows is None else tuple(surely_unsafe(job, self.gpu, rows))
-        return self._rows[edits]
-
-    def estimate(self, edits: tuple[Edit, ...]) -> Estimate:
-        """The replayed estimate of the edited config. The edits must be readable. Raises CannotTell."""
-        if edits not in self._estimates:
-            job = self.subject.read(edits)
-            assert job is not None
-            self.replayed += edits not in self._failures
-            self._estimates[edits] = estimate_job(job, self.gpu)
-        return self._estimates[edits]
-
-    def shortfall(self, edits: tuple[Edit, ...]) -> tuple[str, tuple[str, ...]]:
-        """(verdict, the phases that fail), as far as has been found out; "" where nothing has."""
-        estimate = self._estimates.get(edits)
-        if estimate is not None:
-            return estimate.verdict, tuple(dict.fromkeys(p.phase for p in estimate.phases if p.verdict != SAFE))
-        failing, failure = self.failing(edits), self._failures.get(edits)
-        if failure is not None:
-            return NOT_SAFE, (failure.phase,)
-        return (NOT_SAFE, tuple(dict.fromkeys(p.phase for p in failing))) if failing else ("", ())
-
-    def standing(self, edits: tuple[Edit, ...] = ()) -> Estimate:
-        """The edited config: by peak rows where these are certain that it fails. The edits must be readable. Raises CannotTell."""
-        job = self.subject.read(edits)
-        assert job is not None
-        rows = estimate_job(job, self.gpu, fast=True)
-        return rows if rows.verdict == OOM else self.estimate(edits)
-
-    def starts(self, edits: tuple[Edit, ...], part: str) -> bool:
-        """Whether LOAD or START goes through by replay, with the most room it can have. The edits must be readable. Raises CannotTell."""
-        what = part, seen(edits, part)
-        if what not in self._starts:
-            job = self.subject.read(edits)
-            assert job is not None
-            self._starts[what] = not fails_at_start(job, self.gpu, loading_only=part == LOAD)
-        return self._starts[what]
-
-    def safe(self, edits: tuple[Edit, ...]) -> bool:
-        """Safe by the rule of `check`, which replays training steps in other orders as well: these are asked only where they matter."""
-        if self.failing(edits) != ():
-            return False
-        failure, job, rows = self._failure(edits), self.subject.read(edits), self._bound(edits)
-        assert job is not None
-        assert rows is not None
-        if failure is None and edits not in self._estimates and surely_safe(job, self.gpu, room_bytes(job, self.gpu, rows)):
-            return True
-        return (failure is None or not failure.decides) and self.estimate(edits).verdict == SAFE
-
-    def likely(self, edits: tuple[Edit, ...]) -> bool:
-        """Whether it may well be safe: if its steps reserve as much more than they allocate as those of the config as it stands.
-
-        For where to look first. The edited config must be one that peak rows let pass. Raises CannotTell.
-        """
-        job, rows = self.subject.read(edits), self._bound(edits)
-        assert job is not None
-        assert rows is not None
-        cached = max((p.reserved_bytes - p.allocated_bytes for p in self.estimate(()).phases if p.phase == TRAIN), default=0)
-        need = max((p.allocated_bytes for p in rows.phases if p.phase == TRAIN), default=0) + cached
-        return need <= room_bytes(job, self.gpu, rows)
-
-    def _failure(self, edits: tuple[Edit, ...]) -> Failure | None:
-        """How the edited config is known to fail, or is found to under its capacity alone. A start that fails speaks for all like it."""
-        if edits not in self._failures:
-            job, rows, start = self.subject.read(edits), self._bound(edits), seen(edits, START)
-            assert job is not None
-            assert rows is not None
-            capacity = room_bytes(job, self.gpu, rows)
-            known = (each for each in self._early.get(start, ()) if each.from_bytes <= capacity <= each.to_bytes)
-            found = next(known, None)
-            if found is None:
-                self.replayed += edits not in self._estimates
-                found = failure(job, self.gpu, capacity)
-            self._failures[edits] = found
-            if found is not None and found.phase in EARLY:
-                self._early.setdefault(start, []).append(found)
-        return self._failures[edits]
-
-    def _bound(self, edits: tuple[Edit, ...]) -> Simulation | None:
-        """Peak rows, which are the same on cards of one kind; None where the edited config cannot be estimated at all."""
-        bounds, key = self.subject.bounds, (edits, workspace_of(self.gpu))
-        if key not in bounds:
-            job = self.subject.read(edits)
-            try:
-                bounds[key] = None if job is None else rows_of(job, self.gpu)
-            except CannotTell:
-                bounds[key] = None
-        return bounds[key]
-
-
 def cheapest(judge: Judge, space: Sequence[Dimension], base: tuple[Edit, ...] = (), *, by_rows: bool = False) -> Choice | None:
     """The safe choice of the least loss over the edits `base`; None if there is none. Of equal losses, that with the fewest edits.
 
@@ -183,14 +58,41 @@ def cheapest(judge: Judge, space: Sequence[Dimension], base: tuple[Edit, ...] = 
     """
     if without_flash(judge.gpu):
         return None  # nothing is called safe there
-    search = _Search(judge, space, base)
-    for places in itertools.chain(((0,) * len(space),), search.rising()):
+    parts = [_Search(judge, part, base) for part in _apart(space)]
+    for search, places in itertools.chain(((parts[0], (0,) * len(space)),), _rising(parts)):
         edits = search.edits(places)
         if judge.failing(edits) == ():
             if by_rows or judge.safe(edits):
                 return search.choice(places)
             search.learn(places)
     return None
+
+
+def _apart(space: Sequence[Dimension]) -> list[Sequence[Dimension]]:
+    """The space without layer offloading, and with it. The interval is wider with it, so that the two fail in different phases: where they
+    were searched as one, neither phase spoke for all."""
+    offloading = next((each for each in space if each.name == OFFLOADING and len(each.levels) > 1), None)
+    if offloading is None:
+        return [space]
+    halves = replace(offloading, levels=offloading.levels[:1]), replace(offloading, levels=offloading.levels[1:])
+    return [[half if each is offloading else each for each in space] for half in halves]
+
+
+def _rising(parts: Sequence[_Search]) -> Iterator[tuple[_Search, Places]]:
+    """The places of every choice in any of the parts by rising loss, each once, but for those that are known to fail."""
+    waiting = [search.entry((), n) for n, search in enumerate(parts)]
+    heapq.heapify(waiting)
+    while waiting:
+        *_, n, places = heapq.heappop(waiting)
+        search, at = parts[n], len(places)
+        if at and places[-1] + 1 < len(search.space[at - 1].levels):
+            heapq.heappush(waiting, search.entry((*places[:-1], places[-1] + 1), n))
+        if search.fails(places):
+            continue
+        if at == len(search.space):
+            yield search, places
+        else:
+            heapq.heappush(waiting, search.entry((*places, 0), n))
 
 
 class _Search:
@@ -207,27 +109,13 @@ class _Search:
         self.lowest = tuple(len(each.levels) - 1 if each.name in LAST else 0 for each in self.space)
         self.costs = [[(*level.loss.order, len(level.edits)) for level in each.levels] for each in self.space]
 
-    def rising(self) -> Iterator[Places]:
-        """The places of every choice by rising loss, each once, but for those that are known to fail."""
-        waiting = [self._entry(())]
-        while waiting:
-            places = heapq.heappop(waiting)[-1]
-            at = len(places)
-            if at and places[-1] + 1 < len(self.space[at - 1].levels):
-                heapq.heappush(waiting, self._entry((*places[:-1], places[-1] + 1)))
-            if self._fails(places):
-                continue
-            if at == len(self.space):
-                yield places
-            else:
-                heapq.heappush(waiting, self._entry((*places, 0)))
-
-    def _entry(self, places: Places) -> tuple[int, int, int, int, int, Places]:
+    def entry(self, places: Places, part: int) -> Entry:
+        """What the search goes by: the loss of what is decided, then the fewest edits, then what is decided furthest."""
         aimed = learned = trouble = edits = 0
         for costs, n in zip(self.costs, places, strict=False):
             each = costs[n]
             aimed, learned, trouble, edits = aimed + each[0], learned + each[1], trouble + each[2], edits + each[3]
-        return aimed, learned, trouble, edits, -len(places), places
+        return aimed, learned, trouble, edits, -len(places), part, places
 
     def edits(self, places: Places) -> tuple[Edit, ...]:
         """Those of the choice at these places, over the base."""
@@ -257,7 +145,7 @@ class _Search:
             return not self.judge.safe(edits) and TRAIN in self.judge.shortfall(edits)[1]
         return failing is not None and any(phase_of(peak) == TRAIN for peak in failing)
 
-    def _fails(self, places: Places) -> bool:
+    def fails(self, places: Places) -> bool:
         """Whether all that these places can lead to fails, as far as can be told from where each phase is least."""
         at = len(places)
         if self.known.dead(places):
@@ -288,8 +176,9 @@ class _Search:
         """The phases that fail at these places by their own bytes; UNTOLD alone where nothing can be told."""
         failing = self.known.failing(places)
         if failing is None:
-            peaks = self.judge.failing(self.edits(places))
-            told = {phase_of(peak) for peak in peaks if fails_alone(peak, self.judge.gpu)} if peaks is not None else {UNTOLD}
+            edits, judge = self.edits(places), self.judge
+            peaks, job = judge.failing(edits), judge.subject.read(edits)
+            told = {UNTOLD} if peaks is None or job is None else {phase_of(peak) for peak in failing_alone(peaks, job, judge.gpu)}
             failing = tuple(phase for phase in UNSEEN if phase in told)  # in one order in every process
             self.known.note(places, failing)
         return failing

@@ -11,7 +11,8 @@ from estimator.estimate import SAFE
 from estimator.job import Job, Model, Train
 from estimator.planner.costs import time_ratio
 from estimator.planner.edits import Dimension, Edit, Level, Loss, merged
-from estimator.planner.search import SPEED, Choice, Judge, Named, cheapest, named
+from estimator.planner.judge import Judge
+from estimator.planner.search import SPEED, Choice, Named, cheapest, named
 from estimator.planner.space import unquantised
 from estimator.planner.subject import Subject
 

@@ -14,7 +14,7 @@ from estimator.gpus import MIB, Gpu
 from estimator.planner.buckets import FRAME_STEP, LARGEST, frame_edits, frames_of, grown, resolutions
 from estimator.planner.costs import headroom_bytes
 from estimator.planner.edits import Dimension, Edit, Level, merged
-from estimator.planner.search import Judge
+from estimator.planner.judge import Judge
 from estimator.planner.space import PREVIEW_STEP, batch_edits, dimensions, largest_batch, scaled_previews
 from estimator.planner.subject import Subject
 

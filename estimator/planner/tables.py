@@ -15,7 +15,7 @@ from estimator.estimate import SAFE
 from estimator.job import Place
 from estimator.planner.axes import edits_of
 from estimator.planner.edits import merged
-from estimator.planner.search import Judge
+from estimator.planner.judge import Judge
 from estimator.planner.sweep import PHASES, UNCONFIRMED, VERDICTS, Sweep
 
 MOST_CONFIRMED = 500

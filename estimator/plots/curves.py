@@ -12,7 +12,7 @@ from estimator.outside import extra_at_peak, room
 from estimator.planner.axes import edits_of
 from estimator.planner.edits import Edit, merged
 from estimator.planner.growth import largest_safe
-from estimator.planner.search import Judge
+from estimator.planner.judge import Judge
 from estimator.planner.space import largest_batch, quantised, unquantised
 from estimator.planner.subject import Subject
 from estimator.residents import workspace_of

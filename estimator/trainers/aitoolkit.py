@@ -123,14 +123,14 @@ def _with_name(file: ConfigFile, found: Findings) -> dict[str, object]:
 
     def put(value: object) -> object:
         nonlocal used
-        if isinstance(value, str) and "[name]" in value:
+        if isinstance(value, str):
+            if "[name]" not in value:
+                return value
             used = True
             return value.replace("[name]", name)
-        if isinstance(value, list):
-            return [put(item) for item in value]
         if isinstance(value, dict):
             return {str(put(key)): put(item) for key, item in value.items()}
-        return value
+        return [put(item) for item in value] if isinstance(value, list) else value
 
     result = put(file.data)
     if used and any(character in '"\\' or ord(character) < 32 for character in name):
