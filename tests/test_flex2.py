@@ -107,6 +107,14 @@ def test_a_previews_picture_has_a_place_of_its_own(tmp_path: Path, sample: dict[
         assert len(read(tmp_path, **sections).samples[0].controls) == pictured
 
 
+@pytest.mark.parametrize("written", ["+-1", "9" * 5000, "one", ""])
+def test_a_place_that_is_no_number_is_refused(tmp_path: Path, written: str) -> None:
+    """Digits with two signs, and more of them than Python reads, ended in an internal error."""
+    prompt = f"a --ctrl_img /a/pose.png --ctrl_idx {written}"
+    problems = refusal(tmp_path, model=FLEX2, sample={"samples": [{"prompt": prompt}]})
+    assert any("--ctrl_idx in the prompt takes a number" in problem.what for problem in problems)
+
+
 def test_what_the_trainer_stops_on_is_refused(tmp_path: Path) -> None:
     sections = process(model=FLEX2, train=train(cache_text_embeddings=True))
     (problem,) = refusal(tmp_path, **sections)  # run: index is on cuda:0, different from other tensors on cpu

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from estimator.archs import GIVEN_FRAME, PICTURED, Arch
@@ -181,8 +182,10 @@ def sample_controls(section: Section, arch: Arch, flags: Mapping[str, str]) -> t
 def _check_place(section: Section, path: str, flags: Mapping[str, str]) -> None:
     """Flex.2's channels have one place for what is to be filled in, and one for a control image; the trainer goes by the file's name."""
     written: object = section.values.get("ctrl_idx", 0)
-    if "ctrl_idx" in flags:  # what is no number there is reported with the other flags
-        written = int(flags["ctrl_idx"]) if flags["ctrl_idx"].lstrip("+-").isdecimal() else flags["ctrl_idx"]
+    if "ctrl_idx" in flags:
+        written = flags["ctrl_idx"]
+        with suppress(ValueError):  # what is no number there is reported with the other flags
+            written = int(flags["ctrl_idx"])
     right = 0 if INPAINT in path else 1
     if written != right or not isinstance(written, int):
         what = f"ctrl_idx {shown(written)} with {os.path.basename(path)}: the preview's channels are then too few or too many"
