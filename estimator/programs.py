@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import core_rules, derived_weights, experts, heads, optimizers, references, shared, stays
+from estimator import core_rules, derived_weights, experts, heads, optimizers, references, shared, stays, unrecorded
 from estimator.archive import Archive
 from estimator.archs import load_archs
 from estimator.controls import ENCODE
@@ -149,7 +149,7 @@ class Profile:
         alike = [mine for mine in self.data["parts"] if mine.split("/")[0] == key.split("/")[0]]
         known = f"of its kind are {', '.join(alike[:MOST_NAMED])}{' and more' * (len(alike) > MOST_NAMED)}; " if alike else ""
         fix = f"{known}to record it: docs/adding_an_architecture.md"
-        raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, "this combination was never recorded", fix))
+        raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, unrecorded.meaning(key), fix))
 
     def _has_rule(self, key: str) -> bool:
         named = key in stays.PROGRAMS or key in (ENCODE, CROPPED) or core_rules.named(key) or key.startswith(COMPOSED)

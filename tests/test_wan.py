@@ -15,6 +15,7 @@ from calibration.extract import clips_joined, stored
 from estimator.archs import load_archs
 from estimator.batches import steps_of
 from estimator.engine import estimate_job
+from estimator.errors import CannotTell
 from estimator.gpus import find_gpu
 from estimator.job import Bucket, Job
 from estimator.operations import MoveIn, MoveOut, Part
@@ -178,3 +179,15 @@ def test_what_an_encode_frees_is_mended_once() -> None:
         blunt[place] = tuple(int(name == "1") for name in program.features)
         again = clips_joined.corrected(key, replace(program, coefficients=blunt))
         assert again.coefficients == program.coefficients
+
+
+@pytest.mark.parametrize(("frames", "cached", "told"), [(5, False, False), (8, False, False), (9, False, True), (5, True, True)])
+def test_short_clips_that_were_never_recorded_are_named_in_words(frames: int, cached: bool, told: bool) -> None:
+    """The key of the missing part, 'step.head/encoded/encoded/one/two', says nothing to a user."""
+    sets = (f"datasets.*.num_frames={frames}", f"datasets.*.cache_latents_to_disk={str(cached).lower()}", "train.disable_sampling=true")
+    (made,) = read_jobs(Path(__file__).resolve().parent.parent / "examples" / "wan21_1b_ui.yaml", sets)
+    if told:
+        assert bound(made).phases
+        return
+    with pytest.raises(CannotTell, match="5 to 8 frames"):
+        bound(made)
