@@ -58,8 +58,10 @@ class _Copies:
 
 
 def _copies(short: Program, whole: Program) -> _Copies | None:
-    """What the whole has behind the short one; none where prompts are not copied last."""
+    """What the whole has behind the short one; none where prompts are not copied last, or the two were recorded of unlike batches."""
     events = whole.events[len(short.events) :]
+    if not np.array_equal(whole.events[: len(short.events)], short.events):
+        return None
     made = int(np.count_nonzero(events == ALLOCATE))
     rows = whole.coefficients[len(whole.labels) - made :]
     used = np.flatnonzero(rows.any(axis=0))

@@ -1,7 +1,7 @@
 """What lies beside the replay's figures on a card, as intervals: context and desktop, cuDNN's workspace, and the room that is left.
 
 - *context* and *desktop*: of the card (`profiles/gpus.yaml`, or its calibration).
-- *cuDNN workspace*: of the VAE's convolutions, allocated by torch while it encodes or decodes.
+- *cuDNN workspace*: of the VAE's convolutions, allocated by torch while it encodes or decodes; of those that Z-Image L2P ends in.
 - *residual*: how far a card may be from the replay (`intervals`).
 """
 
@@ -13,17 +13,19 @@ from estimator.gpus import Gpu
 from estimator.residents import PhasePeak
 from estimator.residual import NOTHING, Interval, Residual, interval
 
-VAE_MOMENTS = ("vae",)
+DECODER_MOMENTS = ("transformer.local_decoder",)  # Z-Image L2P: convolutions at a picture's full size, in previews and steps
+VAE_MOMENTS = ("vae", *DECODER_MOMENTS)
 
 
 def cudnn_workspace(peak: PhasePeak, residual: Residual) -> Interval:
-    """Bytes that cuDNN may add in a phase in which the VAE runs on images of the phase's size."""
-    uses_vae = peak.phase in ("cache_latents", "sample") and peak.variant.width is not None and peak.variant.height is not None
-    if not uses_vae:
+    """Bytes that cuDNN may add in a phase in which the VAE, or convolutions of the transformer, run on images of the phase's size."""
+    own = peak.moment.startswith(DECODER_MOMENTS)
+    if not own and peak.phase not in ("cache_latents", "sample"):
         return NOTHING
-    assert peak.variant.width is not None
-    assert peak.variant.height is not None
-    pixels, each = peak.variant.width * peak.variant.height, residual.cudnn_bytes_per_pixel
+    if peak.variant.width is None or peak.variant.height is None:
+        return NOTHING
+    images, each = (peak.variant.batch or 1) if own else 1, residual.cudnn_bytes_per_pixel
+    pixels = images * peak.variant.width * peak.variant.height
     return Interval(pixels * each.low_bytes, pixels * each.likely_bytes, pixels * each.high_bytes)
 
 

@@ -25,6 +25,9 @@ from estimator.programs import Profile
 WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB
 # Parts that multiply matrices. A VAE may or may not (FLUX.2's does not): caching latents, which comes first, was recorded with what it made
 COMPUTE = ("text", "preview", "step.head/encoded", "step.control", "step.core", "forward.adapted", "forward.bare")
+# What Z-Image's checkpointed block multiplies first when autograd's thread runs it again: the first product there where only convolutions
+# lie behind the blocks (L2P)
+RECOMPUTED_PRODUCT = re.compile(r"\.adaLN_modulation\.\d+\|recompute")
 BACKWARD_PRODUCT = re.compile(r"\|backward \w*(?:[Mm]m|Linear)Backward")
 # Where a text encoder first multiplies matrices: the angles of its positions, or the first projection of its first attention
 ANGLES = re.compile(r"\.rotary_emb\|forward")
@@ -190,7 +193,25 @@ def first_in(key: str, workspace_at: Mapping[str, int]) -> bool:
 def first_product(program: Program, tensors: Ints, events: Ints) -> int:
     """The event at which autograd's thread first multiplies matrices; 0 where it does not. `tensors`: of each event."""
     found = np.flatnonzero((tensors == program.first_in(BACKWARD_PRODUCT)) & (events >= 0))
-    return int(found[0]) if len(found) else 0
+    first = int(found[0]) if len(found) else 0
+    again = np.flatnonzero((tensors == program.first_in(RECOMPUTED_PRODUCT)) & (events >= 0))
+    if not len(again) or again[0] >= first:
+        return first
+    return _result_of(program, tensors, events, int(again[0]))
+
+
+def _result_of(program: Program, tensors: Ints, events: Ints, first: int) -> int:
+    """The event of a layer's result: the first of its tensors that is smaller than what its weight was rebuilt to."""
+    label, largest = program.labels[tensors[first]], 0
+    for at in range(first, len(events)):
+        if events[at] < 0:
+            continue
+        if program.labels[tensors[at]] != label:
+            break
+        if events[at] < largest:
+            return at
+        largest = int(events[at])
+    return first
 
 
 def first_text_product(program: Program) -> int:

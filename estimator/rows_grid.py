@@ -29,7 +29,7 @@ from estimator.residents import adds, counted_as, unquantised_linears
 from estimator.rows import resident_bytes, rounded_sum, workspace_threads
 
 PIXELS = "pixels"
-VAE_MOMENTS = "vae"
+VAE_MOMENTS = ("vae", "transformer.local_decoder")  # estimator.outside
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from estimator.program import ALLOCATE, PeakRow, Program
 TOKENS = "control.tokens"  # part: tokens of control images (FLUX.2), kept until the forward is over
 PROMPTS = "preview.kept"  # part: the two cached prompts of a preview (Qwen-Image-Edit), on the card from its first round on
 STEP_BEFORE = "preview.step_before"  # part: predictions of LTX-2's denoising step before, while the next runs; behind a bar: how many
+PIXELS_BEFORE = "preview.pixels_before"  # part: the same of a model on pixels; behind a bar: whose pipeline
+ANGLES = "positions.kept"  # part: the angles of positions that Z-Image's first forward of all makes, and keeps
 
 ADAPTED, BARE, EMBEDDINGS = "forward.adapted/", "forward.bare/", "embeddings/"  # how keys of passes and their prompts begin (forward_pass)
 INPUTS = "forward.inputs"  # part: latents and noise of a picture, each once, and once for each noise level (BaseSDTrainProcess.validate)
@@ -31,6 +33,14 @@ UMT5_BYTES = 8192  # of a text token of Wan: UMT5's 4096 channels of bf16
 LATENT_BYTES, PLACE_BYTES = 256, 32  # of a token of FLUX.2: 128 channels of bf16; four coordinates of 8 bytes
 EMBEDDING_BYTES, MASK_BYTES = 7168, 2  # of a text token: Qwen2.5-VL's 3584 channels of bf16; its mask, bf16 as well
 PREDICTED_BYTES = 512  # of a token of LTX-2: 128 channels of fp32
+# Complex numbers of 8 bytes for 1536 places in text and 512 each way, half as many as channels (transformer_z_image.py: RopeEmbedder)
+ANGLE_BYTES = (8 * 1536 * 16, 8 * 512 * 24, 8 * 512 * 24)
+PIXEL_BYTES = 1536  # of a token of 16 pixels each way, three values of bf16 each
+# Of those on pixels: what Z-Image's pipeline has of a step while the next one's forward runs is the model's output in bf16, of both prompts
+# at once, and in fp32 the guided prediction, with guidance those of the two prompts and the negated one too
+STAYING_PIXELS = {
+    "zimage": (PIXEL_BYTES, 2 * PIXEL_BYTES), "zimage guided": (2 * PIXEL_BYTES,) * 5,
+}  # fmt: skip
 # Those of pictures, which stay until the next step makes them anew: the prediction and the guided one; with both prompts also the negative
 # one's and its difference; with LTX-2.3's two further forwards these two of either
 PREDICTED_PLAIN, PREDICTED_GUIDED, PREDICTED_APART = 2, 4, 8
@@ -61,5 +71,10 @@ PROGRAMS: Mapping[str, Program] = {
     **{
         f"{STEP_BEFORE}/{count}": staying(f"{STEP_BEFORE}/{count}", ("T",), [(PREDICTED_BYTES,)] * count, "predictions of the step before")
         for count in (PREDICTED_PLAIN, PREDICTED_GUIDED, PREDICTED_APART)
+    },
+    ANGLES: staying(ANGLES, ("1",), [(size,) for size in ANGLE_BYTES], "angles of positions"),
+    **{
+        key: staying(key, ("T",), [(size,) for size in sizes], "predictions of the step before")
+        for key, sizes in {f"{PIXELS_BEFORE}/{whose}": sizes for whose, sizes in STAYING_PIXELS.items()}.items()
     },
 }

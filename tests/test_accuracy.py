@@ -53,7 +53,7 @@ PLACED = (
 )  # fmt: skip
 MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
-FEW_ROWS = frozenset({"qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "ltx2", "ltx2.3"})
+FEW_ROWS = frozenset({"qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "ltx2", "ltx2.3", "zimage-l2p"})
 
 
 def runs(chosen: tuple[Run, ...]) -> pytest.MarkDecorator:

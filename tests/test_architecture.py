@@ -34,8 +34,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "driver": ({"nvml"}, set()),
     "replay": ({"allocator", "allocator_state", "allocator_expandable", "allocator_compiled"}, set()),
     "model": (
-        {"operations", "batches", "sizes", "phases", "prompts", "wan", "wan22", "wan_5b", "wan_i2v", "edit", "flux2", "flex2", "ltx2",
-         "steponly", "plans", "passes", "replay", "rows", "beginnings", "part_events", "grid", "rows_grid", "timeline", "residents",
+        {"operations", "batches", "sizes", "phases", "prompts", "wan", "wan22", "wan_5b", "wan_i2v", "edit", "flux2", "flex2", "pixels",
+         "ltx2", "steponly", "plans", "passes", "replay", "rows", "beginnings", "part_events", "grid", "rows_grid", "timeline", "residents",
          "positions"},
         {"values", "profiles", "replay"},
     ),

@@ -122,7 +122,7 @@ def test_every_other_architecture_of_the_trainer_cannot_be_told_and_is_named(tmp
 
 @pytest.mark.parametrize(
     ("key", "relative"),
-    [("chroma_radiance", "chroma"), ("zimage_l2p", "zimage")],
+    [("chroma_radiance", "chroma"), ("zeta_chroma", "zimage")],
 )
 def test_relatives(tmp_path: Path, key: str, relative: str | None) -> None:
     (problem,) = no_answer(tmp_path, model={"name_or_path": "x", "arch": key})

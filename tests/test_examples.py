@@ -33,6 +33,7 @@ ARCHS = {
     "flux2_klein_9b_ui": "flux2-klein-9b",
     "zimage_base_ui": "zimage",
     "zimage_turbo_ui": "zimage-turbo",
+    "zimage_l2p_ui": "zimage-l2p",
     "wan21_1b_ui": "wan21-1.3b",
     "wan21_14b_24gb": "wan21-14b",
     "wan21_14b_i2v_ui": "wan21-i2v-14b",

@@ -1,7 +1,20 @@
 """All architectures that probes are recorded of, one module for each family (see `base` and docs/adding_an_architecture.md)."""
 
-from calibration.architectures import chroma, flux, flux2, flux_base, ltx2, qwen, qwen_edit, wan, wan_5b, wan_i2v, zimage
+from calibration.architectures import (
+    chroma,
+    flux,
+    flux2,
+    flux_base,
+    ltx2,
+    qwen,
+    qwen_edit,
+    wan,
+    wan_5b,
+    wan_i2v,
+    zimage,
+    zimage_l2p,
+)
 from calibration.architectures.base import Architecture
 
-MODULES = (flux_base, flux, flux2, chroma, zimage, qwen, qwen_edit, wan_5b, wan_i2v, wan, ltx2)
+MODULES = (flux_base, flux, flux2, chroma, zimage, zimage_l2p, qwen, qwen_edit, wan_5b, wan_i2v, wan, ltx2)
 ARCHITECTURES: dict[str, Architecture] = {name: one for module in MODULES for name, one in module.ARCHITECTURES.items()}

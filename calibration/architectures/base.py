@@ -51,7 +51,8 @@ class Layout:
     `text_on_host`: text encoders are quantised on the host: how they are loaded depends on low_vram, and they move to the card at the end
     of loading. `text_unnamed`: they are loaded on the card, and with low_vram gone from it before the trainer's object holds them: how they
     are loaded is taken from runs without. `prompts_apart`: cached prompts of previews, which stay on the card, and what a step does with
-    prompts that it encoded are parts of their own. `sample_by_sample`: a step has tensors of each sample alone.
+    prompts that it encoded are parts of their own. `sample_by_sample`: a step has tensors of each sample alone. `heads_by_sample`: so has
+    its head, where noise is put on each by itself, which counts where latents are pixels.
     `video`: the VAE works in chunks of frames, which are parts of their own (calibration.extract.clips). `scratch`: features of kernels'
     scratch memory, besides those of column sums. `flash`: of the text encoder's attention over a text with control images, `flash_text`:
     over one without. `cells`: what a token is of pixels and frames. `sound_per_second`: tokens of sound that video has beside its own,
@@ -84,6 +85,7 @@ class Layout:
     masks: tuple[str, ...] = ()
     prompts_apart: bool = False
     sample_by_sample: bool = False
+    heads_by_sample: bool = False
     video: bool = False
     cells: Cells = IMAGE_CELLS
     sound_per_second: int = 0
@@ -169,7 +171,8 @@ class Layout:
             return ("1", "r", *single)
         over = ("T", "Z") if "Z" in self.lengths else ("T", "X") if "Q" in self.lengths else ("T",)
         later = ("B>2", "B>3", *(f"B>{n}*{length}" for length in over for n in (2, 3)))
-        later = later if self.sample_by_sample and kind.startswith("step.core") else ()
+        by_sample = ("step.core",) * self.sample_by_sample + ("step.head",) * self.heads_by_sample
+        later = later if by_sample and kind.startswith(by_sample) else ()
         return ("1", "B", "r", "B*r", *(f"B*{name}" for name in single), *single, *later)
 
 

@@ -26,6 +26,7 @@ MOST_GROWTH, SURE_BYTES = 100, 2**18
 FACTORED_GROWTH = 1000  # of a LoKr's matrices, which go with the square of the factor: 4 to 64
 LCS_CELLS = 250_000  # groups of one label larger than this (rows x columns) are matched in order, without search
 LIKE = 1000  # what a pair of alike tensors counts in a search: more than all equally long lives of a group
+AUTOGRADS = ("backward", "recompute")  # what autograd's thread does: a checkpointed block runs again on it
 WORKSPACE_BYTES = 8519680  # torch's cuBLAS workspace below compute capability 9.0: one for each thread, made on first use
 
 
@@ -104,7 +105,7 @@ def canonical(part: Occurrence) -> Sequence:
             out.events.append(None)
         elif run.tensors[index].size == WORKSPACE_BYTES and run.tensors[index].died is None:
             out.workspace_at = len(out.events)
-            out.workspace_thread = "backward" if "|backward" in run.tensors[index].label else "forward"
+            out.workspace_thread = "backward" if run.tensors[index].label.partition("|")[2].startswith(AUTOGRADS) else "forward"
         else:
             out.events.append(add(index, False))
     end_burst()

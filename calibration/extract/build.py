@@ -50,7 +50,7 @@ def occurrences(run: Run, layout: Layout, only_text: bool = False) -> Iterator[O
 
 
 def residents(run: Run) -> dict[str, list[int]]:
-    """Component (and kind of weights) -> bytes of its tensors in the order in which `.to()` moves them."""
+    """Component (and kind of weights) -> bytes of its tensors in the order in which `.to()` moves them. A stand-in for a VAE has none."""
     chosen = parts.settings(run)
     latest: dict[str, dict[tuple[int, int], int]] = defaultdict(dict)
     for tensor in run.tensors:
@@ -61,7 +61,7 @@ def residents(run: Run) -> dict[str, list[int]]:
                 latest[component][int(index), int(inner or 0)] = tensor.size
     kind = {"transformer": chosen["weights"], **dict.fromkeys(parts.TEXT_ENCODERS, chosen["text"])}
     keyed = {f"{c}/{kind[c]}" if c in kind else c: table for c, table in latest.items()}
-    out = {key: [table[place] for place in sorted(table)] for key, table in keyed.items()}
+    out = {"vae": list[int]()} | {key: [table[place] for place in sorted(table)] for key, table in keyed.items()}
     if str(run.config["model"].get("arch", "")).startswith(clips.TWO_EXPERTS):
         key = f"transformer/{chosen['weights']}"
         out[key] = _first_expert(out[key])

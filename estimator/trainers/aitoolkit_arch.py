@@ -20,6 +20,8 @@ LEGACY_SWITCHES = (
     ("is_auraflow", "auraflow"), ("is_flux", "flux"), ("is_lumina2", "lumina2"), ("is_vega", "vega"), ("is_ssd", "ssd"),
 )  # fmt: skip
 DEFAULT_ARCH = "sd1"  # with neither model.arch nor a switch
+CHECKPOINT = ".safetensors"
+L2P, L2P_EXTRAS = "zhen-nan/L2P/model-1k-merge.safetensors", "Tongyi-MAI/Z-Image-Turbo"  # as the web UI fills them in (options.tsx)
 _MAX_MODEL_CONFIG_BYTES = 2**20
 
 
@@ -54,6 +56,8 @@ def resolve_arch(model: Section, key: str, name: str, assistant: str | None, ove
         return None
     if key == "zimage":
         return _resolve_zimage(model, archs, name, assistant, override)
+    if key == "zimage_l2p" and not _is_on_pixels(model, name):
+        return None
     if override is not None:
         return archs.archs[override]
     if len(archs.trainer[key].archs) == 1:  # the key alone decides, whatever the model is called
@@ -116,6 +120,21 @@ def _resolve_zimage(model: Section, archs: Archs, name: str, assistant: str | No
             model.at("arch"), "without model.assistant_lora_path the trainer treats zimage:turbo as plain Z-Image, with no training adapter"
         )
     return _of_its_size(model, archs.archs[key], name)
+
+
+def _is_on_pixels(model: Section, name: str) -> bool:
+    """Whether the model is a file, as L2P is published, with a repository beside it for the text encoder (ZImageL2PModel.load_model)."""
+    if not name.endswith(CHECKPOINT):
+        why = "of anything but a checkpoint's file the trainer makes a model on pixels itself, in fp32, which was never recorded"
+        model.found.cannot_tell(model.at("name_or_path"), f"not modelled: {shown(name)} as Z-Image L2P", why, f"name {L2P}")
+        return False
+    if model.values.get("extras_name_or_path", name) == name:
+        what, why = "no repository is named for the text encoder", "the trainer looks for it in the checkpoint's file, and stops"
+        model.found.problem(model.at("extras_name_or_path"), what, why, f"set it to {L2P_EXTRAS}")
+        return False
+    if name != L2P:
+        model.found.warn(model.at("name_or_path"), "taken to be a checkpoint on pixels: of one of latents the trainer makes another model")
+    return True
 
 
 def _of_its_size(model: Section, arch: Arch, name: str) -> Arch | None:
