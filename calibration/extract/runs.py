@@ -10,6 +10,7 @@ from typing import Any
 from calibration.trainer import trace as traces
 
 EMPTY_CACHE = -1
+BACKWARD = "backward"  # phase of a step: its backward pass
 
 
 @dataclass(slots=True)
@@ -155,10 +156,12 @@ class _Walk:
         self._live: dict[int, int] = {}
         self._stack: list[Phase] = []
         self._so_far = [0, 0]  # allocations, frees
+        self._begins: str | None = None  # the first label of a backward pass: of the layer that every pass begins with
+        self._left: str | None = None  # in a backward pass: the label that the one before has left behind; "": no longer
 
     def allocate(self, address: int, size: int, label: str) -> None:
         self._live[address] = len(self.tensors)
-        self.tensors.append(Tensor(size, len(self.events), _place(label, self._stack)))
+        self.tensors.append(Tensor(size, len(self.events), self._place(label)))
         self.events.append(("a", len(self.tensors) - 1))
         self._so_far[0] += 1
 
@@ -188,6 +191,7 @@ class _Walk:
             else:
                 self.root = phase
             self._stack.append(phase)
+            self._left = None if phase.name == BACKWARD else self._left
         elif kind == "info":
             self._stack[-1].info.update(info)
         elif kind == "close":
@@ -210,10 +214,23 @@ class _Walk:
         else:
             call.gone = here
 
+    def _place(self, label: str) -> str:
+        """The recorded label; outside any module, and for what another pass has left behind, the innermost phase.
 
-def _place(label: str, stack: list[Phase]) -> str:
-    """The recorded label; outside any module, and after a backward is over (its last label stays), the innermost phase."""
-    over = "|backward" in label and not any(phase.name == "backward" for phase in stack)
-    if label and not over:
-        return label
-    return stack[-1].name if stack else ""
+        A label stays until a layer's node sets another one: after a backward pass its last, which the next pass begins with as well, until
+        the loss's own nodes, which are no layer's, are through.
+        """
+        if "|backward" in label:
+            inside = any(phase.name == BACKWARD for phase in self._stack)
+            label = label if inside and not self._is_left(label) else ""
+        return label or (self._stack[-1].name if self._stack else "")
+
+    def _is_left(self, label: str) -> bool:
+        """Whether a label of a backward pass is the one before's. The run's first pass finds none; and none is what a pass begins with."""
+        if self._begins is None:
+            self._begins, self._left = label, ""
+        elif self._left is None:
+            self._left = "" if label == self._begins else label
+        elif label != self._left:
+            self._left = ""
+        return label == self._left
