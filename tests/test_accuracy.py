@@ -42,6 +42,7 @@ SELECTED = frozenset({
     "klein4b-uint4-1280", "klein4b-float8-no-checkpointing", "klein9b-qfloat8-256", "qwen-no-checkpointing-r8", "edit-ui",
     "kontext-float8-b2", "chroma-uint4-1280", "chroma-bf16-b2", "flux2dev-uint4-no-checkpointing", "flux2dev-bf16-b2", "klein9b-edit-two",
     "ltx2-images", "ltx23-images", "wan5b-ui", "first-edit-float8-cached", "flux-two-layers", "zimage-preserved", "turbo-lokr-8",
+    "zimage-lokr-4-bf16-b2", "qwen-lokr-8", "flux-dropout",
     "flex2-float8-b2", "flex2-uint4-unloaded", "flex2-bf16-no-checkpointing",
     "klein4b-offload-uint4", "qwen-offload-ui", "zimage-offload-half-float8-b2",
 })  # fmt: skip
