@@ -17,7 +17,7 @@ import numpy as np
 
 from estimator.arrays import among
 from estimator.features import Ints
-from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program
+from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program, peak_rows
 
 SHARDS = (4, 2, 1)  # bits
 UINT4_BITS = 4
@@ -68,9 +68,12 @@ def base_key(key: str) -> tuple[str, Derivation] | None:
 
 
 def of_same_outline(key: str) -> str | None:
-    """The recorded part whose peak rows and tensors that stay are this one's too: it uses weights, and neither makes nor frees any."""
+    """The recorded part whose peak rows and tensors that stay are this one's too: it uses weights, and neither makes nor frees any.
+
+    Not of qint8, whose peak may be without a cast that the base has there.
+    """
     found = base_key(key) if key.split("/")[0] in USING else None
-    return None if found is None else found[0]
+    return None if found is None or not found[1].casts else found[0]
 
 
 def residents(sizes: Sequence[int], derivation: Derivation) -> list[int]:
@@ -143,7 +146,7 @@ def _casts(base: Program, weights: set[int]) -> set[int]:
 
 def highest(base: Program, coefficients: Ints) -> tuple[PeakRow, ...]:
     """Peak rows of a part of loading, whose sizes are constants. Elsewhere the base's hold: further shards of codes lie below the weight
-    that follows them, and without its cast qint8 needs at most one weight less."""
+    that follows them. qint8's are its own (`_edited`)."""
     events = base.events
     signs = np.where(events == ALLOCATE, 1, np.where(events == EMPTY_CACHE, 0, -1))
     totals = np.cumsum(coefficients[base.tensor_of_event] * signs[:, None], axis=0)
@@ -174,6 +177,8 @@ def _edited(base: Program, key: str, coefficients: Ints, dropped: set[int], doub
     names = np.array(base.names, dtype=object)[order]
     names[: len(order) - len(imported)][nth[made] > 0] = None
     labels = tuple(np.array(base.labels)[order].tolist())
+    if dropped:
+        peaks = peak_rows(base.features, coefficients[order], events, labels, base.moments, len(order) - len(imported))
     return replace(
         base, key=key, coefficients=coefficients[order], labels=labels, names=tuple(names.tolist()), events=events, peaks=peaks,
         workspace_at={thread: int(np.searchsorted(at, event)) for thread, event in base.workspace_at.items()},
