@@ -52,7 +52,10 @@ JOBS = (
         "zimage-slider-anchored", web_ui("zimage"), (("portraits", [512], {}),), {**slider(anchor_class="a person"), **CACHED},
         SMALL_PREVIEW,
     ),
-    Job("turbo-next-sample", web_ui("turbo"), (("portraits", [512], {}),), {"train.timestep_type": "next_sample", **CACHED}, SMALL_PREVIEW),
+    Job(
+        "turbo-guidance-loss-no-checkpointing", web_ui("turbo"), (("square", [512], {}),), {**GUIDED_LOSS, **CACHED, **NO_CHECKPOINTING},
+        SMALL_PREVIEW,
+    ),
     Job("flux-mean-flow", web_ui("flux"), (("square", [512], {}),), {**MEAN_FLOW, **CACHED}, SMALL_PREVIEW),
     Job(
         "qwen-validated", validation_jobs_qwen.example(), (("portraits", [512], {"mask_path": "DATA/portraits"}),),

@@ -32,11 +32,11 @@ RECOVERY_RANK = 16
 TE_WEIGHTS = WEIGHTS  # of the text encoder
 PRESERVING = FILTERED  # steps that preserve outputs: held against whole runs of FLUX.1 dev, Z-Image and Turbo; the others by the same rule
 # Further passes of steps (estimator.passes), held against whole runs of FLUX.1 dev, Z-Image and Turbo, others of the same classes by the
-# same rule. Validation batches and a prior also of Qwen-Image, the former and guidance in the loss also of Wan 2.1 1.3B.
+# same rule. Validation batches and a prior also of Qwen-Image; guidance in the loss with the former of Wan 2.1 1.3B, with a prior of Chroma
 PASSES = FILTERED
 VALIDATED = FILTERED | {"qwen-image", "wan21-1.3b", "wan21-14b"}
-PRIORED = FILTERED | {"qwen-image"}
-GUIDING = FILTERED | {"wan21-1.3b", "wan21-14b"}
+PRIORED = FILTERED | {"chroma", "qwen-image"}
+GUIDING = FILTERED | {"chroma", "wan21-1.3b", "wan21-14b"}
 MEAN_FLOW = frozenset({"flux1-dev"})
 VALIDATION_STOPS = frozenset({"chroma"})  # its stand-in for CLIP has no weights to ask for where it is
 MEAN_FLOW_STOPS = frozenset({"zimage", "zimage-turbo"})  # an assertion in the class's unpatchify
