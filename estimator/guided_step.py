@@ -15,8 +15,7 @@ from estimator.program import ALLOCATE, Program
 from estimator.rewriting import widened, written
 
 GUIDED = "/guided"  # behind the key of a step's core
-# How labels end of what is made around the transformer: by the step's own lines, and before the backward pass's first node
-OUTSIDE = ("step", "|backward torch::autograd::AccumulateGrad")
+OUTSIDE = "step"  # label of what the step's own lines make, before they give it to the transformer's wrapper
 
 
 def guided(core: Program) -> Program:
@@ -37,8 +36,8 @@ def guided(core: Program) -> Program:
     features = (*core.features, *(new for name, new in named.items() if new != name))
     rows = widened(core, features, 4)
     rows[[difference, multiple, total, whole]] = rows[result]
-    outside = [k for k in range(returned) if (k < first or k >= over) and core.moments[core.labels[k]].endswith(OUTSIDE)]
-    outside += [difference, multiple, total]
+    before_transformer = [k for k in range(first) if core.moments[core.labels[k]] == OUTSIDE]
+    outside = [*before_transformer, *range(over, returned), difference, multiple, total]
     for name, new in named.items():
         if new != name:
             before_, after = features.index(name), features.index(new)
