@@ -66,10 +66,6 @@ JOBS = (
         {**GUIDED_LOSS, **MASKED, **CACHED_LATENTS}, SMALL_PREVIEW,
     ),
     Job(
-        "klein4b-validated", validation_jobs_flux2.klein("4b"), (("square", [256], {}),),
-        {**CACHED, **checked("square/image0", resolution=256)}, SMALL_PREVIEW,
-    ),
-    Job(
         "wan1b-passes", web_ui("wan 1.3b"), (("portraits", [512], {}),), {**GUIDED_LOSS, **CACHED, **checked("portraits/image0")},
         (validation_jobs_wan.clip(512, 512, 1),),
     ),

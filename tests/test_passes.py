@@ -327,9 +327,12 @@ def test_mean_flow_on_what_stops_on_it(tmp_path: Path) -> None:
     assert "mse" in problem.fix
 
 
-def test_a_validation_on_what_stops_on_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "arch"), [("lodestones/Chroma1-Base", "chroma"), ("black-forest-labs/FLUX.2-klein-base-4B", "flux2_klein_4b")]
+)
+def test_a_validation_on_what_stops_on_it(tmp_path: Path, name: str, arch: str) -> None:
     settings = config(validation_items=[{"image_path": picture(tmp_path)}])
-    (problem,) = refusal(tmp_path, **settings, model={"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"})
+    (problem,) = refusal(tmp_path, **settings, model={"name_or_path": name, "arch": arch})
     assert problem.fix == "remove validation_config"
 
 

@@ -69,7 +69,7 @@ def _check_stops(section: Section, train: Train, arch: Arch) -> None:
         why = "the trainer gives the transformer two timesteps of each sample, on which it stops"
         section.found.problem(section.at(LOSS), f"{arch.name} cannot be trained with {MEAN_FLOW}", why, "set loss_type: mse")
     if train.validation is not None and arch.key in modelled.VALIDATION_STOPS:
-        why = "the trainer asks its stand-in for a text encoder where its weights are, and stops: it has none"
+        why = "its class in the trainer lacks what a validation asks for, and stops in the first one"
         section.found.problem(section.at(VALIDATION), f"{arch.name} cannot be trained with {VALIDATION}", why, f"remove {VALIDATION}")
 
 

@@ -38,7 +38,9 @@ VALIDATED = FILTERED | {"qwen-image", "wan21-1.3b", "wan21-14b"}
 PRIORED = FILTERED | {"chroma", "qwen-image"}
 GUIDING = FILTERED | {"chroma", "wan21-1.3b", "wan21-14b"}
 MEAN_FLOW = frozenset({"flux1-dev"})
-VALIDATION_STOPS = frozenset({"chroma"})  # its stand-in for CLIP has no weights to ask for where it is
+# Architectures that stop on a validation: their stand-in for CLIP has no weights to be asked for their device, or they ask the batch for
+# control images, and there is none
+VALIDATION_STOPS = frozenset({"chroma", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b"})
 MEAN_FLOW_STOPS = frozenset({"zimage", "zimage-turbo"})  # an assertion in the class's unpatchify
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
