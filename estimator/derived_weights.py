@@ -2,7 +2,7 @@
 
 - `qfloat8_e4m3fn` and `qfloat8_e5m2` (optimum-quanto): qfloat8 by another name, and the other 8-bit float. Same tensors, same steps.
 - `qint8` (optimum-quanto): codes of the same size. Dequantising multiplies the codes by the scale at once, where qfloat8 first casts
-  them: the tensor of the cast is not there.
+  them: the tensor of the cast is not there. Quantising rounds what was scaled before it is clamped: a tensor more, while loading.
 - `uint2`, `uint3`, `uint5`, `uint6`, `uint7` (the trainer's own): uint4 but for the packed codes' bytes. Codes are kept in shards of 4, 2
   and 1 bits; unpacking needs a tensor of a byte a weight for each shard, added to the first and then freed.
 Source: toolkit/util/uintx_quant.py and optimum-quanto 0.2.4 (QBytesTensor.dequantize), and events of single layers on the emulated device.
@@ -98,8 +98,32 @@ def program(base: Program, key: str, derivation: Derivation, resident: Sequence[
             coefficients = coefficients.copy()
             coefficients[scaled] = coefficients[scaled] * derivation.bits // UINT4_BITS
         return _edited(base, key, coefficients, set(), _unpacked(base), shards(derivation.bits) - 1)
+    if not derivation.casts and key.startswith("load."):
+        return _rounded(base, key)
     dropped = set() if derivation.casts else _casts(base, {CODES_TO_WEIGHT * size for size in resident})
     return _edited(base, key, base.coefficients, dropped, NOTHING, 0)
+
+
+def _rounded(base: Program, key: str) -> Program:
+    """Loading, with what was scaled rounded before it is clamped: one tensor more for each weight, gone when the rounded one is there."""
+    events, tensors, sizes = base.events.tolist(), base.tensor_of_event.tolist(), base.constants.tolist()
+    scaled = set()
+    for at in range(len(events) - 2):
+        first, second, codes = tensors[at : at + 3]
+        plain = base.names[first] is None and base.names[second] is None and base.names[codes] is not None
+        if events[at : at + 3] == [ALLOCATE] * 3 and plain and sizes[first] == sizes[second] == CODES_TO_WEIGHT * sizes[codes] > 0:
+            scaled.add(first)
+    made, order, number = list[int](), list[int](), dict[int, int]()
+    for event, tensor in zip(events, tensors, strict=True):
+        if event != ALLOCATE:
+            made.append(len(order) - number[tensor] if event > 0 else event)
+            continue
+        order += [tensor] * (1 + (tensor in scaled))
+        number[tensor] = len(order) - 1
+        made += [ALLOCATE, ALLOCATE, 2] if tensor in scaled else [ALLOCATE]
+    order += range(len(base.names) - base.imports, len(base.names))
+    labels, names = tuple(base.labels[k] for k in order), tuple(base.names[k] for k in order)
+    return replace(base, key=key, coefficients=base.coefficients[order], labels=labels, names=names, events=np.array(made))
 
 
 def packed_tensors(base: Program) -> list[int]:

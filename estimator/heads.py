@@ -40,7 +40,7 @@ def with_prompts(key: str, program_of: Callable[[str], Program]) -> Program:
     copies = _copies(short, whole)
     if copies is None:
         return replace(encoded if latents == "encoded" else whole, key=key)
-    base = encoded if latents == "encoded" else short
+    base = encoded if latents == "encoded" else short if _alike(short, whole) else _without(whole, copies)
     if text == "unloaded" and (copies.events == ALLOCATE).all() and _OF_A_LIST not in copies.features:
         copies = _of_the_empty(copies)
     elif latents == "cached":
@@ -58,14 +58,27 @@ class _Copies:
 
 
 def _copies(short: Program, whole: Program) -> _Copies | None:
-    """What the whole has behind the short one; none where prompts are not copied last, or the two were recorded of unlike batches."""
+    """What the whole has behind the short one, or, where they were recorded of unlike batches, behind its last tensor that goes."""
     events = whole.events[len(short.events) :]
-    if not np.array_equal(whole.events[: len(short.events)], short.events):
-        return None
+    if not _alike(short, whole):
+        events = whole.events[int(np.flatnonzero(whole.events != ALLOCATE)[-1]) + 1 :]
     made = int(np.count_nonzero(events == ALLOCATE))
     rows = whole.coefficients[len(whole.labels) - made :]
     used = np.flatnonzero(rows.any(axis=0))
     return _Copies(events, tuple(whole.features[c] for c in used), rows[:, used]) if made else None
+
+
+def _alike(short: Program, whole: Program) -> bool:
+    """Whether the whole begins as the short one does. Of another number of samples it has more, or fewer, of what each makes."""
+    return np.array_equal(whole.events[: len(short.events)], short.events)
+
+
+def _without(whole: Program, copies: _Copies) -> Program:
+    """The whole without its last events, which make the copies."""
+    left, own = len(whole.events) - len(copies.events), len(whole.labels) - len(copies.coefficients)
+    return replace(
+        whole, events=whole.events[:left], labels=whole.labels[:own], names=whole.names[:own], coefficients=whole.coefficients[:own],
+    )  # fmt: skip
 
 
 def _of_the_empty(copies: _Copies) -> _Copies:

@@ -1,7 +1,8 @@
 """What models on pixels do differently: predictions are as large as pictures, and those of a preview's step before are there in the next.
 
-Source: diffusers c9438378, ZImagePipeline.__call__: names of a loop keep what they stand for until they are assigned again, behind the next
-forward. Previews were recorded in one step. Beside a VAE, whose latents are a twelfth or less, it is nothing (12 MiB a preview of 2048 px).
+Source: diffusers c9438378, ZImagePipeline.__call__, and the trainer's ChromaPipeline.__call__: names of a loop keep what they stand for
+until they are assigned again, behind the next forward. Previews were recorded in one step. Beside a VAE, whose latents are a twelfth or
+less, it is nothing (12 MiB a preview of 2048 px).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from estimator.job import Bucket, Dataset, Job
 from estimator.ltx2 import Ltx2Plan
 from estimator.operations import CONTROLLED_CORE, CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part
 from estimator.phases import Plan
-from estimator.pixels import L2pPlan
+from estimator.pixels import L2pPlan, PixelPreviews
 from estimator.programs import TEXT_ENCODERS, Profile
 from estimator.prompts import PromptsApart, VaeStays
 from estimator.steponly import StepOnlyPlan
@@ -44,6 +44,12 @@ class ChromaPlan(PromptsApart):
         home.update(transformer=False, text=False)
 
 
+class RadiancePlan(PixelPreviews, ChromaPlan):
+    """ChromaRadianceModel: Chroma's class on pixels, with a stand-in for the VAE."""
+
+    kept = ("chroma", "chroma guided")
+
+
 class KontextPlan(VaeStays, PromptsApart):
     """FluxKontextModel: a batch's control images go through the VAE at the size of its images, and double their tokens.
 
@@ -62,7 +68,7 @@ class KontextPlan(VaeStays, PromptsApart):
 # By `model_class` of profiles/archs.yaml
 PLANS: Mapping[str, type[Plan]] = {
     "stable_diffusion": Plan, "base": Plan, "flux_kontext": KontextPlan, "flex2": Flex2Plan, "flux2": Flux2Plan,
-    "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan, "zimage_l2p": L2pPlan,
+    "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan, "chroma_radiance": RadiancePlan, "zimage_l2p": L2pPlan,
     "wan": WanPlan, "wan22_14b": Wan22Plan, "wan22_14b_i2v": Wan22FromImagePlan, "wan22_5b": Wan5bPlan, "wan21_i2v": Wan21FromImagePlan,
     "qwen": QwenPlan, "qwen_edit": QwenEditPlan, "qwen_first_edit": QwenFirstEditPlan, "ltx2": Ltx2Plan, "harness": StepOnlyPlan,
 }  # fmt: skip

@@ -37,9 +37,11 @@ PREDICTED_BYTES = 512  # of a token of LTX-2: 128 channels of fp32
 ANGLE_BYTES = (8 * 1536 * 16, 8 * 512 * 24, 8 * 512 * 24)
 PIXEL_BYTES = 1536  # of a token of 16 pixels each way, three values of bf16 each
 # Of those on pixels: what Z-Image's pipeline has of a step while the next one's forward runs is the model's output in bf16, of both prompts
-# at once, and in fp32 the guided prediction, with guidance those of the two prompts and the negated one too
+# at once, and in fp32 the guided prediction, with guidance those of the two prompts and the negated one too; Chroma's has the prediction,
+# with guidance three, of which the recorded forward of the negative prompt has had the first beside it
 STAYING_PIXELS = {
     "zimage": (PIXEL_BYTES, 2 * PIXEL_BYTES), "zimage guided": (2 * PIXEL_BYTES,) * 5,
+    "chroma": (PIXEL_BYTES,), "chroma guided": (PIXEL_BYTES,) * 2,
 }  # fmt: skip
 # Those of pictures, which stay until the next step makes them anew: the prediction and the guided one; with both prompts also the negative
 # one's and its difference; with LTX-2.3's two further forwards these two of either

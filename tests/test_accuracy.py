@@ -54,7 +54,7 @@ PLACED = (
 )  # fmt: skip
 MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
-FEW_ROWS = frozenset({"qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "ltx2", "ltx2.3", "zimage-l2p"})
+FEW_ROWS = frozenset({"qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "ltx2", "ltx2.3", "zimage-l2p", "chroma-radiance"})
 
 
 def runs(chosen: tuple[Run, ...]) -> pytest.MarkDecorator:

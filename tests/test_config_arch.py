@@ -37,6 +37,8 @@ def arch_of(tmp_path: Path, override: str | None = None, **model: Any) -> str:
         ({"name_or_path": "Tongyi-MAI/Z-Image-Turbo", "arch": "zimage", "assistant_lora_path": ADAPTER}, "zimage-turbo"),
         ({"name_or_path": "ostris/Z-Image-De-Turbo", "arch": "zimage:deturbo"}, "zimage"),
         ({"name_or_path": "/data/z.safetensors", "arch": "zimage"}, "zimage"),
+        ({"name_or_path": "lodestones/Chroma1-Radiance", "arch": "chroma_radiance"}, "chroma-radiance"),
+        ({"name_or_path": "/data/radiance.safetensors", "arch": "chroma_radiance"}, "chroma-radiance"),
         ({"name_or_path": "black-forest-labs/FLUX.2-dev", "arch": "flux2"}, "flux2-dev"),
         ({"name_or_path": "black-forest-labs/FLUX.2-klein-base-4B", "arch": "flux2_klein_4b"}, "flux2-klein-4b"),
         ({"name_or_path": "/models/klein", "arch": "flux2_klein_9b"}, "flux2-klein-9b"),  # the key alone decides
@@ -122,7 +124,7 @@ def test_every_other_architecture_of_the_trainer_cannot_be_told_and_is_named(tmp
 
 @pytest.mark.parametrize(
     ("key", "relative"),
-    [("chroma_radiance", "chroma"), ("zeta_chroma", "zimage")],
+    [("zeta_chroma", "zimage"), ("ltx2.5", "ltx2.3")],
 )
 def test_relatives(tmp_path: Path, key: str, relative: str | None) -> None:
     (problem,) = no_answer(tmp_path, model={"name_or_path": "x", "arch": key})

@@ -26,6 +26,7 @@ ARCHS = {
     "flux_schnell_24gb": "flux1-schnell",
     "flux_kontext_24gb": "flux1-kontext",
     "chroma_24gb": "chroma",
+    "chroma_radiance_24gb": "chroma-radiance",
     "flex1_24gb": "flex1",
     "flex2_24gb": "flex2",
     "flux2_dev_ui": "flux2-dev",
