@@ -167,10 +167,9 @@ class Train:
     by a weight of each sample's timestep.
     `preserves`: the prompt on which the model's output is preserved (None: it is not); `preserves_captions`: each caption with this in
     place of the trigger word, where the step has captions.
-    Passes besides the one that is trained (estimator.passes): `prior`: one without the adapter before it, of each step; `looks_ahead`: one
-    with the adapter before it; `guides_loss`: one on `unconditional_prompt` inside the loss; `guided`: `negative_prompt` goes through the
-    transformer along with each caption. `slider`: a step is a concept slider's. `mean_flow`: the
-    loss of that name, with two timesteps of each sample.
+    Passes besides the one that is trained (estimator.passes): `prior`: one without the adapter before it, of each step; `guides_loss`: one
+    on `unconditional_prompt` inside the loss; `guided`: `negative_prompt` goes through the transformer along with each caption. `slider`: a
+    step is a concept slider's. `mean_flow`: the loss of that name, with two timesteps of each sample.
     """
 
     steps: int = 1000
@@ -193,7 +192,6 @@ class Train:
     preserves: str | None = None
     preserves_captions: bool = False
     prior: bool = False
-    looks_ahead: bool = False
     guides_loss: bool = False
     unconditional_prompt: str = ""
     guided: bool = False

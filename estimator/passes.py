@@ -2,7 +2,6 @@
 
 - `inverted_mask_prior`, a dataset's `prior_reg`, `correct_pred_norm`, `do_prior_divergence`: a forward without the adapter and without
   gradients before the step's own; its prediction stays until the step's backward pass is over.
-- `timestep_type: next_sample`: one with the adapter there.
 - `do_guidance_loss`: a forward without gradients on the empty prompt inside the loss, while all that the step's own has saved is alive.
 - `do_cfg`: no pass more, but each sample twice in the step's (estimator.guided_step).
 - `loss_type: mean_flow`: a sample gets two timesteps, which makes two of it in FLUX.1's first block; another forward without gradients on
@@ -87,8 +86,8 @@ def around(plan: Timeline, core: Part) -> Iterator[Operation]:
     if train.guided:
         values |= {"b": values["B"], "B": 2 * values["B"], "X": max(values["X"], _negative_tokens(plan))}
         core = replace(core, key=_guided(core.key), values=values)
-    for kind in [ADAPTED] * train.looks_ahead + [BARE] * train.prior:
-        yield Part(_key(plan, kind, values["B"]), values, "batch")
+    if train.prior:
+        yield Part(_key(plan, BARE, values["B"]), values, "batch")
     if train.guides_loss:
         batch, tokens = values.get("b", values["B"]), plan.arch.text_tokens(train.unconditional_prompt)
         inner = {**values, "B": batch, "X": tokens}

@@ -26,7 +26,7 @@ from tests.made_jobs import dataset, job
 MIB = 2**20
 WORKLOAD = {"T": 1024, "X": 96, "B": 2, "b": 1, "r": 16, "E": 64, "A": 1024}
 KINDS = [("zimage", "qfloat8"), ("flux1-dev", "bf16"), ("zimage-turbo", "float8")]
-SETTINGS: list[dict[str, Any]] = [{"prior": True}, {"looks_ahead": True}, {"guides_loss": True}, {"guided": True}]
+SETTINGS: list[dict[str, Any]] = [{"prior": True}, {"guides_loss": True}, {"guided": True}]
 
 
 def with_train(arch: str, **changes: Any) -> Job:
@@ -128,7 +128,6 @@ def parts_of_a_step(one: Job) -> list[str]:
     [
         ({}, [CORE]),
         ({"prior": True}, ["forward.bare", CORE]),
-        ({"looks_ahead": True}, ["forward.adapted", CORE]),
         ({"guides_loss": True}, [CORE, "forward.adapted"]),
         ({"guided": True}, [CORE]),
         ({"mean_flow": True}, [CORE, "forward.adapted"]),
@@ -349,7 +348,6 @@ def test_the_longest_negative_prompt_counts(tmp_path: Path, written: str) -> Non
 def test_a_process_without_settings_of_passes_has_none(tmp_path: Path) -> None:
     one = read(tmp_path, **{key: value for key, value in process().items() if key == "train"}).train
     assert not (one.prior)
-    assert not (one.looks_ahead)
     assert not (one.guides_loss)
     assert not (one.guided)
     assert not (one.validation)
