@@ -107,7 +107,7 @@ def test_gradients_that_are_none_of_an_error_stay() -> None:
     assert loss.corrected(other) is other
 
 
-@pytest.mark.parametrize("arch", ["flux2-klein-4b", "flux2-klein-9b"])
+@pytest.mark.parametrize("arch", ["flux2-klein-4b", "flux2-klein-9b", "chroma", "flux1-kontext"])
 def test_profiles_have_it_right(arch: str) -> None:
     programs = stored.read(profiles_dir() / arch).programs
     assert [key for key, one in programs.items() if loss.corrected(one) is not one] == []
