@@ -17,7 +17,6 @@ CACHED: dict[str, Any] = {**CACHED_LATENTS, **CACHED_TEXT}
 SQUARES = ["portraits", "big square", "screens"]
 TEXT_JOBS = (
     Job("flux-only-text-cached", web_ui("flux"), (("odd", [512], {}),), {**CACHED_TEXT, **rank(8)}, SMALL_PREVIEW),
-    Job("zimage-only-text-cached-b2", web_ui("zimage"), (("five", [384], {}),), {**CACHED_TEXT, **batch(2), **rank(8)}, SMALL_PREVIEW),
 )
 # Layer offloading of the classes that never attach the trainer's memory manager: nothing is moved, and qfloat8 becomes float8
 UNMOVED_JOBS = (

@@ -26,7 +26,7 @@ def tail(program: Program, behind: Program) -> list[tuple[int, int]]:
     return [(int(sizes[tensor]), 0) if event == ALLOCATE else (0, event) for event, tensor in last]
 
 
-@pytest.mark.parametrize("arch", ["flux2-dev"])
+@pytest.mark.parametrize("arch", ["flux2-dev", "flux2-klein-4b", "flux2-klein-9b"])
 @pytest.mark.parametrize("many", ["one", "many"])
 def test_heads_with_encoded_latents_come_out_as_they_were_recorded(arch: str, many: str) -> None:
     profile = load_profile(arch)
