@@ -32,7 +32,7 @@ WHOLE = tuple(run for run in RUNS if run.total_bytes is None)
 ON_CARDS = tuple(run for run in RUNS if run.total_bytes is not None)
 SELECTED = frozenset({
     "wan22-images-cached", "wan22-recovery", "wan22i-ui", "wan21i-low-vram-b2",
-    "wan14b-images",
+    "wan14b-images", "l2p-cached-b2", "radiance-no-checkpointing",
     "wan1b-images",
     "edit11-ui", "edit11-bf16-b2", "edit11-qfloat8-no-checkpointing", "qwen-bf16-b2", "qwen-float8-1280",
     "turbo-lokr-auto-no-checkpointing-b2",
