@@ -19,7 +19,7 @@ LOKR = {
 }  # fmt: skip
 # Where an adapter on some layers was held against whole runs (FLUX.1 dev, Z-Image), and the architectures of the same classes
 FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"})
-DROPPING = frozenset({"flux1-dev", "flux1-schnell", "flex1"})  # dropout in adapters: held against whole runs of FLUX.1 dev
+DROPPING = FILTERED  # dropout in adapters: held against whole runs of FLUX.1 dev and Z-Image, the others are of the same classes
 DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
 WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the transformer
 # The transformer with an accuracy recovery adapter: architecture -> its weights
