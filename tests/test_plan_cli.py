@@ -192,7 +192,7 @@ def test_a_default_without_a_model_is_not_to_be_removed(config: Path, capsys: py
     said = capsys.readouterr().err
     assert "set train.dtype: bf16" in said
     assert "remove" not in said
-    assert plan(ZIMAGE, "--gpu", "RTX3060", "--set", "train.do_guidance_loss=true") == 3
+    assert plan(ZIMAGE, "--gpu", "RTX3060", "--set", "train.single_item_batching=true") == 3
     assert "remove it" in capsys.readouterr().err
 
 
