@@ -20,6 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from estimator.controls import CELL
 from estimator.features import image_values
 from estimator.paths import profiles_dir
 from estimator.program import ALLOCATE, Program
@@ -54,7 +55,8 @@ def workloads(frames: tuple[int, ...] = (1, 9)) -> Iterator[dict[str, int]]:
     """Values of all variables, for comparing peaks: every size with every batch, rank, text length and number of frames."""
     for (width, height), batch, rank, text, count in product(SIZES, (1, 2), (16, 64), (77, 512), frames):
         values = image_values(width, height, count)
-        yield {**values, "B": batch, "r": rank, "X": text, "N": text, "I": values["T"], "K": max(values["F"] - 2, 1), "O": count}
+        values |= {"I": values["T"], "Ib": values["T"], "R": values["T"] * CELL**2}
+        yield {**values, "B": batch, "r": rank, "X": text, "N": text, "K": max(values["F"] - 2, 1), "O": count}
 
 
 def compare(old: Profile, new: Profile) -> list[Moved]:

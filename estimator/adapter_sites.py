@@ -23,7 +23,7 @@ INNER = "/Linear"  # the module that a LoRA's matrices are to the layer they are
 BLOCK = re.compile(r"transformer(?:_1|_2)?\.(\w+)\.(\d+)(?=[./]|$)")
 CAST = "ToCopyBackward0"
 # A workload at which no two sizes of different meaning are alike
-UNLIKE = {"B": 3, "T": 1553, "E": 79, "X": 97, "N": 89, "r": 13, "A": 1553, "F": 1, "K": 1, "I": 0, "O": 1, "f": 8}
+UNLIKE = {"B": 3, "T": 1553, "E": 79, "X": 97, "N": 89, "r": 13, "A": 1553, "F": 1, "K": 1, "I": 0, "Ib": 0, "R": 0, "O": 1, "f": 8}
 
 
 def never(what: str) -> CannotTell:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from estimator.edited import EDITED, PREVIEWS, edited, edited_preview
 from estimator.guided_step import GUIDED, guided
 from estimator.loss_weights import WEIGHED, weighed
 from estimator.program import Program
 from estimator.references import REFERENCED, referenced
 
-_RULES = {GUIDED: guided, WEIGHED: weighed, REFERENCED: referenced}
+_RULES = {GUIDED: guided, WEIGHED: weighed, REFERENCED: referenced, EDITED: edited}
 
 
 def named(key: str) -> bool:
@@ -20,9 +21,11 @@ def named(key: str) -> bool:
 def rewritten(key: str, core_of: Callable[[str], Program]) -> Program:
     """The core of such a key, from the one that its last rule rewrites."""
     ending = next(ending for ending in _RULES if key.endswith(ending))
+    if key.startswith(PREVIEWS):
+        return edited_preview(core_of(key.removesuffix(ending)))
     return _RULES[ending](core_of(key.removesuffix(ending)))
 
 
 def recorded(key: str) -> str:
     """The core that was recorded: no rule changes its peak rows, or what outlives it (guidance: some latents around the transformer)."""
-    return key.removesuffix(GUIDED).removesuffix(WEIGHED).removesuffix(REFERENCED)
+    return key.removesuffix(GUIDED).removesuffix(WEIGHED).removesuffix(REFERENCED).removesuffix(EDITED)

@@ -11,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from estimator.batches import Batch
-from estimator.controls import BLANK, ENCODE, RAW, TOKEN, Size, cells, latent_size, pixels, vision_area
+from estimator.batches import Batch, one_or_many
+from estimator.controls import BLANK, ENCODE, RAW, TOKEN, Size, cells, latent_size, pixels, scaled, vision_area
+from estimator.edited import EDITED
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Sample
-from estimator.operations import Copy, MoveIn, MoveOut, Operation, Part, Release
+from estimator.operations import Copy, EmptyCache, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
-from estimator.stays import PROMPTS
+from estimator.stays import LATENT, PROMPTS
 
 Pictures = tuple[Size, ...]
+OF_FORWARD = "picture", "latent", "tokens"  # scopes: what the trainer's variables hold of control images until the forward is over
 TILE_PIXELS = 256  # AutoencoderKLQwenImage: tile_sample_min_height, tile_sample_min_width
 
 
@@ -32,6 +34,16 @@ class QwenPlan(Plan):
         if self.text_away and key.split("/")[2] == "encoded":
             yield Part(PROMPTS, {"X": values["B"] * values["X"], "N": 0}, scope)
 
+    def prepare(self) -> Iterator[Operation]:
+        """What stays of the first empty prompt is a copy, as in a step."""
+        copied = False
+        for operation in super().prepare():
+            if isinstance(operation, Part) and operation.scope == "job" and not copied:
+                yield from (replace(operation, scope="embeddings"), Copy("embeddings", "job"), Release("embeddings"))
+                copied = True
+            else:
+                yield operation
+
     def encode_batch(self, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
         yield self.encode(values["X"], "embeddings", values["B"])
         yield Copy("embeddings", scope)
@@ -42,6 +54,8 @@ class QwenEditPlan(QwenPlan):
     """QwenImageEditPlusModel. `blank`: what a text without pictures is encoded with."""
 
     blank: Pictures = (BLANK,)
+    processes = True  # what the image processor makes of pictures is laid out: not of the first edit's, whose events were not looked at
+    flushes = rescales = False  # previews: with low_vram, the cache behind each step of denoising; guidance, the prediction
 
     # ---- prompts
 
@@ -57,33 +71,45 @@ class QwenEditPlan(QwenPlan):
         pictures = pictures or self.blank
         if not pictures:
             return text if tokens is None else replace(text, values={**text.values, "X": tokens})
-        values = {**text.values, "I": self.cells(pictures), "B": 1, "X": text.values["X"] if tokens is None else tokens}
+        shown = pixels(tuple(scaled(one, vision_area(self.arch.control_images)) for one in pictures))
+        seen = self.cells(pictures)
+        values = {**text.values, "I": seen, "Ib": seen if self.processes else 0, "R": shown, "B": 1}
+        values["X"] = text.values["X"] if tokens is None else tokens
         return replace(text, key=f"{text.key.removesuffix('/many').removesuffix('/one')}/one/{len(pictures)} images", values=values)
 
     def prepare(self) -> Iterator[Operation]:
         """The empty prompt, with a blank picture, twice if text is cached; then the prompts of previews, with theirs."""
         texts: list[tuple[Pictures, int | None]] = [((), None)] * (2 if self.text_away else 1)
         texts += [(sample.seen, tokens) for sample in self.samples for tokens in self.prompts_of(sample)]
-        told = iter(texts)
+        told, shown = iter(texts), False
         for operation in super().prepare():
             if isinstance(operation, Part) and operation.key.startswith("text/"):
                 pictures, tokens = next(told)
-                if tokens is not None:
-                    yield Part(RAW, {"R": pixels(pictures)}, "prompt")
+                if tokens is not None and not shown:  # of a preview: as it was read, until both prompts are encoded
+                    yield Part(RAW, {"R": pixels(pictures)}, "shown")
+                    shown = True
                 yield self.seen(operation, pictures, tokens)
                 if tokens is not None:
                     yield Release("prompt")
+            elif operation == Release("prompt"):
+                yield Release("shown")
+                shown = False
             else:
                 yield operation
 
     def _cache_text(self, dataset: Dataset, home: dict[str, bool]) -> Iterator[Operation]:
-        """The last picture stays as it was read until the next is: the trainer's variable holds it."""
+        """Pictures are read before the text encoder comes; the last stays as it was read until the next is: a variable holds it."""
         longest = max(dataset.buckets, key=lambda b: (len(b.controls), b.text_tokens))
-        pictures = longest.controls
+        read, last = longest.controls[:-1], Part(RAW, {"R": pixels(longest.controls[-1:])}, "item")
+        began = came = False
         for operation in super()._cache_text(dataset, home):
+            if isinstance(operation, MoveIn) and not began:
+                yield from (Part(RAW, {"R": pixels(read)}, "read"), last)
+                began = True
             if isinstance(operation, Part):
-                yield Part(RAW, {"R": pixels(pictures[-1:])}, "item")
-                yield self.seen(operation, pictures, longest.text_tokens or dataset.text_tokens)
+                yield from [last] if came else [Release("read")]
+                yield self.seen(operation, longest.controls, longest.text_tokens or dataset.text_tokens)
+                came = True
             else:
                 yield operation
 
@@ -114,30 +140,37 @@ class QwenEditPlan(QwenPlan):
                 yield self.seen(operation, pictures)
             elif isinstance(operation, Part) and operation.key.startswith("step.core"):
                 yield from [held] if held else []
-                yield MoveIn("vae")
-                yield from self.encoded_in_step(pictures, latents)  # of each item the same again, in the same blocks
-                part = replace(operation, values=self.with_controls(operation, latents))
-                yield replace(part, inside=((), (Release("picture"),))) if pictures else part
+                yield self.with_pictures(operation, batch.size, pictures, latents)
             else:
                 yield operation
 
+    def with_pictures(self, core: Part, count: int, pictures: Pictures, latents: list[dict[str, int]]) -> Part:
+        """The core with control images: encoded item by item behind the packed latents, the last one's tokens there until it is over."""
+        encoding = (MoveIn("vae"), *(each for _ in range(count if pictures else 0) for each in self.encoded_in_step(pictures, latents)))
+        if not pictures:
+            return replace(core, inside=(encoding, ()))
+        head, recorded, rules = core.key.partition(f"/{one_or_many(count)}")
+        values = {**self.with_controls(core, latents), "Q": core.values["T"]}
+        return replace(core, key=f"{head}{recorded}{EDITED}{rules}", values=values, inside=(encoding, tuple(map(Release, OF_FORWARD))))
+
     def encoded_in_step(self, pictures: Pictures, latents: list[dict[str, int]]) -> Iterator[Operation]:
-        """A single picture is read onto the card, scaled, doubled and shifted, and encoded; it stays until the forward is over.
+        """Each picture of an item is read onto the card, scaled, doubled and shifted, and encoded; the trainer's variables hold the last.
 
-        As the events of a whole run have it. Of several no step was laid beside its events: their own copies are left out.
+        Its latent is shifted and scaled, and packed into tokens; those of all pictures are joined. As the events of a whole run have it. Of
+        several whose prompt is encoded in the step, what that has scaled has taken their place in the batch's own list.
         """
-        if len(pictures) != 1:
-            yield from self.encoded(latents)
-            return
-        scaled = {"R": latents[0]["T"] * TOKEN**2}
-        yield from (Part(RAW, {"R": pixels(pictures)}, "read"), Part(RAW, scaled, "scaled"), Release("read"))
-        yield from (Part(RAW, scaled, "doubled"), Part(RAW, scaled, "picture"), Release("doubled"), Release("scaled"))
-        yield from (Part(RAW, scaled, "control"), Part(ENCODE, latents[0], "control"), Release("control"))
-
-    def encoded(self, latents: list[dict[str, int]]) -> Iterator[Operation]:
-        for values in latents:
-            yield Part("cache_latents.item", values, "control")
-            yield Release("control")
+        yield Release("tokens")
+        for picture, latent in zip(pictures, latents, strict=True):
+            size = {"R": latent["T"] * TOKEN**2}
+            if len(pictures) > 1 and not self.text_away:
+                picture = scaled(picture, vision_area(self.arch.control_images))
+            yield from (Release("picture"), Part(RAW, {"R": pixels((picture,))}, "read"), Part(RAW, size, "scaled"), Release("read"))
+            yield from (Part(RAW, size, "doubled"), Part(RAW, size, "picture"), Release("doubled"), Release("scaled"))
+            yield from (Part(RAW, size, "shown"), Part(ENCODE, latent, "control"))
+            yield from (Part(LATENT, latent, "control"), Part(LATENT, latent, "control"), Part(LATENT, latent, "shown"), Release("control"))
+            yield from (Part(LATENT, latent, "shown"), Release("latent"), Part(LATENT, latent, "latent"), Release("shown"))
+            yield Part(LATENT, latent, "tokens")
+        yield Part(LATENT, {"T": sum(latent["T"] for latent in latents)}, "tokens")
 
     def with_controls(self, part: Part, latents: list[dict[str, int]]) -> dict[str, int]:
         """The tokens of all images in place of those of one; and of each image tokens and edge (positions.py)."""
@@ -145,47 +178,45 @@ class QwenEditPlan(QwenPlan):
         return {**part.values, "T": part.values["T"] + sum(values["T"] for values in latents), **each}
 
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
-        """With low_vram the VAE encodes in tiles, one like the other, whose results are small."""
-        latents = self.of_preview(sample)
+        """No flush between denoising and decoding, whatever low_vram says (qwen_image_edit_plus.py: flush_between_steps = False)."""
         tokens = iter(self.prompts_of(sample))
         if not self.text_away:
             yield Part(RAW, {"R": pixels(sample.controls)}, "preview")
+        denoising = False
         for operation in super()._preview(sample, when):
             if isinstance(operation, Part) and operation.key.startswith("text/"):
                 yield self.seen(operation, sample.seen, next(tokens))
             elif isinstance(operation, Part) and operation.key.startswith("preview/"):
-                yield from self.encoded([image_values(TILE_PIXELS, TILE_PIXELS)] if self.job.model.low_vram and latents else latents)
-                positive, negative = self.prompts_of(sample)
                 yield from self.prompts_from_cache(sample, when)
-                yield replace(operation, values={**self.with_controls(operation, latents), "X": positive, "N": negative})
-            elif operation == Release("preview"):
-                yield operation
-                yield from self.prompts_stay(sample, when)
+                yield self.denoised(operation, sample)
+                denoising = True
+            elif operation == EmptyCache() and denoising and not self.flushes:
+                denoising = False
             else:
+                denoising = False
                 yield operation
 
     def prompts_from_cache(self, sample: Sample, when: str) -> Iterator[Operation]:
-        """Cached prompts move to the card in a preview's first round and stay, some 7 KB for each token of text and pictures.
-
-        Programs of previews make them anew, but for later rounds in bf16: in their place, then.
-        """
-        if self.text_away and not self.found_there(when):
-            yield Release(self._kept(sample))
-        elif self.text_away and self.job.train.skip_first_sample:
-            yield from self.prompts_stay(sample, "first")
-
-    def prompts_stay(self, sample: Sample, when: str) -> Iterator[Operation]:
-        """After a preview: its prompts, which its program made as all else that goes with it."""
+        """Cached prompts move to the card in a preview's first round and stay, some 7 KB for each token of text and pictures."""
         positive, negative = self.prompts_of(sample)
-        if self.text_away and not self.found_there(when):
-            yield Part(PROMPTS, {"X": positive, "N": negative}, self._kept(sample))
+        if self.text_away and (when == "first" or self.job.train.skip_first_sample):
+            yield Part(PROMPTS, {"X": positive, "N": negative}, f"prompts of preview {self.samples.index(sample)}")
 
-    def found_there(self, when: str) -> bool:
-        """The program of a preview is one that finds its cached prompts on the card."""
-        return self.weights == "bf16" and when == "later"
+    def denoised(self, preview: Part, sample: Sample) -> Part:
+        """The preview's program with its control images, encoded behind its prompts; their tokens are joined to the latents."""
+        latents, (positive, negative) = self.of_preview(sample), self.prompts_of(sample)
+        values = {**self.with_controls(preview, latents), "X": positive, "N": negative, "Q": preview.values["T"]}
+        values |= {"Tj": values["T"] if latents else 0, "Tn": values["Q"] if self.rescales else 0}
+        return replace(preview, key=preview.key + EDITED, values=values, inside=(tuple(self.encoded_for_preview(latents)), ()))
 
-    def _kept(self, sample: Sample) -> str:
-        return f"prompts of preview {self.samples.index(sample)}"
+    def encoded_for_preview(self, latents: list[dict[str, int]]) -> Iterator[Operation]:
+        """Control images of a preview through the VAE, one by one; with low_vram in tiles, one like the other, whose results are small."""
+        for latent in latents:
+            size, tile = {"R": latent["T"] * TOKEN**2}, image_values(TILE_PIXELS, TILE_PIXELS) if self.job.model.low_vram else latent
+            yield from (Release("pictures"), Part(RAW, size, "pictures"), Part(RAW, size, "control"), Release("control"))
+            yield from (Part(ENCODE, tile, "control"), Part(LATENT, latent, "control"), Part(LATENT, latent, "control"), Release("control"))
+            yield Part(LATENT, latent, "preview")
+        yield Release("pictures")
 
     def sampling(self, when: str) -> Iterator[Operation]:
         """After the first step the VAE is on the card for good."""
@@ -202,6 +233,8 @@ class QwenFirstEditPlan(QwenEditPlan):
     """
 
     blank = ()
+    flushes = rescales = True
+    processes = False
 
     def in_step(self, bucket: Bucket) -> Pictures:
         return ((bucket.width, bucket.height),) if bucket.controls else ()
@@ -215,6 +248,7 @@ class QwenFirstEditPlan(QwenEditPlan):
             size = {"R": values["T"] * TOKEN**2}
             yield from (Part(RAW, size, "doubled"), Part(RAW, size, "control"), Release("doubled"))
             yield from (Part(RAW, size, "control"), Part(ENCODE, values, "control"), Release("control"))
+            yield Part(LATENT, values, "tokens")
 
     def of_preview(self, sample: Sample) -> list[dict[str, int]]:
         return [image_values(*latent_size((sample.width, sample.height))) for _ in sample.controls]

@@ -68,6 +68,6 @@ def ledger_at(program: Program, key: str, sizes: Ints, before: Mapping[str, int]
         component = component_of(program.names[k], key)
         ledger[component] = ledger.get(component, 0) + rounded(int(sizes[k]))
     for freed in seen[~own & (kinds == FREE)].tolist():
-        component, size = run.taken[freed]
-        ledger[component] -= size
+        component, size = run.taken.get(freed, (component_of(None, key), 0))  # what was laid in, and has passed: nothing
+        ledger[component] = ledger.get(component, 0) - size
     return ledger

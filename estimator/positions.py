@@ -2,7 +2,8 @@
 
 QwenEmbedRope (diffusers, transformer_qwenimage.py) keeps both with lru_cache: `_get_device_freqs` the tables of 4096 positions, 64 complex
 numbers each, and `_compute_video_freqs` the 64 complex numbers of each token of a picture. Programs hold them where the size was new in the
-recording, and free them with the part; here they are made where they are first needed in this job, and stay.
+recording, and free them with the part; here they are made where they are first needed in this job, and stay. With each new size go three
+tensors for a moment: the frequencies of its rows, those of its columns, and of both joined, of which what is kept is a copy.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from estimator import operations as op
+from estimator.allocator import FREE
 from estimator.archs import load_archs
 from estimator.arrays import among
 from estimator.features import Ints
@@ -26,6 +28,8 @@ EMBEDDER = re.compile(r"\.pos_embed\|")
 TRANSFORMER = re.compile("transformer")
 TABLES, TABLE_BYTES = 2, 4096 * 64 * 8
 TOKEN_BYTES = 64 * 8
+EDGE_BYTES = 28 * 8  # of a row or a column of tokens
+PASSING = 3  # tensors that are made on the way to each picture's, before it
 FORWARD = (op.PREVIEW, op.CORE)  # parts that the transformer runs in
 
 
@@ -39,25 +43,31 @@ def needed(arch: str, part: op.Part) -> Mapping[str, int]:
 
 
 def without(program: Program, sizes: Ints) -> Ints:
-    """The bytes of a part's tensors without those that it keeps itself. The forward's own copy of all images' frequencies is not kept."""
+    """The bytes of a part's tensors without those that it keeps itself, and what passes. The forward's own copy of all stays a part's."""
     mine = [k for k in program.exported if EMBEDDER.search(program.moments[program.labels[k]])]
-    return np.where(among(np.arange(len(sizes)), mine), 0, sizes)
+    passing = [k - n for k in mine if np.count_nonzero(program.coefficients[k]) and not program.constants[k] for n in range(1, PASSING + 1)]
+    return np.where(among(np.arange(len(sizes)), [*mine, *passing]), 0, sizes)
 
 
 def laid(program: Program, run: PartRun, wanted: Mapping[str, int], state: State) -> tuple[PartRun, list[tuple[int, int]]]:
-    """The events with what is not there yet made at the positions' place, and of each new tensor its event and its bytes."""
+    """The events with what is not there yet made at the positions' place, and of each tensor that stays its event and its bytes."""
     new = {name: size for name, size in wanted.items() if not state.holds(name)}
     at = _place(program, run) if new else None  # to look for the place takes a millisecond, and few parts make any
     if at is None:
         return run, []
-    first = state.take_keys(len(new))
-    group = state.named.setdefault(GROUP, {})
-    for key, (name, size) in enumerate(new.items(), first):
-        group[name] = key, size
+    keys, events, kept = list[int](), list[int](), list[tuple[int, int]]()
+    for name, size in new.items():
+        _, _, edge = name.rpartition(" ")
+        passing = [int(edge) * EDGE_BYTES // 2] * 2 + [size] if edge.isdigit() else []
+        first = state.take_keys(len(passing) + 1)
+        made = range(first, first + len(passing))
+        kept.append((at + len(keys) + len(passing), size))
+        keys += [*made, made.stop, *made]
+        events += [*passing, size, *[FREE] * len(passing)]
+        state.named.setdefault(GROUP, {})[name] = made.stop, size
         state.count(GROUP, size)
-    keys = np.insert(run.keys, [at] * len(new), range(first, first + len(new)))
-    events = np.insert(run.events, [at] * len(new), list(new.values()))
-    return replace(run, keys=keys, events=events), [(at + n, size) for n, size in enumerate(new.values())]
+    inserted = np.insert(run.keys, [at] * len(keys), keys), np.insert(run.events, [at] * len(keys), events)
+    return replace(run, keys=inserted[0], events=inserted[1]), kept
 
 
 def _place(program: Program, run: PartRun) -> int | None:

@@ -154,8 +154,14 @@ class Program:
 
     @cached_property
     def forward(self) -> tuple[int, int]:
-        """Of a step's core: the tensors that are made first inside the transformer, and first when its forward is over."""
+        """Of a step's core: the tensors that are made first inside the transformer, and first when its forward is over.
+
+        Of a preview: the first of its latents, and the first inside the transformer.
+        """
         first = next(k for k, row in enumerate(self.labels) if self.moments[row].startswith("transformer"))
+        if self.key.startswith("preview"):
+            sized = [n for n, name in enumerate(self.features) if not {"T", "Q"}.isdisjoint(name.split("*"))]
+            return next(k for k in range(first) if self.coefficients[k, sized].any()), first
         return first, next(k for k, row in enumerate(self.labels) if k > first and self.moments[row] == "step")
 
     @cached_property
@@ -258,7 +264,8 @@ def points_of(features: tuple[str, ...], domain: Mapping[str, Sequence[int]]) ->
     workloads = np.array(list(product(*domain.values())), dtype=np.int64)
     values = dict(zip(domain, workloads.T, strict=True))
     values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"], "Q": values["T"]}
-    values |= {name: np.full_like(values["T"], of_an_image) for name, of_an_image in (("F", 1), ("K", 1), ("I", 0), ("O", 1), ("M", 5))}
+    of_an_image = {"F": 1, "K": 1, "I": 0, "R": 0, "Ib": 0, "O": 1, "M": 5}
+    values |= {name: np.full_like(values["T"], value) for name, value in of_an_image.items()}
     values = {"f": np.full_like(values["T"], NOMINAL_FACTOR)} | values | {"W": values["X"]}
     return np.array([np.broadcast_to(feature(name, values), len(workloads)) for name in features], dtype=np.float64)
 

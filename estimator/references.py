@@ -10,6 +10,8 @@ Source: ostris/ai-toolkit 27a03a91, extensions_built_in/diffusion_models/flux2/f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from estimator.errors import CannotTell, Problem
@@ -27,14 +29,14 @@ PIXEL_BYTES = 1536  # of a token: 16 x 16 pixels, three channels of bf16
 def referenced(core: Program) -> Program:
     """The core with control images' tokens among `T`, and `Q` those of the picture. Raises CannotTell."""
     tensors, births = core.tensor_of_event.copy(), core.events == ALLOCATE
-    made, (first, over), product = np.flatnonzero(births), core.forward, _first_of_backward(core)
+    made, (first, over), product = np.flatnonzero(births), core.forward, first_of_backward(core)
     joined, places, whole = range(len(core.names), len(core.names) + 3)
     cut = product - 1  # the prediction's gradient, from which that of all images is made
     tensors[int(np.flatnonzero((tensors == cut) & ~births)[0])] = whole
     at = [made[first], made[first], made[over], made[over], made[product], made[product]]
     tensors = np.insert(tensors, at, [joined, places, joined, places, whole, cut])
     births = np.insert(births, at, [True, True, False, False, True, False])
-    features, rows = _of_the_picture(core, first, over, product)
+    features, rows = of_the_picture(core, first, over, product)
     each = features.index("B*T" if "B*T" in core.features else "T")
     rows[[joined, places, whole], each] = LATENT_BYTES, PLACE_BYTES, LATENT_BYTES
     return written(core, core.key + REFERENCED, (tensors, births), (features, rows), (first, first, cut))
@@ -49,7 +51,7 @@ def cropped(encode: Program) -> Program:
     return written(encode, CROPPED, events, (encode.features, rows), (0,))
 
 
-def _first_of_backward(core: Program) -> int:
+def first_of_backward(core: Program) -> int:
     """The first tensor that a layer of the transformer makes in its backward pass."""
     for k in range(core.forward[1], len(core.names) - core.imports):
         moment = core.moments[core.labels[k]]
@@ -58,16 +60,20 @@ def _first_of_backward(core: Program) -> int:
     raise CannotTell(Problem(f"{core.key!r} has no backward pass", None, "control images change it", "report it"))
 
 
-def _of_the_picture(core: Program, first: int, over: int, product: int) -> tuple[tuple[str, ...], Ints]:
-    """Features, and bytes of all tensors: with `Q` for `T` where they are made outside the transformer."""
-    renamed = {name: "*".join("Q" if factor == "T" else factor for factor in name.split("*")) for name in core.features}
-    features = (*core.features, *(new for name, new in renamed.items() if new != name))
-    rows = widened(core, features, 3)
+def of_the_picture(core: Program, first: int, over: int, product: int) -> tuple[tuple[str, ...], Ints]:
+    """Features, and bytes of all tensors and of three more: with `Q` for `T` where they are made outside the transformer."""
     made_by = [core.moments[row].startswith("transformer") for row in core.labels]
-    outside = [k for k in range(product) if k < first or k >= over or not made_by[k]]
+    return with_own(core, [k for k in range(product) if k < first or k >= over or not made_by[k]], 3)
+
+
+def with_own(program: Program, tensors: Sequence[int], more: int) -> tuple[tuple[str, ...], Ints]:
+    """Features, and bytes of all tensors (and room for `more`): with `Q` for `T` in those of some."""
+    renamed = {name: "*".join("Q" if factor == "T" else factor for factor in name.split("*")) for name in program.features}
+    features = (*program.features, *(new for name, new in renamed.items() if new != name))
+    rows = widened(program, features, more)
     for name, new in renamed.items():
         if new != name:
             before, after = features.index(name), features.index(new)
-            rows[outside, after] = rows[outside, before]
-            rows[outside, before] = 0
+            rows[tensors, after] = rows[tensors, before]
+            rows[tensors, before] = 0
     return features, rows

@@ -19,6 +19,7 @@ from estimator.program import ALLOCATE, PeakRow, Program
 
 TOKENS = "control.tokens"  # part: tokens of control images (FLUX.2), kept until the forward is over
 PROMPTS = "preview.kept"  # part: the two cached prompts of a preview (Qwen-Image-Edit), on the card from its first round on
+LATENT = "control.latent"  # part: a control image's latent, or its tokens (Qwen-Image-Edit)
 STEP_BEFORE = "preview.step_before"  # part: predictions of LTX-2's denoising step before, while the next runs; behind a bar: how many
 PIXELS_BEFORE = "preview.pixels_before"  # part: the same of a model on pixels; behind a bar: whose pipeline
 ANGLES = "positions.kept"  # part: the angles of positions that Z-Image's first forward of all makes, and keeps
@@ -30,6 +31,7 @@ LATENT_TOKEN_BYTES = 128  # 16 channels of 2 x 2 latent pixels in bf16: of all a
 BLANK = "step.blank"  # part: the empty prompt's embedding, of which a step's prompts are made where the text encoder was unloaded
 
 UMT5_BYTES = 8192  # of a text token of Wan: UMT5's 4096 channels of bf16
+PACKED_BYTES = 128  # of a token of Qwen-Image: 16 channels of 2 x 2 latents, bf16
 LATENT_BYTES, PLACE_BYTES = 256, 32  # of a token of FLUX.2: 128 channels of bf16; four coordinates of 8 bytes
 EMBEDDING_BYTES, MASK_BYTES = 7168, 2  # of a text token: Qwen2.5-VL's 3584 channels of bf16; its mask, bf16 as well
 PREDICTED_BYTES = 512  # of a token of LTX-2: 128 channels of fp32
@@ -60,6 +62,7 @@ def staying(key: str, features: tuple[str, ...], rows: Sequence[tuple[int, ...]]
 PROGRAMS: Mapping[str, Program] = {
     RAW: staying(RAW, ("R",), [(RAW_BYTES_PER_PIXEL,)], "a control image as it was read"),
     TOKENS: staying(TOKENS, ("T",), [(LATENT_BYTES,), (PLACE_BYTES,)], "control images: their tokens"),
+    LATENT: staying(LATENT, ("T",), [(PACKED_BYTES,)], "control images: their tokens"),
     PROMPTS: staying(
         PROMPTS, ("X", "N"), [(EMBEDDING_BYTES, 0), (MASK_BYTES, 0), (0, EMBEDDING_BYTES), (0, MASK_BYTES)], "a preview's cached prompts"
     ),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from estimator.archs import load_archs
+from estimator.controls import CELL
 from estimator.errors import CannotTell
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
@@ -116,4 +117,6 @@ def values(arch: str, key: str, width: int, height: int, batch: int, rank: int, 
     if kind[0] == "preview" and kind[2] == "cfg" and batched(arch):
         size = 2
     text = 512 if padded_text(arch) else tokens
-    return {**image_values(width, height), "B": size, "r": rank, "X": text, "N": text, "K": 2, "I": text // 2, "O": 1, "M": 5}
+    cells = text // 2
+    given = {**image_values(width, height), "B": size, "r": rank, "X": text, "N": text, "K": 2, "O": 1, "M": 5}
+    return given | {"I": cells, "Ib": cells, "R": cells * CELL**2}

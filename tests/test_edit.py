@@ -6,20 +6,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from config_writer import read
 from PIL import Image as Pillow
 
 from estimator.advice import edits
+from estimator.allocator import FREE
 from estimator.batches import steps_of
 from estimator.controls import RAW, Size, cells, latent_size
+from estimator.edit import OF_FORWARD
+from estimator.edited import EDITED
 from estimator.errors import CannotTell, InputError
 from estimator.features import flash_splits, image_values
 from estimator.job import Bucket, Job, Sample
-from estimator.operations import MoveIn, MoveOut, Part, Release
+from estimator.operations import EmptyCache, MoveIn, MoveOut, Part, Release, flat
+from estimator.part_events import events_of
 from estimator.plans import after_steps, before_steps, plan_of, steps
-from estimator.positions import needed
+from estimator.positions import laid, needed, without
+from estimator.program import ALLOCATE
 from estimator.programs import load_profile
+from estimator.references import first_of_backward
 from estimator.replay import Replay
 from estimator.stays import PROMPTS
 from estimator.timeline import simulate
@@ -205,6 +212,25 @@ def test_positions_are_kept_of_each_image_by_itself() -> None:
     assert needed("zimage", part) == {}
 
 
+def test_a_new_size_of_image_passes_through_three_tensors_and_a_known_one_through_none() -> None:
+    """As in the second step of edit-recovery on the emulated device: 32 x 42 tokens, 9,408 and 7,168 bytes, and 688,128 of both."""
+    one = made(cache_text_embeddings=True)
+    profile = load_profile(EDIT)
+    program = profile.program("step.core/uint3-recovery/checkpointed/one")
+    values = {"T": 1344, "E": 74, "T_0": 1344, "E_0": 74, "X": 218, "B": 1, "r": 16}
+    part, replay = Part(program.key, values, "step"), Replay(profile, one, None)
+    seen = []
+    for _ in range(2):
+        sizes = without(program, program.sizes(values))
+        run = events_of(program, part, sizes, replay.state.take_keys(len(program.names)), replay.state)
+        made_there, kept = laid(program, run, needed(EDIT, part), replay.state)
+        more = made_there.events[made_there.keys >= run.base + len(sizes)].tolist()
+        seen.append((more, [size for _, size in kept]))
+    edges = [74 * 28 * 8 // 2] * 2
+    assert seen[0] == ([2**21, 2**21, *edges, 688_128, 688_128, FREE, FREE, FREE], [2**21, 2**21, 688_128])
+    assert seen[1] == ([], [])
+
+
 def test_smaller_control_images_are_advised_once() -> None:
     key = "model.model_kwargs.match_target_res"
     (edit,) = [edit for edit in edits(made()) if edit.key == key]
@@ -218,23 +244,78 @@ def test_the_vae_comes_with_the_first_step_and_stays() -> None:
     plan = plan_of(one, load_profile(EDIT))
     moves = [op for op in before_steps(plan) if op in (MoveIn("vae"), MoveOut("vae"))]
     assert moves[-1] == MoveOut("vae")
-    later = [*steps(plan, steps_of(one, 30)[:1]), *after_steps(plan)]
+    later = list(flat([*steps(plan, steps_of(one, 30)[:1]), *after_steps(plan)]))
     assert MoveIn("vae") in later
     assert MoveOut("vae") not in later
 
 
-def test_one_picture_is_held_as_it_was_read_and_read_again_several_are_not() -> None:
-    for controls, times in (((PHONE,), 2), ((PHONE, WIDE), 0)):
-        one = made(controls)
-        operations = steps(plan_of(one, load_profile(EDIT)), steps_of(one, 30)[:1])
+def test_one_picture_is_held_as_it_was_read_and_read_again_several_are_read_as_the_prompt_has_scaled_them() -> None:
+    """Several whose prompts are cached are read once, as they are."""
+    for controls, cached, times in (((PHONE,), False, 2), ((PHONE, WIDE), False, 0), ((PHONE, WIDE), True, 1)):
+        one = made(controls, cache_text_embeddings=cached)
+        operations = flat(steps(plan_of(one, load_profile(EDIT)), steps_of(one, 30)[:1]))
         assert [op.values["R"] for op in operations if isinstance(op, Part) and op.key == RAW].count(1200 * 1600) == times
 
 
-def test_what_a_step_encodes_of_its_picture_is_there_until_the_forward_is_over() -> None:
-    one = made((PHONE,))
+def core_of(one: Job) -> Part:
     operations = steps(plan_of(one, load_profile(EDIT)), steps_of(one, 30)[:1])
     (core,) = [op for op in operations if isinstance(op, Part) and op.key.startswith("step.core")]
-    assert core.inside == ((), (Release("picture"),))
+    return core
+
+
+def test_what_a_step_encodes_of_its_picture_is_there_until_the_forward_is_over() -> None:
+    core = core_of(made((PHONE,)))
+    assert set(map(Release, OF_FORWARD)) == set(core.inside[1])
+    scopes = {op.scope for op in core.inside[0] if isinstance(op, Part)}
+    released = {op.scope for op in core.inside[0] if isinstance(op, Release)}
+    assert scopes - released <= set(OF_FORWARD)
+
+
+def test_loss_and_noise_are_the_pictures_alone() -> None:
+    """Tensors of a step of edit-recovery on the emulated device: 1344 tokens of the picture, 5472 with its control image."""
+    core = load_profile(EDIT).program("step.core/uint3-recovery/checkpointed/one" + EDITED)
+    sizes = core.sizes({"T": 5472, "Q": 1344, "E": 74, "X": 218, "B": 1, "r": 16})
+    moments = [core.moments[row] for row in core.labels]
+    outside = [size for size, moment in zip(sizes.tolist(), moments, strict=True) if moment in ("step", "predict_noise")]
+    assert outside.count(172_032) == 5  # noisy latents, twice as they are packed; the prediction, and in the loss's type
+    assert outside.count(344_064) == 5  # of the loss, in fp32
+    assert max(outside) == 344_064
+    first, product = core.forward[0], first_of_backward(core)
+    assert sizes[first : first + 2].tolist() == [700_416, 700_416]  # tokens of all images, of the item and of all items
+    assert sizes[product - 1] == 700_416  # the gradient of all from which the prediction was cut
+
+
+def test_a_preview_denoises_twice_among_what_the_first_step_left() -> None:
+    profile, key = load_profile(EDIT), "preview/uint3-recovery/cfg/cached"
+    plain, twice = profile.program(key), profile.program(key + EDITED)
+    values = {"T": 8224, "Q": 4096, "Tj": 8224, "Tn": 0, "E": 128, "X": 210, "N": 192, "B": 1, "r": 16}
+    sizes = twice.sizes(values).tolist()
+    proj = [k for k, row in enumerate(twice.labels) if twice.moments[row] == "transformer.proj_out|forward"]
+    assert len(proj) == 2 * len([row for row in plain.labels if plain.moments[row] == "transformer.proj_out|forward"])
+    assert {sizes[k] for k in proj} == {8224 * 128}
+    live = np.cumsum(np.where(twice.events == ALLOCATE, 1, -1))
+    assert live.min() >= 0
+    assert len(twice.exported) == len(plain.exported) + 1  # the second step's, and the joined tokens
+    assert sum(size == 8224 * 128 for size in twice.sizes({**values, "Tj": 0}).tolist()) == sum(size == 8224 * 128 for size in sizes) - 2
+
+
+def test_a_prompt_lets_go_of_the_pictures_that_it_was_encoded_with() -> None:
+    """What stays of a prompt with a picture is its embedding and its mask, and nothing of the picture."""
+    for count in (1, 2, 3):
+        program = load_profile(EDIT).program(f"text/float8/plain/one/{count} images")
+        cells = 196 * count
+        sizes = program.sizes({"X": 208, "I": cells, "Ib": cells, "R": 384 * 384 * count, "B": 1, "T": 0})
+        assert sizes[list(program.exported)].tolist() == [208 * 7168, 208 * 8]
+        assert sizes[:count].tolist() == [884_736] * count
+
+
+def test_an_edits_previews_are_not_flushed_before_decoding_but_those_of_the_first() -> None:
+    for arch, flushed in ((EDIT, False), ("qwen-image-edit", True)):
+        one = replace(made(), arch=arch)
+        one = replace(one, model=replace(one.model, low_vram=True), samples=tuple(replace(each, controls=(WIDE,)) for each in one.samples))
+        operations = list(after_steps(plan_of(one, load_profile(arch))))
+        at = next(n for n, op in enumerate(operations) if isinstance(op, Part) and op.key.startswith("preview/"))
+        assert (operations[at + 1] == EmptyCache()) == flushed
 
 
 @pytest.mark.parametrize("weights", ["bf16", "qfloat8"])

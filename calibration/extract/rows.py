@@ -13,6 +13,7 @@ from random import Random
 
 import numpy as np
 
+from estimator.controls import CELL
 from estimator.features import SPECTRUM_PER_TOKEN, feature
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program
 
@@ -109,6 +110,8 @@ def _completed(given: dict[str, int]) -> dict[str, int]:
     given["A"] = given["T"]
     given["T"] *= frames
     given["X"] += given.get("I", 0)
+    given["Ib"] = given.get("I", 0)
+    given["R"] = given["Ib"] * CELL**2
     given["O"] = max(1, (frames - 1) * SOUND_OF_LATENT + 1)
     given["M"] = SPECTRUM_PER_TOKEN * given["O"]
     given["K"] = max(frames - 2, 1)  # the last of the chunks that are alike
