@@ -15,7 +15,7 @@ CELLS = {cell.name: cell for cell in matrix.CELLS}
 COVERED = (
     "flux1-dev", "flux1-schnell", "flux1-kontext", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "flex1", "flex2", "chroma", "zimage",
     "zimage-turbo", "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "wan21-1.3b", "wan21-14b", "wan21-i2v-14b", "wan22-14b",
-    "wan22-i2v-14b", "wan22-5b",
+    "wan22-i2v-14b", "wan22-5b", "ltx2",
 )  # fmt: skip
 
 
