@@ -26,7 +26,9 @@ from calibration.architectures.base import OPTIMIZER_WITH, OPTIMIZER_WITH_OTHERS
 from calibration.clips import write_clip
 from estimator.archs import load_archs
 
-UNLOADED, LOADED = 2, 3  # indices of probe jobs: with the text encoder unloaded, and loaded with low_vram (Architecture.unloaded, .loaded)
+# Indices of probe jobs: with the text encoder unloaded, loaded with low_vram, with text cached, with no latents cached (of an Architecture:
+# unloaded, loaded, captioned, uncached)
+UNLOADED, LOADED, CAPTIONED, UNCACHED = 2, 3, 4, 5
 # bitsandbytes keeps tensors of fewer than 4096 elements in fp32: with it, ranks at which no tensor of an adapter is so small
 RANKS = {"adamw8bit": (16, 24), "adamw": (8, 24), "adafactor": (8, 24), "prodigy": (8, 24)}
 
@@ -116,7 +118,8 @@ def picture(folder: Path) -> str:
 def network(family: Architecture, index: int, rank: int) -> dict[str, Any]:
     """The adapter that the probe job trains."""
     if family.factors is None:
-        return {"type": "lora", "linear": rank, "linear_alpha": rank}
+        without = {"network_kwargs": {"ignore_if_contains": list(family.ignored)}} if family.ignored else {}
+        return {"type": "lora", "linear": rank, "linear_alpha": rank, **without}
     return {"type": "lokr", "lokr_full_rank": True, "lokr_factor": family.factors[index]}
 
 
@@ -129,9 +132,10 @@ def text_kind(arch: str, qtype: str) -> str:
 
 
 def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
-    """The probe job `index` (0, 1, UNLOADED or LOADED) of an architecture and a kind of base weights, as AI Toolkit reads it."""
+    """The probe job `index` (0, 1, or one of the others above) of an architecture and a kind of base weights, as AI Toolkit reads it."""
     family, optimizer = ARCHITECTURES[arch], OPTIMIZER_WITH.get(weights, OPTIMIZER_WITH_OTHERS)
-    cached, unloaded, rank = index == 1, index == UNLOADED, RANKS[optimizer][index == 1]
+    cached, unloaded, rank = index in (1, CAPTIONED), index == UNLOADED, RANKS[optimizer][index in (1, CAPTIONED)]
+    caption = captions_cached(family, index)
     datasets = job_datasets(family, weights, index, run)
     model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=index == LOADED or (cached and not family.loaded))
     if weights != "bf16":
@@ -144,8 +148,8 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
         "train": {
             "batch_size": 1, "steps": 1 if family.texts else len(datasets) + 1, "gradient_accumulation": 1, "train_unet": True,
             "train_text_encoder": False, "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": optimizer, "lr": 1e-4,
-            "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": cached and family.caches_text,
-            "unload_text_encoder": unloaded or (cached and not family.caches_text), "disable_sampling": unloaded,
+            "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": caption and family.caches_text,
+            "unload_text_encoder": unloaded or (caption and not family.caches_text), "disable_sampling": unloaded or index == UNCACHED,
             "skip_first_sample": bool(family.own) and weights != "bf16", **family.train,
         },
         "model": model,
@@ -157,11 +161,20 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     return {"job": "extension", "config": {"name": "probe", "process": [process]}, "meta": {"name": "probe", "version": "1.0"}}
 
 
+def captions_cached(family: Architecture, index: int) -> bool:
+    """Whether a probe job caches its text: the second, or the one that is there for it."""
+    return index == CAPTIONED or (index == 1 and family.captioned is None)
+
+
 def job_datasets(family: Architecture, weights: str, index: int, run: Path) -> list[dict[str, Any]]:
     """A probe job's datasets, of which the pictures and clips are written: one for each bucket."""
-    cached, unloaded = index == 1, index == UNLOADED
+    cached, unloaded, caption = index in (1, CAPTIONED), index == UNLOADED, captions_cached(family, index)
     buckets = family.unloaded if unloaded else family.other_buckets.get(weights, family.buckets)
-    if cached and family.second is not None:
+    if index == UNCACHED:
+        buckets = family.uncached
+    elif index == CAPTIONED and family.captioned is not None:
+        buckets = family.captioned[0]
+    elif cached and family.second is not None:
         buckets = family.second[0]
     datasets = write_edits(run / "data", family.texts) if family.texts else write_images(
         run / "data", buckets, family.controlled, family.begins
@@ -174,8 +187,8 @@ def job_datasets(family: Architecture, weights: str, index: int, run: Path) -> l
         if unloaded:  # no process of its own: forking one counts the unloaded weights on the host a second time
             entry["num_workers"] = 0
         held_picture = entry.get("do_i2v", False) and entry["num_frames"] == 1
-        disk = (cached or number % 2 == turn) and not family.pictured and not held_picture
-        entry.update(cache_latents_to_disk=disk, cache_text_embeddings=cached and family.caches_text)
+        disk = (cached or number % 2 == turn) and not family.pictured and not held_picture and index != UNCACHED
+        entry.update(cache_latents_to_disk=disk, cache_text_embeddings=caption and family.caches_text)
     if family.layout.conditioned:
         put_beside(datasets, sorted(family.weights).index(weights) + index)
     return datasets
@@ -186,6 +199,8 @@ def job_samples(family: Architecture, weights: str, index: int, run: Path, datas
     if family.texts:
         return edited_samples(datasets, family.texts)
     previews = family.second[1] if index == 1 and family.second is not None else family.other_samples.get(weights, family.samples)
+    if index == CAPTIONED and family.captioned is not None:
+        previews = family.captioned[1]
     samples: list[dict[str, Any]] = []
     for width, height, guidance, count, *frames in previews:
         samples.append({"prompt": words(count), "width": width, "height": height, "guidance_scale": guidance})
@@ -205,6 +220,8 @@ def folders(arch: str, folder: Path) -> dict[Path, tuple[str, int]]:
     jobs = [(weights, index) for weights in sorted(family.weights) for index in ((1,) if family.texts else (0, 1))]
     jobs += [(family.weights[0], UNLOADED)] if family.unloaded else []
     jobs += [(weights, LOADED) for weights in sorted(family.weights)] if family.loaded else []
+    jobs += [(weights, CAPTIONED) for weights in sorted(family.weights)] if family.captioned else []
+    jobs += [(weights, UNCACHED) for weights in sorted(family.weights)] if family.uncached else []
     return {(folder / f"{arch}-{kind_of(weights)}-{index}").resolve(): (weights, index) for weights, index in jobs}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from estimator.controls import BLANK, SINGLE, Size, cells, vision_area
 from estimator.features import spectrogram_frames
+from estimator.padded import scaled_to_area
 from estimator.paths import profiles_dir
 from estimator.tokens import IMAGE_TEMPLATES, MAX_TEXT_TOKENS, TEMPLATES
 
@@ -47,6 +48,12 @@ class Arch:
     keeps_positions: bool = False
     without_gradient: tuple[int, ...] = ()
     pipeline_apart: bool = False
+    padded_to: int = 0
+    preview_side: int = 0
+    single_captions: bool = False
+    needs_checkpointing: bool = False
+    recorded_without: tuple[str, ...] = ()
+    no_layers: tuple[str, ...] = ()
     hub: tuple[str, ...] = ()
     name_contains: tuple[str, ...] = ()
     video: bool = False
@@ -85,6 +92,10 @@ class Arch:
         if self.template is None:
             raise ValueError(f"{self.key}: neither fixed_text_tokens nor a template in archs.yaml")
         return TEMPLATES[self.template](prompt)
+
+    def preview_size(self, width: int, height: int) -> tuple[int, int]:
+        """The size that a preview is really made in, where its pipeline scales it to an area."""
+        return scaled_to_area(width, height, self.preview_side, self.sample_divisor) if self.preview_side else (width, height)
 
     @property
     def caches_latents(self) -> bool:

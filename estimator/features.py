@@ -10,6 +10,7 @@ one latent frame (of an image: T), `F` latent frames (1 + (frames - 1) / 4), `K`
 latent frames of 8 (`Cells`). Of a step that counts its samples twice in `B`, `b` is their number (estimator.guided_step). Derived ones:
 
 - `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
+- `SX` = T + 3 X, where each block has three texts beside the image (HiDream-I1: T5's, Llama's, and another of Llama's layers);
 - `U` = 2 T, an image and a control image of the same size (FLUX.1 Kontext); `J` = 2 T + X, the joint sequence with both;
 - `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block
   attention, `P` = 4 A those of one frame; where `T` is of a UNet's lowest level, `L`, `LL` and `LLL` are of those above it, each twice as
@@ -69,7 +70,7 @@ IntOrInts = TypeVar("IntOrInts", int, Ints)
 # padding (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
 _SUMS = {
     "S": {"T": 1, "X": 1}, "Y": {"X": 1, "1": 64}, "Yi": {"X": 1, "1": 34}, "G": {"T": 1, "N": 1}, "U": {"T": 2},
-    "J": {"T": 2, "X": 1},
+    "J": {"T": 2, "X": 1}, "SX": {"T": 1, "X": 3},
     "Q": {"T": 1, "X": 1, "1": 985}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "LL": {"T": 16}, "LLL": {"T": 64},
     "P": {"A": 4}, "V": {"T": 4, "A": -3},
     "Sw": {"T": 1, "W": 1}, "Jw": {"T": 2, "W": 1}, "Zw": {"T32": 1, "W32": 1},

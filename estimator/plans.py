@@ -13,6 +13,7 @@ from estimator.batches import Step, one_or_many, steps_of
 from estimator.edit import QwenEditPlan, QwenFirstEditPlan, QwenPlan
 from estimator.flex2 import Flex2Plan
 from estimator.flux2 import Flux2KleinPlan, Flux2Plan
+from estimator.hidream import HiDreamPlan
 from estimator.job import Bucket, Dataset, Job
 from estimator.ltx2 import Ltx2Plan
 from estimator.operations import CONTROLLED_CORE, CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part
@@ -70,7 +71,8 @@ PLANS: Mapping[str, type[Plan]] = {
     "stable_diffusion": Plan, "base": Plan, "flux_kontext": KontextPlan, "flex2": Flex2Plan, "flux2": Flux2Plan,
     "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan, "chroma_radiance": RadiancePlan, "zimage_l2p": L2pPlan,
     "wan": WanPlan, "wan22_14b": Wan22Plan, "wan22_14b_i2v": Wan22FromImagePlan, "wan22_5b": Wan5bPlan, "wan21_i2v": Wan21FromImagePlan,
-    "qwen": QwenPlan, "qwen_edit": QwenEditPlan, "qwen_first_edit": QwenFirstEditPlan, "ltx2": Ltx2Plan, "harness": StepOnlyPlan,
+    "qwen": QwenPlan, "qwen_edit": QwenEditPlan, "qwen_first_edit": QwenFirstEditPlan, "ltx2": Ltx2Plan, "hidream": HiDreamPlan,
+    "harness": StepOnlyPlan,
 }  # fmt: skip
 
 

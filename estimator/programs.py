@@ -36,7 +36,7 @@ FULL, CHECKPOINTED = "/full/", "/checkpointed/"  # in the keys of cores
 PICTURED = " images"  # at the end of a text's key: encoded with pictures
 MOST_NAMED = 6  # parts that a refusal names
 OF_TEXT = ("load.text", "text/", "cache_text")
-TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2")
+TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2", "text_encoder3")
 _CACHED, _PIXELS = "cache_latents.item", "cache_latents"  # the part that caches a latent; what the loader makes of its pixels there
 
 

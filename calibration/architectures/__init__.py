@@ -6,6 +6,7 @@ from calibration.architectures import (
     flux,
     flux2,
     flux_base,
+    hidream,
     ltx2,
     qwen,
     qwen_edit,
@@ -17,5 +18,5 @@ from calibration.architectures import (
 )
 from calibration.architectures.base import Architecture
 
-MODULES = (flux_base, flux, flux2, chroma, chroma_radiance, zimage, zimage_l2p, qwen, qwen_edit, wan_5b, wan_i2v, wan, ltx2)
+MODULES = (flux_base, flux, flux2, chroma, chroma_radiance, zimage, zimage_l2p, qwen, qwen_edit, wan_5b, wan_i2v, wan, ltx2, hidream)
 ARCHITECTURES: dict[str, Architecture] = {name: one for module in MODULES for name, one in module.ARCHITECTURES.items()}

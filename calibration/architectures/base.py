@@ -10,6 +10,7 @@ from typing import Any
 
 from estimator.features import IMAGE_CELLS, Cells
 from estimator.operations import BEGUN_PREVIEW, PREVIEW, TIMED_CORE
+from estimator.padded import PADDED_CORE, PADDED_PREVIEW
 from estimator.shared import ALL, TEXT
 
 # Kinds of base weights, and the optimizer that is recorded with each
@@ -23,6 +24,16 @@ def kind_of(qtype: str) -> str:
     """The kind of base weights that a qtype stands for, as parts and run folders are named; behind a bar stands a recovery adapter."""
     base, _, adapter = qtype.partition("|")
     return f"{base}-recovery" if adapter else base
+
+
+# Without gradient checkpointing the trainer stops in the first backward pass: sums over experts are made in place, and each one's is saved
+CHECKPOINTED_ALONE = ("hidream",)
+
+
+def passes(architecture: str, probe: bool) -> tuple[bool | None, ...]:
+    """How often a step is made, and with gradient checkpointing or not (None: as the config has it)."""
+    return (None,) if not probe else (True,) if architecture in CHECKPOINTED_ALONE else (True, False)
+
 
 # Parts of a VAE that works in chunks, and of an image encoder over what a clip begins with
 CLIPS = ("encode.", "decode", "tile.", "latents", "step.first_frame", "preview.first_frame", "step.given_frame", "preview.given_frame")
@@ -64,6 +75,8 @@ class Layout:
     `single_scratch`: scratch memory of a guided preview's forwards of one prompt alone, where it makes some behind that of both (features
     of half the heads: `B` is 2). `means`: partial results of means over channels, of a VAE's encoder and decoder. `conditioned`: every
     step puts more channels beside its noisy latents, whether it has control images and masks or not (calibration.extract.conditions).
+    `padded_to`: tokens of every picture that is no square (calibration.extract.padded), with three texts beside them; `preview_side`:
+    previews have the area of a square of so many pixels' side.
     """
 
     load: dict[str, tuple[str, ...]]
@@ -96,6 +109,8 @@ class Layout:
     single_scratch: tuple[str, ...] = ()
     means: tuple[tuple[str, ...], tuple[str, ...]] = (ENCODED_MEANS, DECODED_MEANS)
     conditioned: bool = False
+    padded_to: int = 0
+    preview_side: int = 0
 
     def caption_tokens(self, words: int) -> int:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
@@ -157,6 +172,12 @@ class Layout:
             return ("1", "T", "E", "L32")
         if kind == "decode":
             return ("1", "T", "E", "L32")
+        if self.padded_to and kind in (PREVIEW, PADDED_PREVIEW):  # of one area, or padded to one length
+            return ("1", "r", *(("T", "E", "L32") if kind == PADDED_PREVIEW else ()))
+        if kind == PADDED_CORE:
+            texts = 3 * (self.padded_tokens or 0)
+            sums = tuple(f"reduce{self.width}_{length}" for length in (self.padded_to, self.padded_to + texts, texts))
+            return ("1", "B", "r", "B*r", "B*T", *(f"B*{one}" for one in sums), "T", *sums) if "/many" in key else ("1", "r", "T", "E")
         reductions = (*self.scratch, *(f"reduce{self.width}_{length}" for length in self.reduced))
         lengths = self.lengths
         if kind in (PREVIEW, BEGUN_PREVIEW) and self.guidance == "sequential" and "/cfg" in key:
@@ -197,7 +218,9 @@ class Architecture:
     of the `train` section that its probe jobs have besides. `second`: buckets and previews of the second job of each kind of weights
     (none: those of the first). `loaded`: the trainer stops on previews with low_vram: neither job has it, and how it loads is recorded in a
     further one that stops there. `factors`: of a LoKr that is trained instead of a LoRA, of the two jobs. `text_only`: the relative has the
-    same text encoder, and another VAE.
+    same text encoder, and another VAE. `ignored`: parts of names of layers that have no adapter (network_kwargs.ignore_if_contains).
+    `captioned`: buckets and previews of a further job with cached text, which then the second one has not (batches of several stop).
+    `uncached`: buckets of a further job whose steps encode all of their latents, without previews.
     """
 
     model: dict[str, Any]
@@ -223,6 +246,9 @@ class Architecture:
     loaded: bool = False
     factors: tuple[int, int] | None = None
     text_only: bool = False
+    ignored: tuple[str, ...] = ()
+    captioned: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int, float, int, *tuple[int, ...]], ...]] | None = None
+    uncached: tuple[tuple[int, ...], ...] = ()
 
     @property
     def shares(self) -> str | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import Architecture, Layout, words_of
-from calibration.extract import clips, parts, sounded
+from calibration.extract import clips, padded, parts, sounded
 from calibration.extract.footprints import with_footprints
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
@@ -157,8 +157,8 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
 
 
 def _keys(family: Architecture, key: str) -> tuple[str, ...]:
-    """The parts that a recording serves. A LoKr's two jobs have a factor each, and previews of cached and of encoded prompts are alike."""
-    if family.factors and key.startswith("preview/"):
+    """The parts that a recording serves. Where cached prompts are of one job, previews of cached and of encoded ones are taken as alike."""
+    if (family.factors or family.captioned) and key.startswith(("preview/", "preview.padded/")):
         return tuple(key.replace("/cached", source).replace("/encoded", source) for source in ("/cached", "/encoded"))
     return (key,) if family.owns(key) else ()
 
@@ -173,9 +173,10 @@ def _beside(family: Architecture, programs: dict[str, Program], offload: dict[st
 
 
 def _cut(run: Run, found: Iterator[Occurrence], layout: Layout) -> Iterator[Occurrence]:
-    """Parts of video cut further."""
+    """Parts of video cut further, and those of padded pictures apart."""
     if layout.sound_per_second:
         return sounded.split(run, found, layout)
+    found = padded.split(found, layout) if layout.padded_to else found
     return clips.split(run, found, layout.cells) if layout.video else found
 
 

@@ -17,7 +17,7 @@ from calibration.extract.runs import Phase, Run, first_preview
 from estimator.features import encoded_sound, image_values, spectrogram_frames
 from estimator.operations import CONTROLLED_CORE, CORE, SOUND_CORE, TIMED_CORE, TIMED_IMAGE_CORE
 
-TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2")
+TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2", "text_encoder3")
 MOVED = ("transformer", "vae", *TEXT_ENCODERS, "connectors", "vocoder", "image_encoder")
 PER_SECOND = 24  # frames: default of a dataset, and what LTX-2's pipeline takes a preview to have
 
@@ -73,8 +73,8 @@ def load_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
             continue
         if part == "load.rest" and (layout.text_on_host or layout.text_unnamed):
             events = _without_moves(run, events)
-        weights = chosen["text" if part == "load.text" else "weights"]
-        plain = part == "load.text" and not layout.text_on_host
+        weights = chosen["text" if part.startswith("load.text") else "weights"]
+        plain = part.startswith("load.text") and not layout.text_on_host
         yield Occurrence(run, f"{part}/{weights}{'' if plain else low}", events, {})
 
 

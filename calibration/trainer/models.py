@@ -82,7 +82,7 @@ def _diffusers_pretrained(cls: Any, path: Any = None, *_: Any, subfolder: Any = 
 def _transformers_pretrained(
     cls: Any, path: Any = None, *_: Any, subfolder: Any = None, torch_dtype: Any = None, dtype: Any = None, **__: Any
 ) -> Any:
-    config = transformers_config(cls, path)
+    config = transformers_config(cls, f"{path}/{subfolder}" if subfolder else path)
     return build(lambda: cls(config), dtype or torch_dtype or torch.float32, (), f"{path}/{subfolder}").eval()
 
 

@@ -17,6 +17,7 @@ from estimator.trainers.aitoolkit_data import read_datasets
 from estimator.trainers.aitoolkit_keys import READ, check_keys, known_keys
 from estimator.trainers.aitoolkit_model import read_model
 from estimator.trainers.aitoolkit_network import check_network, read_network
+from estimator.trainers.aitoolkit_padded import as_recorded, check_pictures
 from estimator.trainers.aitoolkit_passes import SLIDER, with_passes
 from estimator.trainers.aitoolkit_sample import read_every, read_samples
 from estimator.trainers.aitoolkit_train import read_dtype, read_train
@@ -161,6 +162,7 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
             _read_rest(process, settings, next(iter(load_archs().archs.values())), Model(""))
         return None
     arch, trainer_arch, model = resolved
+    network = as_recorded(process, network, arch)
     check_network(process, network, arch, model)
     kind = "full" if network is None else "LoRA with dropout" if network.dropout else network.kind
     settings = with_passes(process, settings, arch, model, kind)
@@ -192,6 +194,7 @@ def _read_rest(process: Section, settings: Train, arch: Arch, model: Model) -> t
     if sample is not None and arch.control_images and not settings.disable_sampling:
         check_previews(sample, samples, arch, model)
     datasets = read_datasets(process, settings, arch)
+    check_pictures(process, settings, arch, datasets)
     _check_text_caching(process, settings, arch)
     return datasets, samples
 

@@ -15,6 +15,7 @@ from estimator.buckets import bucket_size, square_bucket, worst_bucket
 from estimator.controls import CHANNELS, Size, pixels
 from estimator.datasets import Image, Scan, caption_of, longer_than_before, scan
 from estimator.job import Bucket, Dataset, Train
+from estimator.padded import unequal
 from estimator.trainers import aitoolkit_entry as entries
 from estimator.trainers.aitoolkit_channels import Chances, read_chances, read_channels
 from estimator.trainers.aitoolkit_controls import ControlRule, check_batches, check_pairs, modelled_keys, read_controls
@@ -204,6 +205,7 @@ def _worst(entry: _Entry, resolution: int, arch: Arch) -> Bucket:
     if entry.frames.auto:
         entry.section.found.not_modelled(entry.section.at("auto_frame_count"), True, "clips that are not here have a length of their own")
     size = square_bucket(resolution) if entry.square else worst_bucket(resolution, arch.bucket_divisor)
+    size = unequal(*size, arch.bucket_divisor) if arch.padded_to and not entry.square else size
     frames = entry.frames
     bucket = Bucket(*size, frames.frames, controls=entry.controls.assumed, begins=frames.begins, masked=entry.controls.masked)
     return frames.with_sound(bucket, arch, None)

@@ -188,9 +188,10 @@ def _sample(request: _Request, arch: Arch, low_vram: bool) -> Sample:
     guided = arch.guidance != "none" and (arch.always_guided or request.guidance > 1)
     controls, seen = request.controls
     frames = preview_frames(request.frames, arch, low_vram)
+    width, height = arch.preview_size(*(_rounded(side, arch.sample_divisor) for side in (request.width, request.height)))
     return Sample(
-        width=_rounded(request.width, arch.sample_divisor),
-        height=_rounded(request.height, arch.sample_divisor),
+        width=width,
+        height=height,
         frames=frames,
         sound_tokens=arch.sound_tokens(frames, SOUND_PER_SECOND),
         cfg=request.guidance,

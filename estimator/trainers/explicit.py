@@ -290,7 +290,7 @@ def _sample(run: Section, arch: Arch) -> tuple[Sample, ...]:
         run.found.not_modelled(sample.at("cfg"), cfg, f"guidance in this form on {arch.name}")
     return (
         Sample(
-            width=_side(sample, "width", arch), height=_side(sample, "height", arch), frames=frames,
+            *arch.preview_size(_side(sample, "width", arch), _side(sample, "height", arch)), frames=frames,
             cfg=1.0 if cfg == "none" else 2.0, batch=2 if cfg == "batched" else 1, guided=cfg != "none", vae_tiling=tiling,
             text_tokens=arch.fixed_text_tokens, negative_tokens=arch.fixed_text_tokens,
             sound_tokens=arch.sound_tokens(frames, SOUND_PER_SECOND),

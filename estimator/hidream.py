@@ -1,0 +1,47 @@
+"""What the trainer's HiDream-I1 class does differently: Llama is loaded first, all four text encoders end on the card, low_vram or not.
+
+Source: ostris/ai-toolkit 27a03a91, extensions_built_in/diffusion_models/hidream/hidream_model.py (load_model, get_prompt_embeds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from estimator.features import image_values
+from estimator.job import Bucket, Sample
+from estimator.operations import CORE, PREVIEW, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part
+from estimator.padded import PADDED_CORE, PADDED_PREVIEW, is_square
+from estimator.prompts import PromptsApart
+
+LLAMA = "text_encoder3"  # the only encoder that leaves the card while others are loaded
+
+
+class HiDreamPlan(PromptsApart):
+    """HidreamModel. With low_vram Llama and the transformer, each quantised on the card, wait on the host until all is loaded."""
+
+    def load(self) -> Iterator[Operation]:
+        low = self.job.model.low_vram
+        yield Begin("load", "text encoder")
+        yield self.load_text()
+        yield from (MoveOut(LLAMA), EmptyCache()) if low else ()
+        yield End()
+        yield Begin("load", "transformer")
+        yield Part(f"load.transformer/{self.weights}/{self.low}")
+        yield End()
+        yield Begin("load", "the rest")
+        yield Part(f"load.beside/{self.weights}/{self.low}")
+        yield Part(f"load.text.t5/{self.te_weights}")
+        # its layers' scales of inputs and outputs, made on the host, come at the end of that part
+        yield from (MoveOut(LLAMA), MoveIn("transformer"), MoveIn(LLAMA)) if low else ()
+        yield Part(f"load.rest/{self.weights}/{self.low}")
+        yield End()
+
+    def core(self, bucket: Bucket) -> str:
+        return CORE if is_square(image_values(bucket.width, bucket.height)) else PADDED_CORE
+
+    def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
+        for operation in super()._preview(sample, when):
+            if isinstance(operation, Part) and operation.key.startswith(f"{PREVIEW}/") and not is_square(operation.values):
+                operation = replace(operation, key=PADDED_PREVIEW + operation.key.removeprefix(PREVIEW))
+            yield operation
