@@ -35,7 +35,6 @@ import_stubs.install()
 
 import torch  # noqa: E402
 
-from calibration.architectures.base import passes  # noqa: E402
 from calibration.trainer import labels, linears, models, patches, recorder, sounds, tensors, token_counts, trace, video  # noqa: E402
 from calibration.trainer.conditions import record_conditions  # noqa: E402
 
@@ -89,7 +88,7 @@ def record_steps(trainer: Any) -> None:
 
     def step(self: Any, batches: Any) -> Any:
         listed = batches if isinstance(batches, list) else [batches]
-        for checkpointing in passes(getattr(self.sd, "arch", ""), PROBE):
+        for checkpointing in video.passes(getattr(self.sd, "arch", ""), PROBE):
             if checkpointing is not None:
                 video.switch_checkpointing(self.sd.unet, checkpointing)
                 for parameter in tensors.recovery_parameters(self.sd):  # each step is recorded as a run's first one, which makes them

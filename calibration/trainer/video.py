@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from calibration.architectures.base import passes as passes
 from calibration.trainer.recorder import Recorder
 
 # Of image to video: each step and preview encodes a clip that begins with a picture; or (Wan 2.2 5B) the picture alone
