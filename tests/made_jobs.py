@@ -104,6 +104,14 @@ def job(arch: str, **changes: object) -> Job:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
+def taken(made: Job) -> bool:
+    """Whether the trainer takes a job and it is modelled (HiDream-I1: checkpointed, and cached text is of single pictures)."""
+    arch = load_archs().archs[made.arch]
+    batch = max(one.batch_size for one in made.datasets)
+    texts = batch == 1 if made.text_cached else not made.train.unload_text_encoder
+    return (made.train.gradient_checkpointing or not arch.needs_checkpointing) and (texts or not arch.single_captions)
+
+
 def example(name: str) -> Job:
     """The job of a shipped example."""
     (read,) = read_jobs(ROOT / "examples" / f"{name}.yaml")

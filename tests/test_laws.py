@@ -33,12 +33,12 @@ CARDS_GIB = (2, 8, 12, 16, 24, 32, 48, 80)
 def jobs(draw: st.DrawFn, arch: str) -> Job:
     """Any job of an architecture on one bucket, with one preview; of a video model on images or clips (of three latent frames and more:
     those of two were not recorded in every combination)."""
-    cached = draw(st.booleans())
+    cached, known = draw(st.booleans()), load_archs().archs[arch]
     train = Train(
-        gradient_checkpointing=draw(st.booleans()),
+        gradient_checkpointing=known.needs_checkpointing or draw(st.booleans()),
         optimizer=draw(st.sampled_from(optimizers_of(arch))),
         ema=draw(st.booleans()),
-        unload_text_encoder=draw(st.booleans()),
+        unload_text_encoder=not known.single_captions and draw(st.booleans()),
     )
     weights, te_weights = draw(st.sampled_from(weights_of(arch))), draw(st.sampled_from(te_weights_of(arch)))
     size = draw(st.integers(20, 80)) * 16, draw(st.integers(20, 80)) * 16
@@ -77,6 +77,15 @@ def with_another_folder(made: Job) -> Job:
     return replace(made, datasets=(*made.datasets, replace(second, folder="/data/other")))
 
 
+def sides(made: Job) -> list[tuple[int, int]]:
+    """Of its pictures and its previews."""
+    return [(one.width, one.height) for one in (*(bucket for data in made.datasets for bucket in data.buckets), *made.samples)]
+
+
+def square(size: tuple[int, int]) -> bool:
+    return size[0] == size[1]
+
+
 def peaks(made: Job) -> dict[str, int]:
     """Phase -> the most that any of its name takes; "any": of all."""
     found: dict[str, int] = {}
@@ -103,7 +112,9 @@ def test_nothing_more_ever_needs_less(arch: str, draw: st.DataObject) -> None:
     if load_archs().archs[arch].video:
         larger["frames"] = "train", resized(made, frames=draw.draw(st.integers(2, 10), "frames"))
         larger["longer preview"] = "sample", replace(made, samples=(replace(preview, frames=preview.frames + 8),))
-    if made.train.gradient_checkpointing:
+    if load_archs().archs[arch].padded_to:  # a square is not padded, and takes less than what is narrower
+        larger = {what: one for what, one in larger.items() if what not in ("wider", "preview") or not any(map(square, sides(one[1])))}
+    if made.train.gradient_checkpointing and not load_archs().archs[arch].needs_checkpointing:
         larger["no checkpointing"] = "train", replace(made, train=replace(made.train, gradient_checkpointing=False))
     less = {what: before[phase] - peaks(other)[phase] for what, (phase, other) in larger.items()}
     if arch.startswith("chroma"):
