@@ -51,6 +51,7 @@ PLACED = (
     "klein9b-uint4-b4", "klein9b-ui", "flux2dev-uint4-b4", "flex-b4", "chroma-bf16-b2", "klein4b-edit-b2", "klein4b-edit-ui",
     "flux2dev-edit-ui", "klein9b-offload-uint4", "zimage-offload-bf16-no-checkpointing-b2",
     "zimage-offload-half-uint4-b2", "turbo-bf16-b2", "zimage-bf16-b2-1024",
+    "flex-uint2-automagic",  # three pictures of one size: the second is encoded among what the first left
 )  # fmt: skip
 MIB = 2**20
 # Checked by few runs yet, whose jobs do not cover every setting: the others of calibration.validation are to be run.
