@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibration.validation_jobs_edit import BOTH, FEW, NO_PREVIEWS, ONE, edited, numbered
+from calibration.validation_jobs_edit import BOTH, FEW, NO_PREVIEWS, ONE, TWO, edited, numbered
 from calibration.validation_jobs_flux2 import FLUX2, NO_WORKERS, klein
 from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_settings import *
@@ -84,6 +84,11 @@ JOBS = (
     Job(
         "edit11-offload-ui", web_ui("edit 2511"), (("screens", [512], numbered(BOTH)),), {**WEIGHTED, **CACHED_TEXT, **offloaded(1, 1)},
         (edited(BOTH, 768, 512, guidance_scale=1),),
+    ),
+    Job(
+        "edit11-offload-half-b2", web_ui("edit 2511"), (("five", [512], numbered(TWO[:1])),),
+        {**WEIGHTED, **batch(2), **CACHED_LATENTS, **CACHED_TEXT, **rank(16), **offloaded(0.5, 0.5)},
+        (edited(TWO[:1], 768, 512, guidance_scale=1),), seed=6,
     ),
     Job(
         "first-edit-offload-ui", web_ui("first edit"), (("small", [512], {"control_path": FEW[0]}),), {**WEIGHTED, **offloaded(1, 1)},

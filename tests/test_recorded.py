@@ -13,9 +13,11 @@ from estimator.derived_weights import DERIVED
 from estimator.errors import CannotTell
 from estimator.programs import Profile, load_profile
 from estimator.trainers.modelled import WEIGHTS
-from estimator.trainers.recorded import TEXT, TRANSFORMER, kinds
+from estimator.trainers.recorded import TEXT, TRANSFORMER, kinds, trained
 
 WAN_5B = {"name_or_path": "Wan-AI/Wan2.2-TI2V-5B-Diffusers", "arch": "wan22_5b", "low_vram": True}
+QUANTISED = {"quantize": True, "quantize_te": True, "low_vram": True}
+EDIT_2511 = {"name_or_path": "Qwen/Qwen-Image-Edit-2511", "arch": "qwen_image_edit_plus"} | QUANTISED
 WAN_14B = {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21"}
 
 
@@ -36,6 +38,9 @@ def test_kinds_are_those_that_have_a_program(arch: str, low: str) -> None:
     profile, recorded = load_profile(arch), WEIGHTS - DERIVED.keys()
     loading = {kind for kind in recorded if has_program(profile, f"{TRANSFORMER}{kind}/{low}")}
     assert kinds(profile, TRANSFORMER, low) & recorded == loading
+    for kind in recorded:
+        steps = has_program(profile, *(f"step.core/{kind}/{kept}/one" for kept in ("checkpointed", "full")))
+        assert (kind in trained(profile, low)) == (steps and kind in loading)
     text = {kind for kind in recorded if has_program(profile, f"{TEXT}{kind}", f"{TEXT}{kind}/{low}")}
     assert kinds(profile, TEXT, low) & recorded == text
 
@@ -56,4 +61,24 @@ def test_kinds_are_those_that_have_a_program(arch: str, low: str) -> None:
 )  # fmt: skip
 def test_what_was_not_recorded_is_named_with_its_key(tmp_path: Path, model: dict[str, Any], named: set[str]) -> None:
     job = read(tmp_path, train=train(), model=model, network={"linear": 16})
+    assert {entry.place.key.removeprefix("config.process.0.") for entry in job.unmodelled} == named
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({}, set()),
+        ({"qtype": "float8"}, set()),
+        ({"qtype": "uint4"}, {"model.qtype"}),
+        ({"qtype": "uint3"}, {"model.qtype"}),
+        ({"layer_offloading": True}, set()),
+        ({"layer_offloading": True, "qtype": "uint4"}, {"model.qtype", "model.layer_offloading"}),
+        ({"layer_offloading": True, "quantize": False}, {"model.layer_offloading"}),
+        ({"layer_offloading": True, "layer_offloading_transformer_percent": 0.0, "quantize": False}, {"model.layer_offloading"}),
+    ],
+)
+def test_weights_that_only_a_relatives_steps_have_are_named(tmp_path: Path, model: dict[str, Any], named: set[str]) -> None:
+    """Qwen-Image-Edit-2511 loads as 2509 does, and its steps are of another transformer: a setting is named, not a part of the profile."""
+    datasets = [{"folder_path": "/nowhere/images", "control_path": "/nowhere/sketches", "resolution": 512}]
+    job = read(tmp_path, model=EDIT_2511 | model, network={"linear": 16}, datasets=datasets)
     assert {entry.place.key.removeprefix("config.process.0.") for entry in job.unmodelled} == named

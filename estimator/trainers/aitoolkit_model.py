@@ -250,6 +250,10 @@ def _report_offloading(model: Section, arch: Arch, result: Model) -> None:
     if arch.layer_offloading is None or arch.key not in modelled.OFFLOADING:
         model.found.not_modelled(at, True, "layers that are moved in and out of the card")
         return
+    only = modelled.OFFLOADED_ALONE.get(arch.key)
+    if only is not None and result.weights in modelled.WEIGHTS - only:
+        what = f"layer offloading of {arch.name} in {result.weights} (recorded: {', '.join(sorted(only))})"
+        model.found.not_modelled(at, True, what)
     shares = (result.layer_offloading_transformer_percent, result.layer_offloading_text_encoder_percent)
     for key, weights, share in zip(("qtype", arch.te_qtype_key), (result.weights, result.te_weights), shares, strict=True):
         if share > 0 and weights != result.dtype and weights not in modelled.OFFLOADED_WEIGHTS:

@@ -12,10 +12,11 @@ from estimator.trainers import modelled
 from estimator.trainers.section import Section
 
 TRANSFORMER, TEXT = "load.transformer/", "load.text/"  # parts whose keys have the kind of weights next, and perhaps low_vram behind it
+STEP = "step.core/"  # and what the step is behind it
 
 
 def check_recorded(model: Section, arch: Arch, result: Model) -> None:
-    """Report weights that loading was not recorded with. Those that no architecture has are reported elsewhere."""
+    """Report weights that loading, or steps, were not recorded with. Those that no architecture has are reported elsewhere."""
     try:
         profile = load_profile(arch.key)
     except CannotTell:  # whoever estimates the job says so
@@ -26,13 +27,28 @@ def check_recorded(model: Section, arch: Arch, result: Model) -> None:
         (TEXT, result.te_weights, ("quantize_te", arch.te_qtype_key), "text encoder"),
     )
     for part, kind, keys, what in asked:
-        known = kinds(profile, part, low)
+        known = trained(profile, low) if part == TRANSFORMER else kinds(profile, part, low)
         if kind not in modelled.WEIGHTS or (DERIVED[kind].base if kind in DERIVED else kind) in known:
             continue
         plain = kind == result.dtype
         with_it = "with" if result.low_vram else "without"
         recorded = f"recorded {with_it} low_vram: {', '.join(sorted(known))}" if known else f"not recorded {with_it} low_vram"
         model.found.not_modelled(model.at(keys[not plain]), False if plain else kind, f"the {what} of {arch.name} in {kind} ({recorded})")
+
+
+def trained(profile: Profile, low: str) -> frozenset[str]:
+    """Kinds of weights of the transformer that loading and steps were recorded with (Qwen-Image-Edit-2511 loads as its relative does, and
+    has steps of its own)."""
+    return kinds(profile, TRANSFORMER, low) & _stepped(profile)
+
+
+def _stepped(profile: Profile) -> frozenset[str]:
+    if not profile.has_own(STEP) and profile.relative is not None:
+        return _stepped(profile.relative)
+    place = "kinds", STEP
+    if place not in profile.kept:
+        profile.kept[place] = frozenset(key.split("/")[1] for key in profile.data["parts"] if key.startswith(STEP))
+    return profile.kept[place]  # type: ignore[return-value]
 
 
 def kinds(profile: Profile, part: str, low: str) -> frozenset[str]:
