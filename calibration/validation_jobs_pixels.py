@@ -36,6 +36,7 @@ JOBS = (
         "l2p-bf16-no-checkpointing", L2P, (("odd", [512], {}),),
         {**UNQUANTISED, **NO_CHECKPOINTING, **HIGH_VRAM, **rank(8), **optimizer("adamw")}, GUIDED,
     ),
+    Job("l2p-unloaded", L2P, (("small", [640], {}),), {**UNLOADED, **rank(24)}, (preview(768, 512),)),
     Job("l2p-cached-b2", L2P, (("mixed", [512, 768], {}),), {**CACHED_LATENTS, **CACHED_TEXT, **EMA, **batch(2), **rank(16)}, TWO_SIZES),
     Job("deturbo-ui", DETURBO, (("small", [512], {}),), {}, (preview(768, 768),)),
     Job("radiance-ui", RADIANCE, (("portraits", [512, 768, 1024], {}),)),
