@@ -91,6 +91,10 @@ JOBS = (
         {**WEIGHTED, **NO_CHECKPOINTING, **HIGH_VRAM, **MATCHED, **EMA, **rank(16), **optimizer("adamw")}, (edited(FEW, 640, 960),),
     ),
     Job(
+        "edit11-float8-no-checkpointing", web_ui("edit 2511"), (("small", [512], numbered(FEW)),),
+        {**WEIGHTED, **quantised("float8"), **NO_CHECKPOINTING, **CACHED_TEXT, **rank(24)}, (edited(FEW, 640, 960),),
+    ),
+    Job(
         "edit11-one-cached-b2", web_ui("edit 2511"), (("five", [512], numbered(TWO[:1])),),
         {**WEIGHTED, **HIGH_VRAM, **CACHED_TEXT, **batch(2), **rank(12), **optimizer("prodigy")}, (edited(TWO[:1], 512, 768),),
     ),
