@@ -39,6 +39,6 @@ JOBS = (
     ),
     Job(
         "hidream-b2", UI, (("five", [640], {}), ("big square", [512], {})),
-        {**LOW_VRAM, **batch(2), **CACHED_LATENTS, **rank(8), **optimizer("prodigy")}, (preview(832, 1216, guidance_scale=1),),
+        {**LOW_VRAM, **batch(2), **CACHED_LATENTS, **rank(16), **optimizer("prodigy")}, (preview(832, 1216, guidance_scale=1),),
     ),
 )  # fmt: skip

@@ -99,7 +99,7 @@ def test_the_recorded_adapter_is_one_without_filters(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_cached_texts_are_of_single_pictures(tmp_path: Path, settings: dict[str, Any], key: str | None) -> None:
-    """concat_prompt_embeds puts the lists of two samples one behind the other: run, a batch of two is trained on 64 tokens of each."""
+    """concat_prompt_embeds puts the lists of two samples one behind the other: two are trained on 64 tokens of each (read, not run)."""
     assert unmodelled_keys(hidream(tmp_path, train=train(**settings))) == ({key} if key else set())
 
 
