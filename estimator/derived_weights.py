@@ -109,10 +109,14 @@ def _rounded(base: Program, key: str) -> Program:
     events, tensors, sizes = base.events.tolist(), base.tensor_of_event.tolist(), base.constants.tolist()
     scaled = set()
     for at in range(len(events) - 2):
+        if events[at : at + 3] != [ALLOCATE] * 3:
+            continue
         first, second, codes = tensors[at : at + 3]
         plain = base.names[first] is None and base.names[second] is None and base.names[codes] is not None
-        if events[at : at + 3] == [ALLOCATE] * 3 and plain and sizes[first] == sizes[second] == CODES_TO_WEIGHT * sizes[codes] > 0:
+        if plain and sizes[first] == sizes[second] == CODES_TO_WEIGHT * sizes[codes] > 0:
             scaled.add(first)
+    if not scaled:  # a part of loading that quantises nothing
+        return replace(base, key=key)
     made, order, number = list[int](), list[int](), dict[int, int]()
     for event, tensor in zip(events, tensors, strict=True):
         if event != ALLOCATE:
@@ -123,7 +127,9 @@ def _rounded(base: Program, key: str) -> Program:
         made += [ALLOCATE, ALLOCATE, 2] if tensor in scaled else [ALLOCATE]
     order += range(len(base.names) - base.imports, len(base.names))
     labels, names = tuple(base.labels[k] for k in order), tuple(base.names[k] for k in order)
-    return replace(base, key=key, coefficients=base.coefficients[order], labels=labels, names=names, events=np.array(made))
+    coefficients, codes_of = base.coefficients[order], np.array(made, dtype=np.int64)
+    rounded = replace(base, key=key, coefficients=coefficients, labels=labels, names=names, events=codes_of)
+    return replace(rounded, peaks=highest(rounded, coefficients))
 
 
 def packed_tensors(base: Program) -> list[int]:

@@ -23,7 +23,7 @@ GRAIN_BYTES = 2**20
 """What "never less" allows: rounding of blocks, and buffers of reductions that a kernel needs at one size and not at a larger one."""
 OTHER_STEPS_SHARE = 1e-3
 """Another folder's steps come between, and what a step leaves for the next is then a smaller batch's: 3 MB of 8 GB in clips of Wan."""
-PADDED_MASK_SHARE = 1e-3
+PADDED_MASK_SHARE = 3e-3
 """Chroma's mask is copied once more where the number of keys is no multiple of 8: 17 MB of 30.6 GB less at a wider size."""
 BADNESS = (SAFE, BORDERLINE, OOM)
 CARDS_GIB = (2, 8, 12, 16, 24, 32, 48, 80)
