@@ -52,22 +52,9 @@ def stand_in(filename: str) -> dict[str, tuple[int, ...]] | None:
 
 
 def patch() -> None:
-    """The constructor would write 35 GB of fp32 on the host, and loading copy them: built untouched in bf16 instead.
-
-    The conversion to bf16 happens on the host before anything moves, so that the card sees the same.
-    """
-    import torch
+    """The constructor would write 35 GB of fp32 on the host."""
     from extensions_built_in.diffusion_models.chroma import chroma_model
 
-    from calibration.trainer.models import build
-    from calibration.trainer.patches import note
+    from calibration.trainer.models import build_untouched
 
-    real = chroma_model.Chroma
-
-    def untouched(parameters: Any) -> Any:
-        model = build(lambda: real(parameters), torch.bfloat16, (), "Chroma")
-        model.load_state_dict = lambda *_, **__: None
-        return model
-
-    chroma_model.Chroma = untouched
-    note("Chroma: module built in bf16 with untouched memory, state dict not copied")
+    build_untouched(chroma_model, "Chroma", "Chroma")

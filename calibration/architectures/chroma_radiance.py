@@ -46,24 +46,17 @@ def stand_in(filename: str) -> dict[str, tuple[int, ...]] | None:
 
 
 def patch() -> None:
-    """The constructor would write 38 GB of fp32 on the host, and loading copy them: built untouched in bf16 instead.
-
-    The conversion to bf16 happens on the host before anything moves, so that the card sees the same. The places of a patch's pixels, which
-    the first forward of all makes and keeps (64 KiB), are there from the beginning, so that a part is the same in every recording.
+    """The constructor would write 38 GB of fp32 on the host. The places of a patch's pixels, which the first forward of all makes and keeps
+    (64 KiB), are there from the beginning, so that a part is the same in every recording.
     """
     import torch
     from extensions_built_in.diffusion_models.chroma import chroma_radiance_model
 
-    from calibration.trainer.models import build
+    from calibration.trainer.models import build_untouched
     from calibration.trainer.patches import note
 
-    real = chroma_radiance_model.Chroma
-
-    def untouched(parameters: Any) -> Any:
-        model = build(lambda: real(parameters), torch.bfloat16, (), "Chroma1-Radiance")
-        model.load_state_dict = lambda *_, **__: None
+    def place(model: Any) -> None:
         model.nerf_image_embedder.fetch_pos(model.params.patch_size, torch.device("cuda", 0), torch.float32)
-        return model
 
-    chroma_radiance_model.Chroma = untouched
-    note("Chroma1-Radiance: module built in bf16 with untouched memory, state dict not copied; places of a patch's pixels made with it")
+    build_untouched(chroma_radiance_model, "Chroma", "Chroma1-Radiance", place)
+    note("Chroma1-Radiance: places of a patch's pixels made with the model")

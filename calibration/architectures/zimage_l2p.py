@@ -54,22 +54,9 @@ def stand_in(filename: str) -> dict[str, tuple[int, ...]] | None:
 
 
 def patch() -> None:
-    """The constructor would write 25 GB of fp32 on the host, and loading copy them: built untouched in bf16 instead.
+    """The constructor would write 25 GB of fp32 on the host."""
+    from extensions_built_in.diffusion_models.z_image import z_image_l2p_model
 
-    The conversion to bf16 happens on the host before anything moves, so that the card sees the same.
-    """
-    import torch
-    from extensions_built_in.diffusion_models.z_image import z_image_l2p_model as l2p
+    from calibration.trainer.models import build_untouched
 
-    from calibration.trainer.models import build
-    from calibration.trainer.patches import note
-
-    real = l2p.ZImageTransformer2DModel
-
-    def untouched(**config: Any) -> Any:
-        model = build(lambda: real(**config), torch.bfloat16, (), "Z-Image L2P")
-        model.load_state_dict = lambda *_, **__: ((), ())
-        return model
-
-    l2p.ZImageTransformer2DModel = untouched
-    note("Z-Image L2P: module built in bf16 with untouched memory, state dict not copied")
+    build_untouched(z_image_l2p_model, "ZImageTransformer2DModel", "Z-Image L2P")

@@ -13,6 +13,7 @@ import accelerate
 import torch
 
 from calibration.architectures import MODULES
+from calibration.trainer.patches import note
 
 LOADED: list[dict[str, Any]] = []  # what was built, for result.json
 
@@ -54,6 +55,24 @@ def build(make: Callable[[], torch.nn.Module], dtype: Any, keep_fp32: tuple[str,
     count = sum(p.numel() for p in model.parameters())
     LOADED.append({"what": what, "cls": type(model).__name__, "parameters": count, "dtype": str(dtype)})
     return model
+
+
+def build_untouched(module: Any, name: str, what: str, ready: Callable[[Any], None] = lambda model: None) -> None:
+    """Replace a class of the trainer's own `module`, whose constructor would write fp32 on the host and whose loading would copy that.
+
+    It is built untouched in bf16 instead, which the trainer makes of it on the host before anything moves, so that the card sees the same;
+    its state dict is not copied. `ready`: what is done with the model then.
+    """
+    real = getattr(module, name)
+
+    def untouched(*args: Any, **kwargs: Any) -> Any:
+        model: Any = build(lambda: real(*args, **kwargs), torch.bfloat16, (), what)
+        model.load_state_dict = lambda *_, **__: ((), ())
+        ready(model)
+        return model
+
+    setattr(module, name, untouched)
+    note(f"{what}: module built in bf16 with untouched memory, state dict not copied")
 
 
 def diffusers_config(cls: type, path: object) -> dict[str, Any]:
