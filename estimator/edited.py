@@ -67,7 +67,8 @@ def edited_preview(preview: Program) -> Program:
 def _rescaled(preview: Program, features: tuple[str, ...], rows: Ints) -> tuple[tuple[str, ...], Ints]:
     """With `Tn` for `Q` in what guidance makes to keep the norm: two norms, their quotient, and the prediction scaled by it."""
     token = features.index("Q")
-    norms = [k for k in range(len(rows) - 2) if (rows[k : k + 3, token] == NORM_BYTES).all()]
+    norm = rows[:, token] == NORM_BYTES
+    norms = np.flatnonzero(norm[:-2] & norm[1:-1] & norm[2:]).tolist()
     wide = np.hstack([rows, np.zeros((len(rows), 1), dtype=np.int64)])
     for k in norms:
         wide[k : k + 4, -1] = wide[k : k + 4, token]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -44,6 +44,7 @@ class OffloadProfile(Profile):
 
     base: Profile
     model: Model
+    _figures: dict[str, dict[object, object]] = field(default_factory=dict, repr=False, compare=False)  # by part
 
     @cached_property
     def shares(self) -> dict[str, float]:
@@ -159,10 +160,11 @@ class OffloadProfile(Profile):
 
     def figures(self, key: str) -> dict[object, object]:
         """See `Profile`."""
-        share = self._share(key)
-        if share is not None:
-            return share.figures
-        return self.base.kept if self._instead(key) == key else self.kept
+        if key not in self._figures:  # planning asks thousands of times
+            share = self._share(key)
+            own = self.base.kept if self._instead(key) == key else self.kept
+            self._figures[key] = own if share is None else share.figures
+        return self._figures[key]
 
     def _share(self, key: str) -> Shares | None:
         """Of which component's choice a part depends; None: of none's."""
@@ -213,7 +215,7 @@ class OffloadProfile(Profile):
         if name == "preview" and make is _rewritten:
             base, calls = denoised(base, calls)
         program = make(base, calls, what)
-        if derived is None:
+        if derived is None or (make == self._outlined and derived[1].casts):  # see derived_weights.of_same_outline
             return program
         return derived_weights.program(program, key, derived[1], self.base.resident(component, derived[1].base))
 
@@ -237,9 +239,7 @@ class OffloadProfile(Profile):
 
     def _calls(self, key: str, component: str) -> tuple[Call, ...]:
         """Where in a recorded part the component's layers are used."""
-        made = self._once(("calls", key, component), lambda: self._read_calls(key, component))
-        assert isinstance(made, tuple)
-        return made
+        return self._once(("calls", key, component), lambda: self._read_calls(key, component))  # type: ignore[no-any-return]
 
     def _read_calls(self, key: str, component: str) -> tuple[Call, ...]:
         holder = self.base.holder(key)

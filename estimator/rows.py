@@ -55,12 +55,12 @@ class _Rows:
 
     def run(self, operations: Iterable[op.Operation]) -> None:
         for operation in op.flat(operations):
-            if isinstance(operation, op.Begin):
+            if isinstance(operation, op.Part):  # the most frequent first
+                self._part(operation)
+            elif isinstance(operation, op.Begin):
                 self._begin, self._best = operation, (self.counts.total, "at the start", dict(self.counts.held))
             elif isinstance(operation, op.End):
                 self._close()
-            elif isinstance(operation, op.Part):
-                self._part(operation)
             elif isinstance(operation, op.MoveIn):
                 self._move_in(operation.component)
             elif isinstance(operation, op.MoveOut):
@@ -101,20 +101,20 @@ class _Rows:
     def _part(self, part: op.Part) -> None:
         counts = self.counts
         figures = figures_of(self.profile, part)
-        for thread in workspace_threads(self.profile, part.key):
-            if not counts.groups.get(f"workspace:{thread}"):
-                counts.groups[f"workspace:{thread}"] = self.workspace_bytes
+        for workspace in figures.workspaces:
+            if not counts.groups.get(workspace):
+                counts.groups[workspace] = self.workspace_bytes
                 counts.add("workspace", self.workspace_bytes)
-        if self.profile.outline(part.key).copies:  # slots are written anew: how long the old ones last depends on both parts
+        if figures.copies:  # slots are written anew: how long the old ones last depends on both parts
             for group in GROUPS:
                 counts.change(group, -counts.groups.get(group, 0))
         there = sum(size for g, size in figures.stays.items() if adds(part.accumulate, g) and counts.groups.get(counted_as(g, part.key)))
-        self._see(figures.peak_bytes - there, figures.moment, component_of(None, part.key))  # not known how many had been made by then
+        self._see(figures.peak_bytes - there, figures.moment, figures.component)  # not known how many had been made by then
         for group, size in figures.freed.items():
             counts.change(group, -min(size, counts.groups.get(group, 0)))
         for group, size in figures.stays.items():
             if not group:
-                component = component_of(None, part.key)
+                component = figures.component
                 scope = counts.scopes.setdefault(part.scope, {})
                 scope[component] = scope.get(component, 0) + size
                 counts.add(component, size)
@@ -132,12 +132,18 @@ def workspace_threads(profile: Profile, key: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one run of a part does, in bytes: its highest row, and what stays or is freed by component ("": unnamed)."""
+    """What one run of a part does, in bytes: its highest row, and what stays or is freed by component ("": unnamed).
+
+    `component`: what its unnamed tensors are shown as. `workspaces`: groups of those that it needs. `copies`: whether it fills slots.
+    """
 
     peak_bytes: int
     moment: str
     stays: Mapping[str, int]
     freed: Mapping[str, int]
+    component: str
+    workspaces: tuple[str, ...]
+    copies: bool
 
 
 def figures_of(profile: Profile, part: op.Part) -> Figures:
@@ -147,7 +153,9 @@ def figures_of(profile: Profile, part: op.Part) -> Figures:
     kept = known.get(key)  # planning asks for the same parts thousands of times
     if kept is None:
         outline = profile.outline(part.key)
-        kept = known[key] = Figures(*outline.peak(part.values), *outline.sums(part.values, UNIT_BYTES))
+        workspaces = tuple(f"workspace:{thread}" for thread in workspace_threads(profile, part.key))
+        sums, component = outline.sums(part.values, UNIT_BYTES), component_of(None, part.key)
+        kept = known[key] = Figures(*outline.peak(part.values), *sums, component, workspaces, bool(outline.copies))
     assert isinstance(kept, Figures)
     return kept
 
