@@ -1,9 +1,9 @@
 """What to change when a job is not safe: single edits of it, tried on the model, kept if they lower its peak.
 
 Listed in the order that hurts least, which is the order of rollback of the guides: checkpointing on, what merely moves things off the
-card, batch 1, the largest bucket, the previews, then low_vram, quantisation and layer offloading. Where none is enough alone, they are
-put together in that order, each that lowers the peak then, until the job fits; weighing combinations against each other is the planner's
-work, not this file's.
+card, shorter clips, batch 1, the largest bucket, the previews, then low_vram, quantisation and layer offloading. Where none is enough
+alone, they are put together in that order, each that lowers the peak then, until the job fits; weighing combinations against each other
+is the planner's work, not this file's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from estimator.controls import CHANNELS
 from estimator.errors import CannotTell, InputError
 from estimator.estimate import BORDERLINE, OOM, Advice, Estimate
 from estimator.gpus import GIB, MIB, Gpu
-from estimator.job import Job
+from estimator.job import Bucket, Job
 
 Run = Callable[[Job], Estimate]
 
@@ -34,6 +34,8 @@ TOGETHER = " + "
 """Between the keys of an advice of several edits; its `before` and `after` are then lists."""
 SMALLEST_RANK = 4
 """Ranks are not halved below the trainer's default."""
+WHOLE_FRAMES = 8
+"""Frames that the coarsest of the video VAEs (LTX's) takes together, behind the first one; the others' 4 divide it."""
 _UNQUANTISED = ("bf16", "fp16", "fp32")
 _EIGHT_BIT = (
     "adam8bit", "adamw8bit", "adam8", "adamw8", "lion8bit", "ademamix8bit", "prodigy8bit",
@@ -126,7 +128,7 @@ def _peak_bytes(estimate: Estimate) -> int:
 
 def edits(job: Job) -> Iterator[Edit]:
     """Every edit that applies to a job, least hurtful first."""
-    for group in (_free_edits, _batch_edits, _control_edits, _bucket_edits, _preview_edits, _weight_edits, _last_edits):
+    for group in (_free_edits, _frame_edits, _batch_edits, _control_edits, _bucket_edits, _preview_edits, _weight_edits, _last_edits):
         yield from group(job)
 
 
@@ -154,6 +156,27 @@ def _free_edits(job: Job) -> Iterator[Edit]:
         yield Edit("datasets.*.cache_latents_to_disk", False, True, why, replace(job, datasets=datasets))
     if job.method != "inference" and job.train.optimizer.lower() not in _EIGHT_BIT:
         yield _train(job, "optimizer", "adamw8bit", "optimizer state in 8 bit; learning rates may need another look")
+
+
+def _frame_edits(job: Job) -> Iterator[Edit]:
+    """Clips of half as many frames, whole steps of every video VAE.
+
+    Where all have the number that the config gives: `datasets.*` would lengthen others. Of trained sound it is not known what goes with it.
+    """
+    clips = [bucket for each in job.datasets for bucket in each.buckets]
+    longest = max((bucket.frames for bucket in clips), default=1)
+    frames = longest // 2 // WHOLE_FRAMES * WHOLE_FRAMES + 1
+    own = any(each.own_lengths for each in job.datasets) or any(bucket.sound or bucket.frames != longest for bucket in clips)
+    if frames == 1 or own:
+        return
+    why = f"clips of {frames} frames: less motion is learned"
+    datasets = tuple(replace(each, buckets=tuple(_shortened(bucket, frames, job) for bucket in each.buckets)) for each in job.datasets)
+    yield Edit("datasets.*.num_frames", longest, frames, why, replace(job, datasets=datasets))
+
+
+def _shortened(bucket: Bucket, frames: int, job: Job) -> Bucket:
+    arch, tokens = load_archs().archs[job.arch], bucket.sound_tokens
+    return replace(bucket, frames=frames, sound_tokens=tokens and arch.sound_tokens(frames, bucket.frames * arch.sound_per_second / tokens))
 
 
 def _batch_edits(job: Job) -> Iterator[Edit]:

@@ -118,7 +118,7 @@ class Dataset:
     `text_tokens`: tokens of the longest caption as the transformer gets it (None: unknown, assume the architecture's maximum).
     `drops_captions`: an empty caption takes a caption's place now and then, and is cached with each.
     `longer_captions`: tokens of each caption that is longer than all before it (none: unknown, or all alike), by the files' names: the
-    trainer takes the order in which the disk lists them, which on another disk is another.
+    trainer takes the order in which the disk lists them, which on another disk is another. `own_lengths`: clips are as long as their files.
     """
 
     folder: str
@@ -133,6 +133,7 @@ class Dataset:
     is_reg: bool = False
     drops_captions: bool = False
     longer_captions: tuple[int, ...] = ()
+    own_lengths: bool = False
 
     @property
     def latents_cached(self) -> bool:

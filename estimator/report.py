@@ -237,17 +237,20 @@ def _row(label: str, count_bytes: int) -> str:
 # --- what to change, and what to know ---------------------------------------------------------------------------------
 
 
+FURTHER = "  `estimate plan` looks further, in finer steps; or take a larger card."
+
+
 def _advice(estimate: Estimate, style: Style) -> str:
     if estimate.verdict not in (BORDERLINE, OOM):
         return ""
     if not estimate.advice:
-        return style.bold("What to change") + "\n  No single setting lowers the peak: change several, or take a larger card."
+        return style.bold("What to change") + f"\n  No single setting lowers the peak.\n{FURTHER}"
     enough = [advice for advice in estimate.advice if advice.verdict != OOM]
     lines = [style.bold("What to change (least hurtful first; savings of allocated memory)")]
     for number, advice in enumerate(enough or estimate.advice, 1):
         lines.extend(_advice_lines(number, advice))
     if not enough:
-        lines.append("  None is enough, alone or one upon the other: take a larger card.")
+        lines.extend(["  None is enough, alone or one upon the other.", FURTHER])
         return "\n".join(lines)
     if len(enough) < len(estimate.advice):
         others = ", ".join(dict.fromkeys(clean(advice.key) for advice in estimate.advice if advice.verdict == OOM))

@@ -14,7 +14,7 @@ from estimator.engine import estimate_job
 from estimator.errors import CannotTell, Problem
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate
 from estimator.gpus import find_gpu
-from estimator.job import Job
+from estimator.job import Bucket, Job
 from estimator.trainers import read_jobs
 from tests import made_estimates as made
 
@@ -159,6 +159,25 @@ def test_z_image_with_its_adapter_becomes_float8() -> None:
     weights = {job.model.weights for job in tried}
     assert "float8" in weights
     assert "qfloat8" not in weights
+
+
+def clips(*frames: int, **changes: bool) -> Job:
+    job = replace(heavy_job(), arch="wan21-1.3b")
+    (first, *_) = job.datasets
+    return replace(job, datasets=tuple(replace(first, buckets=(Bucket(512, 512, each),), **changes) for each in frames))
+
+
+@pytest.mark.parametrize(("longest", "half"), [(1001, 497), (81, 41), (33, 17), (17, 9), (9, None), (1, None)])
+def test_clips_are_halved_to_what_every_video_vae_takes(longest: int, half: int | None) -> None:
+    found = {edit.key: edit for edit in edits(clips(longest, longest))}.get("datasets.*.num_frames")
+    assert (found and found.after) == half
+    if found:
+        assert {bucket.frames for each in found.job.datasets for bucket in each.buckets} == {half}
+
+
+def test_clips_are_left_alone_where_one_number_for_all_would_lengthen_others_or_change_nothing() -> None:
+    for job in (clips(81, 1), clips(81, 41), clips(81, own_lengths=True)):
+        assert "datasets.*.num_frames" not in {edit.key for edit in edits(job)}
 
 
 def test_the_effective_batch_can_be_kept() -> None:

@@ -192,3 +192,15 @@ def test_a_card_that_loading_fails_on_by_a_hair_is_soon_given_up() -> None:
     judge = Judge(subject_of("qwen_image_ui"), find_gpu("RTX4080"))
     assert cheapest(judge, dimensions(judge.subject, "quality")) is None
     assert judge.by_rows < 3_000
+
+
+@pytest.mark.parametrize("gib", [18, 24])
+def test_of_many_lengths_of_clips_the_longest_that_fits_is_found_and_most_are_not_tried(gib: int) -> None:
+    subject = read_subject(str(next(path for path in EXAMPLES if path.stem == "wan21_1b_ui")), ("datasets.0.num_frames=257",), None, ())
+    by_name = {each.name: each for each in dimensions(subject, "quality")}
+    space = [by_name["frames"], by_name["text"], Dimension("buckets", by_name["buckets"].levels[:2])]
+    judge = Judge(subject, find_gpu(f"{gib}GiB"))
+    found = cheapest(judge, space, by_rows=True)
+    assert found is not None
+    assert (found.loss.order, len(found.edits)) == by_trying_all(Judge(subject, judge.gpu), space)
+    assert judge.by_rows < len(by_name["frames"].levels)

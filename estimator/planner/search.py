@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,8 +19,8 @@ from estimator.planner.judge import Judge
 from estimator.planner.known import Known, Places
 from estimator.planner.sight import BESIDE_STEPS, LOAD, START, TRAIN, UNSEEN, UNTOLD, phase_of
 
-SPEED, OFFLOADING = "speed", "offloading"
-"""The dimension of all that changes the time of a step."""
+SPEED, OFFLOADING, FRAMES = "speed", "offloading", "frames"
+"""SPEED: the dimension of all that changes the time of a step."""
 FIRST = (SPEED, "text", "low_vram", "weights", "latents")
 LAST = ("batch", "buckets", "frames", "controls", "checkpointing", "optimizer", OFFLOADING, "previews")
 """In which order settings are decided. LAST: those of which it is known where they leave a phase least (estimator.planner.sight)."""
@@ -85,9 +86,10 @@ def _rising(parts: Sequence[_Search]) -> Iterator[tuple[_Search, Places]]:
     while waiting:
         *_, n, places = heapq.heappop(waiting)
         search, at = parts[n], len(places)
-        if at and places[-1] + 1 < len(search.space[at - 1].levels):
-            heapq.heappush(waiting, search.entry((*places[:-1], places[-1] + 1), n))
-        if search.fails(places):
+        fails = search.fails(places)
+        if at and (following := search.following(places, fails)) < len(search.space[at - 1].levels):
+            heapq.heappush(waiting, search.entry((*places[:-1], following), n))
+        if fails:
             continue
         if at == len(search.space):
             yield search, places
@@ -166,6 +168,16 @@ class _Search:
                 if self.known.dead(places):
                     return True
         return False
+
+    def following(self, places: Places, fails: bool) -> int:
+        """The level of the last dimension to look at after this one. Of frames, the first that does not fail as well.
+
+        There are hundreds of levels, and more frames never need less (tests/test_laws.py).
+        """
+        decided, last = places[:-1], self.space[len(places) - 1]
+        if not fails or last.name != FRAMES:
+            return places[-1] + 1
+        return bisect_left(range(len(last.levels)), 1, places[-1] + 1, key=lambda n: not self.fails((*decided, n)))
 
     def _starts(self, places: Places, part: str) -> bool:
         """Whether it is not known to fail by replay."""

@@ -105,6 +105,7 @@ def _entry(section: Section, train: Train, trigger: str | None, arch: Arch, chan
         drops_captions=section.truth("caption_dropout_rate", False),
         cache_latents=cached,
         cache_latents_to_disk=on_disk,
+        own_lengths=section.truth("auto_frame_count", False),
     )
     if arch.control_images == CHANNELS:
         controls = read_channels(section, arch, chances, dataset.latents_cached)
