@@ -30,6 +30,7 @@ from estimator.archs import load_archs
 # unloaded, loaded, captioned, uncached)
 UNLOADED, LOADED, CAPTIONED, UNCACHED = 2, 3, 4, 5
 # bitsandbytes keeps tensors of fewer than 4096 elements in fp32: with it, ranks at which no tensor of an adapter is so small
+PREPARED = "prepared"  # a mark in the folder of a run that stops when all is prepared
 RANKS = {"adamw8bit": (16, 24), "adamw": (8, 24), "adafactor": (8, 24), "prodigy": (8, 24)}
 
 
@@ -170,10 +171,13 @@ def job_datasets(family: Architecture, weights: str, index: int, run: Path) -> l
     """A probe job's datasets, of which the pictures and clips are written: one for each bucket."""
     cached, unloaded, caption = index in (1, CAPTIONED), index == UNLOADED, captions_cached(family, index)
     buckets = family.unloaded if unloaded else family.other_buckets.get(weights, family.buckets)
+    few = family.brief.get(weights)
     if index == UNCACHED:
         buckets = family.uncached
     elif index == CAPTIONED and family.captioned is not None:
         buckets = family.captioned[0]
+    elif few is not None:
+        buckets = few[0]
     elif cached and family.second is not None:
         buckets = family.second[0]
     datasets = write_edits(run / "data", family.texts) if family.texts else write_images(
@@ -201,6 +205,8 @@ def job_samples(family: Architecture, weights: str, index: int, run: Path, datas
     previews = family.second[1] if index == 1 and family.second is not None else family.other_samples.get(weights, family.samples)
     if index == CAPTIONED and family.captioned is not None:
         previews = family.captioned[1]
+    if weights in family.brief:
+        previews = family.brief[weights][1] or previews
     samples: list[dict[str, Any]] = []
     for width, height, guidance, count, *frames in previews:
         samples.append({"prompt": words(count), "width": width, "height": height, "guidance_scale": guidance})
@@ -226,12 +232,16 @@ def folders(arch: str, folder: Path) -> dict[Path, tuple[str, int]]:
 
 
 def write(arch: str, folder: Path) -> list[tuple[Path, Path]]:
-    """All probe jobs of an architecture: (config, run folder) each."""
+    """All probe jobs of an architecture: (config, run folder) each. Those that were recorded stay as they are."""
     jobs = []
     for run, (weights, index) in folders(arch, folder).items():
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(yaml.safe_dump(config(arch, weights, index, run), sort_keys=False))
         jobs.append((run / "config.yaml", run))
+        if (run / "result.json").exists():
+            continue
+        run.mkdir(parents=True, exist_ok=True)
+        if weights in ARCHITECTURES[arch].loads:
+            (run / PREPARED).touch()
+        (run / "config.yaml").write_text(yaml.safe_dump(config(arch, weights, index, run), sort_keys=False))
     return jobs
 
 
@@ -239,7 +249,8 @@ def record(job: tuple[Path, Path], options: list[str]) -> tuple[str, int]:
     path, run = job
     for left in run.glob("data/*/_*_cache"):  # of a run that was broken off: what lies there is not encoded again
         shutil.rmtree(left)
-    stop = "load" if run.name.endswith(f"-{LOADED}") else "prepare" if (run / "data" / "edit0").exists() else ""
+    prepared = (run / PREPARED).exists() or (run / "data" / "edit0").exists()
+    stop = "load" if run.name.endswith(f"-{LOADED}") else "prepare" if prepared else ""
     stopping = ["--stop-after", stop] if stop else []
     command = [sys.executable, "-m", "calibration.trainer", str(path), str(run), "--events", "--probe", *stopping, *options]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from typing import Any
 
-from estimator import core_rules, derived_weights, offload_beside, offload_loading, offload_programs, optimizers
+from estimator import core_rules, derived_weights, offload_beside, offload_loading, offload_programs, optimizers, rebuilt_profile
 from estimator.archs import load_archs
 from estimator.errors import CannotTell, Problem
 from estimator.job import Job, Model
@@ -243,14 +243,12 @@ class OffloadProfile(Profile):
 
     def _read_calls(self, key: str, component: str) -> tuple[Call, ...]:
         holder = self.base.holder(key)
-        part = holder.data["parts"].get(key)
-        calls = holder.archive.calls(part["number"]) if part else None
+        names, mine = table_of(holder, "layers"), {name: n for n, name in enumerate(table_of(self.base, "layers")[component])}
+        calls = rebuilt_profile.calls(holder, key, component, names)
         if calls is None:
             raise CannotTell(_unknown(f"{self.arch}: where {key!r} uses each layer"))
-        names, mine = table_of(holder, "layers"), {name: n for n, name in enumerate(table_of(self.base, "layers")[component])}
-        first = sum(len(names[other]) for other in list(names)[: list(names).index(component)])
-        number = {first + n: mine[name] for n, name in enumerate(names[component])}  # a relative's encoder may be without a vision tower
-        return tuple(Call(number[row[0]], *row[1:]) for row in calls.tolist() if row[0] in number)
+        number = [mine[name] for name in names[component]]  # a relative's encoder may be without a vision tower
+        return tuple(replace(call, layer=number[call.layer]) for call in calls)
 
     def __hash__(self) -> int:
         return id(self)

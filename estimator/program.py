@@ -229,6 +229,11 @@ class Program:
         return stays, freed
 
 
+def peaks_of(part: Mapping[str, Any], used: Sequence[int]) -> tuple[PeakRow, ...]:
+    """Peak rows of a part as a profile's JSON has it, over some columns of its features."""
+    return tuple(PeakRow(tuple(row["bytes"][c] for c in used), row["moment"]) for row in part["peaks"])
+
+
 class EventProgram(Program):
     """A program without peak rows: its peak is found by adding up its events."""
 

@@ -11,7 +11,7 @@ here, always named. An event 0 allocates the next tensor, k > 0 frees the one al
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import core_rules, derived_weights, experts, heads, optimizers, references, shared, stays, unrecorded
+from estimator import core_rules, derived_weights, experts, heads, optimizers, rebuilt_profile, references, shared, stays, unrecorded
 from estimator.archive import Archive
 from estimator.archs import load_archs
 from estimator.controls import ENCODE
@@ -27,7 +27,7 @@ from estimator.derived_weights import TENSORS_OF_LINEAR, Derivation
 from estimator.errors import CannotTell, Problem
 from estimator.loss_weights import WEIGHED
 from estimator.paths import profiles_dir
-from estimator.program import Footprint, PeakRow, Program, left_out
+from estimator.program import Footprint, Program, left_out, peaks_of
 from estimator.references import CROPPED
 
 PRESERVING = "step.core.preserving/"  # with what follows in a core's key
@@ -144,7 +144,7 @@ class Profile:
         if self.relative is not None and self._is_relatives(key):
             return self.relative._recorded_by(key)
         for lender in self.lenders if key.startswith(shared.parts(self.data)) else ():
-            if key in lender.data["parts"]:
+            if key in lender.data["parts"] or rebuilt_profile.base_key(lender, key) is not None:
                 return lender
         alike = [mine for mine in self.data["parts"] if mine.split("/")[0] == key.split("/")[0]]
         known = f"of its kind are {', '.join(alike[:MOST_NAMED])}{' and more' * (len(alike) > MOST_NAMED)}; " if alike else ""
@@ -157,11 +157,15 @@ class Profile:
             return True
         if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
             return True
+        if rebuilt_profile.base_key(self, key) is not None:
+            return True
         return (heads.named(key) or derived_weights.base_key(key) is not None) and not self.has(key)
 
     def _by_rule(self, key: str) -> Program:
         if key in stays.PROGRAMS:
             return stays.PROGRAMS[key]
+        if rebuilt_profile.base_key(self, key) is not None:
+            return rebuilt_profile.program(self, key)
         if key == ENCODE:
             return left_out(self.program(_CACHED), key, _PIXELS)
         if key == CROPPED:
@@ -225,7 +229,7 @@ class Profile:
         names = self.data["names"]
         coefficients = self.archive.coefficients[table[:, 0]]
         used = np.flatnonzero(coefficients.any(axis=0)).tolist()  # a part is given only the variables that it depends on
-        peaks = _peaks(part, used)
+        peaks = peaks_of(part, used)
         return Program(
             key, tuple(self.data["features"][c] for c in used), coefficients[:, used], tuple(table[:, 1].tolist()), self.labels,
             tuple(names[n] if n >= 0 else None for n in table[:, 2].tolist()), self.archive.events(number),
@@ -234,14 +238,14 @@ class Profile:
 
     def _footprint(self, key: str) -> Program | Footprint:
         """Of a part that this profile holds; the whole program where that was read already, or where an older profile says no more."""
-        part = self.data["parts"][key]
+        part = self.data["parts"].get(key, {})
         if key in self._programs or "stays" not in part:
             return self.program(key)
         rows = part["stays"], part["freed"]
         named = {name for side in rows for group in side.values() for _, row in group for name in row}
         features = self.data["features"]
         used = [c for c, name in enumerate(features) if name in named or any(row["bytes"][c] for row in part["peaks"])]
-        return Footprint(key, tuple(features[c] for c in used), _peaks(part, used), rows, part.get("workspace_at", {}))
+        return Footprint(key, tuple(features[c] for c in used), peaks_of(part, used), rows, part.get("workspace_at", {}))
 
     def resident(self, component: str, weights: str, unquantised: int = 0) -> list[int]:
         """Bytes of each of a component's tensors when it is on the card. Raises CannotTell.
@@ -283,10 +287,6 @@ class Profile:
 
     def has_resident(self, component: str) -> bool:
         return self.has_own_resident(component) or (self.shares_all and self.relative is not None and self.relative.has_resident(component))
-
-
-def _peaks(part: Mapping[str, Any], used: Sequence[int]) -> tuple[PeakRow, ...]:
-    return tuple(PeakRow(tuple(row["bytes"][c] for c in used), row["moment"]) for row in part["peaks"])
 
 
 @cache

@@ -20,6 +20,10 @@ OPTIMIZER_WITH_OTHERS = "adamw8bit"
 Texts = tuple[tuple[int, tuple[tuple[int, int], ...]], ...]  # (caption words, sizes of control images) of each
 
 
+# Buckets and previews of probe jobs, as an Architecture has them
+Brief = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int, float, int, *tuple[int, ...]], ...]]
+
+
 def kind_of(qtype: str) -> str:
     """The kind of base weights that a qtype stands for, as parts and run folders are named; behind a bar stands a recovery adapter."""
     base, _, adapter = qtype.partition("|")
@@ -221,6 +225,8 @@ class Architecture:
     same text encoder, and another VAE. `ignored`: parts of names of layers that have no adapter (network_kwargs.ignore_if_contains).
     `captioned`: buckets and previews of a further job with cached text, which then the second one has not (batches of several stop).
     `uncached`: buckets of a further job whose steps encode all of their latents, without previews.
+    `brief`: kinds of weights whose steps, texts and (where it names previews) previews are qfloat8's by rule
+    (estimator.rebuilt_weights), with the few buckets and previews of either job. `loads`: kinds that are recorded up to the first previews.
     """
 
     model: dict[str, Any]
@@ -249,11 +255,21 @@ class Architecture:
     ignored: tuple[str, ...] = ()
     captioned: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int, float, int, *tuple[int, ...]], ...]] | None = None
     uncached: tuple[tuple[int, ...], ...] = ()
+    brief: dict[str, Brief] = field(default_factory=dict)
+    loads: tuple[str, ...] = ()
 
     @property
     def shares(self) -> str | None:
         """What the relative's recordings serve for, as the profile says it."""
         return ALL if self.own else TEXT if self.text_only else None
+
+    def by_rule(self, key: str) -> bool:
+        """Whether a part is another kind's by rule, however it was recorded."""
+        name, *rest = key.split("/")
+        seen = self.brief.get(rest[0]) if rest else None
+        if seen is None:
+            return False
+        return name.startswith("step.core") or (name == PREVIEW and bool(seen[1])) or (name == "text" and rest[1] == "plain")
 
     def owns(self, key: str) -> bool:
         """Whether a part was recorded for it alone, where all else is the relative's."""

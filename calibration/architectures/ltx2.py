@@ -49,6 +49,9 @@ MORE_SAMPLES = (
     (640, 352, 4.0, 22, 33), (416, 256, 4.0, 13, 9), (544, 320, 4.0, 17, 1), (512, 288, 4.0, 15, 49), (448, 352, 4.0, 20, 17),
     (288, 416, 1.0, 26, 17), (384, 256, 1.0, 15, 9), (256, 384, 1.0, 18, 25),
 )  # fmt: skip
+FEW_BUCKETS = ((256, 288, 1, 22, 9, 1), (288, 256, 1, 31, 1))
+FEW_SAMPLES = ((256, 288, 4.0, 15, 9), (288, 256, 4.0, 12, 1))
+BRIEF = {"bf16": (FEW_BUCKETS, ()), "uint4": (FEW_BUCKETS, FEW_SAMPLES), "float8": (FEW_BUCKETS, FEW_SAMPLES)}
 CONFIGURATIONS = {
     "LTX2VideoTransformer3DModel": "get_ltx2_transformer_config",
     "AutoencoderKLLTX2Video": "get_ltx2_video_vae_config",
@@ -58,8 +61,8 @@ CONFIGURATIONS = {
 }
 
 LTX2 = Architecture(
-    {"name_or_path": "Lightricks/LTX-2", "arch": "ltx2"}, BUCKETS, SAMPLES, LAYOUT, weights=("qfloat8",),
-    second=(MORE_BUCKETS, MORE_SAMPLES),
+    {"name_or_path": "Lightricks/LTX-2", "arch": "ltx2"}, BUCKETS, SAMPLES, LAYOUT, weights=("bf16", "qfloat8", "float8", "uint4"),
+    second=(MORE_BUCKETS, MORE_SAMPLES), brief=BRIEF, loads=("float8",),
 )  # fmt: skip
 LTX23 = replace(
     LTX2, model={"name_or_path": f"Lightricks/LTX-2.3/{ONE_FILE}", "arch": "ltx2.3"}, layout=LAYOUT_23, relative="ltx2",

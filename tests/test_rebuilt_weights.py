@@ -1,0 +1,89 @@
+"""Kinds of base weights by rule: what the rule makes of qfloat8's parts is what was recorded, where it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from estimator import rebuilt_profile
+from estimator.errors import CannotTell
+from estimator.program import Program
+from estimator.programs import Profile, load_profile
+
+STEPS = ("checkpointed/one", "checkpointed/many", "full/one", "full/many")
+CORES = [
+    (arch, f"step.core/{kind}/{how}")
+    for arch, hows in (("zimage", STEPS), ("flux2-dev", STEPS[:1]), ("flux1-dev", STEPS[2:3]))
+    for kind in rebuilt_profile.KINDS for how in hows
+]  # fmt: skip
+OTHERS = [
+    *(("zimage", f"text/{kind}/plain/{count}") for kind in rebuilt_profile.KINDS for count in ("one", "many")),
+    ("zimage", "preview/float8/cfg/encoded"), ("zimage", "preview/uint4/plain/cached"), ("flux2-dev", "text/uint4/plain/one"),
+]  # fmt: skip
+
+
+def without(arch: str, kind: str) -> Profile:
+    """The profile as if no step, preview or text had been recorded in that kind of weights."""
+    known = load_profile(arch)
+    gone = tuple(f"{part}/{kind}/" for part in ("step.core", "preview", "text"))
+    parts = {key: part for key, part in known.data["parts"].items() if not key.startswith(gone)}
+    return Profile(arch, {**known.data, "parts": parts}, known.folder)
+
+
+def outline(program: Program) -> dict[str, Any]:
+    """What a program does to the allocator, but for the order in which tensors go between two births."""
+    own, born = len(program.names) - program.imports, np.cumsum(program.events == 0)
+    freed = {str(program.names[k]): int(at) for k, at in zip(program.tensor_of_event.tolist(), born, strict=True) if k >= own}
+    used = {name: program.coefficients[:, n].tolist() for n, name in enumerate(program.features) if program.coefficients[:, n].any()}
+    return {"sizes": used, "deaths": program.deaths.tolist(), "names": program.names, "imports": freed}
+
+
+@pytest.mark.parametrize(("arch", "key"), CORES + OTHERS)
+def test_a_part_by_rule_is_the_recorded_one(arch: str, key: str) -> None:
+    made, recorded = without(arch, key.split("/")[1]).program(key), load_profile(arch).recorded(key)
+    assert outline(made) == outline(recorded)
+
+
+@pytest.mark.parametrize(("arch", "key"), [CORES[2], CORES[7], CORES[11], OTHERS[0], OTHERS[7]])
+def test_so_is_where_it_uses_its_layers(arch: str, key: str) -> None:
+    known, component = load_profile(arch), rebuilt_profile.component_of(key)
+    names = known.data["layers"]
+    recorded = rebuilt_profile.calls(known, key, component, names)
+    assert recorded
+    assert rebuilt_profile.calls(without(arch, key.split("/")[1]), key, component, names) == recorded
+
+
+def test_what_is_recorded_is_taken_as_it_is() -> None:
+    key = "step.core/uint4/full/one"
+    assert rebuilt_profile.base_key(load_profile("zimage"), key) is None
+    assert rebuilt_profile.base_key(without("zimage", "uint4"), key) == "step.core/qfloat8/full/one"
+
+
+@pytest.mark.parametrize(
+    "key", ["preview/bf16/cfg/encoded/later", "text/float8/graph/one", "load.text/float8", "step.head/cached/cached/one"]
+)
+def test_no_rule_makes_merged_previews_texts_with_a_graph_or_loading(key: str) -> None:
+    assert rebuilt_profile.base_key(without("zimage", key.split("/")[1]), key) is None
+
+
+def test_kinds_whose_layers_nobody_saw_are_refused() -> None:
+    known = without("zimage", "uint4")
+    places = {key: table for key, table in known.data["places"].items() if key != "transformer/uint4"}
+    with pytest.raises(CannotTell, match=r"step\.core/uint4/full/one"):
+        replace(known, data={**known.data, "places": places}).program("step.core/uint4/full/one")
+
+
+def test_derived_kinds_follow_from_those_by_rule() -> None:
+    key = "step.core/uint3/full/one"
+    assert outline(without("zimage", "uint4").program(key)) == outline(load_profile("zimage").program(key))
+
+
+def test_peaks_are_those_of_the_recorded_kind() -> None:
+    """Rows of a part by rule are added up from its events: no lower than the recorded peak rows, which are a choice of them."""
+    values = {"B": 1, "T": 4096, "X": 77, "Z": 4224, "E": 128, "r": 16}
+    for key in ("step.core/float8/checkpointed/one", "step.core/uint4/full/one"):
+        made = without("zimage", key.split("/")[1]).outline(key).peak(values)[0]
+        assert made == load_profile("zimage").outline(key).peak(values)[0]
