@@ -62,7 +62,7 @@ CONFIGURATIONS = {
 
 LTX2 = Architecture(
     {"name_or_path": "Lightricks/LTX-2", "arch": "ltx2"}, BUCKETS, SAMPLES, LAYOUT, weights=("bf16", "qfloat8", "float8", "uint4"),
-    second=(MORE_BUCKETS, MORE_SAMPLES), brief=BRIEF, loads=("float8",),
+    second=(MORE_BUCKETS, MORE_SAMPLES), brief=BRIEF, loads=("float8", "uint4"),
 )  # fmt: skip
 LTX23 = replace(
     LTX2, model={"name_or_path": f"Lightricks/LTX-2.3/{ONE_FILE}", "arch": "ltx2.3"}, layout=LAYOUT_23, relative="ltx2",
