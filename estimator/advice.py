@@ -80,7 +80,8 @@ def advise(job: Job, gpu: Gpu, estimate: Estimate, run: Run) -> tuple[Advice, ..
 
 
 def _together(start: Estimate, run: Run) -> Iterator[Advice]:
-    """The edits one upon the other, again from the first where another peak comes to light; one advice if several are enough."""
+    """The edits one upon the other, again from the first where another peak comes to light; one advice if several are enough. Of a single
+    key that is lowered again and again, its first and last value."""
     current, applied = start, []
     for _ in range(MOST_TOGETHER):
         step = next(_lowering(current, run), None)
@@ -96,7 +97,10 @@ def _together(start: Estimate, run: Run) -> Iterator[Advice]:
         keys = list(dict.fromkeys(edit.key for edit in applied))
         values, why = [last[key][0] for key in keys], "; ".join([*(last[key][1] for key in keys), *worse(start, current)])
         saves = _peak_bytes(start) - _peak_bytes(current)
-        yield Advice(TOGETHER.join(keys), [first[key] for key in keys], values, saves, why, current.verdict)
+        if len(keys) == 1:
+            yield Advice(keys[0], first[keys[0]], values[0], saves, why, current.verdict)
+        else:
+            yield Advice(TOGETHER.join(keys), [first[key] for key in keys], values, saves, why, current.verdict)
 
 
 def _lowering(current: Estimate, run: Run) -> Iterator[tuple[Estimate, Edit]]:

@@ -115,12 +115,21 @@ class Arch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerArch:
-    """A value of AI Toolkit's model.arch and the architectures it can stand for; `nearest`: the modelled relative if it is none of them."""
+    """A value of AI Toolkit's model.arch and the architectures it can stand for; `nearest`: the modelled relative if it is none of them.
+
+    `tags`: what its web UI writes behind the key and a colon.
+    """
 
     key: str
     name: str
     archs: tuple[str, ...] = ()
     nearest: str | None = None
+    tags: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The key, alone and with each tag."""
+        return (self.key, *(f"{self.key}:{tag}" for tag in self.tags))
 
 
 @dataclass(frozen=True, slots=True)

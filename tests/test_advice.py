@@ -306,3 +306,15 @@ def test_a_text_encoder_without_a_key_of_its_own_is_quantised_as_the_transformer
 def test_latents_are_not_to_be_cached_where_each_step_needs_the_pictures(arch: str, cached: bool) -> None:
     job = replace(heavy_job(), arch=arch)
     assert ("datasets.*.cache_latents_to_disk" in {edit.key for edit in edits(job)}) == cached
+
+
+def test_one_key_that_is_lowered_again_and_again_has_its_first_and_last_value() -> None:
+    """Was: lists of one value, though only keys joined by + have lists (docs/cli.md)."""
+    job = clips(81)
+
+    def model_of_frames(job: Job) -> Estimate:
+        step = max(bucket.frames for each in job.datasets for bucket in each.buckets) / 2
+        return made.estimate(CARD, OOM if step > 10 else SAFE, job=job, phases=(made.phase("train", step),), peak=0)
+
+    *_, last = advise(job, CARD, model_of_frames(job), model_of_frames)
+    assert (last.key, last.before, last.after, last.verdict) == ("datasets.*.num_frames", 81, 17, SAFE)

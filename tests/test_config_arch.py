@@ -268,3 +268,22 @@ def test_model_kwargs_are_a_map_where_the_class_looks_into_them(tmp_path: Path, 
 def test_the_next_ltx_names_the_one_that_is_modelled(tmp_path: Path) -> None:
     (problem,) = no_answer(tmp_path, model={"name_or_path": "Lightricks/LTX-2.5", "arch": "ltx2.5"})
     assert problem.fix == "the nearest that is modelled is ltx2.3"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("zimage_turbo", "zimage:turbo"), ("z-image-turbo", "zimage:turbo"), ("ZImage", "zimage"), ("zimage-l2p", "zimage_l2p"),
+        ("flux1-dev", "flux"), ("HiDream-I1", "hidream"), ("hidream_i1", "hidream"), ("qwen-image-edit-2511", "qwen_image_edit_plus"),
+        ("wan21_14b", "wan21:14b"), ("wan22-14b", "wan22_14b"), ("wan22_14b_t2v", "wan22_14b:t2v"), ("chroma-radiance", "chroma_radiance"),
+        ("LTX-2.3", "ltx2.3"), ("zimge", "zimage"), ("qwen_imag", "qwen_image"),
+    ],
+)  # fmt: skip
+def test_what_is_no_key_is_answered_with_the_one_that_is_meant(tmp_path: Path, written: str, meant: str) -> None:
+    (problem,) = refusal(tmp_path, model={"name_or_path": "/data/model", "arch": written})
+    assert problem.fix == f"did you mean {meant!r}?"
+
+
+def test_every_tag_is_cut_off_as_the_trainer_does() -> None:
+    trainer = load_archs().trainer
+    assert {value.split(":")[0] for entry in trainer.values() for value in entry.written} == trainer.keys()

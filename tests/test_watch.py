@@ -89,6 +89,11 @@ def test_the_card_is_of_the_system_that_the_run_shows(options: list[str], window
     assert estimate.gpu.os == system
 
 
+@pytest.mark.parametrize(("options", "name"), [(["--gpu", "3090"], "RTX3090"), ([], "an unknown card")])
+def test_without_a_driver_the_card_is_the_one_that_was_named(options: list[str], name: str) -> None:
+    assert watch._card_name(watch.parser().parse_args(options), SimpleNamespace(card=None)) == name  # type: ignore[arg-type]
+
+
 def test_each_phase_stands_beside_the_highest_that_it_may_be() -> None:
     estimate = made.estimate(find_gpu("RTX4090"))
     for row in compared([Seen(phase.phase, phase.detail, GIB, 1) for phase in estimate.phases], estimate):

@@ -119,8 +119,9 @@ def _with_host(estimate: Estimate, ram_bytes: int | None) -> Estimate:
 def _advice(job: Job, gpu: Gpu, estimate: Estimate) -> tuple[Advice, ...]:
     from estimator.advice import advise
     from estimator.engine import estimate_job
+    from estimator.trainers.together import modelled_job
 
-    return advise(job, gpu, estimate, lambda changed: estimate_job(changed, gpu, fast=True))
+    return advise(job, gpu, estimate, lambda changed: estimate_job(modelled_job(changed), gpu, fast=True))
 
 
 def _best(estimates: Sequence[Estimate]) -> str:

@@ -117,10 +117,15 @@ def _told(given: argparse.Namespace, command: list[str], sampler: Sampler, phase
     elif not sampler.by_process:
         notes.append("the driver does not tell processes apart here: counted is what was in use beyond what was before")
     notes.append(_kept(given, sampler, logged, estimate, rows, status))
-    card = sampler.card
-    name = logged.name or "the run"
-    heading = f"\n{name} on {card.name if card is not None else 'an unknown card'}: GiB on the card, by phase"
+    heading = f"\n{logged.name or 'the run'} on {_card_name(given, sampler)}: GiB on the card, by phase"
     return outcome.text(rows, heading, notes)
+
+
+def _card_name(given: argparse.Namespace, sampler: Sampler) -> str:
+    """As the driver calls it; where there is none, as the user named it."""
+    if sampler.card is not None:
+        return sampler.card.name
+    return options.one_card(given).name if given.gpu is not None else "an unknown card"
 
 
 def _estimate(given: argparse.Namespace, command: list[str], sampler: Sampler, logged: LoggedRun) -> tuple[Estimate | None, str]:

@@ -14,6 +14,7 @@ from estimator.diagnosis.remedies import smallest_card, walk_down
 from estimator.estimate import OOM, SAFE, Estimate
 from estimator.gpus import GIB, Gpu
 from estimator.job import Job
+from estimator.trainers.together import modelled_job
 
 EstimateJob = Callable[[Job, Gpu, bool], Estimate]
 """(job, card, fast) -> estimate."""
@@ -106,7 +107,7 @@ def _with_remedies(found: Diagnosis, process: dict[str, object] | None, estimate
         video = any(bucket.frames > 1 for dataset in found.run.buckets for bucket in dataset)
         return replace(found, actions=todo, general=general_remedies(found.timing, process, video))
     gpu, job = prediction.estimate.gpu, prediction.estimate.job
-    remedies, outcome = walk_down(job, failure, lambda job, fast: estimate_job(job, gpu, fast))
+    remedies, outcome = walk_down(job, failure, lambda job, fast: estimate_job(modelled_job(job), gpu, fast))
     todo = (*_in_fewer_pieces(job, gpu, estimate_job), *todo)
     if outcome is None:
         todo = (*todo, *_larger_card(job, gpu, estimate_job))

@@ -36,10 +36,24 @@ def trainer_key(model: Section) -> tuple[str, str | None]:
     if key in table:
         return written, key
     choices = [k for k, entry in table.items() if any(load_archs().archs[a].modelled for a in entry.archs)]
-    near = nearest(key, table)
+    near = _meant(written, load_archs())
     fix = f"did you mean {near!r}?" if near else f"`estimate archs` lists them; modelled are {', '.join(choices)}"
     model.found.problem(model.at("arch"), f"unknown architecture {shown(written)}", "the trainer would load it as Stable Diffusion 1", fix)
     return written, None
+
+
+def _meant(written: str, archs: Archs) -> str | None:
+    """The value of model.arch that is meant: one that differs in case and signs alone, whose architecture is called so, or the nearest."""
+    values = [value for entry in archs.trainer.values() for value in entry.written]
+    meant = {_plain(value): value for value in values}
+    for entry in archs.trainer.values():
+        for name in (entry.name, *entry.archs, *(archs.archs[arch].name for arch in entry.archs)):
+            meant.setdefault(_plain(name), entry.key)
+    return meant.get(_plain(written)) or nearest(written, values)
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def resolve_arch(model: Section, key: str, name: str, assistant: str | None, override: str | None) -> Arch | None:

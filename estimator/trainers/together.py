@@ -1,0 +1,62 @@
+"""Settings of which each has a model and both together have none, asked of a job: advice changes jobs, where no reader of configs sees it.
+
+The readers say the same of what a config asks for, with its place (aitoolkit_model, aitoolkit_network, aitoolkit_passes, aitoolkit_padded);
+tests/test_together.py holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from estimator.archs import Arch, load_archs
+from estimator.errors import CannotTell, Problem
+from estimator.job import Job, Model, Network, Train
+from estimator.trainers import modelled
+
+
+def modelled_job(job: Job) -> Job:
+    """The job as it is. Raises CannotTell where settings of it have no model together."""
+    arch = load_archs().archs[job.arch]
+    what = _of_adapter(job.network, job.model, arch) or _of_text(job, arch)
+    if not what and job.model.layer_offloading and arch.layer_offloading != "nothing":
+        what = _offloaded(job.model, arch) or _beside_offloading(job.train, job.network)
+    if what:
+        raise CannotTell(Problem(f"not modelled: {what}", None, "", ""))
+    return job
+
+
+def _of_adapter(network: Network | None, model: Model, arch: Arch) -> str:
+    if network is not None and network.kind == "lokr" and model.weights not in modelled.LOKR.get(arch.key, ()):
+        return f"a LoKr on {arch.name} in {model.weights}"
+    return ""
+
+
+def _of_text(job: Job, arch: Arch) -> str:
+    """Of an architecture whose texts are not joined: see aitoolkit_padded.check_pictures."""
+    if not arch.single_captions:
+        return ""
+    if job.text_cached and max((each.batch_size for each in job.datasets), default=1) > 1:
+        return "cached text in batches of more than one"
+    return "no text encoders" if job.train.unload_text_encoder and not job.text_cached else ""
+
+
+def _offloaded(model: Model, arch: Arch) -> str:
+    """Layers that are moved in and out of the card, by their architecture and their kind of weights."""
+    only = modelled.OFFLOADED_ALONE.get(arch.key, {model.weights})
+    if arch.key not in modelled.OFFLOADING or model.weights not in only:
+        return f"layer offloading of {arch.name} in {model.weights}"
+    shares = (model.layer_offloading_transformer_percent, model.layer_offloading_text_encoder_percent)
+    for share, weights in zip(shares, (model.weights, model.te_weights), strict=True):
+        if share > 0 and weights not in (model.dtype, *modelled.OFFLOADED_WEIGHTS):
+            return f"layer offloading of weights in {weights}"
+    return ""
+
+
+def _beside_offloading(train: Train, network: Network | None) -> str:
+    """What a step has that was never recorded beside layers that are moved."""
+    settings = {
+        "a LoKr": network is not None and network.kind == "lokr", "dropout": network is not None and network.dropout,
+        "an adapter on a part of the layers": network is not None and bool(network.ignore_if_contains or network.only_if_contains),
+        "an output that is preserved": train.preserves is not None, "a slider": train.slider is not None,
+        "passes besides the one that is trained": train.prior or train.guides_loss or train.guided or train.mean_flow,
+        "a validation": train.validation is not None,
+    }  # fmt: skip
+    return next((f"layer offloading together with {what}" for what, met in settings.items() if met), "")

@@ -1,0 +1,104 @@
+"""Edits of a job lead nowhere that a reader of the config with that edit would call not modelled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_writer import FLUX_DEV, TURBO, ZIMAGE, process, write
+
+from estimator.advice import Edit, edits
+from estimator.commands.check import _advice
+from estimator.engine import estimate_job
+from estimator.errors import CannotTell, InputError
+from estimator.estimate import OOM
+from estimator.gpus import find_gpu
+from estimator.trainers import read_jobs
+from estimator.trainers.together import modelled_job
+
+QWEN = {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image", "quantize": True}
+HIDREAM = {"name_or_path": "HiDream-ai/HiDream-I1-Full", "arch": "hidream", "quantize": True, "quantize_te": True,
+           "model_kwargs": {"llama_model_path": "unsloth/Meta-Llama-3.1-8B-Instruct"}}  # fmt: skip
+EIGHT_BIT = {"quantize": True, "quantize_te": True}
+FOUR_BIT = {**EIGHT_BIT, "qtype": "uint4", "qtype_te": "uint4"}
+LOKR, WORDS = {"type": "lokr"}, ["ff_i.experts", "ff_i.gate"]
+VALIDATION = {"validation_items": [{"image_path": "/nowhere/a.png", "prompt": "a"}]}
+SLIDER = {"positive_prompt": "glad", "target_class": "person", "negative_prompt": "sad"}
+
+
+def lora(**settings: Any) -> dict[str, Any]:
+    return {"type": "lora", "linear": 16, **settings}
+
+
+def trained(**settings: Any) -> dict[str, Any]:
+    return {"dtype": "bf16", "noise_scheduler": "flowmatch", "disable_sampling": True, **settings}
+
+
+JOBS: dict[str, dict[str, Any]] = {
+    "plain": {"model": ZIMAGE | EIGHT_BIT}, "plain in bf16": {"model": ZIMAGE}, "plain in uint4": {"model": ZIMAGE | FOUR_BIT},
+    "plain in qint8": {"model": ZIMAGE | {"quantize": True, "qtype": "qint8"}}, "turbo": {"model": TURBO | EIGHT_BIT},
+    "lokr": {"model": ZIMAGE | EIGHT_BIT, "network": LOKR}, "lokr on flux": {"model": FLUX_DEV | EIGHT_BIT, "network": LOKR},
+    "lokr on turbo in bf16": {"model": TURBO, "network": LOKR}, "lokr on qwen": {"model": QWEN, "network": LOKR},
+    "dropout": {"model": ZIMAGE | EIGHT_BIT, "network": lora(dropout=0.1)},
+    "some layers": {"model": ZIMAGE | EIGHT_BIT, "network": lora(network_kwargs={"only_if_contains": ["layers.1."]})},
+    "preserved": {"model": ZIMAGE | EIGHT_BIT, "train": trained(blank_prompt_preservation=True)},
+    "a prior": {"model": ZIMAGE | EIGHT_BIT, "train": trained(correct_pred_norm=True)},
+    "guidance": {"model": ZIMAGE | EIGHT_BIT, "train": trained(do_guidance_loss=True)},
+    "cfg": {"model": ZIMAGE | EIGHT_BIT, "train": trained(do_cfg=True)},
+    "validated": {"model": QWEN, "train": trained(validation_config=VALIDATION)},
+    "slider": {"model": ZIMAGE | EIGHT_BIT, "type": "concept_slider", "slider": SLIDER},
+    "hidream": {"model": HIDREAM, "network": lora(network_kwargs={"ignore_if_contains": WORDS}), "train": trained(batch_size=2)},
+    "edit 2511": {
+        "model": {"name_or_path": "Qwen/Qwen-Image-Edit-2511", "arch": "qwen_image_edit_plus:2511"},
+        "datasets": [{"folder_path": "/nowhere/images", "control_path": "/nowhere/controls", "resolution": 512}],
+    },
+}  # fmt: skip
+UNRECORDED = {("hidream", "model.qtype")}  # whoever looks for its programs says so (estimator.programs)
+
+
+def as_set(edit: Edit) -> list[str]:
+    """What a user would write for it."""
+    if edit.key == "sample.width, sample.height":
+        width, height = str(edit.after).split("x")
+        return [f"sample.width={width}", f"sample.height={height}"]
+    return [f"{edit.key}={json.dumps(edit.after)}"]
+
+
+def is_modelled(path: Path, edit: Edit) -> bool:
+    try:
+        (job,) = read_jobs(path, as_set(edit), None)
+    except (InputError, CannotTell):
+        return False
+    return not job.unmodelled
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_an_edit_of_a_job_has_a_model_where_the_config_with_it_has_one(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, process(**{"train": trained(), **JOBS[name]}))
+    (job,) = read_jobs(path, (), None)
+    assert not job.unmodelled
+    assert modelled_job(job) is job
+    found = [edit for edit in edits(job) if (name, edit.key) not in UNRECORDED]
+    said = {}
+    for edit in found:
+        try:
+            said[edit.key] = modelled_job(edit.job) is edit.job
+        except CannotTell:
+            said[edit.key] = False
+    assert said == {edit.key: is_modelled(path, edit) for edit in found}
+    assert len(said) > 2
+
+
+def test_weights_of_which_no_lokr_is_known_are_not_advised(tmp_path: Path) -> None:
+    """Was: "model.qtype: qfloat8 -> uint4", and with it the answer is exit status 3."""
+    (job,) = read_jobs(write(tmp_path, process(model=FLUX_DEV | EIGHT_BIT, network=LOKR, train=trained(batch_size=4))), (), None)
+    card = find_gpu("RTX3060")
+    estimate = estimate_job(job, card, fast=True)
+    keys = {advice.key for advice in _advice(job, card, estimate)}
+    assert estimate.verdict == OOM
+    assert "model.low_vram" in keys
+    assert not any("model.qtype" in key for key in keys)
+
+
