@@ -24,5 +24,6 @@ def among(numbers: Ints, others: Ints | Collection[int]) -> Bools:
 
 
 def distinct(numbers: Ints) -> list[int]:
-    """Each of them once, rising. None may be negative; the table is as long as the largest."""
-    return np.flatnonzero(np.bincount(numbers)).tolist()
+    """Each of them once, rising. The table is as long as they are apart."""
+    low = int(numbers.min()) if numbers.size else 0
+    return (np.flatnonzero(np.bincount(numbers - low)) + low).tolist()

@@ -80,5 +80,5 @@ def _change(change: Change) -> dict[str, Any]:
 
 
 def growth_document(growth: Growth) -> dict[str, Any]:
-    """`beyond` is the next value, which is not safe; null at the end of what is looked at."""
-    return {"what": growth.what, "now": growth.now, "most": growth.most, "beyond": growth.beyond}
+    """`beyond` is the next value, which is not safe; null at the end of what is looked at. `refused`: it cannot be estimated."""
+    return {"what": growth.what, "now": growth.now, "most": growth.most, "beyond": growth.beyond, "refused": growth.refused}

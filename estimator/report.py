@@ -253,8 +253,9 @@ def _advice(estimate: Estimate, style: Style) -> str:
         lines.extend(["  None is enough, alone or one upon the other.", FURTHER])
         return "\n".join(lines)
     if len(enough) < len(estimate.advice):
-        others = ", ".join(dict.fromkeys(clean(advice.key) for advice in estimate.advice if advice.verdict == OOM))
-        lines.extend(wrapped(f"Not enough alone: {others}", "  ", "  "))
+        further = {advice.key for advice in enough}  # a key whose first step is not enough, and whose last one is
+        others = dict.fromkeys(clean(each.key) for each in estimate.advice if each.verdict == OOM and each.key not in further)
+        lines.extend(wrapped(f"Not enough alone: {', '.join(others)}", "  ", "  ") if others else [])
     lines.append("  Check with --set KEY=VALUE; savings are by peak rows, without the replay.")
     return "\n".join(lines)
 

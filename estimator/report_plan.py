@@ -148,6 +148,8 @@ def growth_words(growth: Growth) -> str:
     """ "batch: 1, safe up to 3; 4 is not safe"."""
     unit = _UNITS[growth.what]
     limit = f"{growth.beyond} is not safe" if growth.beyond is not None else "no further looked"
+    if growth.refused:
+        limit = f"{growth.beyond} stops the trainer, or is not modelled"
     if growth.most == growth.now:
         return f"{growth.what}: {growth.now}{unit}, no more; {limit}"
     return f"{growth.what}: {growth.now}{unit}, safe up to {growth.most}; {limit}"

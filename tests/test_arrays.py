@@ -19,6 +19,6 @@ def test_among(numbers: list[int], others: list[int]) -> None:
     assert among(row, set(others)).tolist() == expected
 
 
-@given(st.lists(st.integers(0, 300), max_size=40))
+@given(NUMBERS)
 def test_distinct(numbers: list[int]) -> None:
     assert distinct(np.array(numbers, dtype=np.int64)) == sorted(set(numbers))

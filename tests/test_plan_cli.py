@@ -36,6 +36,15 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+def test_what_the_trainer_stops_on_is_no_question_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    """Was: "1088 is not safe" of a model that takes no more than 1024 px, on whatever card."""
+    words = (EXAMPLES / "hidream_48gb.yaml", "--gpu", "H200", "--aim", "resolution")
+    assert plan(*words) == 0
+    assert "resolution: 1024 px, no more; 1088 stops the trainer, or is not modelled" in capsys.readouterr().out
+    assert plan(*words, "--json") == 0
+    assert document(capsys)["growth"] == [{"what": "resolution", "now": 1024, "most": 1024, "beyond": 1088, "refused": True}]
+
+
 def test_the_answer_on_a_screen_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(ZIMAGE, "--gpu", "RTX3060") == 0
     shown = capsys.readouterr().out

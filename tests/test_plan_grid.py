@@ -77,6 +77,37 @@ def test_each_cell_is_the_job_on_its_own(name: str, chosen: tuple[Axis, ...], gi
         assert verdict == {"safe": "unconfirmed"}.get(estimate.verdict, estimate.verdict)
 
 
+SLIDER = ("type=concept_slider", "slider.positive_prompt=glad", "slider.target_class=person", "slider.negative_prompt=sad")
+VALIDATION = 'train.validation_config={"validation_items":[{"image_path":"/nowhere/a.png","prompt":"a"}]}'
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "lokr": ("zimage_base_ui", ("network.type=lokr",)),
+    "lokr of a factor": ("flux_dev_24gb", ("network.type=lokr", "network.lokr_factor=8")),
+    "lokr, fused": ("zimage_base_ui", ("network.type=lokr", "train.optimizer=automagic3")),
+    "dropout": ("zimage_base_ui", ("network.dropout=0.1",)), "slider": ("zimage_base_ui", SLIDER),
+    "validation": ("zimage_base_ui", (VALIDATION,)), "prior": ("zimage_base_ui", ("train.correct_pred_norm=true",)),
+    "guidance": ("zimage_base_ui", ("train.do_guidance_loss=true",)), "cfg": ("zimage_base_ui", ("train.do_cfg=true",)),
+    "mean flow": ("flux_dev_24gb", ("train.loss_type=mean_flow",)),
+    "preserved": ("zimage_base_ui", ("train.blank_prompt_preservation=true",)), "hidream": ("hidream_48gb", ()),
+    "l2p": ("zimage_l2p_ui", ()), "radiance": ("chroma_radiance_24gb", ()),
+    "offloaded": ("zimage_base_ui", ("model.layer_offloading=true",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cells_of_every_kind_of_step_are_the_job_on_its_own(kind: str) -> None:
+    """Was, of a LoKr: an internal error on its factor of -1."""
+    name, sets = KINDS[kind]
+    path, gpu = EXAMPLES / f"{name}.yaml", find_gpu("24GiB")
+    made = sweep(read_subject(str(path), sets, None, ()), gpu, read_axes(["resolution=512,768", "batch=1-2"]))
+    for (x, size), (y, batch) in itertools.product(enumerate((512, 768)), enumerate((1, 2))):
+        (job,) = read_jobs(path, (*sets, f"datasets.*.resolution={size}", f"train.batch_size={batch}"))
+        if job.unmodelled:
+            assert VERDICTS[made.verdict[x, y]] == "unknown"
+            continue
+        peak = max(estimate_job(job, gpu, fast=True).phases, key=lambda phase: phase.allocated_bytes)
+        assert (made.peak_bytes[x, y], PHASES[made.phase[x, y]]) == (peak.allocated_bytes, peak.phase)
+
+
 def test_the_table_on_the_screen_and_confirmed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     grid = ("--grid", "resolution=512,1024", "batch=1-3:2")
     assert main(["plan", str(ZIMAGE), "--gpu", "20GiB", *grid]) == 0

@@ -227,6 +227,16 @@ def test_what_is_enough_alone_comes_first_and_the_rest_is_named() -> None:
     assert "Not enough alone: datasets.*.resolution" in text
 
 
+def test_a_key_whose_second_step_is_enough_is_not_called_not_enough() -> None:
+    """Was: "1. datasets.*.num_frames: 81 -> 17" above "Not enough alone: datasets.*.num_frames"."""
+    first = Advice("datasets.*.num_frames", 81, 41, GIB, "clips of 41 frames", OOM)
+    further, other = replace(first, after=17, verdict=SAFE), replace(first, key="train.disable_sampling")
+    text = render(replace(made.oom(), advice=(first, other, further)))
+    assert "1. datasets.*.num_frames: 81 -> 17  saves 1.00 GiB, probably enough" in text
+    assert "Not enough alone: train.disable_sampling" in text
+    assert "Not enough alone" not in render(replace(made.oom(), advice=(first, further)))
+
+
 def test_no_advice_on_a_safe_job_and_a_way_out_where_none_was_found() -> None:
     assert "What to change" not in render(made.estimate())
     assert "larger card" in render(replace(made.oom(), advice=()))

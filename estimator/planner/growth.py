@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from estimator.planner.buckets import FRAME_STEP, LARGEST, MOST_FRAMES, STEP, frame_edits, frames_of, grown, resolutions
-from estimator.planner.edits import Dimension, Edit, Level
+from estimator.planner.edits import Dimension, Edit, Level, merged
 from estimator.planner.judge import Judge
 from estimator.planner.search import Named, cheapest
 from estimator.planner.space import batch_edits, largest_batch
@@ -19,12 +19,16 @@ FREE = ("latents", "text", "low_vram", "checkpointing")
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How far one setting can go with the rest as planned: `most` is safe, `beyond` is not (None: the end of what is looked at)."""
+    """How far one setting can go with the rest as planned: `most` is safe, `beyond` is not (None: the end of what is looked at).
+
+    `refused`: what is beyond cannot be estimated at all: the trainer stops on it, or it is not modelled.
+    """
 
     what: str
     now: int
     most: int
     beyond: int | None
+    refused: bool = False
 
 
 Edits = Callable[..., tuple[Edit, ...]]
@@ -79,11 +83,13 @@ def driven(judge: Judge, aim: str, space: Sequence[Dimension], levels: tuple[Nam
         if not any(isinstance(edit.value, tuple) for edit in edits_for(*chosen)):
             break
     beyond = values[0] if values and edits_for(values[0]) else None
+    helps = tuple(edit for each in free for edit in each.levels[-1].edits)
+    refused = beyond is not None and all(_refused(judge, (*base, *more, *edits_for(beyond))) for more in ((), helps))
     if not chosen:
-        return levels, (Growth(aim, now, now, beyond),) if beyond is not None else ()
+        return levels, (Growth(aim, now, now, beyond, refused),) if beyond is not None else ()
     grow = Level(edits_for(*chosen), why=f"{aim} {chosen[-1]} instead of {now}: as far as it goes on this card")
     helpers = tuple((each.name, level) for each, level in zip(free, helped, strict=True) if level.edits)
-    return (*levels, *helpers, (aim, grow)), (Growth(aim, now, chosen[-1], beyond),)
+    return (*levels, *helpers, (aim, grow)), (Growth(aim, now, chosen[-1], beyond, refused),)
 
 
 def alone(judge: Judge, what: str) -> Growth | None:
@@ -93,7 +99,13 @@ def alone(judge: Judge, what: str) -> Growth | None:
         return None
     place = largest_safe(judge, [edits_for(value) for value in values])
     beyond = values[place + 1] if place + 1 < len(values) else None
-    return Growth(what, now, values[place] if place >= 0 else now, beyond)
+    refused = beyond is not None and _refused(judge, edits_for(beyond))
+    return Growth(what, now, values[place] if place >= 0 else now, beyond, refused)
+
+
+def _refused(judge: Judge, edits: tuple[Edit, ...]) -> bool:
+    """Whether the trainer stops on the edited config, or it is not modelled: there is nothing to be safe or not."""
+    return judge.failing(merged(edits)) is None
 
 
 def largest_safe(judge: Judge, steps: Sequence[tuple[Edit, ...]]) -> int:
