@@ -32,6 +32,7 @@ from calibration import (
     validation_jobs_hidream,
     validation_jobs_ltx2,
     validation_jobs_matrix,
+    validation_jobs_neighbours,
     validation_jobs_networks,
     validation_jobs_offload,
     validation_jobs_passes,
@@ -50,7 +51,7 @@ JOBS = (
     *validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS, *validation_jobs_wan.JOBS,
     *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS, *validation_jobs_offload.JOBS, *validation_jobs_ltx2.JOBS,
     *validation_jobs_adapters.JOBS, *validation_jobs_flex2.JOBS, *validation_jobs_matrix.JOBS, *validation_jobs_networks.JOBS,
-    *validation_jobs_passes.JOBS, *validation_jobs_pixels.JOBS, *validation_jobs_hidream.JOBS,
+    *validation_jobs_passes.JOBS, *validation_jobs_pixels.JOBS, *validation_jobs_hidream.JOBS, *validation_jobs_neighbours.JOBS,
 )  # fmt: skip
 DATA = "DATA/"  # in place of the folder that holds a job's images
 RARELY = 10_000  # save_every, sample_every: at the start and the end only
@@ -290,8 +291,7 @@ def main() -> int:
             if args.only or not (args.folder / name / "result.json").exists():
                 run(name, args.folder, options)
     else:
-        rows = collect(args.folder, {one["name"]: one for one in validation_rows.read()})
-        validation_rows.write(rows)
+        validation_rows.write(rows := collect(args.folder, {one["name"]: one for one in validation_rows.read()}))
         print(f"{len(rows)} rows")
     return 0
 

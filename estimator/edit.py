@@ -18,6 +18,7 @@ from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Sample
 from estimator.operations import Copy, EmptyCache, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
+from estimator.references import TOGETHER
 from estimator.stays import LATENT, PROMPTS
 
 Pictures = tuple[Size, ...]
@@ -146,12 +147,17 @@ class QwenEditPlan(QwenPlan):
 
     def with_pictures(self, core: Part, count: int, pictures: Pictures, latents: list[dict[str, int]]) -> Part:
         """The core with control images: encoded item by item behind the packed latents, the last one's tokens there until it is over."""
-        encoding = (MoveIn("vae"), *(each for _ in range(count if pictures else 0) for each in self.encoded_in_step(pictures, latents)))
+        encoding = (MoveIn("vae"), *(self.encoded_in_batch(count, pictures, latents) if pictures else ()))
         if not pictures:
             return replace(core, inside=(encoding, ()))
         head, recorded, rules = core.key.partition(f"/{one_or_many(count)}")
         values = {**self.with_controls(core, latents), "Q": core.values["T"]}
         return replace(core, key=f"{head}{recorded}{EDITED}{rules}", values=values, inside=(encoding, tuple(map(Release, OF_FORWARD))))
+
+    def encoded_in_batch(self, count: int, pictures: Pictures, latents: list[dict[str, int]]) -> Iterator[Operation]:
+        """Control images of so many items, one item after the other."""
+        for _ in range(count):
+            yield from self.encoded_in_step(pictures, latents)
 
     def encoded_in_step(self, pictures: Pictures, latents: list[dict[str, int]]) -> Iterator[Operation]:
         """Each picture of an item is read onto the card, scaled, doubled and shifted, and encoded; the trainer's variables hold the last.
@@ -228,7 +234,7 @@ class QwenEditPlan(QwenPlan):
 class QwenFirstEditPlan(QwenEditPlan):
     """QwenImageEditModel: one control image, in the prompt at a megapixel and behind the image's tokens at the image's own size.
 
-    A text without one is encoded as it is, and a preview's is a megapixel in the preview's shape. Batches of several are not modelled.
+    A text without one is encoded as it is, and a preview's is a megapixel in the preview's shape. The VAE takes those of a batch at once.
     Source: qwen_image_edit.py (condition_noisy_latents, get_prompt_embeds, generate_single_image); diffusers, pipeline_qwenimage_edit.py.
     """
 
@@ -242,13 +248,13 @@ class QwenFirstEditPlan(QwenEditPlan):
     def latents_of(self, pictures: Pictures, target: Size) -> list[dict[str, int]]:
         return [image_values(*target) for _ in pictures]
 
-    def encoded_in_step(self, pictures: Pictures, latents: list[dict[str, int]]) -> Iterator[Operation]:
-        """What was read onto the card is doubled, shifted and encoded, and gone when that is done."""
-        for values in latents:
-            size = {"R": values["T"] * TOKEN**2}
-            yield from (Part(RAW, size, "doubled"), Part(RAW, size, "control"), Release("doubled"))
-            yield from (Part(RAW, size, "control"), Part(ENCODE, values, "control"), Release("control"))
-            yield Part(LATENT, values, "tokens")
+    def encoded_in_batch(self, count: int, pictures: Pictures, latents: list[dict[str, int]]) -> Iterator[Operation]:
+        """What was read onto the card is doubled, shifted and encoded, all items at once, and gone when that is done."""
+        (values,) = latents
+        size, encode = {"R": count * values["T"] * TOKEN**2}, TOGETHER if count > 1 else ENCODE
+        yield from (Part(RAW, size, "doubled"), Part(RAW, size, "control"), Release("doubled"))
+        yield from (Part(RAW, size, "control"), Part(encode, {**values, "X": 0, "B": count}, "control"), Release("control"))
+        yield Part(LATENT, {"T": count * values["T"]}, "tokens")
 
     def of_preview(self, sample: Sample) -> list[dict[str, int]]:
         return [image_values(*latent_size((sample.width, sample.height))) for _ in sample.controls]

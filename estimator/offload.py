@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from random import Random
+from typing import Any
 
 SLOTS = 4
 """AI_TOOLKIT_OFFLOAD_DEPTH, the trainer's default: slots of the forward ring, and of the backward ring."""
@@ -167,3 +168,10 @@ def aged(names: Mapping[str, object], copies: Mapping[str, int]) -> dict[str, st
         ring = FORWARD if ring_age.startswith(FORWARD) else BACKWARD
         out[name] = slot_name(ring, int(ring_age.removeprefix(ring)) + copies.get(ring, 0), part)
     return out
+
+
+def table_of(profile: Any, name: str) -> dict[str, Any]:
+    """What a profile knows of its components' layers (`layers`, `places`): the relative's, where the component is the relative's."""
+    shared = table_of(profile.relative, name) if profile.shares_all and profile.relative is not None else {}
+    theirs = {key: value for key, value in shared.items() if not profile.has_own_resident(key.split("/")[0])}
+    return {**theirs, **profile.data.get(name, {})}

@@ -11,7 +11,7 @@ from estimator import core_rules, derived_weights, offload_beside, offload_loadi
 from estimator.archs import load_archs
 from estimator.errors import CannotTell, Problem
 from estimator.job import Job, Model
-from estimator.offload import OWN, Layer, choose, deviation_bytes, layers_of, taken_before_quantising
+from estimator.offload import OWN, Layer, choose, deviation_bytes, layers_of, table_of, taken_before_quantising
 from estimator.offload_programs import Call, Offloaded
 from estimator.offload_rounds import denoised
 from estimator.offload_rows import Outline
@@ -252,13 +252,6 @@ class OffloadProfile(Profile):
 
     def __hash__(self) -> int:
         return id(self)
-
-
-def table_of(profile: Profile, name: str) -> dict[str, Any]:
-    """What a profile knows of its components' layers (`layers`, `places`): the relative's, where the component is the relative's."""
-    shared = table_of(profile.relative, name) if profile.shares_all and profile.relative is not None else {}
-    theirs = {key: value for key, value in shared.items() if not profile.has_own_resident(key.split("/")[0])}
-    return {**theirs, **profile.data.get(name, {})}
 
 
 _rewritten: Making = offload_programs.offloaded

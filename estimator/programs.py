@@ -22,22 +22,19 @@ import numpy as np
 from estimator import core_rules, derived_weights, experts, heads, optimizers, rebuilt_profile, references, shared, stays, unrecorded
 from estimator.archive import Archive
 from estimator.archs import load_archs
-from estimator.controls import ENCODE
 from estimator.derived_weights import TENSORS_OF_LINEAR, Derivation
 from estimator.errors import CannotTell, Problem
 from estimator.loss_weights import WEIGHED
 from estimator.paths import profiles_dir
-from estimator.program import Footprint, Program, left_out, peaks_of
-from estimator.references import CROPPED
+from estimator.program import Footprint, Program, peaks_of
+from estimator.references import ENCODES
 
 PRESERVING = "step.core.preserving/"  # with what follows in a core's key
 COMPOSED = (PRESERVING, stays.ADAPTED, stays.BARE, stays.EMBEDDINGS)  # made of whole passes
 FULL, CHECKPOINTED = "/full/", "/checkpointed/"  # in the keys of cores
 PICTURED = " images"  # at the end of a text's key: encoded with pictures
-MOST_NAMED = 6  # parts that a refusal names
 OF_TEXT = ("load.text", "text/", "cache_text")
 TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2", "text_encoder3")
-_CACHED, _PIXELS = "cache_latents.item", "cache_latents"  # the part that caches a latent; what the loader makes of its pixels there
 
 
 @dataclass(frozen=True)
@@ -146,13 +143,10 @@ class Profile:
         for lender in self.lenders if key.startswith(shared.parts(self.data)) else ():
             if key in lender.data["parts"] or rebuilt_profile.base_key(lender, key) is not None:
                 return lender
-        alike = [mine for mine in self.data["parts"] if mine.split("/")[0] == key.split("/")[0]]
-        known = f"of its kind are {', '.join(alike[:MOST_NAMED])}{' and more' * (len(alike) > MOST_NAMED)}; " if alike else ""
-        fix = f"{known}to record it: docs/adding_an_architecture.md"
-        raise CannotTell(Problem(f"no recording of {key!r} for {self.arch}", None, unrecorded.meaning(key), fix))
+        raise CannotTell(unrecorded.problem(key, self.arch, self.data["parts"]))
 
     def _has_rule(self, key: str) -> bool:
-        named = key in stays.PROGRAMS or key in (ENCODE, CROPPED) or core_rules.named(key) or key.startswith(COMPOSED)
+        named = key in stays.PROGRAMS or key in ENCODES or core_rules.named(key) or key.startswith(COMPOSED)
         if named or experts.split(key)[1] or (key.startswith("step.core") and optimizers.FUSED in key):
             return True
         if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
@@ -166,10 +160,8 @@ class Profile:
             return stays.PROGRAMS[key]
         if rebuilt_profile.base_key(self, key) is not None:
             return rebuilt_profile.program(self, key)
-        if key == ENCODE:
-            return left_out(self.program(_CACHED), key, _PIXELS)
-        if key == CROPPED:
-            return references.cropped(self.program(ENCODE))
+        if key in ENCODES:
+            return references.encode(key, self.program)
         derived = derived_weights.base_key(key)
         if key.startswith(COMPOSED):  # made of the recorded kind: with derived weights last, for which see FilteredProfile too
             return self._composed(key) if derived is None else self._derived(key, *derived)

@@ -1,6 +1,6 @@
 """Which parts of a profile are another kind of base weights' by rule (estimator.rebuilt_weights), and those parts.
 
-A part is made where it was recorded in qfloat8 with its layers' uses, and where what its layers are in the other kind is known: their
+A part is made where it was recorded in another kind with its layers' uses, and where what its layers are in the other kind is known: their
 tensors come from recordings of loading. Previews in bf16 have the adapter merged into the weights, and are recorded.
 """
 
@@ -12,16 +12,18 @@ from typing import Any, Protocol
 
 from estimator import rebuilt_weights
 from estimator.archive import Archive
-from estimator.offload import Layer, layers_of
+from estimator.offload import Layer, layers_of, table_of
 from estimator.offload_programs import Call
+from estimator.padded import PADDED_PREVIEW
 from estimator.program import Program
 
-RECORDED = "qfloat8"
-KINDS = ("bf16", "float8", "uint4")
-_FULL, _CHECKPOINTED = "/full/", "/checkpointed/"
-_CORE, _PREVIEW, _TEXT = "step.core", "preview", "text"
-_SAMPLED = ("sample.enter", "sample.leave")  # which in float8 are qfloat8's (of every architecture that has both)
-_PLAIN = "plain"  # of a text: without a graph, which would keep what the layers are given
+SOURCES = {"bf16": ("qfloat8",), "float8": ("qfloat8",), "uint4": ("qfloat8", "float8")}
+"""Kind of weights -> the recorded kinds that its parts may be made of."""
+KINDS = tuple(SOURCES)
+READ_TWICE = "DenseReluDense.wo"  # T5's layer whose weight is asked for twice before it is used
+_FULL, _CHECKPOINTED, _GRAPH, _PLAIN = "/full/", "/checkpointed/", "/graph/", "/plain/"
+_CORE, _PREVIEWS, _TEXT = "step.core", ("preview", PADDED_PREVIEW), "text"
+_SAMPLED = ("sample.enter", "sample.leave")  # of quantised weights alike (in every architecture that has several)
 
 
 class Recorded(Protocol):
@@ -37,22 +39,30 @@ class Recorded(Protocol):
     def resident(self, component: str, weights: str, unquantised: int = 0) -> list[int]: ...
 
 
-def component_of(key: str) -> str:
-    return "text_encoder0" if key.startswith(_TEXT) else "transformer"
+def components_of(profile: Recorded, key: str) -> list[str]:
+    """Components whose layers a part uses."""
+    of_text = key.startswith(_TEXT)
+    return [component for component in table_of(profile, "layers") if component.startswith("text_encoder") == of_text]
 
 
 def base_key(profile: Recorded, key: str) -> str | None:
-    """The part in qfloat8 that another kind's is made of; None where no rule makes it."""
+    """The recorded part that another kind's is made of; None where no rule makes it."""
     name, *rest = key.split("/")
-    if not rest or rest[0] not in KINDS or key in profile.data["parts"]:
+    if not rest or rest[0] not in SOURCES or key in profile.data["parts"]:
         return None
-    base = "/".join([name, RECORDED, *rest[1:]])
-    if name in _SAMPLED and rest[0] == "float8":
-        return base if base in profile.data["parts"] else None
-    ruled = name.startswith(_CORE) or (name == _PREVIEW and rest[0] != "bf16") or (name == _TEXT and rest[1] == _PLAIN)
-    component, places = component_of(key), profile.data.get("places", {})
-    known = all(f"{component}/{kind}" in places for kind in (RECORDED, rest[0])) and base in profile.data["parts"]
-    return base if ruled and known and profile.archive.calls(profile.data["parts"][base]["number"]) is not None else None
+    merged = rest[0] == "bf16"
+    bases = [base for kind in SOURCES[rest[0]] if (base := "/".join([name, kind, *rest[1:]])) in profile.data["parts"]]
+    if name in _SAMPLED:
+        return bases[0] if bases and not merged else None
+    if not (name.startswith(_CORE) or (name in _PREVIEWS and not merged) or name == _TEXT):
+        return None
+    places, components = table_of(profile, "places"), components_of(profile, key)
+    for base in bases:
+        kinds = rest[0], base.split("/")[1]
+        known = all(f"{component}/{kind}" in places for component in components for kind in kinds)
+        if known and components and profile.archive.calls(profile.data["parts"][base]["number"]) is not None:
+            return base
+    return None
 
 
 def program(profile: Recorded, key: str) -> Program:
@@ -64,29 +74,41 @@ def program(profile: Recorded, key: str) -> Program:
 
 def calls(profile: Recorded, key: str, component: str, names: Mapping[str, Sequence[str]]) -> tuple[Call, ...] | None:
     """Where a part uses each of its component's layers, by rule or as recorded; None where nobody saw it. `names`: of the layers."""
-    if base_key(profile, key) is not None:
-        return _made(profile, key)[1]
-    part = profile.data["parts"].get(key)
-    table = profile.archive.calls(part["number"]) if part else None
-    if table is None:
+    found = _made(profile, key)[1] if base_key(profile, key) is not None else _recorded(profile, key)
+    if found is None:
         return None
     first = sum(len(names[other]) for other in list(names)[: list(names).index(component)])
-    rows = (row for row in table.tolist() if first <= row[0] < first + len(names[component]))
-    return tuple(Call(row[0] - first, *row[1:]) for row in rows)
+    own = (call for call in found if first <= call.layer < first + len(names[component]))
+    return tuple(replace(call, layer=call.layer - first) for call in own)
+
+
+def _recorded(profile: Recorded, key: str) -> tuple[Call, ...] | None:
+    """The same of all layers, numbered through."""
+    part = profile.data["parts"].get(key)
+    table = profile.archive.calls(part["number"]) if part else None
+    return None if table is None else tuple(Call(*row) for row in table.tolist())
 
 
 def _made(profile: Recorded, key: str) -> tuple[Program, tuple[Call, ...]]:
     if ("rebuilt", key) not in profile.kept:
         base = base_key(profile, key)
         assert base is not None
-        kind, component = key.split("/")[1], component_of(key)
-        layers = _layers(profile, component, RECORDED), _layers(profile, component, kind)
-        twin = profile.recorded(base.replace(_FULL, _CHECKPOINTED))
-        used = calls(profile, base, component, profile.data["layers"])
-        assert used is not None
-        profile.kept["rebuilt", key] = rebuilt_weights.program(profile.recorded(base), twin, key, used, layers)
+        kind, components, names = key.split("/")[1], components_of(profile, key), table_of(profile, "layers")
+        layers = tuple(_layers(profile, names, components, each) for each in (base.split("/")[1], kind))
+        twin = profile.recorded(base.replace(_FULL, _CHECKPOINTED).replace(_GRAPH, _PLAIN))
+        through = [name for listed in names.values() for name in listed]
+        read = {number for number in layers[0] if through[number].endswith(READ_TWICE)}
+        used = [call for call in _recorded(profile, base) or () if call.layer in layers[0]]
+        profile.kept["rebuilt", key] = rebuilt_weights.program(profile.recorded(base), twin, key, used, (layers[0], layers[1]), read)
     return profile.kept["rebuilt", key]  # type: ignore[return-value]
 
 
-def _layers(profile: Recorded, component: str, kind: str) -> tuple[Layer, ...]:
-    return layers_of(profile.data["places"][f"{component}/{kind}"], profile.resident(component, kind), profile.data["layers"][component])
+def _layers(profile: Recorded, names: Mapping[str, Sequence[str]], components: Sequence[str], kind: str) -> dict[int, Layer]:
+    """Layers of some components, by their numbers among those of all."""
+    out, first = dict[int, Layer](), 0
+    for component, listed in names.items():
+        if component in components:
+            places = table_of(profile, "places")[f"{component}/{kind}"]
+            out |= dict(enumerate(layers_of(places, profile.resident(component, kind), listed), first))
+        first += len(listed)
+    return out

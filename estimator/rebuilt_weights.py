@@ -7,8 +7,9 @@ A kind of weights changes nothing else in them:
 - `float8` (torchao) makes the same two, and `uint4` (the trainer's own) unpacks codes (a byte a weight), casts them, and casts the zero
   points; `bf16` makes nothing. The input is not kept for the layer; the weight is, until the gradient of the input is there.
 
-How long a tensor lives that no layer keeps is known from the first forward pass under checkpointing, in which nothing is kept. Where each
-layer is used is known of recorded parts (estimator.offload_programs.Call).
+`uint4` may be made of `float8` as well. How long a tensor lives that no layer keeps is known from the same pass where nothing is kept
+(estimator.unsaved_lives). Where each layer is used is known of recorded parts (estimator.offload_programs.Call). T5 asks for the weight of
+one layer in each block twice before it uses it, to compare types, which makes it anew in uint4.
 Source: optimum-quanto 0.2.4 QTensorLinear; torchao 0.10.0 AffineQuantizedTensor.dequantize; toolkit/util/uintx_quant.py, ostris_quant.py;
 and recorded kinds of architectures that have all of them, which this gives tensor for tensor (tests/test_rebuilt_weights.py).
 """
@@ -16,20 +17,25 @@ and recorded kinds of architectures that have all of them, which this gives tens
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from estimator.adapter_sites import BACKWARD, FORWARD, RECOMPUTED, Made, made_by
+from estimator.adapter_sites import FORWARD, Made, Tape, made_by
 from estimator.features import Ints
 from estimator.offload import CODES_TO_WEIGHT, OWN, WRAPPED, Layer
 from estimator.offload_programs import NONE, STAYS, Call
 from estimator.program import ALLOCATE, EventProgram, Program
 from estimator.rewriting import widened, written
+from estimator.unsaved_lives import Lives
 
 PACKED_TO_CODES, ZEROS_TO_CAST = 2, 2
 """uint4: bytes of the unpacked codes for each of the packed ones, and of a cast zero point for each of a zero point."""
+READ, FP32_TO_BF16 = 2, 2
+"""Times that T5 asks for a weight, and its bytes in fp32 for each in bf16."""
+GRAPH, QUANTO = "/graph/", "/qfloat8/"
+CONVOLUTION = "Convolution"
 QUANTOS, PRODUCTS = "QTensorLinearBackward", "MmBackward0"
 """Node of a layer's backward pass: quanto's, and torch's own."""
 
@@ -67,24 +73,28 @@ class _Laid:
 
 
 def program(
-    base: Program, twin: Program, key: str, calls: Sequence[Call], layers: tuple[Sequence[Layer], Sequence[Layer]]
-) -> tuple[EventProgram, tuple[Call, ...]]:
-    """The base's part as `key`, and where it uses each layer. `twin`: a step's core under checkpointing (else the base itself);
-    `layers`: in qfloat8, and in the key's kind of weights."""
+    base: Program, twin: Program, key: str, calls: Sequence[Call], layers: tuple[Mapping[int, Layer], Mapping[int, Layer]],
+    read: Collection[int] = (),
+) -> tuple[EventProgram, tuple[Call, ...]]:  # fmt: skip
+    """The base's part as `key`, and where it uses each layer. `twin`: a step's core under checkpointing, a text without a graph (else the
+    base itself); `layers`: in the base's kind of weights, and in the key's; `read`: those whose weight is asked for before it is used."""
     was, now = layers
     made = np.append(np.flatnonzero(base.events == ALLOCATE), len(base.events)).tolist()
     whose = [made_by(base.moments[row]) for row in base.labels[: len(made) - 1]]
     laid, constants = _Laid(len(base.names)), base.constants
     kept = {call for call in calls if call.until != NONE and not _passed(base.key, call, whose)}
+    held = {call for call in kept if QUANTO in base.key and call.first < call.output and not _convolves(call, whose)}  # keep their inputs
     for call in calls:
         laid.dropped |= set(range(call.first, call.output))
         if call.backward != NONE:
             until, weight_bytes = call.until if call.until > 0 else len(whose), CODES_TO_WEIGHT * was[call.layer].sizes[0]
             laid.dropped |= {k for k in range(call.backward, until) if constants[k] == weight_bytes}
+        for _ in range(READ * (call.layer in read)):
+            _read(laid, now[call.layer], made[call.first], call.output)
         weight = _rebuilt(laid, now[call.layer], made[call.first], call.output)
         if weight is not None and call.until != STAYS:
             laid.free(made[call.until] if call in kept else made[call.output] + 1, weight)
-    for tensor, end in _ends(base, twin, kept, whose).items():
+    for tensor, end in _ends(base, twin, held, whose).items():
         laid.move(made[end], tensor)
     return _joined(base, key, laid), _renumbered(calls, made, laid)
 
@@ -114,43 +124,42 @@ def _passed(key: str, call: Call, whose: Sequence[Made]) -> bool:
     return "/checkpointed/" in key and made.run == FORWARD and made.block is not None
 
 
+def _convolves(call: Call, whose: Sequence[Made]) -> bool:
+    """Whether its backward pass is a convolution's, which keeps the input in every kind of weights."""
+    return call.backward != NONE and CONVOLUTION in whose[call.backward].node
+
+
 def _ends(base: Program, twin: Program, calls: Iterable[Call], whose: Sequence[Made]) -> dict[int, int]:
     """Tensors that layers alone keep -> the tensor before whose birth each is let go where none does."""
     until, last = defaultdict[int, int](int), dict[int, int]()
+    stays = len(whose) + 1
     for call in calls:
         if call.input != NONE:
-            until[call.input] = max(until[call.input], call.until if call.until != STAYS else len(whose))
+            until[call.input] = max(until[call.input], call.until if call.until != STAYS else stays)
             last[call.input] = max(last.get(call.input, 0), call.last)
-    forward = next((k for k, made in enumerate(whose) if made.run in (BACKWARD, RECOMPUTED)), len(whose))
-    lives = _Lives(twin, forward, whose)
-    deaths = base.deaths
-    return {k: min(lives.end(k, last[k]), int(deaths[k])) for k, end in until.items() if deaths[k] == end}
+    alone = {k for k, end in until.items() if base.deaths[k] == end}
+    if not alone:
+        return {}
+    ends, text = Lives(Tape(base), Tape(twin)), GRAPH in base.key
+    out = {}
+    for k in alone:
+        # what attention gives is kept by its own node: behind it stands what a text without a graph has not
+        end = None if text and k + 1 not in ends.alike else ends.end(k)
+        if end is not None or not text:
+            out[k] = min(last[k] if end is None else end + 1, int(base.deaths[k]))
+    return out
 
 
-class _Lives:
-    """When tensors are let go that nothing keeps."""
-
-    def __init__(self, twin: Program, forward: int, whose: Sequence[Made]) -> None:
-        self.twin, self.forward, self.whose = twin, forward, whose
-        self.made_in: dict[tuple[str, int], list[int]] = defaultdict(list)
-        self.remade: dict[tuple[str, int], list[int]] = defaultdict(list)
-        for k, made in enumerate(whose):
-            if made.block is not None and made.run != BACKWARD:
-                (self.made_in if k < forward else self.remade)[made.block].append(k)
-        self.index = {k: n for lists in (self.made_in, self.remade) for ks in lists.values() for n, k in enumerate(ks)}
-
-    def end(self, k: int, last: int) -> int:
-        """`last`: the tensor before which the last layer that is given it is over."""
-        block = self.whose[k].block
-        first = k if k < self.forward or block is None else self.made_in[block][self.index[k]]
-        died = int(self.twin.deaths[first])
-        if block is None or died > self.forward:  # kept there as well, or by the block's caller
-            return last
-        if k < self.forward:
-            return died
-        remade, number = self.remade[block], self.index.get(died)
-        inside = number is not None and self.whose[died].block == block and number < len(remade)
-        return remade[number] if inside and number is not None else remade[-1] + 1
+def _read(laid: _Laid, layer: Layer, at: int, like: int) -> None:
+    """A weight that is asked for is made anew in fp32 and brought back, and let go."""
+    weight = _rebuilt(laid, layer, at, like) if layer.what == OWN else None
+    if weight is None:
+        return
+    wide = laid.make(at, FP32_TO_BF16 * laid.sizes[weight - laid.tensors], like)
+    laid.free(at, weight)
+    narrow = laid.make(at, laid.sizes[weight - laid.tensors], like)
+    laid.free(at, wide)
+    laid.free(at, narrow)
 
 
 def _rebuilt(laid: _Laid, layer: Layer, at: int, like: int) -> int | None:

@@ -10,18 +10,23 @@ Source: ostris/ai-toolkit 27a03a91, extensions_built_in/diffusion_models/flux2/f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from estimator.controls import ENCODE
 from estimator.errors import CannotTell, Problem
 from estimator.features import Ints
-from estimator.program import ALLOCATE, Program
+from estimator.program import ALLOCATE, Program, left_out
 from estimator.rewriting import widened, written
 from estimator.stays import LATENT_BYTES, PLACE_BYTES
 
 REFERENCED = "/referenced"  # behind the key of a step's core
 CROPPED = "control.encode/cropped"  # part: the VAE over a control image that was cropped to whole tokens
+TOGETHER = "control.encode/many"  # part: the VAE over the control images of a batch of `B` at once
+ENCODES = (ENCODE, CROPPED, TOGETHER)
+# The parts in which the VAE is over one picture, and over those of a batch; and what else is made there: the pixels, and the rest of a head
+_ONE, _PIXELS, _BATCH, _HEAD = "cache_latents.item", "cache_latents", "step.head/encoded/encoded/many", "step"
 
 PIXEL_BYTES = 1536  # of a token: 16 x 16 pixels, three channels of bf16
 
@@ -40,6 +45,14 @@ def referenced(core: Program) -> Program:
     each = features.index("B*T" if "B*T" in core.features else "T")
     rows[[joined, places, whole], each] = LATENT_BYTES, PLACE_BYTES, LATENT_BYTES
     return written(core, core.key + REFERENCED, (tensors, births), (features, rows), (first, first, cut))
+
+
+def encode(key: str, program_of: Callable[[str], Program]) -> Program:
+    """The VAE alone over pictures that are on the card already: one of `ENCODES`, from a part that was recorded."""
+    if key == CROPPED:
+        return cropped(program_of(ENCODE))
+    part, others = (_BATCH, _HEAD) if key == TOGETHER else (_ONE, _PIXELS)
+    return left_out(program_of(part), key, others)
 
 
 def cropped(encode: Program) -> Program:

@@ -362,7 +362,7 @@ def test_2511_modulates_token_by_token() -> None:
     assert peaks(before)["cache_text" if "cache_text" in peaks(before) else "prepare"] == peaks(later)["prepare"]
     own = load_profile("qwen-image-edit-2511")
     with pytest.raises(CannotTell, match="no recording"):  # never Qwen-Image's instead, which is another transformer's
-        own.program("step.core/uint4/full/one")
+        own.program("step.core/uint3-recovery/full/one")
     assert own.resident("text_encoder0", "qfloat8") == load_profile(EDIT).resident("text_encoder0", "qfloat8")
     assert own.resident("transformer", "bf16") == load_profile("qwen-image").resident("transformer", "bf16")
 

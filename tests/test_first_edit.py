@@ -12,13 +12,14 @@ from test_edit import SQUARE, TALL, WIDE, pictures
 
 from estimator.advice import edits
 from estimator.batches import steps_of
-from estimator.controls import LATENT_AREA, RAW, Size, cells
+from estimator.controls import ENCODE, LATENT_AREA, RAW, Size, cells
 from estimator.errors import InputError
 from estimator.features import image_values
 from estimator.job import Bucket, Job, Sample
 from estimator.operations import Part
 from estimator.plans import before_steps, plan_of, steps
 from estimator.programs import load_profile
+from estimator.references import TOGETHER
 from estimator.tokens import qwen_first_edit_tokens
 from tests.made_jobs import job
 
@@ -58,10 +59,11 @@ def test_what_the_trainer_stops_on_is_a_problem(
         edit(train, [{"prompt": "a", **sample}], tmp_path, folder_path="d", **entry)
 
 
-def test_batches_of_control_images_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cached", "named"), [(True, False), (False, True)])
+def test_batches_of_control_images_are_named_where_their_prompts_are_encoded_together(cached: bool, named: bool, tmp_path: Path) -> None:
     data, control = pictures(tmp_path / "d", SQUARE), pictures(tmp_path / "c", SQUARE)
-    one = edit({"batch_size": 2, "cache_text_embeddings": True}, folder=tmp_path, folder_path=data, control_path=control)
-    assert "batch_size" in {unknown.place.key.rpartition(".")[2] for unknown in one.unmodelled}
+    one = edit({"batch_size": 2, "cache_text_embeddings": cached}, folder=tmp_path, folder_path=data, control_path=control)
+    assert ("batch_size" in {unknown.place.key.rpartition(".")[2] for unknown in one.unmodelled}) == named
 
 
 def made(**train: Any) -> Job:
@@ -112,3 +114,26 @@ def test_nothing_advises_what_the_trainer_refuses(tmp_path: Path) -> None:
     one = edit(folder=tmp_path, folder_path=pictures(tmp_path / "d", SQUARE), control_path=pictures(tmp_path / "c", SQUARE))
     assert "train.unload_text_encoder" not in {tried.key for tried in edits(one)}
     assert "train.unload_text_encoder" in {tried.key for tried in edits(job("flux1-dev"))}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_vae_takes_the_control_images_of_a_batch_at_once(count: int) -> None:
+    one = made(cache_text_embeddings=True)
+    one = replace(one, datasets=tuple(replace(each, batch_size=count) for each in one.datasets))
+    plan, seen = plan_of(one, load_profile(FIRST_EDIT)), list[Part]()
+    for operation in steps(plan, steps_of(one, 30)[:1]):
+        inside = operation.inside[0] if isinstance(operation, Part) and operation.inside else ()
+        seen += [each for each in inside if isinstance(each, Part)]
+    (encode,) = [each for each in seen if each.key.startswith(ENCODE)]
+    assert (encode.key == TOGETHER, encode.values.get("B", 1)) == (count > 1, count)
+    assert {each.values["R"] for each in seen if each.key == RAW} == {count * 512 * 768}
+
+
+def test_a_batch_of_control_images_is_encoded_as_that_of_pictures_is() -> None:
+    """At two pictures each tensor of the VAE's is twice that of one, but for seeds of attention; one copy is a view."""
+    profile, values = load_profile(FIRST_EDIT), image_values(512, 768) | {"X": 0}
+    one, many = profile.program(ENCODE), profile.program(TOGETHER)
+    assert all("vae" in many.moments[row] for row in many.labels)
+    once, twice = (sorted(program.sizes({**values, "B": count}).tolist()) for program, count in ((one, 1), (many, 2)))
+    assert len(once) - len(twice) == 1
+    assert sum(twice) < 2 * sum(once) < 1.01 * sum(twice)

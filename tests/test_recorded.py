@@ -69,10 +69,10 @@ def test_what_was_not_recorded_is_named_with_its_key(tmp_path: Path, model: dict
     [
         ({}, set()),
         ({"qtype": "float8"}, set()),
-        ({"qtype": "uint4"}, {"model.qtype"}),
-        ({"qtype": "uint3"}, {"model.qtype"}),
+        ({"qtype": "uint4"}, set()),
+        ({"qtype": "uint3"}, set()),
         ({"layer_offloading": True}, set()),
-        ({"layer_offloading": True, "qtype": "uint4"}, {"model.qtype", "model.layer_offloading"}),
+        ({"layer_offloading": True, "qtype": "uint4"}, set()),
         ({"layer_offloading": True, "quantize": False}, {"model.layer_offloading"}),
         ({"layer_offloading": True, "layer_offloading_transformer_percent": 0.0, "quantize": False}, {"model.layer_offloading"}),
     ],

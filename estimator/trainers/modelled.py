@@ -49,10 +49,10 @@ OFFLOADING = frozenset({
     "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511",
     "zimage", "zimage-turbo",
 })  # fmt: skip
-# Those of which this is so in some kinds of the transformer's weights only
-OFFLOADED_ALONE = {"qwen-image-edit-2511": frozenset({"float8"})}
 UNMERGED: frozenset[str] = frozenset()  # those that offloading takes nothing of, with such records of their float8 previews
 OFFLOADED_WEIGHTS = frozenset({"float8", "uint4", *(kind for kind in DERIVED if kind.startswith("uint"))})
+# Architectures of which this is so in some kinds of the transformer's weights only
+OFFLOADED_ALONE = {"qwen-image-edit-2511": OFFLOADED_WEIGHTS}
 QUANTIZE_EXCLUDES = frozenset({"*time_text_embed*"})  # the trainer's own Flex.1 example leaves this embedder unquantised
 ATTENTION = frozenset({"sdpa"})
 MAX_CONTROL_IMAGES = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from estimator import shared
+from estimator import rebuilt_profile, shared
 from estimator.archs import Arch
 from estimator.derived_weights import DERIVED
 from estimator.errors import CannotTell
@@ -13,6 +13,7 @@ from estimator.trainers.section import Section
 
 TRANSFORMER, TEXT = "load.transformer/", "load.text/"  # parts whose keys have the kind of weights next, and perhaps low_vram behind it
 STEP = "step.core/"  # and what the step is behind it
+CHECKPOINTED_STEP = "step.core/{}/checkpointed/one"  # which all that were recorded have
 
 
 def check_recorded(model: Section, arch: Arch, result: Model) -> None:
@@ -47,7 +48,9 @@ def _stepped(profile: Profile) -> frozenset[str]:
         return _stepped(profile.relative)
     place = "kinds", STEP
     if place not in profile.kept:
-        profile.kept[place] = frozenset(key.split("/")[1] for key in profile.data["parts"] if key.startswith(STEP))
+        recorded = {key.split("/")[1] for key in profile.data["parts"] if key.startswith(STEP)}
+        ruled = {kind for kind in rebuilt_profile.KINDS if rebuilt_profile.base_key(profile, CHECKPOINTED_STEP.format(kind)) is not None}
+        profile.kept[place] = frozenset(recorded | ruled)
     return profile.kept[place]  # type: ignore[return-value]
 
 
