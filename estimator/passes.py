@@ -156,7 +156,7 @@ def cached_validation(plan: Timeline) -> Iterator[Operation]:
 
 
 def validated(plan: Timeline, number: int) -> Iterator[Operation]:
-    """validate: behind step `number`, if it is one of those; a phase for each picture."""
+    """validate: behind step `number`, if it is one of those; one phase for all pictures, called by the largest."""
     validation = plan.job.train.validation
     if validation is None or (number and not (validation.every and number % validation.every == 0)):
         return

@@ -287,3 +287,10 @@ def test_what_is_no_key_is_answered_with_the_one_that_is_meant(tmp_path: Path, w
 def test_every_tag_is_cut_off_as_the_trainer_does() -> None:
     trainer = load_archs().trainer
     assert {value.split(":")[0] for entry in trainer.values() for value in entry.written} == trainer.keys()
+
+
+@pytest.mark.parametrize(("written", "meant"), [("zimage_turbo", "zimage-turbo"), ("ltx2_3", "ltx2.3"), ("Qwen_Image", "qwen-image")])
+def test_an_override_with_other_signs_is_answered_with_ours(tmp_path: Path, written: str, meant: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, model=ZIMAGE, arch=written)
+    assert caught.value.problems[0].fix == f"did you mean {meant}?"

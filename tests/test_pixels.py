@@ -48,9 +48,10 @@ def test_a_model_that_the_trainer_converts_is_not_modelled(tmp_path: Path, name:
     assert name in problem.what
 
 
-@pytest.mark.parametrize("extras", [None, MODEL["name_or_path"]])
-def test_a_file_has_no_text_encoder(tmp_path: Path, extras: str | None) -> None:
-    model = {**MODEL, "extras_name_or_path": extras} if extras else {k: v for k, v in MODEL.items() if k != "extras_name_or_path"}
+@pytest.mark.parametrize("extras", [..., None, "", MODEL["name_or_path"]])
+def test_a_file_has_no_text_encoder(tmp_path: Path, extras: object) -> None:
+    """Without the key (...) the trainer takes the file's name; an empty value it takes as it is."""
+    model = {key: value for key, value in {**MODEL, "extras_name_or_path": extras}.items() if value is not ...}
     (problem,) = refusal(tmp_path, model=model)
     assert problem.fix.endswith(EXTRAS)
     assert read_l2p(tmp_path).arch == "zimage-l2p"  # with the remedy

@@ -80,8 +80,12 @@ def resolve_arch(model: Section, key: str, name: str, assistant: str | None, ove
 
 
 def instead_of(written: str, archs: Archs) -> str:
-    """What to write instead of what is no architecture: a value of model.arch is several perhaps, and names have a common beginning."""
+    """What to write instead of what is no architecture: the same with other signs; a value of model.arch, which is several perhaps; or one
+    whose name has a common beginning."""
     entry, word = archs.trainer.get(written), written.lower()
+    same = next((key for key in archs.modelled() if _plain(key) == _plain(written)), None)
+    if same is not None:
+        return f"did you mean {same}?"
     known = [key for key in archs.modelled() if key in (entry.archs if entry else ()) or key.startswith(word) or word.startswith(key)]
     return f"did you mean {' or '.join(known)}?" if word and known else did_you_mean(written, archs.modelled())
 
@@ -142,8 +146,8 @@ def _is_on_pixels(model: Section, name: str) -> bool:
         why = "of anything but a checkpoint's file the trainer makes a model on pixels itself, in fp32, which was never recorded"
         model.found.cannot_tell(model.at("name_or_path"), f"not modelled: {shown(name)} as Z-Image L2P", why, f"name {L2P}")
         return False
-    if model.values.get("extras_name_or_path", name) == name:
-        what, why = "no repository is named for the text encoder", "the trainer looks for it in the checkpoint's file, and stops"
+    if model.values.get("extras_name_or_path", name) in (name, None, ""):
+        what, why = "no repository is named for the text encoder", "the trainer looks for it there, or in the checkpoint's file, and stops"
         model.found.problem(model.at("extras_name_or_path"), what, why, f"set it to {L2P_EXTRAS}")
         return False
     if name != L2P:
