@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from estimator import core_rules, derived_weights, optimizers
+from estimator import derived_weights, optimizers
 from estimator.dropout_programs import dropped
 from estimator.filtered_profile import filtered
 from estimator.program import Footprint, Program
@@ -39,11 +39,9 @@ class DropoutProfile(Profile):
         if optimizers.FUSED in key:
             core, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(self.program(core), update, self.adapter)
-        if core_rules.named(key):
-            return core_rules.rewritten(key, self.program)
         if (derived := derived_weights.base_key(key)) is not None:  # last: an adapter's tensors are found in what was recorded
             return self._derived(key, *derived)
-        return dropped(self.base.program(key))
+        return dropped(self.base.program(key))  # of a weighed loss too, which is found in what was recorded
 
     def __hash__(self) -> int:
         return id(self)

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from estimator import derived_weights, optimizers
+from estimator import core_rules, derived_weights, optimizers
 from estimator.adapter_sites import UNLIKE, Tape, layers_of, sites
 from estimator.errors import CannotTell, Problem
 from estimator.filtered_edit import AFTER, OF_LAYERS, Edit, renamed
 from estimator.filtered_programs import core
+from estimator.guided_step import GUIDED
 from estimator.program import Footprint, Program
 from estimator.programs import CHECKPOINTED, COMPOSED, FULL, Profile, load_profile
 
@@ -77,6 +78,8 @@ class FilteredProfile(Profile):
             return self._derived(key, *derived)
         if key.startswith(COMPOSED):
             return self._composed(key)
+        if key.endswith(GUIDED):  # behind the filter, which knows of one number of samples
+            return core_rules.rewritten(key, self.program)
         base = self.base.program(key)
         if key.startswith("step.core/"):
             return core(base, self.base.program(key.replace(FULL, CHECKPOINTED)), self.adapted)

@@ -102,3 +102,33 @@ def test_weights_of_which_no_lokr_is_known_are_not_advised(tmp_path: Path) -> No
     assert not any("model.qtype" in key for key in keys)
 
 
+SOME = {"network_kwargs": {"only_if_contains": ["layers.1.", "layers.20."]}}
+ADAPTERS: dict[str, dict[str, Any]] = {"some layers": SOME, "dropout": {"dropout": 0.1}, "both": {**SOME, "dropout": 0.1}}
+PASSES: dict[str, dict[str, Any]] = {
+    "cfg": {"do_cfg": True}, "a prior in cfg": {"do_cfg": True, "correct_pred_norm": True}, "guidance": {"do_guidance_loss": True},
+    "validated": {"validation_config": VALIDATION}, "weighed": {"timestep_type": "weighted"},
+    "weighed in cfg": {"timestep_type": "weighted", "do_cfg": True},
+}  # fmt: skip
+
+
+def training_bytes(folder: Path, network: dict[str, Any], settings: dict[str, Any], weights: str) -> int:
+    model = ZIMAGE | {"quantize": True, "qtype": weights}
+    (job,) = read_jobs(write(folder, process(model=model, network=lora(**network), train=trained(**settings))), (), None)
+    assert not job.unmodelled
+    return max(phase.allocated_bytes for phase in estimate_job(job, find_gpu("A100-80G"), fast=True).phases if phase.phase == "train")
+
+
+PAIRS = [*(("some layers", passes) for passes in PASSES), ("dropout", "weighed"), ("both", "weighed")]  # dropout is known of steps alone
+
+
+@pytest.mark.parametrize("weights", ["qfloat8", "uint3"])
+@pytest.mark.parametrize(("adapter", "passes"), PAIRS)
+def test_some_layers_go_with_every_pass_and_dropout_with_weighed_losses(adapter: str, passes: str, weights: str, tmp_path: Path) -> None:
+    """Was: an internal error ("unknown variable 'b'") of some layers in cfg, and "another loss" of dropout on some layers, weighed."""
+    settings = PASSES[passes]
+    found, plain = (training_bytes(tmp_path, ADAPTERS[adapter], each, weights) for each in (settings, {}))
+    assert found >= plain
+    if adapter == "some layers":
+        assert found < training_bytes(tmp_path, {}, settings, weights)
+    if adapter == "both":
+        assert found >= training_bytes(tmp_path, SOME, settings, weights)
