@@ -48,8 +48,12 @@ CUDNN_BYTES_PER_PIXEL = (0, round((2471.0 - 1573.0) * MIB / 1024**2), round((247
 # What a value that no whole run has gone through adds on either side, as a share of the figure (at the 99 % bound). Named assumptions, of
 # the size of what validation found when such a thing was first run (docs/log.md: text caching under autograd, Prodigy's copy): an
 # architecture or a kind of weights, 3 %; an optimizer's state, which is a share of the whole, 1 %; another trainer's step, 5 %; layer
-# offloading, whose copies run in streams of their own while the emulated device completes everything at once, 3 %.
-UNCHECKED = {"arch": 0.03, "weights": 0.03, "optimizer": 0.01, "trainer": 0.05, "offloading": 0.03}
+# offloading, whose copies run in streams of their own while the emulated device completes everything at once, 3 %; compiled blocks, of
+# which the compiler's choice of what is kept was seen on that device, but none of its kernels, 3 %.
+UNCHECKED = {"arch": 0.03, "weights": 0.03, "optimizer": 0.01, "trainer": 0.05, "offloading": 0.03, "compiled": 0.03}
+# By how much less compiled blocks may take: steps with the compiler's choice of what is kept took up to 24 % less (docs/log.md, Compiled
+# blocks); what fused kernels save besides is not known.
+COMPILED_LESS = 0.35
 
 
 class Fits:
@@ -199,7 +203,8 @@ def profile(rows: Sequence[Row]) -> tuple[dict[str, Any], dict[str, Any]]:
         "runs": {"source": runs, **spreads_of(fits, "replay")},
         "cells": fits.expected_of_cells(),
         "cudnn_bytes_per_pixel": list(CUDNN_BYTES_PER_PIXEL),
-        "checked": {**checked, "offloading": ["off"], "generation": generations},
+        "checked": {**checked, "offloading": ["off"], "compiled": ["off"], "generation": generations},
+        "compiled": COMPILED_LESS,
         "unchecked": {**UNCHECKED, "generation": round(NORMAL_99 * between, 5)},
     }, fitted(fits)
 

@@ -291,7 +291,7 @@ def main() -> int:
             if args.only or not (args.folder / name / "result.json").exists():
                 run(name, args.folder, options)
     else:
-        validation_rows.write(rows := collect(args.folder, {one["name"]: one for one in validation_rows.read()}))
+        validation_rows.write_all(rows := collect(args.folder, {one["name"]: one for one in validation_rows.read_all()}))
         print(f"{len(rows)} rows")
     return 0
 

@@ -1,4 +1,7 @@
-"""The rows of whole runs that are kept, a file for each value of model.arch: calibration/data/emulated_runs/<arch>.jsonl."""
+"""The rows of whole runs that are kept, a file for each value of model.arch: calibration/data/emulated_runs/<arch>.jsonl.
+
+Those of compiled blocks, of which the emulated device has no kernels and the estimate is approximate, are kept apart.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "data" / "emulated_runs"
+COMPILED = FOLDER.with_name("compiled_runs")
 
 
 def arch_key(config: dict[str, Any]) -> str:
@@ -18,6 +22,20 @@ def arch_key(config: dict[str, Any]) -> str:
 def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
     """All rows, by file name and as they stand in each file."""
     return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def read_all() -> list[dict[str, Any]]:
+    """Those of compiled blocks too."""
+    return [*read(), *read(COMPILED)]
+
+
+def write_all(rows: Iterable[dict[str, Any]]) -> None:
+    """All rows, in place of all that are kept."""
+    apart: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for row in rows:
+        apart["config" in row and bool(row["config"]["config"]["process"][0]["model"].get("compile"))].append(row)
+    write(apart[False])
+    write(apart[True], COMPILED)
 
 
 def write(rows: Iterable[dict[str, Any]], folder: Path = FOLDER) -> None:

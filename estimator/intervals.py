@@ -37,13 +37,15 @@ GENERATIONS = {
 class Fitted:
     """profiles/residuals.json. `runs`: of the trainer's runs on the emulated device alone, without what cards add; `checked`: kind -> the
     values that were; `unchecked`: kind -> the share that one that was not adds; `cells`: of the step cells of a card, the spread that is
-    expected before any is seen ("share") and how many cells that expectation is worth ("worth")."""
+    expected before any is seen ("share") and how many cells that expectation is worth ("worth"); `compiled`: the share by which compiled
+    blocks may take less."""
 
     residual: Residual
     runs: Residual
     checked: Mapping[str, frozenset[str]]
     unchecked: Mapping[str, float]
     cells: Mapping[str, float]
+    compiled: float
 
 
 @cache
@@ -54,7 +56,7 @@ def profile() -> Fitted:
         raise ValueError(f"residuals.json: schema {raw['schema']}, this version reads {SCHEMA}")
     checked = {kind: frozenset(values) for kind, values in raw["checked"].items()}
     runs = residual_of({**raw, "spreads": {figure: raw["runs"][figure] for figure in FIGURES}, "source": raw["runs"]["source"]})
-    return Fitted(residual_of(raw), runs, checked, dict(raw["unchecked"]), dict(raw["cells"]))
+    return Fitted(residual_of(raw), runs, checked, dict(raw["unchecked"]), dict(raw["cells"]), float(raw["compiled"]))
 
 
 def residual_of(raw: Mapping[str, Any]) -> Residual:
@@ -71,9 +73,10 @@ def generation(compute_capability: str) -> str:
 
 def settings(job: Job) -> dict[str, str]:
     """What was checked or was not, kind -> value: keys of the profile's `unchecked`."""
-    offloading = "on" if job.model.layer_offloading else "off"
+    offloading, compiled = ("on" if switch else "off" for switch in (job.model.layer_offloading, job.model.compiled))
     return {
         "arch": job.arch, "weights": job.model.weights, "optimizer": job.train.optimizer, "trainer": job.trainer, "offloading": offloading,
+        "compiled": compiled,
     }  # fmt: skip
 
 
@@ -90,12 +93,14 @@ WORDS = {
     "optimizer": "the optimizer {} was never held against a whole run",
     "trainer": "no run of this kind of trainer ({}) was ever compared",
     "offloading": "layer offloading is {}: a card may give blocks back later than the emulated device, which waits for nothing",
+    "compiled": "blocks are compiled, whose kernels no run of ours had",
     "generation": "no peak of a card of this generation ({}) is known",
 }
 
 
 TRAINED, UNSEEN = "train", ("cache_text",)
 """The phase that step cells are of, and those whose kernels no cell runs."""
+COMPILED_RUN = (TRAINED, "sample", "save")  # phases of compiled blocks, and of what they leave in torch's cache
 RECORDED_TRAINER = "ai-toolkit"
 OBSERVED = "low and high rest on {} step cells of {} on this card and {}; of text caching, which no cell runs, on published rows besides"
 NO_CELLS = (
@@ -131,6 +136,7 @@ def residual_for(gpu: Gpu, job: Job | None = None, *, narrowest: bool = False) -
         reasons.append(drift)
         shares.append(DRIFT_SHARE)
     residual = _shipped(tuple(shares), tuple(reasons)) if own is None else _widened(own, shares, tuple(reasons))
+    residual = residual.lowered(shipped.compiled, COMPILED_RUN) if job is not None and job.model.compiled else residual
     chance = _chance_bytes(job) if job is not None and job.model.layer_offloading and not narrowest else 0
     return residual.with_chance(chance, CHANCE.format(chance / GIB)) if chance else residual
 

@@ -43,7 +43,7 @@ class Model:
     besides those the trainer itself leaves out.
     `match_target_res`: control images are scaled to the area of the image that is trained, instead of a megapixel.
     `experts`: those that are trained, of a model with two (0: high noise, 1: low noise; empty: both).
-    `vae_tiling`: previews are decoded in tiles without low_vram too (Wan).
+    `vae_tiling`: previews are decoded in tiles without low_vram too (Wan). `compiled`: the transformer's blocks are compiled.
     """
 
     name_or_path: str
@@ -60,6 +60,7 @@ class Model:
     match_target_res: bool = False
     experts: tuple[int, ...] = ()
     vae_tiling: bool = False
+    compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,16 +200,16 @@ class Plan:
                 yield from (self.encode(tokens, "prompt") for tokens in self.prompts_of(sample))
                 yield Release("prompt")
             yield from self.text_out()
-            yield from (MoveOut(name) for name in LEFT_BEHIND if self.text_cached)
+            yield from map(MoveOut, LEFT_BEHIND if self.text_cached else ())
             yield EmptyCache()
-        yield End()
+        yield from (MoveIn("transformer"), End()) if self.job.model.compiled else (End(),)  # compiled it stays there
 
     def sampling(self, when: str) -> Iterator[Operation]:
         """`when`: "first" (baseline: no optimizer state) or "later". Peaks are read for each preview."""
         detail = "baseline" if when == "first" else "with optimizer state"
         variants = [Variant(s.width, s.height, s.frames, s.batch) for s in self.samples] or [Variant()]
         yield from (Begin("sample", detail, variants[0]), EmptyCache())
-        away = self.text_cached and when == "first"  # caching had left the transformer on the CPU: a LoKr is merged there
+        away = self.text_cached and when == "first" and not self.job.model.compiled  # left on the CPU by caching: a LoKr is merged there
         yield Part(f"sample.enter/{self.weights}/{self.ema}/{when}{AWAY * (away and 'f' in self.rank)}", self.rank, "sampling")
         yield EmptyCache()
         yield from (MoveIn("vae"), MoveIn("transformer"))

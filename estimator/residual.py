@@ -13,7 +13,7 @@ card's takes the place of the shipped one by `replace(gpu, residual=...)`, besid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,6 +102,15 @@ class Residual:
             for spreads in (self.allocated, self.reserved)
         ]  # fmt: skip
         return replace(self, allocated=wider[0], reserved=wider[1], reasons=(*self.reasons, reason))
+
+    def lowered(self, share: float, phases: Iterable[str]) -> Residual:
+        """With a further independent share on the low side alone, in some phases: of what can only take less."""
+        allocated, reserved = dict(self.allocated), dict(self.reserved)
+        for phase in phases:
+            for figure, spreads in (("allocated", allocated), ("reserved", reserved)):
+                one = self.spread(figure, phase)
+                spreads[phase] = replace(one, low_share=_hypot(one.low_share, share))
+        return replace(self, allocated=allocated, reserved=reserved)
 
     def spread(self, figure: str, phase: str) -> Spread:
         """`figure`: "allocated" or "reserved"."""

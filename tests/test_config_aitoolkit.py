@@ -345,7 +345,6 @@ def test_a_key_in_the_wrong_section_is_told_where_it_belongs(tmp_path: Path) -> 
         ("train", {"optimizer_params": {"amsgrad": True}}),
         ("train", {"single_item_batching": True}),
         ("model", {"compile": True}),
-        ("model", {"block_compile": True}),
         ("model", {"quantize": True, "qtype": "uint8"}),
         ("model", {"quantize": True, "qtype": "uint3|ostris/ara/x.safetensors"}),
         ("model", {"quantize": True, "accuracy_recovery_adapter": "ostris/ara/x.safetensors"}),

@@ -20,6 +20,7 @@ from calibration.trainer import adapters, token_counts
 NOTES: list[str] = []
 TRAINED = [False]  # an optimizer step has been made: adapters are no longer all zero
 HOST_LAYERS_MERGED = 2  # merging into host weights is real arithmetic there: so many layers of each shape show the peak
+PARTITIONED = "aot_eager_decomp_partition"  # of torch.compile: inductor's decompositions and partition, torch's own kernels
 BIG = 1 << 16  # elements: smaller host tensors are quantised for real
 
 
@@ -223,6 +224,17 @@ def factored() -> None:
     note("LokrModule: the product that it makes on the host to look for nan is left out")
 
 
+def compiled() -> None:
+    """Kernels of torch.compile cannot be made without a card; its graphs, and what is kept of them for the backward pass, can."""
+    real = torch.compile
+
+    def compile_(model: Any = None, *, mode: Any = None, **k: Any) -> Any:
+        note(f"torch.compile: backend {PARTITIONED}: what is kept is the compiler's choice, kernels are not fused")
+        return real(model, **{**k, "backend": PARTITIONED})
+
+    torch.compile = compile_
+
+
 def install(weights: str) -> None:
     """All of them; the trainer's modules must have been imported."""
     from calibration.trainer import host_quantisation
@@ -232,6 +244,7 @@ def install(weights: str) -> None:
     merges()
     prodigies()
     factored()
+    compiled()
     pinned()
     host_quantisation.install()
     downloads(weights)

@@ -12,6 +12,7 @@ from typing import Any
 from estimator.archs import Arch, load_archs
 from estimator.configfile import ConfigFile
 from estimator.job import Dataset, Job, Model, Sample, Train
+from estimator.trainers.aitoolkit_compile import report_compiled
 from estimator.trainers.aitoolkit_controls import check_previews
 from estimator.trainers.aitoolkit_data import read_datasets
 from estimator.trainers.aitoolkit_keys import READ, check_keys, known_keys
@@ -162,6 +163,7 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
             _read_rest(process, settings, next(iter(load_archs().archs.values())), Model(""))
         return None
     arch, trainer_arch, model = resolved
+    report_compiled(model_section, arch, model)
     network = as_recorded(process, network, arch)
     check_network(process, network, arch, model)
     kind = "full" if network is None else "LoRA with dropout" if network.dropout else network.kind

@@ -55,7 +55,7 @@ READ: Mapping[str, frozenset[str]] = {
         "name_or_path arch quantize quantize_te qtype qtype_te quantize_kwargs low_vram layer_offloading auto_memory"
         " assistant_lora_path layer_offloading_transformer_percent layer_offloading_text_encoder_percent accuracy_recovery_adapter"
         " split_model_over_gpus attn_masking is_v2 is_v3 is_xl is_pixart is_pixart_sigma is_auraflow is_flux is_lumina2 is_vega"
-        " is_ssd dtype use_flux_cfg model_kwargs"
+        " is_ssd dtype use_flux_cfg model_kwargs compile block_compile compile_mode"
     ),
     "datasets": _words(
         "folder_path dataset_path type alpha_mask mask_path resolution batch_size buckets square_crop scale num_repeats flip_x flip_y"
@@ -98,7 +98,7 @@ NEUTRAL: Mapping[str, frozenset[str]] = {
     "model": _words(
         "is_v_pred refiner_start_at latent_space_version use_text_encoder_1 use_text_encoder_2 experimental_xl"
         " text_encoder_bits unet_path unet_sample_size vae_device te_device split_model_other_module_param_count_scale"
-        " te_name_or_path extras_name_or_path compile_mode compile_fullgraph compile_dynamic cache_size_limit model_paths"
+        " te_name_or_path extras_name_or_path compile_fullgraph compile_dynamic cache_size_limit model_paths"
         " in_context ignore_if_contains only_if_contains"
     ),
     "datasets": _words(
@@ -153,8 +153,6 @@ UNMODELLED: Mapping[str, Mapping[str, NoModel]] = {
         "diffusion_feature_extractor_path": NoModel("loads a feature extractor and runs it with gradients"),
     },
     "model": {
-        "compile": NoModel("compiled blocks fuse operations and save other tensors"),
-        "block_compile": NoModel("compiled blocks fuse operations and save other tensors"),
         "vae_path": NoModel("another VAE"),
         "vae_dtype": NoModel("the VAE in another type than the transformer", ("bf16", "bfloat16")),
         "te_dtype": NoModel("the text encoder in another type than the transformer", ("bf16", "bfloat16")),

@@ -13,6 +13,7 @@ from estimator.controls import CHANNELS, FITTED, SINGLE
 from estimator.job import Model
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_arch import resolve_arch, trainer_key
+from estimator.trainers.aitoolkit_compile import compiles
 from estimator.trainers.recorded import check_recorded
 from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
@@ -61,6 +62,7 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
         match_target_res=_matches_target(model, arch),
         experts=_experts(model, arch),
         vae_tiling=_asked_for(model, arch, "vae_tiling"),
+        compiled=compiles(model),
     )
     _report_unmodelled(model, arch, result)
     check_recorded(model, arch, result)

@@ -42,6 +42,9 @@ MEAN_FLOW = frozenset({"flux1-dev"})
 # control images, and there is none
 VALIDATION_STOPS = frozenset({"chroma", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b"})
 MEAN_FLOW_STOPS = frozenset({"zimage", "zimage-turbo"})  # an assertion in the class's unpatchify
+# Compiled blocks: architecture -> its weights. Turbo's steps ran with the compiler's choice of what is kept, and Z-Image is of its class;
+# with FLUX.1 dev in qfloat8 torch stops ("ANY output aliasing ... if there are any subclass outputs": docs/log.md, Compiled blocks)
+COMPILED = {"zimage": frozenset({"float8"}), "zimage-turbo": frozenset({"float8"})}
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used

@@ -16,6 +16,8 @@ def modelled_job(job: Job) -> Job:
     """The job as it is. Raises CannotTell where settings of it have no model together."""
     arch = load_archs().archs[job.arch]
     what = _of_adapter(job.network, job.model, arch) or _of_text(job, arch)
+    if job.model.compiled and (job.model.layer_offloading or job.model.weights not in modelled.COMPILED.get(arch.key, ())):
+        what = "compiled blocks with offloaded layers, or of other weights"
     if not what and job.model.layer_offloading and arch.layer_offloading != "nothing":
         what = _offloaded(job.model, arch) or _beside_offloading(job.train, job.network)
     if what:
