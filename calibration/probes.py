@@ -25,6 +25,7 @@ from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import OPTIMIZER_WITH, OPTIMIZER_WITH_OTHERS, Architecture, Texts, kind_of
 from calibration.clips import write_clip
 from estimator.archs import load_archs
+from estimator.levels import UNMERGED
 
 # Indices of probe jobs: with the text encoder unloaded, loaded with low_vram, with text cached, with no latents cached (of an Architecture:
 # unloaded, loaded, captioned, uncached)
@@ -116,12 +117,13 @@ def picture(folder: Path) -> str:
     return str(path)
 
 
-def network(family: Architecture, index: int, rank: int) -> dict[str, Any]:
+def network(family: Architecture, second: bool, rank: int) -> dict[str, Any]:
     """The adapter that the probe job trains."""
     if family.factors is None:
         without = {"network_kwargs": {"ignore_if_contains": list(family.ignored)}} if family.ignored else {}
-        return {"type": "lora", "linear": rank, "linear_alpha": rank, **without}
-    return {"type": "lokr", "lokr_full_rank": True, "lokr_factor": family.factors[index]}
+        beside = {"conv": family.conv[second], "conv_alpha": family.conv[second]} if family.conv else {}
+        return {"type": "lora", "linear": rank, "linear_alpha": rank, **beside, **without}
+    return {"type": "lokr", "lokr_full_rank": True, "lokr_factor": family.factors[second]}
 
 
 def text_kind(arch: str, qtype: str) -> str:
@@ -135,27 +137,31 @@ def text_kind(arch: str, qtype: str) -> str:
 def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     """The probe job `index` (0, 1, or one of the others above) of an architecture and a kind of base weights, as AI Toolkit reads it."""
     family, optimizer = ARCHITECTURES[arch], OPTIMIZER_WITH.get(weights, OPTIMIZER_WITH_OTHERS)
-    cached, unloaded, rank = index in (1, CAPTIONED), index == UNLOADED, RANKS[optimizer][index in (1, CAPTIONED)]
+    cached, unloaded = index in (1, CAPTIONED), index == UNLOADED
+    rank = RANKS[optimizer][cached]
     caption = captions_cached(family, index)
+    without = unloaded or index == UNCACHED or (index == CAPTIONED and not (family.captioned and family.captioned[1]))  # no previews
     datasets = job_datasets(family, weights, index, run)
     model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=index == LOADED or (cached and not family.loaded))
-    if weights != "bf16":
+    if family.unmerged:
+        model.update(quantize=True, qtype=UNMERGED)
+    elif weights != "bf16":
         model.update(qtype=weights, qtype_te=text_kind(arch, weights))
     process = {
         "type": "sd_trainer", "training_folder": str(run / "out"), "device": "cuda:0",
-        "network": network(family, index, rank),
+        "network": network(family, index == 1, rank),
         "save": {"dtype": "float16", "save_every": 10000, "max_step_saves_to_keep": 1},
         "datasets": datasets,
         "train": {
             "batch_size": 1, "steps": 1 if family.texts else len(datasets) + 1, "gradient_accumulation": 1, "train_unet": True,
             "train_text_encoder": False, "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": optimizer, "lr": 1e-4,
             "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": caption and family.caches_text,
-            "unload_text_encoder": unloaded or (caption and not family.caches_text), "disable_sampling": unloaded or index == UNCACHED,
+            "unload_text_encoder": unloaded or (caption and not family.caches_text), "disable_sampling": without,
             "skip_first_sample": bool(family.own) and weights != "bf16", **family.train,
         },
         "model": model,
         "sample": {
-            "sampler": "flowmatch", "sample_every": 10000, "width": 1024, "height": 1024, "neg": "",
+            "sampler": family.train.get("noise_scheduler", "flowmatch"), "sample_every": 10000, "width": 1024, "height": 1024, "neg": "",
             "samples": job_samples(family, weights, index, run, datasets), "sample_steps": 1,
         },
     }  # fmt: skip
@@ -202,7 +208,9 @@ def job_samples(family: Architecture, weights: str, index: int, run: Path, datas
     """A probe job's previews."""
     if family.texts:
         return edited_samples(datasets, family.texts)
-    previews = family.second[1] if index == 1 and family.second is not None else family.other_samples.get(weights, family.samples)
+    previews = family.other_samples.get(weights, family.samples)
+    if index == 1 and family.second is not None:
+        previews = family.second[1]
     if index == CAPTIONED and family.captioned is not None:
         previews = family.captioned[1]
     if weights in family.brief:

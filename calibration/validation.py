@@ -39,6 +39,7 @@ from calibration import (
     validation_jobs_pixels,
     validation_jobs_qwen,
     validation_jobs_settings,
+    validation_jobs_unet,
     validation_jobs_wan,
     validation_rows,
 )  # fmt: skip
@@ -52,6 +53,7 @@ JOBS = (
     *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS, *validation_jobs_offload.JOBS, *validation_jobs_ltx2.JOBS,
     *validation_jobs_adapters.JOBS, *validation_jobs_flex2.JOBS, *validation_jobs_matrix.JOBS, *validation_jobs_networks.JOBS,
     *validation_jobs_passes.JOBS, *validation_jobs_pixels.JOBS, *validation_jobs_hidream.JOBS, *validation_jobs_neighbours.JOBS,
+    *validation_jobs_unet.JOBS,
 )  # fmt: skip
 DATA = "DATA/"  # in place of the folder that holds a job's images
 RARELY = 10_000  # save_every, sample_every: at the start and the end only
@@ -186,9 +188,6 @@ def run(name: str, folder: Path, options: list[str]) -> None:
     print(name, (done.stdout + done.stderr).strip()[-200:], flush=True)
     for left in ("data", "out"):
         shutil.rmtree(place / left, ignore_errors=True)
-
-
-# --- rows ------------------------------------------------------------------------------------------------------------------------
 
 
 def row(name: str, result: dict[str, Any]) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def _free_edits(job: Job) -> Iterator[Edit]:
     arch = load_archs().archs[job.arch]
     if not job.train.gradient_checkpointing:
         yield _train(job, "gradient_checkpointing", True, "same result; each step takes about a third longer")
-    if not job.text_cached and arch.caches_text:
+    if not job.text_cached and arch.caches_text and not arch.previews_need_text:
         datasets = tuple(replace(each, cache_text_embeddings=True) for each in job.datasets)
         why = "the text encoder is used once, then leaves the card; captions can no longer be dropped or changed while training"
         edit = _train(job, "cache_text_embeddings", True, why)
@@ -262,5 +262,6 @@ def _last_edits(job: Job) -> Iterator[Edit]:
         changed = replace(job, network=replace(job.network, rank=half))
         yield Edit("network.linear", job.network.rank, half, "a smaller adapter: it can hold less", changed)
     away = job.train.unload_text_encoder or job.train.cache_text_embeddings
-    if not away and load_archs().archs[job.arch].unloads_text:
+    arch = load_archs().archs[job.arch]
+    if not away and arch.unloads_text and not arch.previews_need_text:
         yield _train(job, "unload_text_encoder", True, "captions are ignored: only the trigger word is learned")

@@ -51,6 +51,7 @@ class Arch:
     padded_to: int = 0
     preview_side: int = 0
     single_captions: bool = False
+    previews_need_text: bool = False
     needs_checkpointing: bool = False
     recorded_without: tuple[str, ...] = ()
     no_layers: tuple[str, ...] = ()

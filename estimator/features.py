@@ -15,6 +15,8 @@ latent frames of 8 (`Cells`). Of a step that counts its samples twice in `B`, `b
 - `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block
   attention, `P` = 4 A those of one frame; where `T` is of a UNet's lowest level, `L`, `LL` and `LLL` are of those above it, each twice as
   wide and high;
+- `u`, `v`: places of a UNet's third and fourth levels, 32 and 64 pixels each way, rounded up (`T` is of its second, `L` of its latents);
+  `c`: rank of the adapter on its convolutions;
 - `Sw`, `Jw`, `Zw`: S, J and Z with W in place of X;
 - `V` = 4 T - 3 A: pixels of a whole clip, in tokens of a frame (the first latent frame is of one frame, the others of four);
 - `C1`, `C2`, `C4`, `C8`: pixels of a frame, of one half, a quarter, an eighth as wide, that a convolution pads by one on each side;

@@ -44,6 +44,8 @@ class Model:
     `match_target_res`: control images are scaled to the area of the image that is trained, instead of a megapixel.
     `experts`: those that are trained, of a model with two (0: high noise, 1: low noise; empty: both).
     `vae_tiling`: previews are decoded in tiles without low_vram too (Wan). `compiled`: the transformer's blocks are compiled.
+    `merges`: an adapter is merged into unquantised weights for previews (where quantisation is asked for and the trainer's class has none,
+    it is not).
     """
 
     name_or_path: str
@@ -61,6 +63,7 @@ class Model:
     experts: tuple[int, ...] = ()
     vae_tiling: bool = False
     compiled: bool = False
+    merges: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ class Network:
     """The adapter that is trained. `kind`: "lora" | "lokr" | ... ; `rank` is network.linear.
 
     `dtype`: of the adapter's weights (always fp32 in AI Toolkit). `targets`: the modules it sits on (empty: the trainer's choice).
-    `factor`: of a LoKr (-1: the trainer chooses). `dropout`: some of what goes through a LoRA is dropped in each step.
+    `factor`: of a LoKr (-1: the trainer chooses). `dropout`: some of what goes through a LoRA is dropped in each step. `conv`: rank of the
+    adapter on a UNet's 3 x 3 convolutions (none: they have none).
     """
 
     kind: str = "lora"
@@ -79,11 +83,14 @@ class Network:
     targets: tuple[str, ...] = ()
     factor: int | None = None
     dropout: bool = False
+    conv: int | None = None
 
     @property
     def variables(self) -> dict[str, int]:
         """What the sizes of the adapter's tensors depend on (estimator.features)."""
-        return {"r": self.rank} if self.factor is None else {"f": self.factor}
+        if self.factor is not None:
+            return {"f": self.factor}
+        return {"r": self.rank, **({"c": self.conv} if self.conv else {})}
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -16,6 +16,10 @@ def profile_of(arch: str, model: Model, network: Network | None = None) -> Profi
         from estimator.lokr_profile import lokr
 
         return lokr(arch)
+    if network is not None and network.conv:
+        from estimator.convolved import convolved
+
+        return convolved(arch)
     if network is not None and network.dropout:
         from estimator.dropout_profile import with_dropout
 

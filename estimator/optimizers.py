@@ -6,10 +6,10 @@ second, outputs x rank, which is zero when training starts. Of a LoKr the small 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,21 @@ FUSED = "+"  # between the key of a step's core and that of an optimizer that up
 STAGE_OF = {"setup.optimizer": "created", "first": "first", "later": "later"}
 
 
+class Convolved(tuple[int, ...]):
+    """Bytes of each parameter of an adapter at rank 1, of which those of `places` are convolutions', with a rank of their own (`c`)."""
+
+    places: frozenset[int]
+
+    def __new__(cls, widths: Iterable[int], places: frozenset[int]) -> Convolved:
+        made = super().__new__(cls, tuple(widths))
+        made.places = places
+        return made
+
+
+Size: TypeAlias = int | tuple[int, int]
+"""A LoRA's rank or a LoKr's factor; of a LoRA on convolutions too, both ranks."""
+
+
 @dataclass(frozen=True)
 class OptimizerProgram(EventProgram):
     """`places`: slot and parameter of each tensor. `widths`: bytes of each adapter parameter at rank 1.
@@ -43,11 +58,11 @@ class OptimizerProgram(EventProgram):
     idle: frozenset[int] = field(default=frozenset(), kw_only=True)
     core: Program | None = None
     of_core: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    _known: dict[int, Ints] = field(default_factory=dict)
+    _known: dict[Size, Ints] = field(default_factory=dict)
 
     def sizes(self, values: Mapping[str, int]) -> Ints:
         """Bytes of each tensor."""
-        own = self._own(values[self.variable])
+        own = self._own(self.size_in(values))
         if self.core is None:
             return own
         return np.where(self.of_core >= 0, np.append(self.core.sizes(values), 0)[self.of_core], own)
@@ -55,6 +70,9 @@ class OptimizerProgram(EventProgram):
     @property
     def variable(self) -> str:
         return SIZE[self.kind]
+
+    def size_in(self, values: Mapping[str, int]) -> Size:
+        return (values["r"], values["c"]) if isinstance(self.widths, Convolved) else values[self.variable]
 
     @cached_property
     def _alike(self) -> tuple[list[tuple[str, int]], Ints]:
@@ -64,14 +82,15 @@ class OptimizerProgram(EventProgram):
         which = np.zeros(len(self.places), dtype=np.int64)
         for i, (slot, k) in enumerate(self.places):
             first = k - k % 2  # shapes depend on both parameters of a pair
-            key = (slot, k % 2, *self.widths[first : first + 2]) if slot and k >= 0 else (slot,)
+            convolved = isinstance(self.widths, Convolved) and k in self.widths.places
+            key = (slot, k % 2, *self.widths[first : first + 2], convolved) if slot and k >= 0 else (slot,)
             if key not in sorts:
                 sorts[key] = len(chosen)
                 chosen.append((slot, k))
             which[i] = sorts[key]
         return chosen, which
 
-    def _own(self, size: int) -> Ints:
+    def _own(self, size: Size) -> Ints:
         if size not in self._known:
             shapes, (chosen, which) = shapes_of(self.widths, size, self.kind), self._alike
             listed = [shape for k, shape in enumerate(shapes) if k not in self.idle]
@@ -83,7 +102,7 @@ class OptimizerProgram(EventProgram):
         """By its events; with a core around, by peak rows, as of other cores."""
         return Program.peak(self, values) if self.core is not None else super().peak(values)
 
-    def own_sizes(self, tensors: Ints, size: int) -> Ints:
+    def own_sizes(self, tensors: Ints, size: Size) -> Ints:
         """Bytes of some of the optimizer's own tensors, as requested, at a rank (or factor)."""
         return self._own(size)[tensors]
 
@@ -96,9 +115,14 @@ def _bytes(slot: Mapping[str, Any], shapes: list[Shape], k: int) -> int:
     return sum(size for condition, _, size in slot["size"] if any(CONDITIONS[condition](shape) for shape in shapes))
 
 
-def shapes_of(widths: Sequence[int], size: int, kind: str = LORA) -> list[Shape]:
+def shapes_of(widths: Sequence[int], size: Size, kind: str = LORA) -> list[Shape]:
     """Shapes of an adapter's parameters. `widths`: bytes of a LoRA's of rank 1; `size`: the rank, or a LoKr's factor."""
     features = [width // ELEMENT_BYTES for width in widths]
+    if isinstance(widths, Convolved):
+        both = size if isinstance(size, tuple) else (size, size)
+        ranks = [both[k in widths.places] for k in range(len(features))]
+        return [(r, width, False) if k % 2 == 0 else (width, r, True) for k, (width, r) in enumerate(zip(features, ranks, strict=True))]
+    assert isinstance(size, int)
     if kind == LORA:
         return [(size, width, False) if k % 2 == 0 else (width, size, True) for k, width in enumerate(features)]
     pairs = [matrices(*pair, size) for pair in zip(features[::2], features[1::2], strict=True)]

@@ -22,6 +22,7 @@ from estimator.pixels import L2pPlan, PixelPreviews
 from estimator.programs import TEXT_ENCODERS, Profile
 from estimator.prompts import PromptsApart, VaeStays
 from estimator.steponly import StepOnlyPlan
+from estimator.unet import UNetPlan
 from estimator.wan import WanPlan
 from estimator.wan22 import Wan22FromImagePlan, Wan22Plan
 from estimator.wan_5b import Wan5bPlan
@@ -68,7 +69,7 @@ class KontextPlan(VaeStays, PromptsApart):
 
 # By `model_class` of profiles/archs.yaml
 PLANS: Mapping[str, type[Plan]] = {
-    "stable_diffusion": Plan, "base": Plan, "flux_kontext": KontextPlan, "flex2": Flex2Plan, "flux2": Flux2Plan,
+    "stable_diffusion": Plan, "base": Plan, "unet": UNetPlan, "flux_kontext": KontextPlan, "flex2": Flex2Plan, "flux2": Flux2Plan,
     "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan, "chroma_radiance": RadiancePlan, "zimage_l2p": L2pPlan,
     "wan": WanPlan, "wan22_14b": Wan22Plan, "wan22_14b_i2v": Wan22FromImagePlan, "wan22_5b": Wan5bPlan, "wan21_i2v": Wan21FromImagePlan,
     "qwen": QwenPlan, "qwen_edit": QwenEditPlan, "qwen_first_edit": QwenFirstEditPlan, "ltx2": Ltx2Plan, "hidream": HiDreamPlan,

@@ -271,7 +271,9 @@ def points_of(features: tuple[str, ...], domain: Mapping[str, Sequence[int]]) ->
     values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"], "Q": values["T"]}
     of_an_image = {"F": 1, "K": 1, "I": 0, "R": 0, "Ib": 0, "O": 1, "M": 5}
     values |= {name: np.full_like(values["T"], value) for name, value in of_an_image.items()}
+    values |= {"u": -(-values["T"] // 4), "v": -(-values["T"] // 16)}  # of a UNet's levels
     values = {"f": np.full_like(values["T"], NOMINAL_FACTOR)} | values | {"W": values["X"]}
+    values |= {"c": values.get("r", values["f"])}
     return np.array([np.broadcast_to(feature(name, values), len(workloads)) for name in features], dtype=np.float64)
 
 

@@ -187,15 +187,20 @@ class GridRows:
 def _of_optimizer(program: OptimizerProgram, values: Mapping[str, Ints]) -> tuple[Ints, Bools, dict[str, Ints], dict[str, Ints]]:
     """An optimizer's tensors depend on the rank alone, rank by rank; a core that a fused one is laid into has peak rows."""
     rank, core = np.asarray(values[program.variable]), program.core
+    beside = {"c": int(np.asarray(values["c"]).flat[0])} if "c" in values else {}  # of convolutions: no axis of a grid
     needed = _needed(core, values) if core is not None else {}
-    peak = grid(program, needed)[0] if core is not None else _by_rank(rank, lambda r: program.peak({program.variable: r})[0])
+    peak = grid(program, needed)[0] if core is not None else _by_rank(rank, lambda r: program.peak({program.variable: r, **beside})[0])
     sides = []
     for side in program.flows:
         out: dict[str, Ints] = {}
         for group, tensors in side.items():
             of_core = program.of_core[tensors]
             own = tensors[of_core < 0]
-            out[group] = _by_rank(rank, lambda r, own=own: rounded_sum(program.own_sizes(own, r)))  # type: ignore[misc]
+
+            def figure(r: int, own: Ints = own) -> int:
+                return rounded_sum(program.own_sizes(own, program.size_in({program.variable: r, **beside})))
+
+            out[group] = _by_rank(rank, figure)
             if core is not None:
                 out[group] = out[group] + _bytes(core.rows_of(of_core[of_core >= 0]), needed)
         sides.append(out)

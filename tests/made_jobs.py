@@ -11,6 +11,7 @@ from estimator.controls import CELL
 from estimator.errors import CannotTell
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
+from estimator.levels import levels
 from estimator.programs import Profile, load_profile
 from estimator.trainers import read_jobs
 
@@ -105,10 +106,13 @@ def job(arch: str, **changes: object) -> Job:
 
 
 def taken(made: Job) -> bool:
-    """Whether the trainer takes a job and it is modelled (HiDream-I1: checkpointed, and cached text is of single pictures)."""
+    """Whether the trainer takes a job and it is modelled (HiDream-I1: checkpointed, and cached text is of single pictures; Stable Diffusion
+    XL makes no previews without its text encoders)."""
     arch = load_archs().archs[made.arch]
     batch = max(one.batch_size for one in made.datasets)
     texts = batch == 1 if made.text_cached else not made.train.unload_text_encoder
+    if arch.previews_need_text and (made.text_cached or made.train.unload_text_encoder) and not made.train.disable_sampling:
+        return False
     return (made.train.gradient_checkpointing or not arch.needs_checkpointing) and (texts or not arch.single_captions)
 
 
@@ -124,7 +128,7 @@ def values(arch: str, key: str, width: int, height: int, batch: int, rank: int, 
     size = max(batch, 2) if kind[-1] == "many" else 1
     if kind[0] == "preview" and kind[2] == "cfg" and batched(arch):
         size = 2
-    text = 512 if padded_text(arch) else tokens
+    text = load_archs().archs[arch].fixed_text_tokens or tokens
     cells = text // 2
-    given = {**image_values(width, height), "B": size, "r": rank, "X": text, "N": text, "K": 2, "O": 1, "M": 5}
+    given = {**image_values(width, height), **levels(width, height), "B": size, "r": rank, "X": text, "N": text, "K": 2, "O": 1, "M": 5}
     return given | {"I": cells, "Ib": cells, "R": cells * CELL**2}

@@ -33,6 +33,7 @@ ARCHS = {
     "flux2_klein_4b_ui": "flux2-klein-4b",
     "flux2_klein_9b_ui": "flux2-klein-9b",
     "hidream_48gb": "hidream",
+    "sdxl_ui": "sdxl-aitk",
     "zimage_base_ui": "zimage",
     "zimage_turbo_ui": "zimage-turbo",
     "zimage_l2p_ui": "zimage-l2p",

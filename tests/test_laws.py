@@ -38,7 +38,7 @@ def jobs(draw: st.DrawFn, arch: str) -> Job:
         gradient_checkpointing=known.needs_checkpointing or draw(st.booleans()),
         optimizer=draw(st.sampled_from(optimizers_of(arch))),
         ema=draw(st.booleans()),
-        unload_text_encoder=not known.single_captions and draw(st.booleans()),
+        unload_text_encoder=not (known.single_captions or known.previews_need_text) and draw(st.booleans()),
     )
     weights, te_weights = draw(st.sampled_from(weights_of(arch))), draw(st.sampled_from(te_weights_of(arch)))
     most = 64 if known.padded_to else 80  # larger pictures than they are padded to stop the trainer, unless they are squares

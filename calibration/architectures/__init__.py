@@ -10,6 +10,7 @@ from calibration.architectures import (
     ltx2,
     qwen,
     qwen_edit,
+    stable_diffusion,
     wan,
     wan_5b,
     wan_i2v,
@@ -18,5 +19,8 @@ from calibration.architectures import (
 )
 from calibration.architectures.base import Architecture
 
-MODULES = (flux_base, flux, flux2, chroma, chroma_radiance, zimage, zimage_l2p, qwen, qwen_edit, wan_5b, wan_i2v, wan, ltx2, hidream)
+MODULES = (
+    stable_diffusion, flux_base, flux, flux2, chroma, chroma_radiance, zimage, zimage_l2p, qwen, qwen_edit, wan_5b, wan_i2v, wan, ltx2,
+    hidream,
+)  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {name: one for module in MODULES for name, one in module.ARCHITECTURES.items()}

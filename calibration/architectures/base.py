@@ -80,7 +80,8 @@ class Layout:
     of half the heads: `B` is 2). `means`: partial results of means over channels, of a VAE's encoder and decoder. `conditioned`: every
     step puts more channels beside its noisy latents, whether it has control images and masks or not (calibration.extract.conditions).
     `padded_to`: tokens of every picture that is no square (calibration.extract.padded), with three texts beside them; `preview_side`:
-    previews have the area of a square of so many pixels' side.
+    previews have the area of a square of so many pixels' side. `silent`: the loader says nothing, and `load` names beginnings of components
+    instead. `unet`: sizes depend on places of its levels (`u`, `v`). `convolved`: convolutions have an adapter too, of rank `c`.
     """
 
     load: dict[str, tuple[str, ...]]
@@ -115,6 +116,9 @@ class Layout:
     conditioned: bool = False
     padded_to: int = 0
     preview_side: int = 0
+    silent: bool = False
+    unet: bool = False
+    convolved: bool = False
 
     def caption_tokens(self, words: int) -> int:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
@@ -165,7 +169,7 @@ class Layout:
         if kind in SEEN:  # of one size, after the picture was brought to it
             return ("1", "B", "A", "B*A")
         if kind in ("setup.network", "setup.ema", "step.update", "step.ema", "save", "sample.enter", "sample.leave"):
-            return ("1", *self._kron(1), *self._kron(2)) if self.adapted else ("1", "r")
+            return ("1", *self._kron(1), *self._kron(2)) if self.adapted else ("1", "r", *(("c",) * self.convolved))
         if kind == "preview.prompts":  # N first: where all negative prompts are empty, what has their tokens' size is theirs
             return ("X", "N", "1")
         if kind.startswith(("text", "cache_text")):
@@ -192,6 +196,8 @@ class Layout:
             return self._with_lokr(key, (*lengths, *self.masks, "E", "L32"), reductions)
         timed = ("A",) if kind == TIMED_CORE or (self.pixels and kind == PREVIEW) else ()  # pixels of a first frame
         single = (*lengths, *timed, *self.masks, "E", "L32", *(f"r*{length}" for length in lengths), *reductions)
+        if self.convolved:
+            single = ("c", *(f"c*{length}" for length in lengths if not length[-1].isdigit()), *single)
         if not key.endswith("/many"):
             return ("1", "r", *single)
         over = ("T", "Z") if "Z" in self.lengths else ("T", "X") if "Q" in self.lengths else ("T",)
@@ -223,10 +229,14 @@ class Architecture:
     (none: those of the first). `loaded`: the trainer stops on previews with low_vram: neither job has it, and how it loads is recorded in a
     further one that stops there. `factors`: of a LoKr that is trained instead of a LoRA, of the two jobs. `text_only`: the relative has the
     same text encoder, and another VAE. `ignored`: parts of names of layers that have no adapter (network_kwargs.ignore_if_contains).
-    `captioned`: buckets and previews of a further job with cached text, which then the second one has not (batches of several stop).
+    `captioned`: buckets and previews of a further job with cached text, which then the second one has not (batches of several stop, or
+    previews do: then it makes none).
     `uncached`: buckets of a further job whose steps encode all of their latents, without previews.
     `brief`: kinds of weights whose steps, texts and (where it names previews) previews are qfloat8's by rule
     (estimator.rebuilt_weights), with the few buckets and previews of either job. `loads`: kinds that are recorded up to the first previews.
+    `alike`: previews with cached and with encoded prompts are, behind what their prompts leave. `conv`: ranks of the adapter on
+    convolutions, of the two jobs. `unmerged`: its jobs ask for quantisation, which the trainer has not there: all is as in bf16, but that
+    previews are made with the adapter beside the weights.
     """
 
     model: dict[str, Any]
@@ -257,6 +267,9 @@ class Architecture:
     uncached: tuple[tuple[int, ...], ...] = ()
     brief: dict[str, Brief] = field(default_factory=dict)
     loads: tuple[str, ...] = ()
+    alike: bool = False
+    conv: tuple[int, int] | None = None
+    unmerged: bool = False
 
     @property
     def shares(self) -> str | None:

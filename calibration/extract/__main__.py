@@ -11,6 +11,7 @@ from calibration.architectures import ARCHITECTURES
 from calibration.extract import stored
 from calibration.extract.build import build
 from calibration.extract.programs import Refused
+from estimator.convolved import CONVOLVED
 from estimator.optimizers import LOKR
 
 
@@ -19,13 +20,13 @@ def main() -> int:
     parser.add_argument("arch", choices=sorted(ARCHITECTURES))
     parser.add_argument("probes", type=Path, help="the folder that calibration.probes recorded into")
     parser.add_argument("--add", action="store_true", help="keep the parts that the profile has, and add those that it has not")
-    parser.add_argument("--out", type=Path, help="default: profiles/ARCH; of a LoKr profiles/RELATIVE/lokr")
+    parser.add_argument("--out", type=Path, help="default: profiles/ARCH; of another adapter below its RELATIVE: lokr, convolved")
     args = parser.parse_args()
     recorded = [run for run in probes.folders(args.arch, args.probes) if (run / "trace.npz").exists()]
     if not recorded:
         parser.error(f"no recorded probe jobs of {args.arch} in {args.probes}")
     family = ARCHITECTURES[args.arch]
-    place = Path(str(family.relative), LOKR) if family.factors else Path(args.arch)
+    place = Path(str(family.relative), LOKR if family.factors else CONVOLVED) if family.factors or family.conv else Path(args.arch)
     out = args.out or Path(__file__).resolve().parents[2] / "profiles" / place
     try:
         report = build(args.arch, recorded, out, f"python -m calibration.extract {args.arch}", stored.read(out) if args.add else None)

@@ -12,14 +12,19 @@ from itertools import combinations
 import numpy as np
 
 from estimator.features import feature, image_values
+from estimator.levels import levels
 
 MOST_FEATURES = 3
 HALF = 0.5  # of a byte: sizes are whole
 # Jobs that no formula may give a negative size: (width, height), samples, text tokens, rank (or factor). Inside of them users' jobs lie.
 SIDES = ((256, 256), (512, 512), (320, 768), (1024, 1024), (1536, 640), (2048, 2048))
 WIDE_GRID = tuple(
-    {**image_values(*side), "B": batch, "X": text, "N": other, "r": rank, "K": 2, "I": 3 * text // 4, "O": 1, "M": 5, "f": rank}
-    for side in SIDES for batch in (1, 2, 8) for text, other in ((9, 9), (40, 9), (512, 30)) for rank in (4, 128)
+    {
+        **image_values(*side), **levels(*side), "B": batch, "X": text, "N": other, "r": rank, "K": 2, "I": 3 * text // 4, "O": 1, "M": 5,
+        "f": rank, "c": conv,
+    }
+    for side in SIDES for batch in (1, 2, 8) for text, other in ((9, 9), (40, 9), (512, 30))
+    for rank, conv in ((4, 128), (128, 4))
 )  # fmt: skip
 
 
@@ -44,7 +49,7 @@ def solve(features: tuple[str, ...], values: list[dict[str, int]], columns: list
             if not left:
                 return found
             points = len(set(map(tuple, table[:, chosen].tolist())))
-            if points > count or {features[c] for c in chosen} <= {"1", "r"}:
+            if points > count or {features[c] for c in chosen} <= {"1", "r", "c"}:
                 _try(table[:, chosen], wanted, chosen, left, grid, found)
     return found
 

@@ -22,8 +22,9 @@ MOST_MOVED = 0.002  # of the tensors: those that live a little longer or shorter
 FEW = 40  # tensors: what a short part may differ in besides
 FAR = 10**9
 # Between the probe jobs' smallest and largest, batch x tokens x rank grow less than this: a larger ratio is another tensor.
-MOST_GROWTH, SURE_BYTES = 100, 2**18
-FACTORED_GROWTH = 1000  # of a LoKr's matrices, which go with the square of the factor: 4 to 64
+MOST_GROWTH, SURE_BYTES, GROWTH = 100, 2**18, {"f": 1000, "u": 24}
+# A LoKr's matrices go with the square of the factor, 4 to 64. A UNet's prompts have one length; attention in parts of the keys leaves
+# more of the kind of what it leaves without, which is no further apart.
 LCS_CELLS = 250_000  # groups of one label larger than this (rows x columns) are matched in order, without search
 LIKE = 1000  # what a pair of alike tensors counts in a search: more than all equally long lives of a group
 AUTOGRADS = ("backward", "recompute")  # what autograd's thread does: a checkpointed block runs again on it
@@ -74,7 +75,7 @@ class Sequence:
 
 def canonical(part: Occurrence) -> Sequence:
     """The part's events with its own numbering of tensors; cuBLAS workspaces are taken out (made once, by whoever is first)."""
-    run, out = part.run, Sequence([], [], [], [], [], growth=FACTORED_GROWTH if "f" in part.values else MOST_GROWTH)
+    run, out = part.run, Sequence([], [], [], [], [], growth=GROWTH.get(min(GROWTH.keys() & part.values, default=""), MOST_GROWTH))
     local: dict[int, int] = {}
     burst: list[int] = []
 
@@ -177,12 +178,12 @@ def _plausible(a: int, b: int, growth: int = MOST_GROWTH) -> bool:
     return large < SURE_BYTES or large <= growth * max(small, 1)
 
 
-Signature = tuple[str, str | None, bool, str, int, str | None, int]
+Signature = tuple[str, str | None, bool, str, int, str | None, int, int]
 
 
 def _alike(a: Signature, b: Signature) -> bool:
     """Freed in the same one's time, and of sizes that probe jobs can have of one tensor."""
-    return a[3] == b[3] and _plausible(a[4], b[4])
+    return a[3] == b[3] and _plausible(a[4], b[4], a[7])
 
 
 def _likeness(a: Signature, b: Signature) -> int:
@@ -192,7 +193,7 @@ def _likeness(a: Signature, b: Signature) -> int:
 
 def _signature(sequence: Sequence) -> list[Signature]:
     """What a tensor is: label, name, imported, in whose time it is freed, size, the named tensor made last before it, and how many
-    are made while it lives (-1: it stays).
+    are made while it lives (-1: it stays); and how much larger than another's it can be.
     """
     death, spans = [""] * len(sequence.sizes), [-1] * len(sequence.sizes)
     anchors: list[str | None] = [None] * len(sequence.sizes)
@@ -205,7 +206,8 @@ def _signature(sequence: Sequence) -> list[Signature]:
             born[event] = births
         elif event is not None:
             death[~event], spans[~event] = now, births - born.get(~event, 0)
-    return list(zip(sequence.labels, sequence.names, sequence.imported, death, sequence.sizes, anchors, spans, strict=True))
+    growth = [min(sequence.growth, MOST_GROWTH)] * len(spans)
+    return list(zip(sequence.labels, sequence.names, sequence.imported, death, sequence.sizes, anchors, spans, growth, strict=True))
 
 
 def _match(reference: Sequence, other: Sequence, search: bool) -> list[int | None]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import Architecture, Layout, words_of
-from calibration.extract import clips, padded, parts, sounded
+from calibration.extract import clips, loading, padded, parts, sounded
 from calibration.extract.footprints import with_footprints
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
@@ -28,10 +28,10 @@ RESIDENT = parts.MOVED
 def occurrences(run: Run, layout: Layout, only_text: bool = False) -> Iterator[Occurrence]:
     """All parts of a run, or those of the text encoder (of a probe job with control images), or of loading, where it stopped then."""
     if only_text:
-        yield from parts.load_parts(run, replace(layout, load={"load.text": layout.load["load.text"]}))
+        yield from loading.load_parts(run, replace(layout, load={"load.text": layout.load["load.text"]}))
         yield from parts.text_parts(run, layout)
         return
-    yield from parts.load_parts(run, layout)
+    yield from loading.load_parts(run, layout)
     if run.stopped:
         return
     words = {}
@@ -158,18 +158,18 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
 
 def _keys(family: Architecture, key: str) -> tuple[str, ...]:
     """The parts that a recording serves. Where cached prompts are of one job, previews of cached and of encoded ones are taken as alike."""
-    if (family.factors or family.captioned) and key.startswith(("preview/", "preview.padded/")):
+    if (family.factors or family.captioned or family.alike) and key.startswith(("preview/", "preview.padded/")):
         return tuple(key.replace("/cached", source).replace("/encoded", source) for source in ("/cached", "/encoded"))
     return (key,) if family.owns(key) else ()
 
 
 def _beside(family: Architecture, programs: dict[str, Program], offload: dict[str, Any]) -> dict[str, Any] | None:
-    """What a profile says besides: layers that offloading can take, or, of a LoKr, with which it has no model, that it is one."""
-    if not family.factors:
+    """What a profile says besides: layers that offloading can take (of UNets none), or, of a LoKr, with which it has no model, its kind."""
+    if not family.factors and not family.layout.unet:
         return offload if offload["layers"] else None
     for program in programs.values():
         program.sequence.calls.clear()
-    return {"adapter": LOKR}
+    return {"adapter": LOKR} if family.factors else None
 
 
 def _cut(run: Run, found: Iterator[Occurrence], layout: Layout) -> Iterator[Occurrence]:

@@ -15,6 +15,7 @@ from calibration.architectures.base import Layout, kind_of
 from calibration.extract import conditions
 from calibration.extract.runs import Phase, Run, first_preview
 from estimator.features import encoded_sound, image_values, spectrogram_frames
+from estimator.levels import UNMERGED, levels
 from estimator.operations import CONTROLLED_CORE, CORE, SOUND_CORE, TIMED_CORE, TIMED_IMAGE_CORE
 
 TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2", "text_encoder3")
@@ -39,43 +40,32 @@ def component(name: str | None) -> str:
 def settings(run: Run) -> dict[str, Any]:
     model = run.config["model"]
     weights, text = (model.get(key, "qfloat8") if model.get("quantize") else "bf16" for key in ("qtype", "qtype_te"))
-    size = {{"r": "rank", "f": "factor"}[name]: value for name, value in adapter(run).items()}
+    size = {{"r": "rank", "f": "factor", "c": "conv_rank"}[name]: value for name, value in adapter(run).items()}
+    if weights == UNMERGED:
+        weights = text = "bf16"
     return {"weights": kind_of(weights), "text": text, "low_vram": bool(model.get("low_vram")), **size}
 
 
+def of_previews(run: Run) -> str:
+    """The kind of weights in keys of previews, and of what is around them."""
+    return UNMERGED if run.config["model"].get("qtype") == UNMERGED else settings(run)["weights"]  # type: ignore[no-any-return]
+
+
 def adapter(run: Run) -> dict[str, int]:
-    """What the adapter's sizes depend on: the rank of a LoRA, the factor of a LoKr."""
+    """What the adapter's sizes depend on: the rank of a LoRA (on linear layers, and on convolutions), the factor of a LoKr."""
     network = run.config["network"]
-    return {"f": int(network["lokr_factor"])} if network["type"] == "lokr" else {"r": int(network["linear"])}
+    if network["type"] == "lokr":
+        return {"f": int(network["lokr_factor"])}
+    return {"r": int(network["linear"]), **({"c": int(network["conv"])} if network.get("conv") else {})}
 
 
 def _outside(first: int, last: int, holes: list[tuple[int, int]]) -> list[int]:
     return [e for e in range(first, last) if not any(a <= e < b for a, b in holes)]
 
 
-def _without_moves(run: Run, events: list[int]) -> list[int]:
+def without_moves(run: Run, events: list[int]) -> list[int]:
     """Without the events of whole components (in set-up and preparation these are moves) and empty_cache."""
     return [e for e in events if run.events[e][0] != "e" and component(run.tensors[run.events[e][1]].name) not in MOVED]
-
-
-def load_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
-    """A part for each group of the layout's status texts."""
-    load = next(p for p in run.root.inner if p.name == "load")
-    chosen = settings(run)
-    for part, texts in layout.load.items():
-        events: list[int] = []
-        for phase in load.inner:
-            status = phase.name.removeprefix("load: ")
-            if status.startswith(texts):
-                events += range(phase.first, phase.last)
-        low = "/low_vram" if chosen["low_vram"] else "/plain"
-        if part == "load.text" and layout.text_unnamed and chosen["low_vram"]:
-            continue
-        if part == "load.rest" and (layout.text_on_host or layout.text_unnamed):
-            events = _without_moves(run, events)
-        weights = chosen["text" if part.startswith("load.text") else "weights"]
-        plain = part.startswith("load.text") and not layout.text_on_host
-        yield Occurrence(run, f"{part}/{weights}{'' if plain else low}", events, {})
 
 
 def setup_parts(run: Run) -> Iterator[Occurrence]:
@@ -83,7 +73,7 @@ def setup_parts(run: Run) -> Iterator[Occurrence]:
     ema = [p for p in setup.inner if p.name == "setup_ema"]
     holes = [(p.first, p.last) for p in ema]
     rank = adapter(run)
-    yield Occurrence(run, f"setup.network/{settings(run)['weights']}", _without_moves(run, _outside(setup.first, setup.last, holes)), rank)
+    yield Occurrence(run, f"setup.network/{settings(run)['weights']}", without_moves(run, _outside(setup.first, setup.last, holes)), rank)
     for phase in ema:
         if phase.last > phase.first:
             yield Occurrence(run, "setup.ema", list(range(phase.first, phase.last)), rank)
@@ -105,7 +95,7 @@ def text_parts(run: Run, layout: Layout) -> Iterator[Occurrence]:
             if phase.name == "encode_prompt" and len(set(phase.info.get("tokens", ()))) == 1:  # none where the trainer refuses to encode
                 count = max(batch, len(phase.info["tokens"]))
                 tokens = phase.info["tokens"][0] if layout.padded_tokens is None else layout.padded_tokens
-                events = _without_moves(run, list(range(phase.first, phase.last)))
+                events = without_moves(run, list(range(phase.first, phase.last)))
                 images = phase.info.get("images", [])
                 events = _from_the_encoder_on(run, events) if images else events
                 key = text_key(run, phase) + _batch_key(count) + (f"/{len(images)} images" if images else "")
@@ -127,7 +117,7 @@ def _batch_key(batch: int) -> str:
 
 def sizes_of(layout: Layout, width: int, height: int, frames: int = 1, sound: bool = False) -> dict[str, int]:
     """Values of a bucket or preview. `sound`: its own is trained, which gives a token more than silence of its length."""
-    values = image_values(width, height, frames, layout.cells)
+    values = image_values(width, height, frames, layout.cells) | (levels(width, height) if layout.unet else {})
     spectrogram = spectrogram_frames(frames, PER_SECOND, layout.sound_per_second)
     tokens = encoded_sound(spectrogram) if sound else round(frames / PER_SECOND * layout.sound_per_second)
     return {**values, "O": tokens, "M": spectrogram} if layout.sound_per_second else values
@@ -163,7 +153,7 @@ def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]], layout: Lay
 
     Before the previews (EMA weights in, adapter merged), each preview after its prompts, and after the last one.
     """
-    chosen, trained = settings(run), False
+    kind, trained = of_previews(run), False
     for phase in run.root.inner:
         if phase.name == "step":
             trained = True
@@ -173,17 +163,17 @@ def sample_parts(run: Run, prompt: Callable[[int], tuple[int, int]], layout: Lay
         leave = next(p for p in phase.inner if p.name == "restore_device_state")
         when, rank = "later" if trained else "first", adapter(run)
         ema = "ema" if (run.config["train"].get("ema_config") or {}).get("use_ema") else "none"
-        before = _without_moves(run, list(range(phase.first, enter.first)))
-        yield Occurrence(run, f"sample.enter/{chosen['weights']}/{ema}/{when}", before, rank)
+        before = without_moves(run, list(range(phase.first, enter.first)))
+        yield Occurrence(run, f"sample.enter/{kind}/{ema}/{when}", before, rank)
         yield from _preview_parts(run, phase, (enter.last, leave.first), when, prompt, layout)
-        after = _without_moves(run, _outside(leave.first, phase.last, []))
-        yield Occurrence(run, f"sample.leave/{chosen['weights']}/{ema}/{when}", after, rank)
+        after = without_moves(run, _outside(leave.first, phase.last, []))
+        yield Occurrence(run, f"sample.leave/{kind}/{ema}/{when}", after, rank)
 
 
 def _preview_parts(
     run: Run, phase: Phase, span: tuple[int, int], when: str, prompt: Callable[[int], tuple[int, int]], layout: Layout
 ) -> Iterator[Occurrence]:
-    chosen, (first, last), apart = settings(run), span, layout.tiled_vae or layout.decode_apart
+    chosen, kind, (first, last), apart = settings(run), of_previews(run), span, layout.tiled_vae or layout.decode_apart
     decodes = [p for p in phase.walk() if p.name == "vae_decode"]
     encodes = [p for p in phase.inner if p.name == "encode_prompt"]
     cuts = [e for e in range(first, last) if run.events[e][0] == "e"]
@@ -205,11 +195,11 @@ def _preview_parts(
             events = [e for e in events if e not in kept]
             if kept:  # the first round only: they are there after that
                 yield Occurrence(run, "preview.prompts", kept, values)
-        if chosen["weights"] == "bf16":  # the adapter is merged into the weights once it is not all zero
+        if kind == "bf16":  # the adapter is merged into the weights once it is not all zero
             source += "/" + when
         if layout.pipeline_apart and chosen["low_vram"]:
             source += "/low_vram"
-        yield Occurrence(run, f"preview/{chosen['weights']}/{cfg}/{source}", events, values)
+        yield Occurrence(run, f"preview/{kind}/{cfg}/{source}", events, values)
         start = end + 1
 
 
@@ -271,7 +261,7 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layo
                 yield Occurrence(run, f"step.prompts{_batch_key(batch)}", _outside(end, condition.first, holes), values)
             if controlled:
                 beside, *events = conditions.cut(condition, layout.conditioned)
-                yield Occurrence(run, beside + _batch_key(batch), _without_moves(run, list(range(*events))), values)
+                yield Occurrence(run, beside + _batch_key(batch), without_moves(run, list(range(*events))), values)
         kind = CONTROLLED_CORE if controlled and not layout.conditioned else SOUND_CORE if bucket.get("sound") else CORE
         if bucket.get("begins"):
             kind = TIMED_CORE if bucket["frames"] > 1 else TIMED_IMAGE_CORE

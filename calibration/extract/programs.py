@@ -8,6 +8,7 @@ the part is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -25,7 +26,12 @@ PEAK_TOLERANCE = 0.01  # of a part's own peak; the resident weights around it ma
 PEAK_SLACK_BYTES = 8 * 2**20
 # A tensor without an exact formula may be no larger than this, of its part's peak or in bytes, and gets its largest recorded size.
 SMALL_SHARE, SMALL_BYTES = 0.003, 2 * 2**20
+RANKS = ("c", "r")  # of an adapter on convolutions, and on all other layers
 BLOCK = 256  # elements of bitsandbytes' 8-bit states: a scale of 4 bytes for each 256 elements of 4 bytes: a 256th of the tensor
+
+
+Matches: TypeAlias = list[list[int | None] | None]
+"""Of each recording its tensor in place of each of the reference's (None: it has none), or None: another structure."""
 
 
 class Refused(Exception):
@@ -53,9 +59,29 @@ class Program:
 
 
 def extract(key: str, parts: list[Occurrence], layout: Layout) -> Program:
-    """The program of a part. Raises Refused."""
+    """The program of a part. Raises Refused.
+
+    Where a reference gives none, the next one is tried: others may have been laid on it wrongly (attention in parts of the keys, whose
+    results are of the kind of what is there without).
+    """
     sequences = [joined(canonical(part)) for part in parts]
-    reference, matches = _reference(sequences)
+    left = {len(s.events) for s in sequences}
+    refusal: Refused | None = None
+    while left:
+        reference, matches = _reference([s for s in sequences if len(s.events) in left], sequences)
+        try:
+            return _laid_on(reference, matches, key, parts, sequences, layout)
+        except Refused as error:
+            refusal = refusal or error
+            left = {length for length in left if length < len(reference.events)}
+    assert refusal is not None
+    raise refusal
+
+
+def _laid_on(
+    reference: Sequence, matches: Matches, key: str, parts: list[Occurrence], sequences: list[Sequence], layout: Layout
+) -> Program:
+    """The program of a part with the structure of one of its recordings. Raises Refused."""
     features = layout.features(key)
     rows = [
         (part.values, match, sequence) for part, match, sequence in zip(parts, matches, sequences, strict=True) if match is not None
@@ -66,11 +92,11 @@ def extract(key: str, parts: list[Occurrence], layout: Layout) -> Program:
     ]
     values = [part_values for part_values, _, _ in rows]
     inexact: list[str] = []
-    ranks = {v["r"] for v in values if "r" in v}
+    once = {name: found.pop() for name in RANKS if len(found := {v[name] for v in values if name in v}) == 1}
     adapter: dict[tuple[int, ...], tuple[int, ...]] = {}
-    if len(ranks) == 1:
-        features = ("r", *(f for f in features if "r" not in f.split("*")))
-        adapter = _of_the_adapter(features, ranks.pop(), columns, parts)
+    if once:
+        features = (*once, *(f for f in features if not once.keys() & f.split("*")))
+        adapter = _of_the_adapter(features, once, columns, parts)
     factors = {v["f"] for v in values if "f" in v}
     if len(factors) == 1:
         adapter = _of_the_lokr(features, factors.pop(), columns)
@@ -88,18 +114,20 @@ def extract(key: str, parts: list[Occurrence], layout: Layout) -> Program:
 
 
 def _of_the_adapter(
-    features: tuple[str, ...], rank: int, columns: list[tuple[int, ...]], parts: list[Occurrence]
+    features: tuple[str, ...], ranks: dict[str, int], columns: list[tuple[int, ...]], parts: list[Occurrence]
 ) -> dict[tuple[int, ...], tuple[int, ...]]:
     """Recorded at one rank only: what is as large as a tensor of that run's adapter is proportional to the rank (copies, EMA, gradients).
 
-    So are the 8-bit states of a tensor, a quarter of it, and their scales, one for each 256 (bitsandbytes' blocks).
+    So are the 8-bit states of a tensor, a quarter of it, and their scales, one for each 256 (bitsandbytes' blocks). Convolutions have a
+    rank of their own, a prime that divides no other tensor's size.
     """
     adapter = {t.size for part in parts for t in part.run.tensors if (t.name or "").startswith("adapter:")}
     out = {}
     for column in set(columns):
         sizes = {size for size in column if size >= 0}
-        if len(sizes) == 1 and max(sizes) % rank == 0 and any(max(sizes) * part in adapter for part in (1, 4, BLOCK)):
-            out[column] = tuple(next(iter(sizes)) // rank if f == "r" else 0 for f in features)
+        name = next((one for one, rank in ranks.items() if len(sizes) == 1 and max(sizes) % rank == 0), None)
+        if name is not None and any(max(sizes) * part in adapter for part in (1, 4, BLOCK)):
+            out[column] = tuple(next(iter(sizes)) // ranks[name] if f == name else 0 for f in features)
     return out
 
 
@@ -110,11 +138,11 @@ def _of_the_lokr(features: tuple[str, ...], factor: int, columns: list[tuple[int
     return {column: tuple(ELEMENT_BYTES * (name == f) for f in features) for column, name in found.items() if name is not None}
 
 
-def _reference(sequences: list[Sequence]) -> tuple[Sequence, list[list[int | None] | None]]:
-    """The recording that most others fit on, the longer of equals; and their matches (None: another structure)."""
+def _reference(candidates: list[Sequence], sequences: list[Sequence]) -> tuple[Sequence, Matches]:
+    """Of the candidates the one that most recordings fit on, the longer of equals; and their matches (None: another structure)."""
     best: tuple[int, int, Sequence, list[list[int | None] | None]] | None = None
     tried: set[int] = set()
-    for candidate in sorted(sequences, key=lambda s: -len(s.events)):
+    for candidate in sorted(candidates, key=lambda s: -len(s.events)):
         if len(candidate.events) in tried or len(tried) >= 4:  # the longest few structures
             continue
         tried.add(len(candidate.events))
@@ -144,7 +172,7 @@ def _fit(
     """
     fitted = dict(known)
     open_columns = sorted(set(columns) - set(known))
-    usable = features[1:] if features[0] == "r" else features  # recorded at one rank: nothing else may claim it
+    usable = tuple(f for f in features if f not in RANKS) if features[0] in RANKS else features  # of one rank: nothing may claim it
     pad = (0,) * (len(features) - len(usable))
     for column, answer in zip(open_columns, solve(usable, values, [tuple(max(s, 0) for s in c) for c in open_columns]), strict=True):
         if answer is not None:

@@ -22,6 +22,7 @@ DOMAIN = {
     "r": (1, 4, 16, 32, 64, 128, 256),
 }  # fmt: skip
 IMAGE_CELLS = (180, 400, 600, 1400)  # of the control images of a text, which are tokens beside its own
+CONVOLVED = (0.5, 1, 0.25, 2)  # rank of the adapter on convolutions, in ranks of the others; the first is the web UI's
 FACTORS = (4, 8, 16, 32, -1)  # of a LoKr, which has no rank: those that the trainer's web UI offers
 CLIP, FRAMES = {"A", "F", "K", "T128", "O", "O128", "M"}, (1, 2, 3, 5, 9, 21, 31)  # only video has them; latent frames, T is of one
 SOUND_OF_LATENT = 8  # tokens of sound to a latent frame of LTX-2: 8 frames of 24 a second, 25 tokens
@@ -115,4 +116,6 @@ def _completed(given: dict[str, int]) -> dict[str, int]:
     given["O"] = max(1, (frames - 1) * SOUND_OF_LATENT + 1)
     given["M"] = SPECTRUM_PER_TOKEN * given["O"]
     given["K"] = max(frames - 2, 1)  # the last of the chunks that are alike
+    given["u"], given["v"] = (-(-given["A"] // shares) for shares in (4, 16))  # of a UNet's levels, sides that are no multiples left out
+    given["c"] = max(1, round(given.get("r", 1) * CONVOLVED[given["A"] % len(CONVOLVED)]))
     return given

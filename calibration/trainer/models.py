@@ -6,6 +6,7 @@ published ones of each repository (their config.json files).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,34 @@ def _transformers_pretrained(
     return build(lambda: cls(config), dtype or torch_dtype or torch.float32, (), f"{path}/{subfolder}").eval()
 
 
+# Pipelines that the trainer loads whole: their components with weights or tokens. On the host they are in fp32, or as their file is; the
+# card gets them in the type that `.to` names, converted on the host before they are copied, so that bf16 from the start is the same to it
+PIPELINES = {
+    "StableDiffusionXLPipeline": ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet"),
+    "StableDiffusionPipeline": ("vae", "text_encoder", "tokenizer", "unet"),
+}
+
+
+def _pipeline_pretrained(cls: Any, path: Any = None, *_: Any, torch_dtype: Any = None, **given: Any) -> Any:
+    """A pipeline of models without weights. What `given` has of its components stays."""
+    types, own = cls._get_signature_types(), {}
+    if cls.__name__ not in PIPELINES:
+        raise NotImplementedError(f"no components for {cls.__name__} ({path})")
+    for name in types:
+        if name in given:
+            own[name] = given[name]
+        elif name in PIPELINES[cls.__name__]:
+            own[name] = types[name][0].from_pretrained(path, subfolder=name, torch_dtype=torch_dtype or torch.bfloat16)
+        elif name not in _with_defaults(cls):
+            own[name] = None
+    return cls(**own)
+
+
+def _with_defaults(cls: Any) -> set[str]:
+    """Names of a constructor's arguments that have a default."""
+    return {name for name, one in inspect.signature(cls.__init__).parameters.items() if one.default is not inspect.Parameter.empty}
+
+
 def _scheduler_pretrained(cls: Any, *_: Any, **__: Any) -> Any:
     known = [SCHEDULERS[c.__name__] for c in cls.__mro__ if c.__name__ in SCHEDULERS]
     return cls(**known[0]) if known else cls()
@@ -113,13 +142,14 @@ def _scheduler_pretrained(cls: Any, *_: Any, **__: Any) -> Any:
 def install() -> None:
     """Replace every from_pretrained that the trainer calls."""
     import transformers
-    from diffusers import ModelMixin
+    from diffusers import DiffusionPipeline, ModelMixin
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
     from transformers import PreTrainedModel
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
     from calibration.trainer.token_counts import pretrained
 
+    DiffusionPipeline.from_pretrained = classmethod(_pipeline_pretrained)
     ModelMixin.from_pretrained = classmethod(_diffusers_pretrained)
     PreTrainedModel.from_pretrained = classmethod(_transformers_pretrained)
     PreTrainedTokenizerBase.from_pretrained = classmethod(pretrained)

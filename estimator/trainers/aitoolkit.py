@@ -22,6 +22,7 @@ from estimator.trainers.aitoolkit_padded import as_recorded, check_pictures
 from estimator.trainers.aitoolkit_passes import SLIDER, with_passes
 from estimator.trainers.aitoolkit_sample import read_every, read_samples
 from estimator.trainers.aitoolkit_train import read_dtype, read_train
+from estimator.trainers.aitoolkit_unet import check_previews_of_unets, check_unet, keys_of_unets, of_unets
 from estimator.trainers.overrides import apply_overrides
 from estimator.trainers.section import Findings, Section, did_you_mean, shown
 from estimator.tree import KeyPath
@@ -154,8 +155,8 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
     settings = read_train(train)
     method, network = read_network(process)
     model_section = process.section("model") or Section(found, process.at("model"), {})
-    check_keys(model_section, "model")
     resolved = read_model(model_section, dtype, arch_override)
+    check_keys(model_section, "model", keys_of_unets(resolved[0]) if resolved else frozenset())
     if resolved is None:
         if (
             found.unusable
@@ -164,10 +165,11 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
         return None
     arch, trainer_arch, model = resolved
     report_compiled(model_section, arch, model)
-    network = as_recorded(process, network, arch)
+    network = of_unets(as_recorded(process, network, arch), arch)
     check_network(process, network, arch, model)
     kind = "full" if network is None else "LoRA with dropout" if network.dropout else network.kind
     settings = with_passes(process, settings, arch, model, kind)
+    settings = check_unet(process, settings, arch, model, network)
     datasets, samples = _read_rest(process, settings, arch, model)
     return Job(
         name=process.text("name", job_name) or job_name,
@@ -197,6 +199,7 @@ def _read_rest(process: Section, settings: Train, arch: Arch, model: Model) -> t
         check_previews(sample, samples, arch, model)
     datasets = read_datasets(process, settings, arch)
     check_pictures(process, settings, arch, datasets)
+    check_previews_of_unets(process, settings, arch, datasets, samples)
     _check_text_caching(process, settings, arch)
     return datasets, samples
 

@@ -65,7 +65,7 @@ def resolve_arch(model: Section, key: str, name: str, assistant: str | None, ove
     candidates = [archs.archs[k] for k in archs.trainer[key].archs if archs.archs[k].modelled]
     if override is not None and not _override_fits(model.found, archs, key, override):
         return None
-    if not candidates:
+    if not candidates or (_is_left_out(model, key) and override is None and not _is_called(candidates[0], name)):
         _not_modelled_arch(model, archs, key)
         return None
     if key == "zimage":
@@ -113,9 +113,20 @@ def _override_fits(found: Findings, archs: Archs, key: str, override: str) -> bo
     return True
 
 
+def _is_left_out(model: Section, key: str) -> bool:
+    """Whether a config names no architecture, so that the trainer takes Stable Diffusion 1: more often forgotten than meant."""
+    return key == DEFAULT_ARCH and model.text("arch") is None
+
+
+def _is_called(arch: Arch, name: str) -> bool:
+    """Whether a model's name is the architecture's, or contains what names of copies and fine-tunes do."""
+    lower = name.lower()
+    return lower in (hub.lower() for hub in arch.hub) or any(part in lower for part in arch.name_contains)
+
+
 def _not_modelled_arch(model: Section, archs: Archs, key: str) -> None:
     entry, near = archs.trainer[key], archs.nearest(key)
-    what = f"not modelled: {key} ({entry.name})"
+    what = f"not modelled: {key} ({entry.name})" if not _is_left_out(model, key) else f"no architecture is named: {key} ({entry.name})?"
     why = "" if "arch" in model.values or key != DEFAULT_ARCH else "model.arch is not set, and the trainer then takes Stable Diffusion 1"
     fix = f"the nearest that is modelled is {near}" if near else f"modelled are {', '.join(archs.trained())}"
     if near and archs.archs[near].harness:

@@ -11,6 +11,7 @@ import os
 from estimator.archs import Arch
 from estimator.controls import CHANNELS, FITTED, SINGLE
 from estimator.job import Model
+from estimator.levels import UNET
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_arch import resolve_arch, trainer_key
 from estimator.trainers.aitoolkit_compile import compiles
@@ -48,6 +49,9 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
     _check_combinations(model, arch, assistant)
     weights, te_weights = _weights(model, arch, dtype, assistant)
     offloading = model.truth("layer_offloading", model.truth("auto_memory", False))
+    asked = model.truth("quantize", False)
+    if arch.model_class == UNET and (asked or model.truth("quantize_te", False)):
+        model.found.warn(model.at("quantize"), f"the trainer does not quantise {arch.name}: its weights stay in {dtype}")
     result = Model(
         name_or_path=name,
         dtype=dtype,
@@ -63,6 +67,7 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
         experts=_experts(model, arch),
         vae_tiling=_asked_for(model, arch, "vae_tiling"),
         compiled=compiles(model),
+        merges=not (arch.model_class == UNET and asked),
     )
     _report_unmodelled(model, arch, result)
     check_recorded(model, arch, result)
@@ -107,6 +112,8 @@ def _assistant(model: Section) -> str | None:
 
 def _weights(model: Section, arch: Arch, dtype: str, assistant: str | None) -> tuple[str, str]:
     """What the transformer's and the text encoder's linear weights are after loading: the compute dtype or a quantisation type."""
+    if arch.model_class == UNET:
+        return dtype, dtype
     quantize = model.truth("quantize", False)
     quantize_te = model.truth("quantize_te", quantize)
     if not quantize and not quantize_te and "quantize" not in model.values and model.values.get("qtype"):

@@ -35,18 +35,20 @@ def read_network(process: Section) -> tuple[str, Network | None]:
         found.problem(network.at("type"), f"unknown network type {shown(kind)}", "", did_you_mean(kind, NETWORK_TYPES))
     elif kind not in modelled.ADAPTERS:
         found.not_modelled(network.at("type"), kind, "another kind of adapter than LoRA")
-    factor = _factor(network) if kind == "lokr" else None
+    factor, conv = _factor(network) if kind == "lokr" else None, None
     if kind == "lokr" and network.truth("lokr_full_rank", True):
         rank = FULL_RANK  # whatever the config says
     else:
         key = "rank" if network.values.get("rank") is not None else "linear"
         rank = network.whole(key, 4, 1, MAX_RANK) if network.values.get(key) is not None else 4
-        if network.values.get("conv") is not None:
-            network.whole("conv", 4, 1, MAX_RANK)  # of convolutions, which none of these transformers has in its blocks
+        if network.values.get("conv") is not None:  # of convolutions, which UNets alone have in their blocks
+            conv = network.whole("conv", 4, 0, MAX_RANK) or None
         if kind == "lokr":
             found.not_modelled(network.at("lokr_full_rank"), False, "a LoKr whose large matrix is decomposed")
     ignore, only = _name_filters(network)
-    return "lora", Network(kind, rank, ignore_if_contains=ignore, only_if_contains=only, factor=factor, dropout=_dropout(network, kind))
+    return "lora", Network(
+        kind, rank, ignore_if_contains=ignore, only_if_contains=only, factor=factor, dropout=_dropout(network, kind), conv=conv
+    )
 
 
 def _dropout(network: Section, kind: str) -> bool:

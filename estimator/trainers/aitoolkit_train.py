@@ -76,8 +76,6 @@ def read_train(train: Section) -> Train:
     if ema is not None:
         check_keys(ema, "train.ema_config")
     scheduler = train.text("noise_scheduler", "ddpm") or "ddpm"
-    if scheduler != "flowmatch":
-        found.warn(train.at("noise_scheduler"), f"{scheduler}: these models train with flowmatch; memory is estimated for that")
     _check_switches(train)
     return Train(
         steps=train.whole("steps", 1000, 0, MAX_STEPS),

@@ -1,0 +1,51 @@
+"""What the trainer's StableDiffusion class does with UNets (Stable Diffusion XL, 1.5): components come whole, and unquantised.
+
+Source: ostris/ai-toolkit 27a03a91, toolkit/stable_diffusion_model.py (load_model, generate_images). Of the numbers of places of a UNet's
+levels see estimator.features (`levels`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from estimator.job import Job, Sample
+from estimator.levels import UNMERGED
+from estimator.operations import PREVIEW, Begin, End, Operation, Part
+from estimator.prompts import PromptsApart
+from estimator.sizes import sizes_of
+
+
+class UNetPlan(PromptsApart):
+    """Text encoders come first, then the VAE, then the UNet. `quantize` leaves the weights as they are, but previews are made then with the
+    adapter beside them."""
+
+    def __init__(self, job: Job, encoders: tuple[str, ...]) -> None:
+        super().__init__(job, encoders)
+        self.legacy = True
+
+    def load(self) -> Iterator[Operation]:
+        yield Begin("load", "text encoder")
+        yield self.load_text()
+        yield End()
+        yield Begin("load", "the rest")
+        yield Part(f"load.rest/{self.weights}/{self.low}")
+        yield End()
+        yield Begin("load", "transformer")
+        yield Part(f"load.transformer/{self.weights}/{self.low}")
+        yield End()
+
+    def sampling(self, when: str) -> Iterator[Operation]:
+        for operation in super().sampling(when):
+            if not self.job.model.merges and isinstance(operation, Part) and operation.key.startswith("sample."):
+                operation = replace(operation, key=operation.key.replace(f"/{self.weights}/", f"/{UNMERGED}/", 1))
+            yield operation
+
+    def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
+        for operation in super()._preview(sample, when):
+            if isinstance(operation, Part) and operation.key.startswith(f"{PREVIEW}/"):
+                key, values = operation.key, {**operation.values, **sizes_of(self.arch, sample)}
+                if not self.job.model.merges:
+                    key = key.replace(f"/{self.weights}/", f"/{UNMERGED}/", 1).removesuffix(f"/{when}")
+                operation = replace(operation, key=key, values=values)
+            yield operation
