@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from estimator import report_words
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Advice, Estimate, Interval, PhaseEstimate
 from estimator.gpus import GIB, Gpu
 from estimator.report_words import SPAN_WIDTH, calibrated, component, distinct, gib, headline, moment, row_name, span, spilled, what
@@ -18,7 +19,6 @@ MOST_ROWS = 14
 """Longer phase tables are cut to the worst of each phase, unless details are asked for."""
 _BAR_WIDTH = 20
 _SMALL_BYTES = GIB // 200  # below 0.005 GiB a component would be shown as 0.00
-_SENTENCE = {SAFE: "fits on", BORDERLINE: "may or may not fit on", OOM: "does not fit on", UNKNOWN: "cannot be told for"}
 _COLOURS = {SAFE: "bold green", BORDERLINE: "bold yellow", OOM: "bold red", UNKNOWN: "bold magenta"}
 
 
@@ -80,14 +80,14 @@ def render(estimate: Estimate, style: Style = PLAIN, details: bool = False) -> s
 def _answer(estimate: Estimate, style: Style) -> str:
     gpu, phase = estimate.gpu, headline(estimate)
     word = estimate.verdict.upper()
-    rest = f" {_SENTENCE[estimate.verdict]} {clean(gpu.name)} ({gib(gpu.total_bytes)} GiB)"
+    rest = f" {report_words.sentence(estimate)} {clean(gpu.name)} ({gib(gpu.total_bytes)} GiB)"
     lines = [f"{style.verdict(estimate.verdict, word)}: {cut(estimate.job.name, WIDTH - len(word) - 2 - len(rest))}{rest}"]
     if phase is not None:
         lines.extend(wrapped(_peak_line(estimate, phase), "", "  "))
     if gpu.calibration is not None:
         lines.extend(wrapped(clean(calibrated(gpu.calibration)), "", "  "))
     if estimate.lower_bound:
-        lines.append("Without the allocator's replay (--fast): a lower bound; safe is not certain.")
+        lines.append(report_words.LOWER_BOUND)
     lines.extend([*_another_fails(estimate, phase), *wrapped(spilled(estimate), "", "  ")])
     if estimate.retries and estimate.verdict != OOM and not estimate.spilled_bytes:
         times = {1: "once", 2: "twice"}.get(estimate.retries, f"{estimate.retries} times")

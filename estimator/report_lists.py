@@ -8,7 +8,7 @@ from estimator.checked import ArchRow, TrainerRow
 from estimator.estimate import OOM, SAFE, UNKNOWN, Estimate
 from estimator.gpus import Gpu
 from estimator.report import PLAIN, Style, clean, cut, needed_bytes, notes, unmodelled, wrapped
-from estimator.report_words import SPAN_WIDTH, gib, headline, span, what
+from estimator.report_words import LOWER_BOUND, SPAN_WIDTH, gib, headline, sentence, span, what
 from estimator.screen import WIDTH, Cell, Column, table
 
 _FIGURE = 7  # columns
@@ -39,7 +39,8 @@ def render_cards(estimates: Sequence[Estimate], style: Style = PLAIN) -> str:
     safe = [each for each in ordered if each.verdict == SAFE]
     worst = ordered[-1]
     if safe:
-        verdict, rest = SAFE, f" fits on {len(safe)} of {len(ordered)} cards; the smallest is {clean(safe[0].gpu.name)}"
+        verdict, fits = SAFE, sentence(safe[0])
+        rest = f" {fits} {len(safe)} of {len(ordered)} cards; the smallest is {clean(safe[0].gpu.name)}"
         phase, total = headline(safe[0]), gib(safe[0].gpu.total_bytes)
         used = "" if phase is None else gib(phase.device.likely_bytes)
         second = "" if phase is None else f"with {used} of its {total} GiB in use at the peak, {clean(what(phase))}"
@@ -50,7 +51,8 @@ def render_cards(estimates: Sequence[Estimate], style: Style = PLAIN) -> str:
     first = f"{style.verdict(verdict, verdict.upper())}: {name}{rest}"
     rows = table(_CARD_COLUMNS, [_card_row(each, style) for each in ordered], style.colour, indent=2)
     title = style.bold("GiB on each card, smallest first (oom: what the first phase to fail needs)")
-    parts = ["\n".join([first, *wrapped(second, "", "  ")]), "\n".join([title, *rows])]
+    bound = [LOWER_BOUND] if worst.lower_bound else []
+    parts = ["\n".join([first, *wrapped(second, "", "  "), *bound]), "\n".join([title, *rows])]
     shared = [note for note in ordered[0].assumptions if all(note in each.assumptions for each in ordered)]
     parts += [notes("Warnings", ordered[0].warnings, style), notes("Assumed", shared, style)]
     return "\n\n".join(part for part in parts if part) + "\n"

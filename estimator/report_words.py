@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from estimator.estimate import OOM, SAFE, Estimate, Interval, PhaseEstimate, Variant
+from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate, Interval, PhaseEstimate, Variant
 from estimator.gpus import GIB, Calibration
 
 SPAN_WIDTH = 13
@@ -63,6 +63,17 @@ def span(device: Interval) -> str:
     """Low and high in a column of SPAN_WIDTH."""
     each = SPAN_WIDTH // 2
     return f"{gib(device.low_bytes, each)}-{gib(device.high_bytes, each)}"
+
+
+LOWER_BOUND = "Without the allocator's replay (--fast): a lower bound; safe is not certain."
+
+
+_SENTENCE = {SAFE: "fits on", BORDERLINE: "may or may not fit on", OOM: "does not fit on", UNKNOWN: "cannot be told for"}
+
+
+def sentence(estimate: Estimate) -> str:
+    """What a job does on a card; one that is safe by peak rows alone is only not known to fail."""
+    return "may fit on" if estimate.lower_bound and estimate.verdict == SAFE else _SENTENCE[estimate.verdict]
 
 
 def headline(estimate: Estimate) -> PhaseEstimate | None:

@@ -134,7 +134,19 @@ def test_fast_is_said_to_be_a_lower_bound() -> None:
     text = render(made.estimate(lower_bound=True))
     assert "at least 20.75 GiB" in text
     assert "lower bound" in text
+    assert "may fit on RTX4090" in text
     assert "lower bound" not in render(made.estimate())
+
+
+def test_fast_is_said_to_be_a_lower_bound_on_all_cards_too() -> None:
+    """Was: "SAFE: ... fits on 37 of 54 cards", and nothing that these were peak rows."""
+    fast = [made.estimate(card, lower_bound=True) for card in all_gpus()]
+    text = render_cards(fast)
+    assert f"may fit on {len(fast)} of {len(fast)} cards" in text
+    assert "a lower bound; safe is not certain" in text
+    whole = render_cards([replace(each, lower_bound=False) for each in fast])
+    assert f"SAFE: {fast[0].job.name} fits on" in whole
+    assert "lower bound" not in whole
 
 
 def test_the_smallest_safe_capacity_is_told_where_it_was_asked_for() -> None:
