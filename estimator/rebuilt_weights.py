@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from estimator.adapter_sites import FORWARD, Made, Tape, made_by
+from estimator.arrays import among
 from estimator.features import Ints
 from estimator.offload import CODES_TO_WEIGHT, OWN, WRAPPED, Layer
 from estimator.offload_programs import NONE, STAYS, Call
@@ -80,7 +81,8 @@ def program(
     base itself); `layers`: in the base's kind of weights, and in the key's; `read`: those whose weight is asked for before it is used."""
     was, now = layers
     made = np.append(np.flatnonzero(base.events == ALLOCATE), len(base.events)).tolist()
-    whose = [made_by(base.moments[row]) for row in base.labels[: len(made) - 1]]
+    makers = [made_by(moment) for moment in base.moments]
+    whose = [makers[row] for row in base.labels[: len(made) - 1]]
     laid, constants = _Laid(len(base.names)), base.constants
     kept = {call for call in calls if call.until != NONE and not _passed(base.key, call, whose)}
     held = {call for call in kept if QUANTO in base.key and call.first < call.output and not _convolves(call, whose)}  # keep their inputs
@@ -88,7 +90,7 @@ def program(
         laid.dropped |= set(range(call.first, call.output))
         if call.backward != NONE:
             until, weight_bytes = call.until if call.until > 0 else len(whose), CODES_TO_WEIGHT * was[call.layer].sizes[0]
-            laid.dropped |= {k for k in range(call.backward, until) if constants[k] == weight_bytes}
+            laid.dropped.update((call.backward + np.flatnonzero(constants[call.backward : until] == weight_bytes)).tolist())
         for _ in range(READ * (call.layer in read)):
             _read(laid, now[call.layer], made[call.first], call.output)
         weight = _rebuilt(laid, now[call.layer], made[call.first], call.output)
@@ -101,10 +103,10 @@ def program(
 
 def _renumbered(calls: Sequence[Call], made: Sequence[int], laid: _Laid) -> tuple[Call, ...]:
     """The calls by the tensors' new numbers."""
-    left = np.array([k not in laid.dropped for k in range(len(made) - 1)])
+    left = np.append(0, np.cumsum(~among(np.arange(len(made) - 1), laid.dropped)))
     further = np.sort([place for place, (_, born) in zip(laid.places, laid.events, strict=True) if born])
-    new = np.append(0, np.cumsum(left)) + np.searchsorted(further, made)  # of what is made first from each place on
-    own = new + [np.searchsorted(further, place, side="right") - np.searchsorted(further, place) for place in made]
+    new = left + np.searchsorted(further, made)  # of what is made first from each place on
+    own = left + np.searchsorted(further, made, side="right")
 
     def at(k: int) -> int:
         return k if k < 0 else int(new[k])
@@ -184,7 +186,7 @@ def _rebuilt(laid: _Laid, layer: Layer, at: int, like: int) -> int | None:
 def _joined(base: Program, key: str, laid: _Laid) -> EventProgram:
     """The base's events with what is laid in between them, and without what is gone."""
     tensors, births = base.tensor_of_event, base.events == ALLOCATE
-    left = ~np.isin(tensors, list(laid.dropped)) & (births | ~np.isin(tensors, list(laid.moved)))
+    left = ~among(tensors, laid.dropped) & (births | ~among(tensors, laid.moved))
     before: Ints = np.append(0, np.cumsum(left))
     order = np.argsort(laid.places, kind="stable")
     places, events = np.array(laid.places, dtype=np.int64)[order], np.array(laid.events, dtype=np.int64).reshape(-1, 2)[order]
