@@ -27,9 +27,9 @@ from calibration.clips import write_clip
 from estimator.archs import load_archs
 from estimator.levels import UNMERGED
 
-# Indices of probe jobs: with the text encoder unloaded, loaded with low_vram, with text cached, with no latents cached (of an Architecture:
-# unloaded, loaded, captioned, uncached)
-UNLOADED, LOADED, CAPTIONED, UNCACHED = 2, 3, 4, 5
+# Indices of probe jobs: with the text encoder unloaded, loaded with low_vram, with text cached, with no latents cached, loaded without
+# low_vram (of an Architecture: unloaded, loaded or quantised, captioned, uncached, quantised)
+UNLOADED, LOADED, CAPTIONED, UNCACHED, READ = 2, 3, 4, 5, 6
 # bitsandbytes keeps tensors of fewer than 4096 elements in fp32: with it, ranks at which no tensor of an adapter is so small
 PREPARED = "prepared"  # a mark in the folder of a run that stops when all is prepared
 RANKS = {"adamw8bit": (16, 24), "adamw": (8, 24), "adafactor": (8, 24), "prodigy": (8, 24)}
@@ -182,6 +182,8 @@ def job_datasets(family: Architecture, weights: str, index: int, run: Path) -> l
         buckets = family.uncached
     elif index == CAPTIONED and family.captioned is not None:
         buckets = family.captioned[0]
+    elif index in (0, 1) and weights in family.fewer:
+        buckets = family.fewer[weights][index][0]
     elif few is not None:
         buckets = few[0]
     elif cached and family.second is not None:
@@ -211,6 +213,8 @@ def job_samples(family: Architecture, weights: str, index: int, run: Path, datas
     previews = family.other_samples.get(weights, family.samples)
     if index == 1 and family.second is not None:
         previews = family.second[1]
+    if index in (0, 1) and weights in family.fewer:
+        previews = family.fewer[weights][index][1]
     if index == CAPTIONED and family.captioned is not None:
         previews = family.captioned[1]
     if weights in family.brief:
@@ -236,6 +240,7 @@ def folders(arch: str, folder: Path) -> dict[Path, tuple[str, int]]:
     jobs += [(weights, LOADED) for weights in sorted(family.weights)] if family.loaded else []
     jobs += [(weights, CAPTIONED) for weights in sorted(family.weights)] if family.captioned else []
     jobs += [(weights, UNCACHED) for weights in sorted(family.weights)] if family.uncached else []
+    jobs += [(weights, index) for weights in sorted(family.quantised) for index in (READ, LOADED)]
     return {(folder / f"{arch}-{kind_of(weights)}-{index}").resolve(): (weights, index) for weights, index in jobs}
 
 
@@ -258,7 +263,7 @@ def record(job: tuple[Path, Path], options: list[str]) -> tuple[str, int]:
     for left in run.glob("data/*/_*_cache"):  # of a run that was broken off: what lies there is not encoded again
         shutil.rmtree(left)
     prepared = (run / PREPARED).exists() or (run / "data" / "edit0").exists()
-    stop = "load" if run.name.endswith(f"-{LOADED}") else "prepare" if prepared else ""
+    stop = "load" if run.name.endswith((f"-{LOADED}", f"-{READ}")) else "prepare" if prepared else ""
     stopping = ["--stop-after", stop] if stop else []
     command = [sys.executable, "-m", "calibration.trainer", str(path), str(run), "--events", "--probe", *stopping, *options]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -41,6 +41,7 @@ from calibration import (
     validation_jobs_settings,
     validation_jobs_unet,
     validation_jobs_wan,
+    validation_jobs_wan21,
     validation_rows,
 )  # fmt: skip
 from calibration.clips import write_clip
@@ -49,7 +50,7 @@ from estimator.archs import load_archs
 from estimator.buckets import bucket_size
 
 JOBS = (
-    *validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS, *validation_jobs_wan.JOBS,
+    *validation_jobs.JOBS, *validation_jobs_qwen.JOBS, *validation_jobs_flux2.JOBS, *validation_jobs_wan.JOBS, *validation_jobs_wan21.JOBS,
     *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS, *validation_jobs_offload.JOBS, *validation_jobs_ltx2.JOBS,
     *validation_jobs_adapters.JOBS, *validation_jobs_flex2.JOBS, *validation_jobs_matrix.JOBS, *validation_jobs_networks.JOBS,
     *validation_jobs_passes.JOBS, *validation_jobs_pixels.JOBS, *validation_jobs_hidream.JOBS, *validation_jobs_neighbours.JOBS,
@@ -280,8 +281,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("validation"))
     parser.add_argument("--only", nargs="+", default=[], help="names of runs")
     args, options = parser.parse_known_args()
-    unknown = set(args.only) - set(all_runs())
-    if unknown:
+    if unknown := set(args.only) - set(all_runs()):
         parser.error(f"no such run: {', '.join(sorted(unknown))}")
     if args.command == "list":
         print("\n".join(all_runs()))

@@ -43,6 +43,7 @@ class Arch:
     caches_text: bool = True
     low_vram_previews: bool = True
     offloaded_previews: bool = True
+    offloads_as_it_is: bool = False
     layer_offloading: str | None = None
     embedder_linears: int = 0
     keeps_positions: bool = False

@@ -20,6 +20,7 @@ from estimator.programs import Profile, load_profile
 
 # Weights of which the adapter is never merged into the base, as it never is with offloading: what previews of unquantised weights are then
 UNMERGED = "float8"
+ROUNDS = ("first", "later")  # of previews, in the keys of unquantised ones
 USING = {"step.core": "transformer", "preview": "transformer", "text": "text_encoder0"}
 LOADING = {"load.transformer": "transformer", "load.text": "text_encoder0", "load.rest": "transformer"}
 # `layer_offloading` of profiles/archs.yaml: when the text encoder's layers are taken
@@ -204,7 +205,7 @@ class OffloadProfile(Profile):
         component = USING[name]
         layers = resident = self.layers(component, rest[0])
         if (name, rest[0]) == ("preview", "bf16"):
-            key = "/".join([name, UNMERGED, *rest[1:3]])
+            key = "/".join([name, UNMERGED, *(word for word in rest[1:] if word not in ROUNDS)])
             resident = self.layers(component, UNMERGED)
         derived = derived_weights.base_key(key)
         recorded = key if derived is None else derived[0]

@@ -59,6 +59,12 @@ class WanPlan(Plan):
 
     tiles = True  # previews are decoded tile by tile with low_vram, or where model_kwargs asks for it (use_vae_tiling)
 
+    def load(self) -> Iterator[Operation]:
+        for operation in super().load():
+            yield operation
+            if self.job.model.layer_offloading and isinstance(operation, Part) and operation.key.startswith("load.transformer"):
+                yield EmptyCache()  # behind the layers that were taken, which the part's own last one comes before
+
     def after_text(self) -> Iterator[Operation]:
         yield MoveIn("transformer")
 

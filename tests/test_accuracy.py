@@ -123,7 +123,7 @@ def test_rows_cover_what_users_vary() -> None:
     assert len(jobs) >= 36
     assert {job.arch for job in jobs} >= {"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo", *FEW_ROWS}
     assert {job.arch for job in jobs} >= {"flux2-klein-4b", "flux2-klein-9b"}
-    # of Wan only one kind of weights was recorded for each size
+    # of Wan not every kind of weights was run in batches of four
     for arch in {job.arch for job in jobs if not job.arch.startswith("wan")} - FEW_ROWS:
         of_arch = [job for job in jobs if job.arch == arch]
         assert {job.train.gradient_checkpointing for job in of_arch} == {True, False}, arch

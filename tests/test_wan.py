@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from config_writer import read
+from config_writer import read, refusal
 from PIL import Image as Pillow
 
 from calibration.clips import write_clip
@@ -17,7 +18,8 @@ from estimator.batches import steps_of
 from estimator.engine import estimate_job
 from estimator.errors import CannotTell
 from estimator.gpus import find_gpu
-from estimator.job import Bucket, Job
+from estimator.job import Bucket, Job, Model
+from estimator.offload_profile import profile_of
 from estimator.operations import MoveIn, MoveOut, Part
 from estimator.paths import profiles_dir
 from estimator.plans import before_steps, plan_of
@@ -25,7 +27,9 @@ from estimator.programs import load_profile
 from estimator.replay import Replay
 from estimator.residents import PhasePeak
 from estimator.rows import bound
+from estimator.timeline import simulate
 from estimator.trainers import read_jobs
+from estimator.trainers.together import modelled_job
 from estimator.wan import tiled
 from tests.made_jobs import job
 
@@ -191,3 +195,71 @@ def test_short_clips_that_were_never_recorded_are_named_in_words(frames: int, ca
         return
     with pytest.raises(CannotTell, match="5 to 8 frames"):
         bound(made)
+
+
+OFFLOADED = {"layer_offloading": True}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"quantize": True},
+        {"quantize": True, "qtype": "uint4"},
+        {"low_vram": True},
+        {"quantize": True, "layer_offloading_transformer_percent": 0.1},
+    ],
+)
+@pytest.mark.parametrize("name", ["Wan2.1-T2V-1.3B", "Wan2.1-T2V-14B"])
+def test_offloading_on_which_the_trainer_stops_is_a_problem_of_the_config(tmp_path: Path, name: str, model: dict[str, Any]) -> None:
+    """What quantising or low_vram has left on the host and is no layer's stays there (scale_shift_table of each block)."""
+    (problem,) = refusal(tmp_path, model=WAN | {"name_or_path": f"Wan-AI/{name}-Diffusers"} | OFFLOADED | model)
+    assert problem.place is not None
+    assert problem.place.key.endswith("model.layer_offloading")
+    assert "layer_offloading_transformer_percent: 0" in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "unmodelled"),
+    [
+        ("Wan2.1-T2V-1.3B", {}, {"layer_offloading"}),
+        ("Wan2.1-T2V-1.3B", {"quantize": True, "layer_offloading_transformer_percent": 0}, {"layer_offloading"}),
+        ("Wan2.1-T2V-14B", {}, {"layer_offloading"}),
+    ],
+)
+def test_which_offloading_of_wan_is_modelled(tmp_path: Path, name: str, model: dict[str, Any], unmodelled: set[str]) -> None:
+    made = read(tmp_path, model=WAN | {"name_or_path": f"Wan-AI/{name}-Diffusers"} | OFFLOADED | model)
+    assert {entry.place.key.split(".")[-1] for entry in made.unmodelled} == unmodelled
+
+
+def offloaded(share: float, text: float = 1.0, model: Model | None = None) -> Job:
+    made = clip_job("wan21-1.3b", 33)
+    shares = {"layer_offloading_transformer_percent": share, "layer_offloading_text_encoder_percent": text}
+    kinds = {"weights": "bf16", "te_weights": "bf16", "layer_offloading": share + text > 0}
+    return replace(made, model=model or replace(made.model, **shares, **kinds))  # type: ignore[arg-type]
+
+
+def test_the_more_layers_of_wan_wait_on_the_host_the_less_a_step_needs() -> None:
+    needs = [[peak.allocated_bytes for peak in simulate(offloaded(share)).phases if peak.phase == "train"] for share in (0, 0.5, 1)]
+    assert all(more > less for before, after in pairwise(needs) for more, less in zip(before, after, strict=True))
+
+
+def test_wans_transformer_is_on_the_card_before_its_layers_are_taken_and_off_it_before_the_text_encoder_comes() -> None:
+    """Loading is highest at the text encoder, which is larger, offloaded or not; what the transformer had left is given back (a flush)."""
+    whole, text = (sum(load_profile("wan21-1.3b").resident(name, "bf16")) for name in ("transformer", "text_encoder0"))
+    for share in (0.0, 1.0):
+        loads = [p for p in simulate(offloaded(share, share)).phases if p.phase == "load"]
+        assert loads[0].allocated_bytes >= whole
+        assert (max(p.reserved_bytes for p in loads) >= whole + text) == (share == 0)
+
+
+def test_previews_of_wan_with_layers_offloaded_never_merge_the_adapter() -> None:
+    profile = profile_of("wan21-1.3b", offloaded(1.0).model)
+    merged, apart = load_profile("wan21-1.3b").program("preview/bf16/cfg/first"), profile.program("preview/bf16/cfg/first")
+    assert len(apart.names) > 1.5 * len(merged.names)  # the adapter's products in each layer
+
+
+def test_no_advice_offloads_layers_of_wan_where_the_trainer_would_stop() -> None:
+    low_vram = replace(offloaded(1.0).model, low_vram=True)
+    for model in (low_vram, replace(offloaded(1.0).model, weights="float8")):
+        with pytest.raises(CannotTell, match="layer offloading"):
+            modelled_job(offloaded(1.0, model=model))

@@ -237,6 +237,9 @@ class Architecture:
     `alike`: previews with cached and with encoded prompts are, behind what their prompts leave. `conv`: ranks of the adapter on
     convolutions, of the two jobs. `unmerged`: its jobs ask for quantisation, which the trainer has not there: all is as in bf16, but that
     previews are made with the adapter beside the weights.
+    `fewer`: with these kinds buckets and previews of the first job and of the second, where other kinds show already what does not depend
+    on weights. `quantised`: kinds of which only loading is recorded, without and with low_vram: all else is by rule
+    (calibration.extract.requantised).
     """
 
     model: dict[str, Any]
@@ -270,6 +273,8 @@ class Architecture:
     alike: bool = False
     conv: tuple[int, int] | None = None
     unmerged: bool = False
+    fewer: dict[str, tuple[Brief, Brief]] = field(default_factory=dict)
+    quantised: tuple[str, ...] = ()
 
     @property
     def shares(self) -> str | None:

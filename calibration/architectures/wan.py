@@ -30,19 +30,37 @@ SAMPLES = (
     (272, 448, 4.0, 9, 21), (416, 304, 1.0, 9, 13), (512, 384, 1.0, 9, 1), (288, 352, 1.0, 9, 5),
 )  # fmt: skip
 
+# With a further kind of base weights: enough for its cores and previews, the rest is known
+FEW_BUCKETS = (
+    (512, 512, 1, 20, 1), (384, 496, 1, 20, 17), (256, 320, 1, 20, 9), (448, 320, 1, 20, 5), (384, 448, 1, 20, 1), (304, 272, 1, 20, 13),
+    (256, 448, 2, 20, 13), (320, 240, 3, 20, 9), (288, 256, 4, 20, 5), (480, 640, 2, 20, 1), (336, 416, 2, 20, 5),
+)  # fmt: skip
+FEW_SAMPLES = (
+    (512, 512, 4.0, 9, 1), (448, 320, 4.0, 9, 17), (480, 272, 4.0, 9, 9), (368, 320, 4.0, 9, 5),
+    (416, 304, 1.0, 9, 13), (512, 384, 1.0, 9, 1), (288, 352, 1.0, 9, 5),
+)  # fmt: skip
+OTHER_BUCKETS = (
+    (528, 640, 1, 20, 1), (272, 320, 1, 20, 9), (384, 320, 1, 20, 13), (320, 384, 3, 20, 9), (416, 288, 2, 20, 1), (256, 208, 2, 20, 9),
+)  # fmt: skip
+OTHER_SAMPLES = (
+    (512, 448, 4.0, 9, 1), (384, 320, 4.0, 9, 13), (480, 288, 4.0, 9, 9), (368, 304, 4.0, 9, 5), (272, 256, 4.0, 9, 1),
+    (416, 272, 1.0, 9, 13), (512, 368, 1.0, 9, 1), (288, 352, 1.0, 9, 9), (320, 256, 1.0, 9, 5),
+)  # fmt: skip
+FEW = (FEW_BUCKETS, FEW_SAMPLES), (OTHER_BUCKETS, OTHER_SAMPLES)
+
 # With 12 heads FlashAttention goes through the keys of a short clip in parts, its own and the text's. diffusers' pipeline keeps a mask as
 # large as the latents in fp32; the trainer's own for low_vram (AggressiveWanUnloadPipeline) has none.
 SMALL = Architecture(
     {"name_or_path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "arch": "wan21"}, BUCKETS, SAMPLES,
     replace(LAYOUT, scratch=("T*flash12_T", f"T*flash12_T_{TEXT_TOKENS}"), pipeline_apart=True),
-    relative="wan21-14b", other_buckets={"qfloat8": MORE_BUCKETS},
+    relative="wan21-14b", fewer={"qfloat8": FEW}, weights=("bf16", "qfloat8"), quantised=("float8", "uint4"),
 )  # fmt: skip
 LARGE = {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21"}
 ARCHITECTURES = {
     "wan21-1.3b": SMALL,
     "wan21-14b": replace(
         SMALL, model=LARGE, relative="wan21-1.3b", layout=replace(LAYOUT, width=5120), weights=("bf16", "qfloat8", "uint4"),
-        other_buckets={"bf16": MORE_BUCKETS},
+        other_buckets={"bf16": MORE_BUCKETS}, fewer={}, quantised=("float8",),
     ),
 }
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import Architecture, Layout, words_of
-from calibration.extract import clips, loading, padded, parts, sounded
+from calibration.extract import clips, loading, padded, parts, requantised, sounded
 from calibration.extract.footprints import with_footprints
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
@@ -21,8 +21,6 @@ from calibration.extract.runs import Run, read
 from calibration.extract.stored import Stored
 from estimator import archive
 from estimator.optimizers import LOKR
-
-RESIDENT = parts.MOVED
 
 
 def occurrences(run: Run, layout: Layout, only_text: bool = False) -> Iterator[Occurrence]:
@@ -56,7 +54,7 @@ def residents(run: Run) -> dict[str, list[int]]:
     for tensor in run.tensors:
         for name in tensor.names[:1]:
             component, _, place = name.partition(":")
-            if component in RESIDENT:
+            if component in parts.MOVED:
                 index, _, inner = place.partition(".")
                 latest[component][int(index), int(inner or 0)] = tensor.size
     kind = {"transformer": chosen["weights"], **dict.fromkeys(parts.TEXT_ENCODERS, chosen["text"])}
@@ -130,7 +128,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
                 continue
             for key in _keys(family, part.key):
                 found[key].append(part)
-        if unloaded or run.stopped:
+        if unloaded or (run.stopped and run.config["model"].get("low_vram")):  # what is loaded without low_vram is on the card
             continue
         if run.versions != kept.made.get("versions", run.versions):
             raise ValueError(f"{folder}: recorded with other versions than what the profile has: {run.versions}")
@@ -151,6 +149,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
         report.append(f"{key}: {len(p.sequence.events)} events, {p.recordings} recordings, {quality}")
     if refused:
         raise Refused("\n".join(refused))
+    report += requantised.add(family.quantised, programs, tables, offload)
     programs = dict(sorted(programs.items()))
     write((arch, family.relative, family.shares), programs, tables, made, out, _beside(family, programs, offload))
     return report
@@ -219,6 +218,7 @@ def write(
         described[key] = {
             "number": number, "imports": sum(program.sequence.imported), "recordings": program.recordings,
             "worst_error": round(program.worst_error, 6), "inexact": sorted(set(program.inexact)),
+            **({"made_of": program.made_of} if program.made_of else {}),
         }  # fmt: skip
         if program.sequence.workspace_at is not None:
             described[key]["workspace_at"] = {program.sequence.workspace_thread: program.sequence.workspace_at}

@@ -42,7 +42,8 @@ class Refused(Exception):
 class Program:
     """`coefficients`: for each tensor, whole numbers over `features`. `inexact`: tensors held at their largest recorded size.
 
-    `worst_error`: of the peak of any recording, a share of it; negative where the program is too low.
+    `worst_error`: of the peak of any recording, a share of it; negative where the program is too low. `made_of`: the part that it was
+    made of by rule (calibration.extract.requantised), whose recordings these are.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Program:
     recordings: int
     worst_error: float = 0.0
     inexact: list[str] = field(default_factory=list)
+    made_of: str = ""
 
     def sizes(self, values: dict[str, int]) -> np.ndarray:
         row = np.array([feature(name, values) for name in self.features], dtype=np.int64)

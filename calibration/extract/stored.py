@@ -50,7 +50,8 @@ def _program(profile: Profile, key: str) -> Program:
     sequence.calls = [] if calls is None else [_call(row, own) for row in calls.tolist()]
     features = program.features or ("1",)  # of a part that makes nothing, or nothing with bytes
     coefficients = [tuple(row) or (0,) for row in program.coefficients.tolist()]
-    return Program(key, sequence, features, coefficients, part["recordings"], part["worst_error"], part["inexact"])
+    rule = part.get("made_of", "")
+    return Program(key, sequence, features, coefficients, part["recordings"], part["worst_error"], part["inexact"], rule)
 
 
 def _events(codes: list[int], own: int) -> list[int | None]:

@@ -177,9 +177,9 @@ def record_model(process: Any) -> None:
             R.close(frame, "oom" if recorder.is_oom(error) else "error")
             raise
         R.close(frame)
+        name_modules(sd)
         if os.environ.get("TRAINER_STOP") == "load":
             sys.exit(0)
-        name_modules(sd)
         video.record_experts(R, sd)
         R.open("setup")
         record_vae(sounds.record(R, sd))

@@ -256,6 +256,9 @@ def _report_offloading(model: Section, arch: Arch, result: Model) -> None:
         if result.weights == result.dtype and arch.key not in modelled.UNMERGED:
             model.found.not_modelled(at, True, "previews in which the adapter is not merged into unquantised weights")
         return
+    if arch.offloads_as_it_is and result.layer_offloading_transformer_percent > 0 and (result.low_vram or result.weights != result.dtype):
+        _stopped_by_offloading(model, at, arch)
+        return
     if arch.layer_offloading is None or arch.key not in modelled.OFFLOADING:
         model.found.not_modelled(at, True, "layers that are moved in and out of the card")
         return
@@ -273,6 +276,14 @@ def _report_offloading(model: Section, arch: Arch, result: Model) -> None:
             model.found.warn(model.at(key), f"{most}: a share is wanted, such as 0.5 for half of them")
     if any(0 < share < 1 for share in shares):
         model.found.warn(at, "the trainer chooses the layers at random in every run: the estimate is of an even choice")
+
+
+def _stopped_by_offloading(model: Section, at: tuple[str | int, ...], arch: Arch) -> None:
+    """Wan 2.1 (run on the emulated device): with layers taken its `.to` moves modules that the manager knows, and not what is a block's own
+    (scale_shift_table), which quantising and low_vram leave on the host (toolkit/util/quantize.py, wan21.py)."""
+    what = f"{arch.name} cannot be trained with layers of its transformer offloaded while it is quantised or low_vram is set"
+    why = "tables of its blocks are of no layer, and stay on the host: the trainer stops at the first forward"
+    model.found.problem(at, what, why, "set model.layer_offloading_transformer_percent: 0, or leave model.layer_offloading out")
 
 
 def _check_recovery(model: Section, name: str) -> None:
