@@ -129,6 +129,8 @@ def network(family: Architecture, second: bool, rank: int) -> dict[str, Any]:
 def text_kind(arch: str, qtype: str) -> str:
     """The text encoder's kind of weights beside a transformer's qtype: the same, or qfloat8 where an encoder of its own key has no such."""
     known = load_archs().archs.get(arch)
+    if known is not None and known.prequantised:
+        return known.prequantised
     if known is not None and known.te_qtype_key == "qtype":
         return qtype.partition("|")[0]  # the trainer looks at no other key
     return qtype if qtype in OPTIMIZER_WITH else "qfloat8"

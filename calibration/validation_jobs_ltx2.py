@@ -1,4 +1,4 @@
-"""Validation jobs of LTX-2 and LTX-2.3: as the trainer's web UI writes them, on clips with and without sound and on images."""
+"""Validation jobs of LTX-2, LTX-2.3 and LTX-2.5: as the trainer's web UI writes them, on clips with and without sound and on images."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ IMAGES["sounding clips"] = ((960, 540, "medium", 90, 1), (540, 960, "long", 60, 
 IMAGES["short sounding clips"] = ((640, 480, "short", 24, 1), (640, 480, "tag", 30, 1))
 UI_MODELS["ltx2"] = {"name_or_path": "Lightricks/LTX-2", "arch": "ltx2", "low_vram": True}
 UI_MODELS["ltx2.3"] = {"name_or_path": "Lightricks/LTX-2.3/ltx-2.3-22b-dev.safetensors", "arch": "ltx2.3", "low_vram": True}
+UI_MODELS["ltx2.5"] = {
+    "name_or_path": "Lightricks/LTX-2.5", "arch": "ltx2.5", "low_vram": True, "qtype": "convrot8", "qtype_te": "convrot8",
+}  # fmt: skip
 
 
 def frames(count: int, **more: Any) -> dict[str, Any]:
@@ -77,6 +80,26 @@ LTX23_JOBS = (
         {**UI_23, **NO_CHECKPOINTING, **rank(64)}, (clip(384, 384, 9, SECOND),),
     ),
 )  # fmt: skip
+LTX25_JOBS = (
+    Job("ltx25-ui", web_ui("ltx2.5"), (("sounding clips", [512], frames(33)),), UI_23, (clip(768, 768, 121),)),
+    Job(
+        "ltx25-images", web_ui("ltx2.5"), (("portraits", [512], frames(1)),),
+        {**UI_23, **CACHED_TEXT, **EMA, **rank(16)}, (clip(512, 768, 1), clip(544, 320, 49, SECOND)),
+    ),
+    Job(
+        "ltx25-81-uncached", web_ui("ltx2.5"), (("sounding clips", [384], frames(81)),), {**UI, **optimizer("adamw")},
+        (clip(480, 288, 81),),
+    ),
+    Job(
+        "ltx25-high-vram", web_ui("ltx2.5"), (("short sounding clips", [320], frames(25)), ("portraits", [384], frames(1))),
+        {**UI_23, **HIGH_VRAM, **UNLOADED, **batch(2)}, (clip(480, 320, 33),),
+    ),
+    Job(
+        "ltx25-no-checkpointing", web_ui("ltx2.5"),
+        (("short sounding clips", [256], frames(17, do_audio=False)), ("sounding clips", [320], frames(41))),
+        {**UI_23, **NO_CHECKPOINTING, **rank(64)}, (clip(384, 384, 9, SECOND),),
+    ),
+)  # fmt: skip
 IMAGES["long sounding clips"] = ((640, 480, "short", 90, 1), (640, 480, "tag", 85, 1))
 CACHED: dict[str, Any] = {**CACHED_LATENTS, **CACHED_TEXT}
 SMALL = (clip(320, 256, 17),)
@@ -107,4 +130,4 @@ KINDS_JOBS = (
         {**UI_23, **quantised("uint4"), **CACHED_TEXT, **EMA, **rank(16)}, SMALL,
     ),
 )  # fmt: skip
-JOBS = (*LTX2_JOBS, *LTX23_JOBS, *KINDS_JOBS)
+JOBS = (*LTX2_JOBS, *LTX23_JOBS, *KINDS_JOBS, *LTX25_JOBS)

@@ -33,6 +33,7 @@ class Arch:
     fixed_text_tokens: int | None = None
     max_text_tokens: int = MAX_TEXT_TOKENS
     te_qtype_key: str = "qtype_te"
+    prequantised: str | None = None
     guidance: str = "none"
     always_guided: bool = False
     attention: tuple[int, int] | None = None

@@ -47,6 +47,7 @@ latent frames of 8 (`Cells`). Of a step that counts its samples twice in `B`, `b
 - `splitsH_V` (H attention heads, V a length): the parts in which memory-efficient attention's backward goes through the keys, each with
   scratch memory of its own for gk and gv: at most one for 64 keys, and as many as 200 for all heads of all samples together (V may be a
   number);
+- `rows32_V` (V a length): rows of all samples together, rounded up to 32 for an int8 product (the trainer's convrot_quant.py);
 - `meanC_V` (C channels, V places): elements of the partial results of a mean over the channels of [B, C, V], by the rule of `reduceD_V`.
   Outputs are many here and values few: there are some where a thread has four outputs (V a multiple of 4) or two, none where it has one.
 
@@ -226,6 +227,9 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
     if name.startswith("splits"):
         heads, over = _of(name, "splits")
         return key_splits(given.get("B", 1) * heads, variable(over, given))
+    if name.startswith("rows"):
+        multiple, over = _of(name, "rows")
+        return round_up(given.get("B", 1) * variable(over, given), multiple)
     if name.startswith("kron"):
         return kronecker.elements(name, given["f"])
     if name.startswith("sums"):

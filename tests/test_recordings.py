@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
 from calibration.extract.runs import BACKWARD, read
@@ -72,3 +75,27 @@ def test_a_layer_s_own_gradients_stay_its_own(tmp_path: Path) -> None:
 def test_behind_a_backward_pass_its_labels_are_over(tmp_path: Path) -> None:
     run = read(written(tmp_path, [[(FIRST, LAYER_BYTES), (LAST, LAYER_BYTES)]]))
     assert run.tensors[-1].label == "optimizer_step"
+
+
+def test_a_history_taken_piece_by_piece_is_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocator's own list is emptied each time, so that a long run's never is there at once."""
+    waiting: list[dict[str, Any]] = []
+    memory = types.SimpleNamespace(
+        _record_memory_history=lambda clear_history, **_: waiting.clear() if clear_history else None,
+        _snapshot=lambda: {"device_traces": [list(waiting)]},
+    )
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=types.SimpleNamespace(memory=memory)))
+    history, address = traces.History(), 1 << 45
+    history.begin()
+    events = (("alloc", "a", 7), ("snapshot", "", 0), ("alloc", "b", 0), ("free_requested", "a", 7))
+    for number, (action, label, stream) in enumerate(events):
+        waiting.append({"action": action, "user_metadata": label, "addr": address + number, "size": 512 * number, "stream": stream})
+        if number == 1:
+            history.take()
+            assert not waiting
+    traces.save(str(tmp_path / "trace.npz"), types.SimpleNamespace(history=history, marks=[], named=[]))
+    back = traces.load(tmp_path / "trace.npz")
+    assert back.action.tolist() == [traces.ALLOC, traces.ALLOC, traces.FREE]
+    assert [back.labels[label] for label in back.label] == ["a", "b", "a"]
+    assert (back.stream.tolist(), back.size.tolist()) == ([1, 0, 1], [0, 1024, 1536])
+    assert back.address.tolist() == [address, address + 2, address + 3]

@@ -8,6 +8,7 @@ from calibration.architectures import (
     flux_base,
     hidream,
     ltx2,
+    ltx25,
     qwen,
     qwen_edit,
     stable_diffusion,
@@ -21,6 +22,6 @@ from calibration.architectures.base import Architecture
 
 MODULES = (
     stable_diffusion, flux_base, flux, flux2, chroma, chroma_radiance, zimage, zimage_l2p, qwen, qwen_edit, wan_5b, wan_i2v, wan, ltx2,
-    hidream,
+    ltx25, hidream,
 )  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {name: one for module in MODULES for name, one in module.ARCHITECTURES.items()}

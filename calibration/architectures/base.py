@@ -11,7 +11,7 @@ from typing import Any
 from estimator.features import IMAGE_CELLS, Cells
 from estimator.operations import BEGUN_PREVIEW, PREVIEW, TIMED_CORE
 from estimator.padded import PADDED_CORE, PADDED_PREVIEW
-from estimator.shared import ALL, TEXT
+from estimator.shared import ALL, TEXT, VAE
 
 # Kinds of base weights, and the optimizer that is recorded with each
 OPTIMIZER_WITH = {"bf16": "adamw8bit", "qfloat8": "adamw", "float8": "adafactor", "uint4": "prodigy"}
@@ -82,6 +82,7 @@ class Layout:
     `padded_to`: tokens of every picture that is no square (calibration.extract.padded), with three texts beside them; `preview_side`:
     previews have the area of a square of so many pixels' side. `silent`: the loader says nothing, and `load` names beginnings of components
     instead. `unet`: sizes depend on places of its levels (`u`, `v`). `convolved`: convolutions have an adapter too, of rank `c`.
+    `int8_rows`: linear layers are int8 products (ConvRot), whose rows are padded.
     """
 
     load: dict[str, tuple[str, ...]]
@@ -119,6 +120,7 @@ class Layout:
     silent: bool = False
     unet: bool = False
     convolved: bool = False
+    int8_rows: bool = False
 
     def caption_tokens(self, words: int) -> int:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
@@ -175,7 +177,9 @@ class Layout:
         if kind.startswith(("text", "cache_text")):
             if key.endswith("images"):
                 return ("1", "X", "I", *(f"{name}*Y" for name in self.flash))
-            return ("1", "B", "B*X") if key.endswith("/many") else ("1", "X", *(f"{name}*{name.split('_')[1]}" for name in self.flash_text))
+            rows = ("rows32_X",) * self.int8_rows
+            flash = (f"{name}*{name.split('_')[1]}" for name in self.flash_text)
+            return ("1", "B", "B*X", *rows) if key.endswith("/many") else ("1", "X", *rows, *flash)
         if kind == "cache_latents.item":
             return ("1", "T", "E", "L32")
         if kind == "decode":
@@ -188,6 +192,7 @@ class Layout:
             return ("1", "B", "r", "B*r", "B*T", *(f"B*{one}" for one in sums), "T", *sums) if "/many" in key else ("1", "r", "T", "E")
         reductions = (*self.scratch, *(f"reduce{self.width}_{length}" for length in self.reduced))
         lengths = self.lengths
+        reductions += ("rows32_T", "rows32_O") * self.int8_rows
         if kind in (PREVIEW, BEGUN_PREVIEW) and self.guidance == "sequential" and "/cfg" in key:
             lengths = (*lengths, "N", *("G" + name[1:] for name in lengths if name.startswith("S")))
         if kind == "preview" and self.guidance == "batched" and "/cfg" in key:  # each prompt is padded by itself before they meet
@@ -228,9 +233,9 @@ class Architecture:
     of the `train` section that its probe jobs have besides. `second`: buckets and previews of the second job of each kind of weights
     (none: those of the first). `loaded`: the trainer stops on previews with low_vram: neither job has it, and how it loads is recorded in a
     further one that stops there. `factors`: of a LoKr that is trained instead of a LoRA, of the two jobs. `text_only`: the relative has the
-    same text encoder, and another VAE. `ignored`: parts of names of layers that have no adapter (network_kwargs.ignore_if_contains).
-    `captioned`: buckets and previews of a further job with cached text, which then the second one has not (batches of several stop, or
-    previews do: then it makes none).
+    same text encoder, and another VAE; `vae_only`: the other way round. `ignored`: parts of names of layers that have no adapter
+    (network_kwargs.ignore_if_contains). `captioned`: buckets and previews of a further job with cached text, which then the second one has
+    not (batches of several stop, or previews do: then it makes none).
     `uncached`: buckets of a further job whose steps encode all of their latents, without previews.
     `brief`: kinds of weights whose steps, texts and (where it names previews) previews are qfloat8's by rule
     (estimator.rebuilt_weights), with the few buckets and previews of either job. `loads`: kinds that are recorded up to the first previews.
@@ -265,6 +270,7 @@ class Architecture:
     loaded: bool = False
     factors: tuple[int, int] | None = None
     text_only: bool = False
+    vae_only: bool = False
     ignored: tuple[str, ...] = ()
     captioned: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int, float, int, *tuple[int, ...]], ...]] | None = None
     uncached: tuple[tuple[int, ...], ...] = ()
@@ -279,7 +285,7 @@ class Architecture:
     @property
     def shares(self) -> str | None:
         """What the relative's recordings serve for, as the profile says it."""
-        return ALL if self.own else TEXT if self.text_only else None
+        return ALL if self.own else TEXT if self.text_only else VAE if self.vae_only else None
 
     def by_rule(self, key: str) -> bool:
         """Whether a part is another kind's by rule, however it was recorded."""

@@ -15,7 +15,10 @@ from typing import Any
 
 import torch
 
+from calibration.trainer.trace import History
+
 MIB = 2**20
+TAKEN_AT = 400_000  # allocations and frees: half a gigabyte of dictionaries
 MOVING = ("clip", "vae")  # beginnings of names that go from one tensor to the next, perhaps at the same address (tensors.py)
 
 
@@ -54,13 +57,13 @@ class Recorder:
         self.marks: list[tuple[int, int, str, dict[str, Any]]] = []
         self.named: list[tuple[int, int, str]] = []  # (mark, address, name), changes only
         self.names: Callable[[], dict[int, str]] | None = None
-        self.events = events
+        self.events, self.history, self._taken = events, History(), 0
         self._last: dict[int, str] = {}
         self._device = device_counters()
         self._empty_cache = torch.cuda.empty_cache
         torch.cuda.empty_cache = self._marked_empty_cache  # type: ignore[assignment]
         if events:
-            torch.cuda.memory._record_memory_history(enabled="all", context=None, max_entries=100_000_000)
+            self.history.begin()
 
     def mark(self, kind: str, **info: Any) -> None:
         allocations, frees = event_counts()
@@ -107,6 +110,9 @@ class Recorder:
     def close(self, frame: dict[str, Any], outcome: str = "ok") -> None:
         """Close `frame` and whatever is still open inside it."""
         self._cut()
+        if self.events and sum(event_counts()) - self._taken > TAKEN_AT:
+            self.history.take()
+            self._taken = sum(event_counts())
         while self.stack:
             last = self.stack.pop()
             self.mark("close", phase=last["phase"])

@@ -44,7 +44,8 @@ def _traffic(weights: str) -> float:
 
 @cache
 def _weights_count(arch: str, component: str) -> float:
-    return sum(load_profile(arch).resident(component, "bf16")) / BF16_BYTES
+    prequantised = load_archs().archs[arch].prequantised  # in a byte each, but for a few
+    return sum(load_profile(arch).resident(component, prequantised or "bf16")) / (1 if prequantised else BF16_BYTES)
 
 
 def _attention(job: Job, tokens: int) -> float:

@@ -232,7 +232,11 @@ def _trained_in(arch: str) -> frozenset[str]:
 
 
 def unquantised(subject: Subject) -> Level | None:
-    """The transformer's weights as they are, without quantisation: more exact, and nothing to unpack in each pass."""
+    """The transformer's weights as they are, without quantisation: more exact, and nothing to unpack in each pass.
+
+    None where they come quantised."""
+    if subject.arch.prequantised:
+        return None
     edits = [Edit("model.quantize", False)]
     if "quantize_te" not in subject.section("model") and subject.job.model.te_weights != subject.job.model.dtype:
         edits.append(Edit("model.quantize_te", True))  # it followed quantize

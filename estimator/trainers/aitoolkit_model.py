@@ -15,6 +15,7 @@ from estimator.levels import UNET
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_arch import resolve_arch, trainer_key
 from estimator.trainers.aitoolkit_compile import compiles
+from estimator.trainers.prequantised import given_weights
 from estimator.trainers.recorded import check_recorded
 from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
@@ -47,7 +48,7 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
     if arch is None:
         return None
     _check_combinations(model, arch, assistant)
-    weights, te_weights = _weights(model, arch, dtype, assistant)
+    weights, te_weights = given_weights(model, arch) or _weights(model, arch, dtype, assistant)
     offloading = model.truth("layer_offloading", model.truth("auto_memory", False))
     asked = model.truth("quantize", False)
     if arch.model_class == UNET and (asked or model.truth("quantize_te", False)):
@@ -214,9 +215,10 @@ def _check_combinations(model: Section, arch: Arch, assistant: str | None) -> No
 def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
     found = model.found
     recovered = result.weights == f"{modelled.RECOVERED.get(arch.key)}{RECOVERY}"
-    if result.weights != result.dtype and result.weights.removesuffix(RECOVERY) not in modelled.WEIGHTS and not recovered:
+    unmodelled = result.weights.removesuffix(RECOVERY) not in {*modelled.WEIGHTS, arch.prequantised}
+    if result.weights != result.dtype and unmodelled and not recovered:
         found.not_modelled(model.at("qtype"), result.weights, "the transformer in this quantisation")
-    if result.te_weights != result.dtype and result.te_weights not in modelled.TE_WEIGHTS:
+    if result.te_weights != result.dtype and result.te_weights not in {*modelled.TE_WEIGHTS, arch.prequantised}:
         found.not_modelled(model.at(arch.te_qtype_key), result.te_weights, "the text encoder in this quantisation")
     if result.assistant_lora is not None and arch.key not in modelled.ASSISTANT_LORA_ARCHS:
         found.not_modelled(model.at("assistant_lora_path"), result.assistant_lora, f"an assistant LoRA on {arch.name}")

@@ -140,7 +140,7 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
         found.not_modelled(run.at("method"), method, "this method")
     shape = _shape(run, arch)
     weights = _one_of(run, "weights", (*FLOATS, *QTYPES), "bf16")
-    if weights not in modelled.WEIGHTS and not (arch is not None and arch.harness):
+    if weights not in modelled.WEIGHTS and not (arch is not None and (arch.harness or weights == arch.prequantised)):
         found.not_modelled(run.at("weights"), weights, "the transformer in this type")
     network = _lora(run, method, arch)
     optimizer, state = _optimizer(run)
