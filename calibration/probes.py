@@ -198,7 +198,8 @@ def job_datasets(family: Architecture, weights: str, index: int, run: Path) -> l
     # weights, so that the head of each batch size is seen at enough sizes to check its formulas.
     turn = 0 if weights == family.weights[-1] else 1
     for number, entry in enumerate(datasets):
-        if unloaded:  # no process of its own: forking one counts the unloaded weights on the host a second time
+        # no process of its own where weights are on the host unquantised: forking one counts them a second time
+        if unloaded or (index == 1 and weights == "bf16"):
             entry["num_workers"] = 0
         held_picture = entry.get("do_i2v", False) and entry["num_frames"] == 1
         disk = (cached or number % 2 == turn) and not family.pictured and not held_picture and index != UNCACHED

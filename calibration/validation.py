@@ -42,6 +42,7 @@ from calibration import (
     validation_jobs_unet,
     validation_jobs_wan,
     validation_jobs_wan21,
+    validation_jobs_wan22,
     validation_rows,
 )  # fmt: skip
 from calibration.clips import write_clip
@@ -54,7 +55,7 @@ JOBS = (
     *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS, *validation_jobs_offload.JOBS, *validation_jobs_ltx2.JOBS,
     *validation_jobs_adapters.JOBS, *validation_jobs_flex2.JOBS, *validation_jobs_matrix.JOBS, *validation_jobs_networks.JOBS,
     *validation_jobs_passes.JOBS, *validation_jobs_pixels.JOBS, *validation_jobs_hidream.JOBS, *validation_jobs_neighbours.JOBS,
-    *validation_jobs_unet.JOBS,
+    *validation_jobs_unet.JOBS, *validation_jobs_wan22.JOBS,
 )  # fmt: skip
 DATA = "DATA/"  # in place of the folder that holds a job's images
 RARELY = 10_000  # save_every, sample_every: at the start and the end only
@@ -286,9 +287,8 @@ def main() -> int:
     if args.command == "list":
         print("\n".join(all_runs()))
     elif args.command == "run":
-        for name in args.only or all_runs():
-            if args.only or not (args.folder / name / "result.json").exists():
-                run(name, args.folder, options)
+        for name in args.only or [name for name in all_runs() if not (args.folder / name / "result.json").exists()]:
+            run(name, args.folder, options)
     else:
         validation_rows.write_all(rows := collect(args.folder, {one["name"]: one for one in validation_rows.read_all()}))
         print(f"{len(rows)} rows")

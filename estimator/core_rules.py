@@ -1,4 +1,5 @@
-"""A step's core as other settings have it, rewritten by rule from the one that was recorded: what its key ends in says by which."""
+"""Parts (a step's core, a preview, merging an adapter) as other settings have them, rewritten by rule from the one that was recorded: what
+a key ends in says by which."""
 
 from __future__ import annotations
 
@@ -6,20 +7,21 @@ from collections.abc import Callable
 
 from estimator.edited import EDITED, PREVIEWS, edited, edited_preview
 from estimator.guided_step import GUIDED, guided
+from estimator.lora_merging import FROM_HOST, from_host
 from estimator.loss_weights import WEIGHED, weighed
 from estimator.program import Program
 from estimator.references import REFERENCED, referenced
 
-_RULES = {GUIDED: guided, WEIGHED: weighed, REFERENCED: referenced, EDITED: edited}
+_RULES = {GUIDED: guided, WEIGHED: weighed, REFERENCED: referenced, EDITED: edited, FROM_HOST: from_host}
 
 
 def named(key: str) -> bool:
-    """Whether the key is that of a core that a rule makes."""
+    """Whether the key is that of a part that a rule makes."""
     return key.endswith(tuple(_RULES))
 
 
 def rewritten(key: str, core_of: Callable[[str], Program]) -> Program:
-    """The core of such a key, from the one that its last rule rewrites."""
+    """The part of such a key, from the one that its last rule rewrites."""
     ending = next(ending for ending in _RULES if key.endswith(ending))
     if key.startswith(PREVIEWS):
         return edited_preview(core_of(key.removesuffix(ending)))
@@ -27,5 +29,5 @@ def rewritten(key: str, core_of: Callable[[str], Program]) -> Program:
 
 
 def recorded(key: str) -> str:
-    """The core that was recorded: no rule changes its peak rows, or what outlives it (guidance: some latents around the transformer)."""
-    return key.removesuffix(GUIDED).removesuffix(WEIGHED).removesuffix(REFERENCED).removesuffix(EDITED)
+    """The part that was recorded: no rule changes its peak rows, or what outlives it (guidance: some latents around the transformer)."""
+    return key.removesuffix(GUIDED).removesuffix(WEIGHED).removesuffix(REFERENCED).removesuffix(EDITED).removesuffix(FROM_HOST)

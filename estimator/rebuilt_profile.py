@@ -22,7 +22,7 @@ SOURCES = {"bf16": ("qfloat8",), "float8": ("qfloat8",), "uint4": ("qfloat8", "f
 KINDS = tuple(SOURCES)
 READ_TWICE = "DenseReluDense.wo"  # T5's layer whose weight is asked for twice before it is used
 _FULL, _CHECKPOINTED, _GRAPH, _PLAIN = "/full/", "/checkpointed/", "/graph/", "/plain/"
-_CORE, _PREVIEWS, _TEXT = "step.core", ("preview", PADDED_PREVIEW), "text"
+_CORE, _PREVIEWS, _TEXT = "step.core", ("preview", "preview.begun", PADDED_PREVIEW), "text"
 _SAMPLED = ("sample.enter", "sample.leave")  # of quantised weights alike (in every architecture that has several)
 
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 from estimator.batches import Batch, Step, one_or_many
 from estimator.experts import BOTH, LOW
 from estimator.job import Bucket, Job, Sample
+from estimator.lora_merging import FROM_HOST
 from estimator.operations import EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.wan import WanPlan, first_frame
 
@@ -24,7 +25,8 @@ EXPERTS = ("transformer_1", "transformer_2")
 BOTH_EXPERTS = (0, 1)  # high noise, low noise: what is trained unless a config says otherwise
 # Parts of the adapter that name the weights' kind: Wan 2.1's recordings in qfloat8 serve for all quantised kinds, of whose layers an
 # adapter is made and put to use alike, but for what `setup.read` holds
-BY_WEIGHTS, RECORDED = ("setup.network/", "sample.enter/", "sample.leave/"), "qfloat8"
+MERGING = ("sample.enter", "sample.leave")
+BY_WEIGHTS, RECORDED = ("setup.network/", *MERGING), "qfloat8"
 REBUILT = "uint"  # kinds of the trainer's own quantised layers, which rebuild a weight that is read
 OF_ADAPTER = ("setup.network/", "setup.optimizer/", "setup.ema", "step.ema", "save/", "sample.enter/", "sample.leave/")
 
@@ -43,6 +45,9 @@ class Wan22Plan(WanPlan):
         for operation in operations:
             if isinstance(operation, (MoveIn, MoveOut)) and operation.component == "transformer":
                 continue
+            if isinstance(operation, Part) and operation.key.startswith(MERGING) and self.weights == "bf16":
+                yield from self._merged(operation)
+                continue
             if isinstance(operation, Part) and operation.key.startswith(BY_WEIGHTS) and self.weights != "bf16":
                 operation = replace(operation, key=operation.key.replace(f"/{self.weights}", f"/{RECORDED}", 1))
             twice = isinstance(operation, Part) and operation.key.startswith(OF_ADAPTER) and len(self.trained) > 1
@@ -52,6 +57,19 @@ class Wan22Plan(WanPlan):
                 yield replace(operation, key=operation.key + BOTH)
             else:
                 yield from (operation, replace(operation, key=operation.key + LOW))
+
+    def _merged(self, part: Part) -> Iterator[Operation]:
+        """Into unquantised weights an adapter is merged before previews, expert by expert, behind EMA's copy of the whole and a flush.
+
+        With low_vram the last expert that was trained is on the card and the other on the host, as both are after previews.
+        """
+        name, weights, ema, when = part.key.split("/")
+        if ema == "ema" and name == MERGING[0]:
+            yield from (replace(part, key=f"{name}/{RECORDED}/{ema}/{when}{BOTH * (len(self.trained) > 1)}"), EmptyCache())
+        for number, expert in enumerate(self.trained):
+            there = not self.job.model.low_vram or (name == MERGING[0] and expert == self.trained[-1])
+            merged = "" if there or when == "first" else FROM_HOST
+            yield replace(part, key=f"{name}/{weights}/none/{when}{merged}{LOW * (number > 0)}")
 
     def _use(self, expert: int) -> Iterator[Operation]:
         """An expert before its forward: with low_vram it takes the other's place."""

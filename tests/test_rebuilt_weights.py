@@ -13,6 +13,7 @@ from estimator.errors import CannotTell
 from estimator.program import Program
 from estimator.programs import Profile, load_profile
 
+SCALARS = 256  # bytes
 STEPS = ("checkpointed/one", "checkpointed/many", "full/one", "full/many")
 CORES = [
     (arch, f"step.core/{kind}/{how}")
@@ -67,6 +68,28 @@ def test_uint4_is_made_of_float8_too(key: str) -> None:
     profile = replace(known, data={**known.data, "parts": parts})
     assert outline(profile.program(key)) == outline(load_profile("zimage").program(key))
     assert rebuilt_profile.base_key(load_profile("qwen-image-edit-2511"), "preview/uint4/cfg/cached") == "preview/float8/cfg/cached"
+
+
+@pytest.mark.parametrize("kind", ["float8", "uint4"])
+@pytest.mark.parametrize("arch", ["flux1-schnell", "flux2-klein-4b", "wan21-14b", "zimage"])
+def test_an_adapter_comes_and_goes_for_previews_alike_in_all_quantised_kinds(arch: str, kind: str) -> None:
+    known = load_profile(arch)
+    keys = [key for key in known.data["parts"] if key.startswith((f"sample.enter/{kind}/", f"sample.leave/{kind}/"))]
+    assert len(keys) == 8 or (arch, kind) == ("wan21-14b", "float8")
+    for key in keys:
+        recorded, base = known.recorded(key), known.recorded(key.replace(f"/{kind}/", "/qfloat8/"))
+        assert (recorded.events.tolist(), recorded.names) == (base.events.tolist(), base.names), key
+        first, second = (program.sizes({"r": 16}) for program in (recorded, base))
+        assert first[first > SCALARS].tolist() == second[second > SCALARS].tolist(), key
+
+
+@pytest.mark.parametrize("way", ["cfg", "plain"])
+def test_a_preview_that_begins_with_a_picture_is_made_as_any_other(way: str) -> None:
+    """What its layers make of weights is as much as in a preview that does not: all of both are used as often."""
+    profile = load_profile("wan22-5b")
+    keys = [f"{name}/{{}}/{way}" for name in ("preview", "preview.begun")]
+    further = [len(profile.program(key.format("float8")).names) - len(profile.program(key.format("qfloat8")).names) for key in keys]
+    assert further[0] == further[1] < 0
 
 
 def test_what_is_recorded_is_taken_as_it_is() -> None:

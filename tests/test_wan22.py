@@ -14,6 +14,7 @@ from estimator.batches import steps_of
 from estimator.errors import CannotTell, InputError
 from estimator.experts import BOTH, LOW
 from estimator.job import Bucket, Job
+from estimator.lora_merging import FROM_HOST
 from estimator.operations import EmptyCache, MoveIn, MoveOut, Operation, Part
 from estimator.plans import after_steps, before_steps, plan_of, steps, warm_up
 from estimator.programs import load_profile
@@ -129,8 +130,54 @@ def test_two_experts_need_twice_the_room_without_low_vram() -> None:
 
 
 def test_what_was_not_recorded_is_named() -> None:
-    with pytest.raises(CannotTell, match="bf16"):
-        simulate(replace(made(), model=replace(made().model, weights="bf16")))
+    with pytest.raises(CannotTell, match="convrot"):
+        simulate(replace(made(), model=replace(made().model, weights="convrot")))
+
+
+# ---------------------------------------------------------------- merging into unquantised weights
+
+
+def merges(one: Job) -> list[str]:
+    return [o.key for o in whole(one) if isinstance(o, Part) and o.key.startswith("sample.")]
+
+
+def unquantised(**more: Any) -> Job:
+    one = made(**more)
+    return replace(one, model=replace(one.model, weights="bf16"))
+
+
+def test_an_adapter_is_merged_into_the_expert_on_the_card_and_the_one_on_the_host() -> None:
+    """With low_vram the one that had the last step is on the card until the first preview, and none behind it."""
+    enter, leave = "sample.enter/bf16/none/", "sample.leave/bf16/none/"
+    zero = [enter + "first", enter + "first" + LOW, leave + "first", leave + "first" + LOW]
+    there, away = [part + end for part in (enter, leave) for end in ("later", "later" + LOW)], "later" + FROM_HOST
+    assert merges(unquantised(low_vram=False)) == zero + there
+    assert merges(unquantised(low_vram=True)) == [*zero, enter + away, enter + "later" + LOW, leave + away, leave + away + LOW]
+    for expert in (0, 1):
+        alone = merges(unquantised(low_vram=True, experts=(expert,)))
+        assert alone == [enter + "first", leave + "first", enter + "later", leave + away]
+
+
+def test_emas_weights_are_copied_whole_before_they_are_merged() -> None:
+    keys = merges(unquantised(ema=True))
+    copied = [n for n, key in enumerate(keys) if "/ema/" in key]
+    assert [keys[n] for n in copied] == [f"sample.enter/qfloat8/ema/{when}{BOTH}" for when in ("first", "later")]
+    assert all("/none/" in keys[n + 1] for n in copied)
+    assert not [key for key in merges(made(ema=True)) if "/none/" in key]
+
+
+@pytest.mark.parametrize("way", ["enter", "leave"])
+def test_what_goes_back_to_the_host_is_cast_there(way: str) -> None:
+    """One tensor less of each of an expert's 400 linear layers, as large as the weight in bf16; all else is as on the card."""
+    profile = load_profile(ARCH)
+    on_card, away = (profile.program(f"sample.{way}/bf16/none/later{end}") for end in ("", FROM_HOST))
+    sizes = [np.sort(np.append(p.sizes({"r": 24}), 0)[p.tensor_of_event[p.events == 0]])[::-1] for p in (on_card, away)]
+    left = list(sizes[0])
+    for size in sizes[1]:
+        left.remove(size)
+    assert len(left) == 400
+    assert sum(left) == 2 * 40 * (8 * 5120 * 5120 + 2 * 5120 * 13824)
+    assert on_card.peak({"r": 24})[0] == away.peak({"r": 24})[0] > 3 * 4 * 5120 * 13824
 
 
 # ---------------------------------------------------------------- a recovery adapter

@@ -129,9 +129,21 @@ def test_more_frames_never_need_less(low_vram: bool, begins: bool) -> None:
         assert needs == sorted(needs)
 
 
+@pytest.mark.parametrize("kind", ["float8", "uint4", "uint3"])
+def test_steps_and_previews_of_further_kinds_differ_in_the_weights_alone(kind: str) -> None:
+    """With a given frame and without: what is live at a peak beside the transformer is within a layer's weights of qfloat8's."""
+    layer_bytes = 3 * 2 * 3072 * 14336
+    for one in (made(), made(begins=True, pictured=True)):
+        was, now = (simulate(replace(one, model=replace(one.model, weights=weights))) for weights in ("qfloat8", kind))
+        for before, after in zip(was.phases, now.phases, strict=True):
+            if before.phase in ("train", "sample"):
+                beside = [p.allocated_bytes - p.components["transformer"] for p in (before, after)]
+                assert abs(beside[0] - beside[1]) <= layer_bytes, (before.phase, before.detail)
+
+
 def test_what_was_not_recorded_is_named() -> None:
-    with pytest.raises(CannotTell, match="uint4"):
-        simulate(replace(made(), model=replace(made().model, weights="uint4")))
+    with pytest.raises(CannotTell, match="convrot"):
+        simulate(replace(made(), model=replace(made().model, weights="convrot")))
     with pytest.raises(CannotTell, match="one/two"):  # clips of two latent frames, not cached, alone in their batch
         simulate(made(5))
 

@@ -74,14 +74,20 @@ EXPERT_SAMPLES = (
     (512, 512, 4.0, 9, 1), (448, 320, 4.0, 9, 17), (480, 272, 4.0, 9, 9), (368, 320, 4.0, 9, 5), (416, 304, 1.0, 9, 9),
     (512, 384, 1.0, 9, 1), (288, 352, 1.0, 9, 5),
 )  # fmt: skip
+# With a further kind of base weights the second job's, at another rank and with low_vram, are fewer
+EXPERT_FEWER = (
+    (EXPERT_BUCKETS, EXPERT_SAMPLES),
+    (tuple(EXPERT_BUCKETS[n] for n in (0, 3, 5, 6)), tuple(EXPERT_SAMPLES[n] for n in (0, 3, 5))),
+)
 # As the trainer's 24 GB example has it
 RECOVERED = "uint4|ostris/accuracy_recovery_adapters/wan22_14b_t2i_torchao_uint4.safetensors"
 T2V = {"name_or_path": "ai-toolkit/Wan2.2-T2V-A14B-Diffusers-bf16", "arch": "wan22_14b"}
 ARCHITECTURES["wan22-14b"] = Architecture(
     T2V, EXPERT_BUCKETS, EXPERT_SAMPLES,
     replace(LAYOUT, width=5120, load={**LOAD, "load.transformer": (*LOAD["load.transformer"], "Creating Dual", "Applying Accuracy")}),
-    relative="wan21-14b", weights=(RECOVERED, "uint4", "qfloat8"),
+    relative="wan21-14b", weights=(RECOVERED, "bf16", "float8", "uint4", "qfloat8"),
     own=("load.transformer", "load.rest", "setup.read", "preview", "step.core"), train={"switch_boundary_every": 10**6},
+    fewer={"bf16": EXPERT_FEWER, "float8": EXPERT_FEWER},
 )  # fmt: skip
 
 # Image to video: what a clip that begins with a picture costs the VAE, in steps and previews. All else is T2V's.
@@ -99,7 +105,7 @@ PICTURED_SAMPLES = (
 I2V = {"name_or_path": "ai-toolkit/Wan2.2-I2V-A14B-Diffusers-bf16-two-layers", "arch": "wan22_14b_i2v"}
 ARCHITECTURES["wan22-i2v-14b"] = replace(
     ARCHITECTURES["wan22-14b"], model=I2V, buckets=PICTURED_BUCKETS, samples=PICTURED_SAMPLES, relative="wan22-14b",
-    own=("step.first_frame", "preview.first_frame"), pictured=True, weights=("qfloat8",),
+    own=("step.first_frame", "preview.first_frame"), pictured=True, weights=("qfloat8",), fewer={},
 )
 
 

@@ -45,16 +45,23 @@ SECOND_SAMPLES = (
     (736, 736, 4.0, 9, 1), (640, 384, 4.0, 9, 17), (672, 416, 4.0, 9, 5), (288, 448, 4.0, 9, 21), (416, 512, 1.0, 9, 13),
     (896, 640, 1.0, 9, 1), (480, 352, 4.0, 9, 17, 1), (352, 384, 4.0, 9, 25, 1), (608, 320, 1.0, 9, 9, 1), (768, 704, 1.0, 9, 1, 1),
 )  # fmt: skip
-# With bf16: the parts in which the decoder's norms are summed go down with a frame's pixels, so images and clips of larger ones too
-MORE_SAMPLES = (
-    (1024, 1024, 4.0, 9, 1), (800, 832, 4.0, 9, 1), (736, 672, 4.0, 9, 5), (640, 576, 4.0, 9, 17), (448, 384, 4.0, 9, 13),
-    (768, 1024, 1.0, 9, 1), (832, 704, 1.0, 9, 5), (704, 544, 1.0, 9, 9), (512, 416, 4.0, 9, 21, 1), (608, 384, 1.0, 9, 13, 1),
-    (448, 512, 4.0, 9, 13, 1), (576, 416, 1.0, 9, 9, 1),
+# With further kinds of base weights steps and texts are qfloat8's by rule, and previews too but for those in bf16
+FEW_BUCKETS = ((544, 544, 1, 20, 5, 1), (480, 640, 2, 20, 1))
+FEW_SAMPLES = ((672, 416, 4.0, 9, 5),)
+MERGED_SAMPLES = (
+    (736, 736, 4.0, 9, 1), (544, 288, 4.0, 9, 13), (672, 416, 4.0, 9, 5), (416, 512, 1.0, 9, 13), (896, 640, 1.0, 9, 1),
+    (544, 608, 1.0, 9, 5), (480, 352, 4.0, 9, 17, 1), (352, 384, 4.0, 9, 25, 1), (608, 320, 1.0, 9, 9, 1), (768, 704, 1.0, 9, 1, 1),
+)  # fmt: skip
+MORE_MERGED = (
+    (640, 384, 4.0, 9, 17), (352, 512, 1.0, 9, 9), (480, 416, 4.0, 9, 9, 1), (416, 480, 1.0, 9, 13, 1),
 )  # fmt: skip
 ARCHITECTURES = {
     "wan22-5b": Architecture(
-        {"name_or_path": "Wan-AI/Wan2.2-TI2V-5B-Diffusers", "arch": "wan22_5b"}, BUCKETS, SAMPLES, LAYOUT, weights=("bf16", "qfloat8"),
-        begins=True, other_samples={"bf16": MORE_SAMPLES}, second=(SECOND_BUCKETS, SECOND_SAMPLES),
+        {"name_or_path": "Wan-AI/Wan2.2-TI2V-5B-Diffusers", "arch": "wan22_5b"}, BUCKETS, SAMPLES, LAYOUT,
+        weights=("bf16", "float8", "uint4", "qfloat8"), begins=True, second=(SECOND_BUCKETS, SECOND_SAMPLES),
+        brief={"bf16": (FEW_BUCKETS, ()), "float8": (FEW_BUCKETS, FEW_SAMPLES), "uint4": (FEW_BUCKETS, FEW_SAMPLES)},
+        relative="wan21-14b", text_only=True, left=("load.text/bf16", "load.text/uint4", "text/bf16", "text/uint4", "cache_text"),
+        loads=("float8", "uint4"), fewer={"bf16": ((FEW_BUCKETS, MERGED_SAMPLES), (FEW_BUCKETS, MORE_MERGED))},
     )
 }  # fmt: skip
 LATENT_CHANNELS = 48
