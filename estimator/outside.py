@@ -10,11 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from estimator.gpus import Gpu
-from estimator.residents import PhasePeak
+from estimator.residents import DECODER_MOMENTS, VAE_MOMENTS, PhasePeak
 from estimator.residual import NOTHING, Interval, Residual, interval
-
-DECODER_MOMENTS = ("transformer.local_decoder",)  # Z-Image L2P: convolutions at a picture's full size, in previews and steps
-VAE_MOMENTS = ("vae", *DECODER_MOMENTS)
 
 
 def cudnn_workspace(peak: PhasePeak, residual: Residual) -> Interval:

@@ -16,7 +16,7 @@ from estimator import operations as op
 from estimator import plans
 from estimator.allocator_state import UNIT_BYTES
 from estimator.archs import load_archs
-from estimator.arrays import Bools, distinct
+from estimator.arrays import distinct
 from estimator.batches import steps_of
 from estimator.features import Ints, feature
 from estimator.grid import NO_ROW, grid
@@ -25,11 +25,12 @@ from estimator.job_profile import profile_of
 from estimator.offload import GROUPS
 from estimator.optimizers import OptimizerProgram
 from estimator.program import Footprint, Program, sum_of
-from estimator.residents import adds, counted_as, unquantised_linears
+from estimator.residents import DECODER_MOMENTS, VAE_MOMENTS, adds, counted_as, unquantised_linears
 from estimator.rows import resident_bytes, rounded_sum, workspace_threads
 
-PIXELS = "pixels"
-VAE_MOMENTS = ("vae", "transformer.local_decoder")  # estimator.outside
+PIXELS, IMAGES = "pixels", "images"
+NO_CONVOLUTION, OF_VAE, OF_DECODER = range(3)  # whose convolutions a row is made in: nobody's, the VAE's, the transformer's own
+NONE: Ints = np.zeros((), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,14 @@ class Operations:
 
 @dataclass(frozen=True, slots=True)
 class PhaseGrid:
-    """A phase's highest allocated bytes in each cell; `vae`: where the VAE is the peak; `pixels` of the phase's size."""
+    """A phase's highest allocated bytes in each cell; `convolutions`: whose are the peak; `pixels` of the phase's size, `images` of its
+    batch."""
 
     phase: str
     allocated_bytes: Ints
-    vae: Bools
+    convolutions: Ints
     pixels: Ints
+    images: Ints
 
 
 def operations_of(job: Job) -> Operations:
@@ -63,7 +66,7 @@ def operations_of(job: Job) -> Operations:
         elif isinstance(each, op.Begin):
             width, height = each.variant.width, each.variant.height
             words.append((op.Begin, each.phase))
-            values.append({PIXELS: 0 if width is None or height is None else width * height})
+            values.append({PIXELS: 0 if width is None or height is None else width * height, IMAGES: each.variant.batch or 1})
         else:
             words.append(each)
     return Operations(tuple(words), tuple(values))
@@ -97,18 +100,18 @@ class GridRows:
         self.unquantised = unquantised_linears(job.model, load_archs().archs[job.arch].embedder_linears)
         self.counts = _Counts()
         self.phases: list[PhaseGrid] = []
-        self._figures: dict[Any, tuple[Ints, Bools, dict[str, Ints], dict[str, Ints]]] = {}
-        self._begin: tuple[str, Ints] = ("", np.zeros((), dtype=np.int64))
-        self._best: Ints = np.zeros((), dtype=np.int64)
-        self._vae: Bools = np.zeros((), dtype=np.bool_)
+        self._figures: dict[Any, tuple[Ints, Ints, dict[str, Ints], dict[str, Ints]]] = {}
+        self._begin: tuple[str, Ints, Ints] = ("", NONE, NONE)
+        self._best: Ints = NONE
+        self._convolutions: Ints = NONE
 
     def run(self, words: Sequence[Any], values: Sequence[Mapping[str, Ints]]) -> list[PhaseGrid]:
         """Raises CannotTell for a part that was never recorded."""
         sizes = iter(values)
         for word in words:
             if isinstance(word, op.End):
-                phase, pixels = self._begin
-                self.phases.append(PhaseGrid(phase, self._best, self._vae, pixels))
+                phase, pixels, images = self._begin
+                self.phases.append(PhaseGrid(phase, self._best, self._convolutions, pixels, images))
             elif isinstance(word, op.MoveIn):
                 self._move_in(word.component)
             elif isinstance(word, op.MoveOut):
@@ -123,18 +126,18 @@ class GridRows:
             elif isinstance(word, tuple):
                 given = next(sizes)
                 if word[0] is op.Begin:
-                    self._begin = (word[1], given[PIXELS])
-                    self._best, self._vae = self.counts.total, np.zeros((), dtype=np.bool_)
+                    self._begin = (word[1], given[PIXELS], given[IMAGES])
+                    self._best, self._convolutions = self.counts.total, NONE
                 else:
                     key, scope, accumulate = word[:3]
                     self._part(key, scope, accumulate, given)
         return self.phases
 
-    def _see(self, extra: Ints, vae: Bools) -> None:
+    def _see(self, extra: Ints, convolutions: Ints) -> None:
         total = self.counts.total + extra
         higher = total > self._best
-        if np.any(vae) or np.any(self._vae):
-            self._vae = np.where(higher, vae, self._vae)
+        if np.any(convolutions) or np.any(self._convolutions):
+            self._convolutions = np.where(higher, convolutions, self._convolutions)
         self._best = np.maximum(total, self._best)
 
     def _move_in(self, component: str) -> None:
@@ -142,14 +145,14 @@ class GridRows:
             return
         weights = self.job.model.te_weights if component.startswith("text_encoder") else self.job.model.weights
         self.counts.change(component, self._resident(component, weights))
-        self._see(np.zeros((), dtype=np.int64), np.zeros((), dtype=np.bool_))
+        self._see(NONE, NONE)
 
     def _resident(self, component: str, weights: str) -> Ints:
         return np.array(resident_bytes(self.profile, component, weights, self.unquantised if component == "transformer" else 0))
 
     def _part(self, key: str, scope: str, accumulate: bool, values: Mapping[str, Ints]) -> None:
         counts = self.counts
-        peak, vae, stays, freed = self._figures_of(key, values)
+        peak, convolutions, stays, freed = self._figures_of(key, values)
         for thread in workspace_threads(self.profile, key):
             if not counts.held(f"workspace:{thread}"):
                 counts.change(f"workspace:{thread}", np.array(self.workspace_bytes))
@@ -157,7 +160,7 @@ class GridRows:
             for group in GROUPS:
                 counts.change(group, -counts.groups.get(group, np.zeros((), dtype=np.int64)))
         there = sum(size for group, size in stays.items() if adds(accumulate, group) and counts.held(counted_as(group, key)))
-        self._see(peak - there, vae)
+        self._see(peak - there, convolutions)
         for group, size in freed.items():
             counts.change(group, -np.minimum(size, counts.groups.get(group, 0)))
         for group, size in stays.items():
@@ -169,7 +172,7 @@ class GridRows:
         if key.startswith("load.transformer") and self.unquantised and counts.held("transformer"):
             counts.change("transformer", self._resident("transformer", self.job.model.weights) - counts.groups["transformer"])
 
-    def _figures_of(self, key: str, values: Mapping[str, Ints]) -> tuple[Ints, Bools, dict[str, Ints], dict[str, Ints]]:
+    def _figures_of(self, key: str, values: Mapping[str, Ints]) -> tuple[Ints, Ints, dict[str, Ints], dict[str, Ints]]:
         known = (key, tuple(id(value) for value in values.values()))
         if known not in self._figures:
             program = self.profile.outline(key)
@@ -178,13 +181,19 @@ class GridRows:
                 return self._figures[known]
             needed = _needed(program, values)
             peak, row = grid(program, needed)
-            vae = np.array([p.moment.startswith(VAE_MOMENTS) for p in program.peaks] + [False])
+            whose = np.array([*(_convolutions(p.moment) for p in program.peaks), NO_CONVOLUTION])
             stays, freed = ({group: _bytes(rows, needed) for group, rows in side.items()} for side in program.rows)
-            self._figures[known] = (peak, vae[np.where(row == NO_ROW, len(program.peaks), row)], stays, freed)
+            self._figures[known] = (peak, whose[np.where(row == NO_ROW, len(program.peaks), row)], stays, freed)
         return self._figures[known]
 
 
-def _of_optimizer(program: OptimizerProgram, values: Mapping[str, Ints]) -> tuple[Ints, Bools, dict[str, Ints], dict[str, Ints]]:
+def _convolutions(moment: str) -> int:
+    if moment.startswith(DECODER_MOMENTS):
+        return OF_DECODER
+    return OF_VAE if moment.startswith(VAE_MOMENTS) else NO_CONVOLUTION
+
+
+def _of_optimizer(program: OptimizerProgram, values: Mapping[str, Ints]) -> tuple[Ints, Ints, dict[str, Ints], dict[str, Ints]]:
     """An optimizer's tensors depend on the rank alone, rank by rank; a core that a fused one is laid into has peak rows."""
     rank, core = np.asarray(values[program.variable]), program.core
     beside = {"c": int(np.asarray(values["c"]).flat[0])} if "c" in values else {}  # of convolutions: no axis of a grid
@@ -204,7 +213,7 @@ def _of_optimizer(program: OptimizerProgram, values: Mapping[str, Ints]) -> tupl
             if core is not None:
                 out[group] = out[group] + _bytes(core.rows_of(of_core[of_core >= 0]), needed)
         sides.append(out)
-    return peak, np.zeros((), dtype=np.bool_), sides[0], sides[1]
+    return peak, NONE, sides[0], sides[1]
 
 
 def _by_rank(rank: Ints, figure: Callable[[int], int]) -> Ints:

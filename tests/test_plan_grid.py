@@ -108,6 +108,20 @@ def test_cells_of_every_kind_of_step_are_the_job_on_its_own(kind: str) -> None:
         assert (made.peak_bytes[x, y], PHASES[made.phase[x, y]]) == (peak.allocated_bytes, peak.phase)
 
 
+@pytest.mark.parametrize("set_", ["train.gradient_checkpointing=false", "train.disable_sampling=false"])
+def test_convolutions_of_a_transformer_have_their_workspace_in_cells_too(set_: str) -> None:
+    """Was: none in steps of Z-Image L2P, and one picture's in previews of two prompts at once: cells unconfirmed that are borderline."""
+    path, sets = EXAMPLES / "zimage_l2p_ui.yaml", ("datasets.*.resolution=512", set_)
+    (job,) = read_jobs(path, sets)
+    subject, seen = read_subject(str(path), sets, None, ()), set()
+    for tenth in range(120, 360, 3):
+        gpu = find_gpu(f"{tenth / 10}GiB")
+        verdict = {"safe": "unconfirmed"}.get(verdict_ := estimate_job(job, gpu, fast=True).verdict, verdict_)
+        assert VERDICTS[sweep(subject, gpu, read_axes(["batch=1"])).verdict[0]] == verdict, tenth
+        seen.add(verdict)
+    assert seen == {"oom", "borderline", "unconfirmed"}
+
+
 def test_the_table_on_the_screen_and_confirmed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     grid = ("--grid", "resolution=512,1024", "batch=1-3:2")
     assert main(["plan", str(ZIMAGE), "--gpu", "20GiB", *grid]) == 0

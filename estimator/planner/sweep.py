@@ -28,7 +28,7 @@ from estimator.planner.subject import Subject
 from estimator.residents import workspace_of
 from estimator.residual import Residual, ends
 from estimator.rows import bound
-from estimator.rows_grid import GridRows, Operations, PhaseGrid, operations_of
+from estimator.rows_grid import OF_DECODER, OF_VAE, GridRows, Operations, PhaseGrid, operations_of
 
 UNCONFIRMED, BORDERLINE, OOM, UNKNOWN = 0, 1, 2, 3
 VERDICTS = ("unconfirmed", "borderline", "oom", "unknown", "safe")
@@ -162,8 +162,9 @@ def _store(made: Sweep, where: Any, phases: Sequence[PhaseGrid], gpu: Gpu, resid
     for each in phases:
         phase = np.where(each.allocated_bytes > best, np.int8(PHASES.index(each.phase)), phase)
         best = np.maximum(best, each.allocated_bytes)
-        workspace = residual.cudnn_bytes_per_pixel.high_bytes * each.pixels * _uses_vae(each.phase)
-        highest = np.maximum(highest, each.allocated_bytes + each.vae * workspace)
+        images = (each.convolutions == OF_VAE) * _uses_vae(each.phase) + (each.convolutions == OF_DECODER) * each.images
+        workspace = residual.cudnn_bytes_per_pixel.high_bytes * each.pixels * images  # as estimator.outside has it
+        highest = np.maximum(highest, each.allocated_bytes + workspace)
         low, _, high = ends(each.allocated_bytes, residual.spread("allocated", each.phase))
         more = np.maximum(more, np.rint(high).astype(np.int64) - each.allocated_bytes)
         least = np.maximum(least, np.rint(np.maximum(low, 0)).astype(np.int64))
