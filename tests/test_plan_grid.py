@@ -88,6 +88,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "guidance": ("zimage_base_ui", ("train.do_guidance_loss=true",)), "cfg": ("zimage_base_ui", ("train.do_cfg=true",)),
     "mean flow": ("flux_dev_24gb", ("train.loss_type=mean_flow",)),
     "preserved": ("zimage_base_ui", ("train.blank_prompt_preservation=true",)), "hidream": ("hidream_48gb", ()),
+    "control images of a batch": ("qwen_edit_ui", ("train.cache_text_embeddings=true",)),
     "l2p": ("zimage_l2p_ui", ()), "radiance": ("chroma_radiance_24gb", ()),
     "offloaded": ("zimage_base_ui", ("model.layer_offloading=true",)),
 }  # fmt: skip

@@ -103,7 +103,6 @@ def _one_run(cells: _Cells, groups: tuple[tuple[int, ...], ...], gpu: Gpu) -> li
     if base is None or job is None:
         return None if any(len(group) > 1 for group in groups) else []
     values: list[dict[str, Ints]] = [{name: np.asarray(v, dtype=np.int64) for name, v in each.items()} for each in base.values]
-    varied: set[tuple[int, str]] = set()
     kept: dict[Any, Ints] = {}  # equal arrays are one object, so that a part's figures are computed once
     for at, group in enumerate(groups):
         along = [cells.operations((*first[:at], n, *first[at + 1 :])) for n in group]
@@ -113,11 +112,16 @@ def _one_run(cells: _Cells, groups: tuple[tuple[int, ...], ...], gpu: Gpu) -> li
             for name in each:
                 numbers = tuple(other.values[k][name] for other in along if other is not None)
                 if any(number != numbers[0] for number in numbers):
-                    if (k, name) in varied:
-                        return None
-                    varied.add((k, name))
                     shape = tuple(len(group) if axis == at else 1 for axis in range(len(groups)))
-                    values[k][name] = kept.setdefault((at, numbers), np.array(numbers, dtype=np.int64).reshape(shape))
+                    varied = np.array(numbers, dtype=np.int64).reshape(shape)
+                    if values[k][name].ndim:
+                        varied, unit = values[k][name] * varied, max(numbers[0], 1)
+                        if np.any(varied % unit):
+                            return None
+                        varied = varied // unit
+                    values[k][name] = kept.setdefault((varied.shape, *varied.ravel().tolist()), varied)
+    if not _products(cells, groups, values):
+        return None
     for made in values:
         for name, value in made.items():
             if value.ndim == 0:
@@ -127,6 +131,27 @@ def _one_run(cells: _Cells, groups: tuple[tuple[int, ...], ...], gpu: Gpu) -> li
     except CannotTell:
         return []
     return phases if _agrees(cells, groups, phases, gpu) else None
+
+
+def _products(cells: _Cells, groups: tuple[tuple[int, ...], ...], values: Sequence[Mapping[str, Ints]]) -> bool:
+    """Whether what varies along several axes does so by their product, as the pixels of a batch of pictures do.
+
+    Held against the job in the last cell of each two axes.
+    """
+    first = [group[0] for group in groups]
+    for one, other in itertools.combinations(range(len(groups)), 2):
+        shared = [(k, name) for k, each in enumerate(values) for name, value in each.items() if _along(value, one) and _along(value, other)]
+        if not shared:
+            continue
+        cell = cells.operations(tuple(groups[axis][-1] if axis in (one, other) else first[axis] for axis in range(len(groups))))
+        at = tuple(-1 if axis in (one, other) else 0 for axis in range(len(groups)))
+        if cell is None or any(int(values[k][name][at]) != cell.values[k][name] for k, name in shared):
+            return False
+    return True
+
+
+def _along(value: Ints, axis: int) -> bool:
+    return value.ndim > 0 and value.shape[axis] > 1
 
 
 def _agrees(cells: _Cells, groups: tuple[tuple[int, ...], ...], phases: Sequence[PhaseGrid], gpu: Gpu) -> bool:
