@@ -215,36 +215,31 @@ class Layout:
 @dataclass(frozen=True)
 class Architecture:
     """`model`: the section of a config. `buckets`: (width, height, batch, caption words). `samples`: (width, height, guidance, words).
-    Video models have the number of frames at the end of both.
-
-    `other_buckets`: instead of `buckets` with a kind of base weights, so that what does not depend on weights is seen at more sizes.
-    `other_samples`: the same instead of `samples`.
-    `negatives`: words of each preview's negative prompt (none: all empty).
-    `relative`: an architecture with the same text encoder and VAE, whose recordings of them serve where an own one is lacking (text
-    encoder and transformer may be quantised differently, and not every pair was recorded). `caches_text`: the trainer can; where it
-    cannot, the text encoder is unloaded instead. `weights`: qtypes, as a config has them. `texts`: (caption words, sizes of control
-    images) of each text, where only the text encoder is recorded. `own`: beginnings of the parts that are recorded; all else is the
-    relative's, to the last weight (none: all parts are its own). `left`: beginnings of parts that are left to the relative.
-    `unloaded`: buckets of a further job, whose text encoder is unloaded without its text being cached, with cached latents for each
-    second one; heads of steps are taken from it alone. `controlled`: each image and preview has a control image of its own size, but
-    for the `uncontrolled` buckets, which the two jobs of each kind of weights have besides. `pictured`: each preview begins with a given
-    picture, and latents cannot be cached. `begins`: 1 behind a bucket's frames has its clips begin with their own first frame, behind a
-    preview's it begins with a given picture; images among such buckets are never cached (the trainer stops on them). `train`: settings
-    of the `train` section that its probe jobs have besides. `second`: buckets and previews of the second job of each kind of weights
-    (none: those of the first). `loaded`: the trainer stops on previews with low_vram: neither job has it, and how it loads is recorded in a
-    further one that stops there. `factors`: of a LoKr that is trained instead of a LoRA, of the two jobs. `text_only`: the relative has the
-    same text encoder, and another VAE; `vae_only`: the other way round. `ignored`: parts of names of layers that have no adapter
-    (network_kwargs.ignore_if_contains). `captioned`: buckets and previews of a further job with cached text, which then the second one has
-    not (batches of several stop, or previews do: then it makes none).
-    `uncached`: buckets of a further job whose steps encode all of their latents, without previews.
-    `brief`: kinds of weights whose steps, texts and (where it names previews) previews are qfloat8's by rule
-    (estimator.rebuilt_weights), with the few buckets and previews of either job. `loads`: kinds that are recorded up to the first previews.
-    `alike`: previews with cached and with encoded prompts are, behind what their prompts leave. `conv`: ranks of the adapter on
-    convolutions, of the two jobs. `unmerged`: its jobs ask for quantisation, which the trainer has not there: all is as in bf16, but that
-    previews are made with the adapter beside the weights.
-    `fewer`: with these kinds buckets and previews of the first job and of the second, where other kinds show already what does not depend
-    on weights. `quantised`: kinds of which only loading is recorded, without and with low_vram: all else is by rule
-    (calibration.extract.requantised).
+    Video models have the number of frames at the end of both. `other_buckets`: instead of `buckets` with a kind of base weights, so that
+    what does not depend on weights is seen at more sizes. `other_samples`: the same instead of `samples`. `negatives`: words of each
+    preview's negative prompt (none: all empty). `relative`: an architecture with the same text encoder and VAE, whose recordings of them
+    serve where an own one is lacking (text encoder and transformer may be quantised differently, and not every pair was recorded).
+    `caches_text`: the trainer can; where it cannot, the text encoder is unloaded instead. `weights`: qtypes, as a config has them.
+    `texts`: (caption words, sizes of control images) of each text, where only the text encoder is recorded. `own`: beginnings of the parts
+    that are recorded; all else is the relative's, to the last weight (none: all parts are its own). `left`: beginnings of parts that are
+    left to the relative. `unloaded`: buckets of a further job, whose text encoder is unloaded without its text being cached, with cached
+    latents for each second one; heads of steps are taken from it alone. `controlled`: each image and preview has a control image of its
+    own size, but for the `uncontrolled` buckets, which the two jobs of each kind of weights have besides. `pictured`: each preview begins
+    with a given picture, and latents cannot be cached. `begins`: 1 behind a bucket's frames has its clips begin with their own first
+    frame, behind a preview's it begins with a given picture; images among such buckets are never cached (the trainer stops on them).
+    `train`: settings of the `train` section that its probe jobs have besides. `second`: buckets and previews of the second job of each
+    kind of weights (none: those of the first). `loaded`: the trainer stops on previews with low_vram: neither job has it, and how it loads
+    is recorded in a further one that stops there. `factors`: of a LoKr that is trained instead of a LoRA, of the two jobs. `text_only`:
+    the relative has the same text encoder, and another VAE; `vae_only`: the other way round. `ignored`: parts of names of layers that have
+    no adapter (network_kwargs.ignore_if_contains). `captioned`: buckets and previews of a further job with cached text, which then the
+    second one has not (batches of several stop, or previews do: then it makes none). `uncached`: buckets of a further job whose steps
+    encode all of their latents, without previews. `brief`: kinds of weights whose steps, texts and (where it names previews) previews are
+    qfloat8's by rule (estimator.rebuilt_weights), with the few buckets and previews of either job. `loads`: kinds that are recorded up to
+    the first previews. `alike`: previews with cached and with encoded prompts are, behind what their prompts leave. `conv`: ranks of the
+    adapter on convolutions, of the two jobs. `unmerged`: its jobs ask for quantisation, which the trainer has not there: all is as in
+    bf16, but that previews are made with the adapter beside the weights. `fewer`: with these kinds buckets and previews of the first job
+    and of the second, where other kinds show already what does not depend on weights. `quantised`: kinds of which only loading is
+    recorded, without and with low_vram: all else is by rule (calibration.extract.requantised).
     """
 
     model: dict[str, Any]
