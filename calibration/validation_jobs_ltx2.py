@@ -103,6 +103,9 @@ LTX25_JOBS = (
 IMAGES["long sounding clips"] = ((640, 480, "short", 90, 1), (640, 480, "tag", 85, 1))
 CACHED: dict[str, Any] = {**CACHED_LATENTS, **CACHED_TEXT}
 SMALL = (clip(320, 256, 17),)
+OFFLOADED = {
+    "model.layer_offloading": True, "model.layer_offloading_transformer_percent": 1, "model.layer_offloading_text_encoder_percent": 1,
+}  # fmt: skip
 # Kinds of base weights whose steps are qfloat8's by rule
 KINDS_JOBS = (
     Job(
@@ -128,6 +131,10 @@ KINDS_JOBS = (
     Job(
         "ltx23-uint4-33", web_ui("ltx2.3"), (("long sounding clips", [320], frames(33)),),
         {**UI_23, **quantised("uint4"), **CACHED_TEXT, **EMA, **rank(16)}, SMALL,
+    ),
+    Job(
+        "ltx2-offload-ui", web_ui("ltx2"), (("long sounding clips", [256], frames(33)),),
+        {**UI, **CACHED, **OFFLOADED, **rank(32)}, SMALL,
     ),
 )  # fmt: skip
 JOBS = (*LTX2_JOBS, *LTX23_JOBS, *KINDS_JOBS, *LTX25_JOBS)
