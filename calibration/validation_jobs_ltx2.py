@@ -103,38 +103,20 @@ LTX25_JOBS = (
 IMAGES["long sounding clips"] = ((640, 480, "short", 90, 1), (640, 480, "tag", 85, 1))
 CACHED: dict[str, Any] = {**CACHED_LATENTS, **CACHED_TEXT}
 SMALL = (clip(320, 256, 17),)
-OFFLOADED = {
-    "model.layer_offloading": True, "model.layer_offloading_transformer_percent": 1, "model.layer_offloading_text_encoder_percent": 1,
-}  # fmt: skip
+LAST_PREVIEW: dict[str, Any] = {"train.skip_first_sample": True}
 # Kinds of base weights whose steps are qfloat8's by rule
 KINDS_JOBS = (
     Job(
         "ltx2-bf16-b2", web_ui("ltx2"), (("long sounding clips", [256], frames(33)),),
-        {**UI, **UNQUANTISED, **batch(2), **rank(16), **CACHED_LATENTS}, SMALL,
+        {**UI, **UNQUANTISED, **batch(2), **rank(16), **CACHED_LATENTS, **LAST_PREVIEW}, SMALL,
     ),
     Job(
         "ltx2-float8-81", web_ui("ltx2"), (("long sounding clips", [256], frames(81)),),
         {**UI, **quantised("float8"), **CACHED, **rank(32)}, SMALL,
     ),
     Job(
-        "ltx2-uint4-no-checkpointing", web_ui("ltx2"), (("long sounding clips", [256], frames(9, do_audio=False)),),
-        {**UI, **quantised("uint4"), **NO_CHECKPOINTING, **HIGH_VRAM, **UNLOADED, **rank(8)}, SMALL,
-    ),
-    Job(
-        "ltx23-bf16-81", web_ui("ltx2.3"), (("long sounding clips", [256], frames(81)),),
-        {**UI_23, **UNQUANTISED, **UNLOADED, **rank(8)}, SMALL,
-    ),
-    Job(
-        "ltx23-float8-b2", web_ui("ltx2.3"), (("long sounding clips", [256], frames(33)),),
-        {**UI, **quantised("float8"), **HIGH_VRAM, **batch(2), **rank(64)}, SMALL,
-    ),
-    Job(
-        "ltx23-uint4-33", web_ui("ltx2.3"), (("long sounding clips", [320], frames(33)),),
-        {**UI_23, **quantised("uint4"), **CACHED_TEXT, **EMA, **rank(16)}, SMALL,
-    ),
-    Job(
-        "ltx2-offload-ui", web_ui("ltx2"), (("long sounding clips", [256], frames(33)),),
-        {**UI, **CACHED, **OFFLOADED, **rank(32)}, SMALL,
+        "ltx2-uint4-no-checkpointing", web_ui("ltx2"), (("long sounding clips", [256], frames(9)),),
+        {**UI, **quantised("uint4"), **NO_CHECKPOINTING, **UNLOADED, **rank(8), **LAST_PREVIEW}, SMALL,
     ),
 )  # fmt: skip
 JOBS = (*LTX2_JOBS, *LTX23_JOBS, *KINDS_JOBS, *LTX25_JOBS)

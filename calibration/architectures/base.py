@@ -5,6 +5,7 @@ Each family of models is one module of this package; `calibration.architectures.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -282,9 +283,11 @@ class Architecture:
         """What the relative's recordings serve for, as the profile says it."""
         return ALL if self.own else TEXT if self.text_only else VAE if self.vae_only else None
 
-    def by_rule(self, key: str) -> bool:
-        """Whether a part is another kind's by rule, however it was recorded."""
+    def by_rule(self, key: str, settings: Mapping[str, Any]) -> bool:
+        """Whether a part is by rule, however a run with such settings recorded it: an optimizer's always is."""
         name, *rest = key.split("/")
+        if name == "step.update" and settings["weights"] in self.brief:
+            return True
         seen = self.brief.get(rest[0]) if rest else None
         if seen is None:
             return False

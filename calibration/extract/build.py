@@ -123,7 +123,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
         found_here = occurrences(run, layout, bool(family.texts))
         unloaded = bool(family.unloaded) and run.config["train"].get("unload_text_encoder", False)
         for part in _cut(run, found_here, layout):
-            elsewhere = part.key in kept.programs or part.key.startswith(family.left) or family.by_rule(part.key)
+            elsewhere = part.key in kept.programs or part.key.startswith(family.left) or family.by_rule(part.key, parts.settings(run))
             if elsewhere or (unloaded and "/unloaded/" not in part.key):
                 continue
             for key in _keys(family, part.key):
