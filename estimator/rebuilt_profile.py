@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from estimator import rebuilt_weights
 from estimator.archive import Archive
 from estimator.offload import Layer, layers_of, table_of
@@ -24,6 +26,7 @@ READ_TWICE = "DenseReluDense.wo"  # T5's layer whose weight is asked for twice b
 _FULL, _CHECKPOINTED, _GRAPH, _PLAIN = "/full/", "/checkpointed/", "/graph/", "/plain/"
 _CORE, _PREVIEWS, _TEXT = "step.core", ("preview", "preview.begun", PADDED_PREVIEW), "text"
 _SAMPLED = ("sample.enter", "sample.leave")  # of quantised weights alike (in every architecture that has several)
+_LOADING, _REST, _LOW_VRAM = "load.transformer", "load.rest", "/low_vram"
 
 
 class Recorded(Protocol):
@@ -50,6 +53,8 @@ def base_key(profile: Recorded, key: str) -> str | None:
     name, *rest = key.split("/")
     if not rest or rest[0] not in SOURCES or key in profile.data["parts"]:
         return None
+    if name in (_LOADING, _REST):
+        return _loaded(profile, key)
     merged = rest[0] == "bf16"
     bases = [base for kind in SOURCES[rest[0]] if (base := "/".join([name, kind, *rest[1:]])) in profile.data["parts"]]
     if name in _SAMPLED:
@@ -65,9 +70,23 @@ def base_key(profile: Recorded, key: str) -> str | None:
     return None
 
 
+def _loaded(profile: Recorded, key: str) -> str | None:
+    """With low_vram what is loaded without, where qfloat8 is quantised on the card block by block and goes to the host either way; and the
+    rest of loading, where that moves no transformer then."""
+    name, kind, *_ = key.split("/")
+    plain, recorded = (f"{name}/{each}/plain" for each in (kind, SOURCES["float8"][0]))
+    low, parts = f"{name}/{SOURCES['float8'][0]}{_LOW_VRAM}", profile.data["parts"]
+    if not key.endswith(_LOW_VRAM) or not {plain, recorded, low} <= set(parts):
+        return None
+    moved = profile.recorded(low)
+    if name == _REST:
+        return None if any((tensor or "").startswith("transformer") for tensor in moved.names) else low
+    return plain if np.array_equal(profile.recorded(recorded).events, moved.events) else None
+
+
 def program(profile: Recorded, key: str) -> Program:
     """A part for which `base_key` has one."""
-    if key.startswith(_SAMPLED):
+    if key.startswith((*_SAMPLED, _LOADING, _REST)):
         return replace(profile.recorded(str(base_key(profile, key))), key=key)
     return _made(profile, key)[0]
 

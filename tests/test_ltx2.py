@@ -21,6 +21,7 @@ from estimator.job import Bucket, Dataset, Job, Model, Network, Sample, Train
 from estimator.ltx2 import Ltx2Plan
 from estimator.operations import MoveIn, Operation, Part, Release
 from estimator.plans import before_steps, steps
+from estimator.programs import load_profile
 from estimator.sizes import sizes_of
 from estimator.trainers.aitoolkit_video import FrameRule, preview_frames
 from estimator.videos import read_clip
@@ -148,3 +149,19 @@ def test_of_joined_tiles_only_the_whole_is_kept() -> None:
     blends = [("a", "blended", 6), ("f", "blended", 0), ("a", "blended#2", 6), ("f", "blended#2", 0)]
     run = recorded([*blends, ("a", "whole", 600), ("a", "view", 2)])
     assert sounded._joined(run, 0, len(run.events)) == [4, 5]
+
+
+@pytest.mark.parametrize("kind", ["bf16", "float8", "uint4", "uint3"])
+@pytest.mark.parametrize("key", ["step.core.sound/{}/checkpointed/one", "step.core/{}/full/many", "text/{}/plain/many"])
+def test_steps_and_texts_of_other_kinds_are_made_of_qfloat8s(kind: str, key: str) -> None:
+    """A kind whose layers rebuild nothing holds no more at the peak; those that keep what they rebuilt for the backward pass more."""
+    values = {"T": 480, "E": 26, "A": 80, "F": 6, "O": 44, "M": 173, "B": 1, "X": 24, "r": 16, "N": 1}
+    profile = load_profile("ltx2")
+    peak, of_qfloat8 = (profile.program(key.format(each)).peak(values)[0] for each in (kind, "qfloat8"))
+    assert peak <= of_qfloat8 if kind == "bf16" else "full" not in key or peak > of_qfloat8
+
+
+def test_float8_loads_with_low_vram_as_without() -> None:
+    profile = load_profile("ltx2")
+    assert profile.program("load.transformer/float8/low_vram").peak({}) == profile.program("load.transformer/float8/plain").peak({})
+    assert not [name for name in profile.program("load.rest/float8/low_vram").names if (name or "").startswith("transformer")]

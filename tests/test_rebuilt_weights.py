@@ -92,6 +92,17 @@ def test_a_preview_that_begins_with_a_picture_is_made_as_any_other(way: str) -> 
     assert further[0] == further[1] < 0
 
 
+def test_loading_with_low_vram_is_that_without_where_both_are_alike() -> None:
+    known = load_profile("zimage")
+    keys = [f"load.{part}/uint4/low_vram" for part in ("transformer", "rest")]
+    profile = replace(known, data={**known.data, "parts": {key: part for key, part in known.data["parts"].items() if key not in keys}})
+    for key in keys:
+        assert outline(profile.program(key)) == outline(known.recorded(key))
+    flux = load_profile("flux1-dev")  # with low_vram its transformer is quantised where it is
+    parts = {key: part for key, part in flux.data["parts"].items() if key != keys[0]}
+    assert rebuilt_profile.base_key(replace(flux, data={**flux.data, "parts": parts}), keys[0]) is None
+
+
 def test_what_is_recorded_is_taken_as_it_is() -> None:
     key = "step.core/uint4/full/one"
     assert rebuilt_profile.base_key(load_profile("zimage"), key) is None

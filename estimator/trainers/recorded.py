@@ -66,5 +66,7 @@ def _own(profile: Profile, part: str, low: str) -> frozenset[str]:
     place = "kinds", part, low
     if place not in profile.kept:  # planning asks for every config that it reads
         keys = (key for key in profile.data["parts"] if key.startswith(part))
-        profile.kept[place] = frozenset(key.split("/")[1] for key in keys if key.count("/") == 1 or key.endswith(f"/{low}"))
+        recorded = {key.split("/")[1] for key in keys if key.count("/") == 1 or key.endswith(f"/{low}")}
+        ruled = {kind for kind in rebuilt_profile.KINDS if rebuilt_profile.base_key(profile, f"{part}{kind}/{low}") is not None}
+        profile.kept[place] = frozenset(recorded | ruled)
     return profile.kept[place]  # type: ignore[return-value]
