@@ -285,13 +285,10 @@ class Architecture:
 
     def by_rule(self, key: str, settings: Mapping[str, Any]) -> bool:
         """Whether a part is by rule, however a run with such settings recorded it: an optimizer's always is."""
-        name, *rest = key.split("/")
-        if name == "step.update" and settings["weights"] in self.brief:
-            return True
+        (name, *rest), ruled = key.split("/"), ("text",) * ("/plain/" in key) + ("step.core",)
         seen = self.brief.get(rest[0]) if rest else None
-        if seen is None:
-            return False
-        return name.startswith("step.core") or (name == PREVIEW and bool(seen[1])) or (name == "text" and rest[1] == "plain")
+        updates = name == "step.update" and settings["weights"] in self.brief
+        return updates or (seen is not None and (name.startswith(ruled) or (name == PREVIEW and bool(seen[1]))))
 
     def owns(self, key: str) -> bool:
         """Whether a part was recorded for it alone, where all else is the relative's."""
