@@ -74,12 +74,12 @@ class FilteredProfile(Profile):
         if optimizers.FUSED in key:
             inner, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(self.program(inner), update, self.adapter)
+        if key.endswith(GUIDED):  # behind the filter and other weights, which know of one number of samples
+            return core_rules.rewritten(key, self.program)
         if (derived := derived_weights.base_key(key)) is not None:  # last: an adapter's tensors are found in what was recorded
             return self._derived(key, *derived)
         if key.startswith(COMPOSED):
             return self._composed(key)
-        if key.endswith(GUIDED):  # behind the filter, which knows of one number of samples
-            return core_rules.rewritten(key, self.program)
         base = self.base.program(key)
         if key.startswith("step.core/"):
             return core(base, self.base.program(key.replace(FULL, CHECKPOINTED)), self.adapted)

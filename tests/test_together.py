@@ -121,7 +121,7 @@ def training_bytes(folder: Path, network: dict[str, Any], settings: dict[str, An
 PAIRS = [*(("some layers", passes) for passes in PASSES), ("dropout", "weighed"), ("both", "weighed")]  # dropout is known of steps alone
 
 
-@pytest.mark.parametrize("weights", ["qfloat8", "uint3"])
+@pytest.mark.parametrize("weights", ["qfloat8", "uint3", "qint8"])
 @pytest.mark.parametrize(("adapter", "passes"), PAIRS)
 def test_some_layers_go_with_every_pass_and_dropout_with_weighed_losses(adapter: str, passes: str, weights: str, tmp_path: Path) -> None:
     """Was: an internal error ("unknown variable 'b'") of some layers in cfg, and "another loss" of dropout on some layers, weighed."""
