@@ -16,7 +16,7 @@ from estimator.flux2 import Flux2KleinPlan, Flux2Plan
 from estimator.hidream import HiDreamPlan
 from estimator.job import Bucket, Dataset, Job
 from estimator.ltx2 import Ltx2Plan
-from estimator.operations import CONTROLLED_CORE, CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part
+from estimator.operations import CONTROLLED_CORE, CORE, Begin, Copy, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 from estimator.pixels import L2pPlan, PixelPreviews
 from estimator.programs import TEXT_ENCODERS, Profile
@@ -50,6 +50,20 @@ class RadiancePlan(PixelPreviews, ChromaPlan):
     """ChromaRadianceModel: Chroma's class on pixels, with a stand-in for the VAE."""
 
     kept = ("chroma", "chroma guided")
+
+    def prepare(self) -> Iterator[Operation]:
+        """With cached text the first prompt is encoded on the host: T5 comes behind it, and where latents are cached behind that flush."""
+        waiting = list[Operation]()
+        held = self.text_cached and self.all_latents_cached
+        for operation in super().prepare():
+            comes = isinstance(operation, MoveIn) and operation.component.startswith("text")
+            if held and (comes or isinstance(operation, (Part, Copy, Release))):
+                waiting.append(operation)
+                continue
+            yield operation
+            if operation == EmptyCache():
+                yield from waiting
+                held, waiting = False, []
 
 
 class KontextPlan(VaeStays, PromptsApart):

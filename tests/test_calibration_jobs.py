@@ -28,8 +28,9 @@ def test_run_folders_are_one_for_each_job_and_hold_no_path(arch: str, tmp_path: 
     folders = probes.folders(arch, tmp_path)
     assert all(folder.parent == tmp_path.resolve() for folder in folders)
     family = ARCHITECTURES[arch]
-    of_each = (1 if family.texts else 2) + family.loaded + bool(family.captioned) + bool(family.uncached)
-    assert len(folders) == len(family.weights) * of_each + bool(family.unloaded) + 2 * len(family.quantised)
+    of_each, further = (1 if family.texts else 2) + family.loaded, bool(family.captioned) + bool(family.uncached)
+    stepped = len(family.weights) - len(family.loads)
+    assert len(folders) == len(family.weights) * of_each + stepped * further + bool(family.unloaded) + 2 * len(family.quantised)
 
 
 def test_where_previews_stop_with_low_vram_only_the_job_that_stops_after_loading_has_it(tmp_path: Path) -> None:

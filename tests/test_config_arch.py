@@ -256,6 +256,26 @@ def test_offloading_is_modelled_where_the_table_says_what_it_takes() -> None:
     assert takes == modelled.OFFLOADING
 
 
+UNMOVED = {
+    "chroma": {"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"},
+    "chroma-radiance": {"name_or_path": "lodestones/Chroma1-Radiance", "arch": "chroma_radiance"},
+    "flux1-kontext": {"name_or_path": "black-forest-labs/FLUX.1-Kontext-dev", "arch": "flux_kontext"},
+    "hidream": {"name_or_path": "HiDream-ai/HiDream-I1-Full", "arch": "hidream"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", UNMOVED)
+def test_classes_without_the_memory_manager_move_nothing(tmp_path: Path, arch: str) -> None:
+    """Layer offloading turns qfloat8 into float8 there; unquantised weights have previews of their own with it, which are named."""
+    offloaded = UNMOVED[arch] | {"layer_offloading": True}
+    quantised = read(tmp_path, model=offloaded | {"quantize": True})
+    assert (quantised.arch, quantised.model.weights) == (arch, "float8")
+    assert any("moves nothing off the card" in warning for warning in quantised.warnings)
+    assert not {"layer_offloading", "qtype"} & {one.place.key.rpartition(".")[2] for one in quantised.unmodelled}
+    plain = read(tmp_path, model=offloaded)
+    assert "layer_offloading" in {one.place.key.rpartition(".")[2] for one in plain.unmodelled}
+
+
 @pytest.mark.parametrize("value", [None, [1], "match_target_res"])
 def test_model_kwargs_are_a_map_where_the_class_looks_into_them(tmp_path: Path, value: object) -> None:
     flux2 = {"name_or_path": "black-forest-labs/FLUX.2-dev", "arch": "flux2", "quantize": True}

@@ -103,6 +103,16 @@ def test_loading_with_low_vram_is_that_without_where_both_are_alike() -> None:
     assert rebuilt_profile.base_key(replace(flux, data={**flux.data, "parts": parts}), keys[0]) is None
 
 
+@pytest.mark.parametrize("arch", ["hidream", "zimage-l2p", "chroma-radiance"])
+def test_what_was_recorded_as_far_as_loading_has_all_the_rest(arch: str) -> None:
+    """Each part of qfloat8's that uses layers or goes with them, padded pictures and the text encoders' among them."""
+    profile = load_profile(arch)
+    recorded = [key for key in profile.data["parts"] if "/qfloat8/" in key and key.startswith(("step", "preview", "text", "sample"))]
+    made = [key.replace("/qfloat8/", "/float8/") for key in recorded]
+    assert {key.split("/")[0] for key in made} >= {"step.core", "preview", "sample.enter"}
+    assert all(len(profile.program(key).names) <= len(profile.program(was).names) for key, was in zip(made, recorded, strict=True))
+
+
 def test_what_is_recorded_is_taken_as_it_is() -> None:
     key = "step.core/uint4/full/one"
     assert rebuilt_profile.base_key(load_profile("zimage"), key) is None

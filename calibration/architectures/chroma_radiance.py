@@ -18,10 +18,12 @@ BUCKETS = (
     (512, 512, 2, 20), (672, 992, 2, 20), (640, 448, 3, 20), (320, 384, 4, 20), (352, 288, 3, 20), (576, 416, 2, 20),
 )  # fmt: skip
 OTHERS = ((1248, 800, 1, 20), (608, 416, 1, 20), (928, 960, 1, 20), (544, 800, 4, 20), (608, 672, 2, 20), (448, 512, 3, 20))
+FEW = BUCKETS[:1]  # of a kind of weights of which loading is recorded, and nothing behind caching
 RADIANCE = Architecture(
     {"name_or_path": "lodestones/Chroma1-Radiance", "arch": "chroma_radiance"}, BUCKETS, chroma.SAMPLES,
-    replace(chroma.LAYOUT, heads_by_sample=True), relative="chroma", weights=("qfloat8",),
+    replace(chroma.LAYOUT, heads_by_sample=True), relative="chroma", weights=("float8", "qfloat8"),
     second=(OTHERS, chroma.SAMPLES), left=("load.text/", "text/", "preview.prompts"), text_only=True,
+    brief={"float8": (FEW, chroma.SAMPLES[:1])}, loads=("float8",),
 )  # fmt: skip
 ARCHITECTURES = {"chroma-radiance": RADIANCE}
 

@@ -25,9 +25,11 @@ BUCKETS = (
     (512, 512, 1, 12), (784, 656, 1, 60), (1024, 1024, 1, 150), (336, 624, 1, 100), (512, 512, 2, 40), (720, 976, 2, 90), (656, 432, 3, 15),
 )  # fmt: skip
 OTHERS = ((1232, 816, 1, 30), (624, 464, 1, 80), (912, 1008, 1, 44), (528, 752, 4, 25), (592, 704, 2, 35), (448, 496, 3, 70))
+BRIEF = (BUCKETS[:1], zimage.SAMPLES[:1])  # of a kind of weights of which loading is recorded, and nothing behind caching
 L2P = Architecture(
-    MODEL, BUCKETS, zimage.SAMPLES, replace(zimage.LAYOUT, load=LOAD, heads_by_sample=True), relative="zimage", weights=("bf16", "qfloat8"),
-    negatives=zimage.NEGATIVES, second=(OTHERS, zimage.SAMPLES), left=("load.text/", "text/"), text_only=True,
+    MODEL, BUCKETS, zimage.SAMPLES, replace(zimage.LAYOUT, load=LOAD, heads_by_sample=True), relative="zimage",
+    weights=("bf16", "float8", "uint4", "qfloat8"), negatives=zimage.NEGATIVES, second=(OTHERS, zimage.SAMPLES),
+    left=("load.text/", "text/"), text_only=True, brief={"float8": BRIEF, "uint4": BRIEF}, loads=("float8", "uint4"),
 )  # fmt: skip
 ARCHITECTURES = {"zimage-l2p": L2P}
 
