@@ -37,23 +37,14 @@ JOBS = (
         "sdxl-no-checkpointing", XL_UI, (("odd", [640], {}), ("wide", [1024], {"cache_latents_to_disk": True})),
         {**LINEAR_ALONE, **NO_CHECKPOINTING, **rank(8), **LOW_VRAM, **optimizer("prodigy")}, GUIDED,
     ),
-    Job(
-        "sdxl-convolved-b3", XL_UI, (("five", [896], {}),),
-        {**batch(3), **NO_CHECKPOINTING, **EMA, **CACHED_LATENTS, **rank(16), "network.conv": 8, "network.conv_alpha": 8},
-        (preview(832, 1216),),
-    ),
     Job("sd15-ui", SD15_UI, (("wide", [512, 768], {}),), {}, (preview(512, 512), preview(512, 768, SECOND))),
     Job(
         "sd15-by-hand-b2", SD15_BY_HAND, (("five", [512], {}),), {**batch(2), **optimizer("adamw"), **rank(32)},
         (preview(640, 448), preview(512, 704, SECOND, guidance_scale=1)),
     ),
     Job(
-        "sd15-cached-no-checkpointing", SD15_UI, (("small", [512], {}),),
-        {**LINEAR_ALONE, **NO_CHECKPOINTING, **CACHED_TEXT, **CACHED_LATENTS, **rank(64), **EMA, "model.quantize": False},
-        (preview(576, 768),),
-    ),
-    Job(
-        "sd15-convolved-unloaded-b4", SD15_UI, (("five", [448], {}),),
-        {**batch(4), **UNLOADED, **LOW_VRAM, **rank(16), "network.conv": 12, "network.conv_alpha": 12}, (preview(384, 640),),
+        "sd15-no-checkpointing-b4", SD15_UI, (("five", [448], {}),),
+        {**batch(4), **NO_CHECKPOINTING, **CACHED_LATENTS, **LOW_VRAM, **EMA, **rank(16), "network.conv": 12, "network.conv_alpha": 12},
+        (preview(384, 640),),
     ),
 )  # fmt: skip

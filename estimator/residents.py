@@ -26,8 +26,8 @@ WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB
 # Parts that multiply matrices. A VAE may or may not (FLUX.2's does not): caching latents, which comes first, was recorded with what it made
 COMPUTE = ("text", "preview", "step.head/encoded", "step.control", "step.core", "forward.adapted", "forward.bare")
 # What Z-Image's checkpointed block multiplies first when autograd's thread runs it again: the first product there where only convolutions
-# lie behind the blocks (L2P)
-RECOMPUTED_PRODUCT = re.compile(r"\.adaLN_modulation\.\d+\|recompute")
+# lie behind the blocks (L2P); and what a UNet's does, which ends in a convolution
+RECOMPUTED_PRODUCT = re.compile(r"\.adaLN_modulation\.\d+\|recompute|\.up_blocks\.\S+\.(time_emb_proj|attn1\.to_q)\|recompute")
 BACKWARD_PRODUCT = re.compile(r"\|backward \w*(?:[Mm]m|Linear)Backward")
 # Where a text encoder first multiplies matrices: the angles of its positions, or the first projection of its first attention
 ANGLES = re.compile(r"\.rotary_emb\|forward")

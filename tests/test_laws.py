@@ -164,7 +164,7 @@ def test_an_estimate_is_sound_on_every_card(arch: str, draw: st.DataObject) -> N
 def test_verdicts_come_in_order_over_the_sizes_of_cards(arch: str) -> None:
     """On the way from too small to large enough: out of memory, then borderline if at all, then safe."""
     made = job(arch)
-    verdicts = [estimate_job(made, find_gpu(f"{4 * 1.06**step:.1f}GiB")).verdict for step in range(56)]  # up to 98 GiB
+    verdicts = [estimate_job(made, find_gpu(f"{2 * 1.072**step:.1f}GiB")).verdict for step in range(56)]  # up to 92 GiB
     changes = [verdict for n, verdict in enumerate(verdicts) if n == 0 or verdicts[n - 1] != verdict]
     assert changes in ([OOM, SAFE], [OOM, BORDERLINE, SAFE])
 

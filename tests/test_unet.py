@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_writer import process, read, refusal, train, unmodelled_keys, write
+from config_writer import no_answer, process, read, refusal, train, unmodelled_keys, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +15,7 @@ from estimator.convolved import convolved, counts_elements
 from estimator.features import feature, image_values
 from estimator.job import Job
 from estimator.job_profile import profile_of
-from estimator.levels import levels
+from estimator.levels import UNMERGED, levels
 from estimator.operations import MoveIn, Part
 from estimator.optimizer_rules import load_rules
 from estimator.plans import before_steps, plan_of
@@ -24,14 +24,15 @@ from estimator.timeline import simulate
 from estimator.trainers import read_jobs
 
 XL = {"name_or_path": "stabilityai/stable-diffusion-xl-base-1.0", "arch": "sdxl"}
-ARCHS = {"sdxl-aitk": XL}
+SD15 = {"name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "arch": "sd15"}
+ARCHS = {"sdxl-aitk": XL, "sd15-aitk": SD15}
 of_both = pytest.mark.parametrize("arch", ARCHS)
 # Elements of an adapter of rank 1, counted over the layers of diffusers' classes: inputs and outputs of linear layers and 1 x 1
 # convolutions (of Transformer2DModel; with an adapter on convolutions of ResnetBlock2D, Downsample2D and Upsample2D too), and nine times
 # the inputs and the outputs of the other convolutions
-LINEAR_ALONE = {"sdxl-aitk": 2_659_840}
-BESIDE_CONVOLUTIONS = {"sdxl-aitk": 2_718_400}
-CONVOLUTIONS = {"sdxl-aitk": 355_840}
+LINEAR_ALONE = {"sdxl-aitk": 2_659_840, "sd15-aitk": 423_936}
+BESIDE_CONVOLUTIONS = {"sdxl-aitk": 2_718_400, "sd15-aitk": 506_816}
+CONVOLUTIONS = {"sdxl-aitk": 355_840, "sd15-aitk": 544_000}
 sides = st.integers(16, 128).map(lambda n: 16 * n)
 
 
@@ -75,16 +76,22 @@ def test_a_rounded_level_counts_in_products() -> None:
 # ---------------------------------------------------------------- reading
 
 
-@pytest.mark.parametrize("key", ["sdxl"])
+@pytest.mark.parametrize("key", ["sdxl", "sd15", "sd1"])
 def test_keys_of_the_trainer(key: str, tmp_path: Path) -> None:
     job = unet(tmp_path, {"name_or_path": "me/fine-tune", "arch": key})
-    assert job.arch == "sdxl-aitk"
+    assert job.arch == ("sdxl-aitk" if key == "sdxl" else "sd15-aitk")
     assert job.unmodelled == ()
     assert {s.text_tokens for s in unet(tmp_path, **preview()).samples} == {77}
 
 
 def test_the_older_switch_is_the_same(tmp_path: Path) -> None:
     assert unet(tmp_path, {"name_or_path": "me/fine-tune", "is_xl": True}).arch == "sdxl-aitk"
+
+
+def test_without_a_key_only_what_is_called_so_is_stable_diffusion(tmp_path: Path) -> None:
+    assert unet(tmp_path, {"name_or_path": "runwayml/stable-diffusion-v1-5"}).arch == "sd15-aitk"
+    (problem,) = no_answer(tmp_path, model={"name_or_path": "black-forest-labs/FLUX.1-dev"})
+    assert "model.arch" in problem.fix
 
 
 @pytest.mark.parametrize(("conv", "rank"), [(None, None), (0, None), (8, 8)])
@@ -124,12 +131,29 @@ def test_another_vae_is_taken_for_one_of_the_same_size(tmp_path: Path) -> None:
     assert key.endswith("model.vae_path")
 
 
+@of_both
 @pytest.mark.parametrize("setting", ["cache_text_embeddings", "unload_text_encoder"])
-def test_previews_of_sdxl_stop_without_its_text_encoders(setting: str, tmp_path: Path) -> None:
-    (problem,) = refusal(tmp_path, model=XL, train=train(noise_scheduler="ddpm", **{setting: True}), **preview())
+def test_previews_stop_without_text_encoders(arch: str, setting: str, tmp_path: Path) -> None:
+    (problem,) = refusal(tmp_path, model=ARCHS[arch], train=train(noise_scheduler="ddpm", **{setting: True}), **preview())
     assert "stops" in problem.why
-    without = train(noise_scheduler="ddpm", disable_sampling=True, cache_text_embeddings=True)
-    assert read(tmp_path, model=XL, train=without, **preview()).unmodelled == ()
+    without = train(noise_scheduler="ddpm", disable_sampling=True, **{setting: True})
+    job = read(tmp_path, model=ARCHS[arch], train=without, **preview())
+    assert job.unmodelled == ()
+    assert {phase.phase for phase in simulate(job).phases} >= {"load", "train", "save"}
+
+
+def test_quantisation_leaves_the_weights_and_the_adapter_beside_them(tmp_path: Path) -> None:
+    """As the web UI writes it for 1.5; which of merged and not was recorded, with an adapter on convolutions and without, is said."""
+    job = unet(tmp_path, {**SD15, "quantize": True, "qtype": "uint4"}, **preview(), **lora(16, 8))
+    assert (job.model.weights, job.model.te_weights, job.model.merges) == ("bf16", "bf16", False)
+    assert job.unmodelled == ()
+    assert any("does not quantise" in warning for warning in job.warnings)
+    plain = unet(tmp_path, SD15, **preview())
+    keys = [{one.key.split("/")[1] for one in operations(each) if one.key.startswith(("preview/", "sample."))} for each in (job, plain)]
+    assert keys == [{UNMERGED}, {"bf16"}]
+    for model, conv, known in ((SD15, 8, False), ({**SD15, "quantize": True}, None, False), (XL, 8, True), (XL, None, True)):
+        found = unmodelled_keys(unet(tmp_path, model, **preview(), **lora(16, conv)))
+        assert {key.rpartition(".")[2] for key in found} == (set() if known else {"quantize"})
 
 
 def test_state_by_rows_and_columns_is_told_from_state_by_elements() -> None:
@@ -182,7 +206,7 @@ def test_each_rank_scales_its_own_state(arch: str, optimizer: str, tmp_path: Pat
 @of_both
 def test_more_convolutions_never_need_less(arch: str, tmp_path: Path) -> None:
     def peak(conv: int | None, checkpointing: bool) -> int:
-        settings = {"optimizer": "adamw8bit", "gradient_checkpointing": checkpointing}
+        settings = {"optimizer": "adamw8bit", "gradient_checkpointing": checkpointing, "disable_sampling": True}
         return max(phase.allocated_bytes for phase in simulate(unet(tmp_path, ARCHS[arch], settings=settings, **lora(16, conv))).phases)
 
     for checkpointing in (True, False):

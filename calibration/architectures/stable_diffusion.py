@@ -1,7 +1,7 @@
 """Stable Diffusion XL and 1.5 as AI Toolkit trains them: UNets of diffusers with CLIP beside them, loaded as whole pipelines.
 
 The loader prints no status texts and quantises nothing, whatever `quantize` says: it moves text encoders, VAE and UNet to the card.
-Every prompt has CLIP's 77 tokens. SDXL's previews stop where its text is cached, which a job without previews is for. A UNet's second and
+Every prompt has CLIP's 77 tokens. Previews stop where text is cached, which a job without previews is for. A UNet's second and
 third levels are half and a quarter as wide as its latents, rounded up where a side is no multiple (`u`, `v`): sides of training pictures
 are multiples of 16 (get_bucket_divisibility: twice the VAE's factor). Both have one VAE, of which SDXL's recordings serve.
 """
@@ -41,7 +41,7 @@ SDXL = Architecture(
     train={"noise_scheduler": "ddpm"}, second=(MORE_BUCKETS, MORE_SAMPLES), captioned=(CAPTIONED, ()), uncached=UNCACHED,
 )  # fmt: skip
 SD15 = replace(
-    SDXL, model={"name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "arch": "sd15"}, captioned=None, uncached=(), alike=True,
+    SDXL, model={"name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "arch": "sd15"}, uncached=(),
     relative="sdxl-aitk", left=("cache_latents.item", "step.head/encoded", "decode"), buckets=SEEN, samples=FEW_SAMPLES,
     second=((*MORE_BUCKETS[:5],), FEW_MORE_SAMPLES), layout=replace(
         LAYOUT, lengths=("T", "u", "v", "T128", "u128", "v128", "L128"),
