@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import pairwise, product
 from typing import Any
@@ -244,6 +244,13 @@ class EventProgram(Program):
             return 0, ""
         at = int(totals.argmax())
         return int(totals[at]), self.moments[self.labels[int(self.tensor_of_event[at])]]
+
+    @cached_property
+    def with_rows(self) -> Program:
+        """The same with peak rows, for many workloads at once."""
+        own = len(self.names) - self.imports
+        peaks = peak_rows(self.features, self.coefficients, self.events, self.labels, self.moments, own)
+        return Program(**{each.name: getattr(self, each.name) for each in fields(self)} | {"peaks": peaks})
 
 
 def left_out(program: Program, key: str, label: str) -> Program:

@@ -24,7 +24,7 @@ from estimator.job import Job
 from estimator.job_profile import profile_of
 from estimator.offload import GROUPS
 from estimator.optimizers import OptimizerProgram
-from estimator.program import Footprint, Program, sum_of
+from estimator.program import EventProgram, Footprint, Program, sum_of
 from estimator.residents import DECODER_MOMENTS, VAE_MOMENTS, adds, counted_as, unquantised_linears
 from estimator.rows import resident_bytes, rounded_sum, workspace_threads
 
@@ -179,6 +179,7 @@ class GridRows:
             if isinstance(program, OptimizerProgram):
                 self._figures[known] = _of_optimizer(program, values)
                 return self._figures[known]
+            program = program.with_rows if isinstance(program, EventProgram) else program
             needed = _needed(program, values)
             peak, row = grid(program, needed)
             whose = np.array([*(_convolutions(p.moment) for p in program.peaks), NO_CONVOLUTION])

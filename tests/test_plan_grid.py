@@ -89,6 +89,8 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mean flow": ("flux_dev_24gb", ("train.loss_type=mean_flow",)),
     "preserved": ("zimage_base_ui", ("train.blank_prompt_preservation=true",)), "hidream": ("hidream_48gb", ()),
     "control images of a batch": ("qwen_edit_ui", ("train.cache_text_embeddings=true",)),
+    "rebuilt weights": ("qwen_edit_2511_ui", ("train.cache_text_embeddings=true", "model.qtype=uint4")),
+    "rebuilt weights of clips": ("wan21_1b_ui", ("model.quantize=true", "model.qtype=uint4")),
     "l2p": ("zimage_l2p_ui", ()), "radiance": ("chroma_radiance_24gb", ()),
     "offloaded": ("zimage_base_ui", ("model.layer_offloading=true",)),
 }  # fmt: skip
