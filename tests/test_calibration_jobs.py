@@ -36,7 +36,7 @@ def test_run_folders_are_one_for_each_job_and_hold_no_path(arch: str, tmp_path: 
 def test_where_previews_stop_with_low_vram_only_the_job_that_stops_after_loading_has_it(tmp_path: Path) -> None:
     jobs = probes.folders("wan21-i2v-14b", tmp_path).items()
     models = {index: probes.config("wan21-i2v-14b", weights, index, run)["config"]["process"][0]["model"] for run, (weights, index) in jobs}
-    assert {index: model["low_vram"] for index, model in models.items()} == {0: False, 1: False, probes.LOADED: True}
+    assert {index: model["low_vram"] for index, model in models.items()} == {0: False, 1: False, probes.READ: False, probes.LOADED: True}
 
 
 def test_the_template_of_qwen_image_counts_as_in_the_estimate() -> None:

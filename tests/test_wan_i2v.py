@@ -17,6 +17,7 @@ from estimator.planner.space import dimensions
 from estimator.planner.subject import read_subject
 from estimator.plans import after_steps, before_steps, steps
 from estimator.programs import load_profile
+from estimator.rows import bound
 from estimator.wan_i2v import Wan21FromImagePlan
 from tests.made_jobs import job
 
@@ -134,3 +135,37 @@ def test_each_part_of_its_timeline_is_recorded_or_the_relatives(low_vram: bool, 
     keys = {o.key for o in flat(whole(made(low_vram, frames, **text))) if isinstance(o, Part)}
     assert {profile.holder(key).arch for key in keys if key.startswith("step.core")} == {ARCH}
     assert all(profile.program(key).key == key for key in keys)
+
+
+@pytest.mark.parametrize("weights", ["bf16", "float8", "uint4", "uint3"])
+@pytest.mark.parametrize("frames", [1, 33])
+def test_each_kind_of_weights_has_all_parts_of_its_timeline(weights: str, frames: int) -> None:
+    """Loading was recorded in each, steps and previews in bf16 and qfloat8 alone; text and VAE are Wan 2.1's T2V."""
+    one = made(low_vram=False, frames=frames)
+    one = replace(one, model=replace(one.model, weights=weights, te_weights=weights))
+    profile = load_profile(ARCH)
+    keys = {o.key for o in flat(whole(one)) if isinstance(o, Part)}
+    assert f"step.core/{weights}/checkpointed/one" in keys
+    assert all(profile.program(key).key == key for key in keys)
+
+
+def test_the_fewer_bits_the_less_a_step_needs() -> None:
+    needs = []
+    for weights in ("bf16", "float8", "uint4"):
+        one = made(low_vram=False, frames=33)
+        one = replace(one, model=replace(one.model, weights=weights, te_weights=weights))
+        needs.append(max(peak.allocated_bytes for peak in bound(one).phases if peak.phase == "train"))
+    assert needs == sorted(needs, reverse=True)
+    assert len(set(needs)) == len(needs)
+
+
+def test_bf16_with_low_vram_was_not_recorded_and_is_named(tmp_path: Path) -> None:
+    bare = {**I2V, "quantize": False, "low_vram": True}
+    (entry,) = read(tmp_path, **written(model=bare, train=train(disable_sampling=True))).unmodelled
+    assert entry.place.key.endswith("model.quantize")
+
+
+@pytest.mark.parametrize("qtype", ["qfloat8", "float8", "uint4"])
+def test_previews_with_low_vram_are_refused_in_every_kind(tmp_path: Path, qtype: str) -> None:
+    (problem,) = refusal(tmp_path, **written(model={**I2V, "qtype": qtype, "low_vram": True}))
+    assert "low_vram" in problem.fix

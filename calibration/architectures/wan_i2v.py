@@ -26,10 +26,24 @@ SAMPLES = (
 )  # fmt: skip
 # The second job's, at another rank: fewer
 SECOND = (tuple(BUCKETS[n] for n in (0, 1, 4, 6, 7, 9)), tuple(SAMPLES[n] for n in (0, 1, 3, 8)))
+# With further kinds of base weights: short clips, since what VAE and image encoder do is known
+FEW = (
+    (
+        ((512, 512, 1, 20, 1), (384, 320, 1, 20, 9), (256, 352, 1, 20, 1), (272, 448, 1, 20, 5), (320, 240, 3, 20, 9), (288, 256, 4, 20, 5),
+         (480, 640, 2, 20, 1), (256, 448, 2, 20, 9)),
+        ((384, 448, 4.0, 9, 1), (480, 272, 4.0, 9, 9), (288, 352, 4.0, 9, 5), (512, 512, 1.0, 9, 1), (256, 400, 1.0, 9, 5),
+         (368, 272, 1.0, 9, 9)),
+    ),
+    (
+        ((512, 448, 1, 20, 1), (304, 272, 1, 20, 9), (304, 224, 3, 20, 9), (416, 352, 2, 20, 1)),
+        ((352, 320, 4.0, 9, 5), (416, 304, 1.0, 9, 1)),
+    ),
+)  # fmt: skip
 ARCHITECTURES = {
     "wan21-i2v-14b": Architecture(
         {"name_or_path": "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "arch": "wan21_i2v"}, BUCKETS, SAMPLES, LAYOUT, relative="wan22-i2v-14b",
-        weights=("qfloat8",), pictured=True, loaded=True, second=SECOND,
+        pictured=True, loaded=True, second=SECOND, fewer={"bf16": FEW},
+        weights=("bf16", "qfloat8"), quantised=("float8", "uint4"),
         left=("load.text", "text", "cache_text", "step.head", "step.first_frame", "encode.", "decode", "preview.prompts"),
     )
 }  # fmt: skip
