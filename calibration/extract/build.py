@@ -13,7 +13,7 @@ import numpy as np
 
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import Architecture, Layout, words_of
-from calibration.extract import clips, loading, padded, parts, requantised, sounded
+from calibration.extract import clips, loading, padded, parts, ranks, requantised, sounded
 from calibration.extract.footprints import with_footprints
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
@@ -108,7 +108,6 @@ def places(run: Run) -> dict[str, list[list[int]]]:
 
 def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored | None = None) -> list[str]:
     """Extract everything and write the profile. Returns a line of report for each part. Raises Refused.
-
     `kept`: what the profile has already: its parts stay, others are added."""
     kept = kept or Stored()
     family = ARCHITECTURES[arch]
@@ -149,6 +148,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
         report.append(f"{key}: {len(p.sequence.events)} events, {p.recordings} recordings, {quality}")
     if refused:
         raise Refused("\n".join(refused))
+    ranks.mended(programs, made["probes"], found)
     report += requantised.add(family.quantised, programs, tables, offload)
     programs = dict(sorted(programs.items()))
     write((arch, family.relative, family.shares), programs, tables, made, out, _beside(family, programs, offload))
