@@ -38,7 +38,7 @@ ROW = np.dtype([("action", np.int8), ("stream", np.int8), ("label", np.int32), (
 
 class History:
     """The allocator's events, taken from it now and then: torch gives each as a dictionary, a kilobyte of the host's memory, of which
-    a probe job of LTX-2.3 makes ten million."""
+    a probe job of LTX-2.5 makes some ten million."""
 
     def __init__(self) -> None:
         self.chunks: list[np.ndarray] = []
