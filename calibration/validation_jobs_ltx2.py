@@ -118,5 +118,9 @@ KINDS_JOBS = (
         "ltx2-uint4-no-checkpointing", web_ui("ltx2"), (("long sounding clips", [256], frames(9)),),
         {**UI, **quantised("uint4"), **NO_CHECKPOINTING, **UNLOADED, **rank(8), **LAST_PREVIEW}, SMALL,
     ),
+    Job(
+        "ltx23-uint4-33", web_ui("ltx2.3"), (("long sounding clips", [256], frames(33)),),
+        {**UI_23, **quantised("uint4"), **UNLOADED, **EMA, **rank(16), **LAST_PREVIEW}, SMALL,
+    ),
 )  # fmt: skip
 JOBS = (*LTX2_JOBS, *LTX23_JOBS, *KINDS_JOBS, *LTX25_JOBS)
