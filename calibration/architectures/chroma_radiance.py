@@ -21,7 +21,7 @@ OTHERS = ((1248, 800, 1, 20), (608, 416, 1, 20), (928, 960, 1, 20), (544, 800, 4
 FEW = BUCKETS[:1]  # of a kind of weights of which loading is recorded, and nothing behind caching
 RADIANCE = Architecture(
     {"name_or_path": "lodestones/Chroma1-Radiance", "arch": "chroma_radiance"}, BUCKETS, chroma.SAMPLES,
-    replace(chroma.LAYOUT, heads_by_sample=True), relative="chroma", weights=("float8", "qfloat8"),
+    replace(chroma.LAYOUT, heads_by_sample=True), relative="chroma", weights=("float8", "uint4", "qfloat8"),
     second=(OTHERS, chroma.SAMPLES), left=("load.text/", "text/", "preview.prompts"), text_only=True,
     brief={"float8": (FEW, chroma.SAMPLES[:1])}, loads=("float8",),
 )  # fmt: skip
