@@ -53,9 +53,9 @@ ARCHITECTURES = {
     "hidream": Architecture(
         {
             "name_or_path": "HiDream-ai/HiDream-I1-Full", "extras_name_or_path": "HiDream-ai/HiDream-I1-Full", "arch": "hidream",
-        }, BUCKETS, SAMPLES, LAYOUT, weights=("float8", "qfloat8"), second=(MORE_BUCKETS, MORE_SAMPLES),
+        }, BUCKETS, SAMPLES, LAYOUT, weights=("float8", "uint4", "qfloat8"), second=(MORE_BUCKETS, MORE_SAMPLES),
         ignored=("ff_i.experts", "ff_i.gate"), captioned=(CAPTIONED, CAPTIONED_SAMPLES), uncached=UNCACHED,
-        brief={"float8": BRIEF}, loads=("float8",),
+        brief={"float8": BRIEF, "uint4": BRIEF}, loads=("float8", "uint4"),
     ),
 }  # fmt: skip
 
