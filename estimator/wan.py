@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from estimator.features import IMAGE_CELLS, Cells, image_values
-from estimator.job import Bucket, Sample
+from estimator.job import Bucket, Dataset, Sample
 from estimator.operations import PREVIEW, EmptyCache, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 from estimator.sizes import sizes_of
@@ -64,6 +64,11 @@ class WanPlan(Plan):
             yield operation
             if self.job.model.layer_offloading and isinstance(operation, Part) and operation.key.startswith("load.transformer"):
                 yield EmptyCache()  # behind the layers that were taken, which the part's own last one comes before
+
+    def _cache_text(self, dataset: Dataset, home: dict[str, bool]) -> Iterator[Operation]:
+        """The trainer asks the transformer's first parameter where it is: a table, which offloading never moves (scale_shift_table)."""
+        yield from super()._cache_text(dataset, home)
+        home.update(transformer=self.job.model.layer_offloading and self.job.model.layer_offloading_transformer_percent > 0)
 
     def after_text(self) -> Iterator[Operation]:
         yield MoveIn("transformer")

@@ -221,7 +221,8 @@ def test_offloading_on_which_the_trainer_stops_is_a_problem_of_the_config(tmp_pa
 @pytest.mark.parametrize(
     ("name", "model", "unmodelled"),
     [
-        ("Wan2.1-T2V-1.3B", {}, {"layer_offloading"}),
+        ("Wan2.1-T2V-1.3B", {}, set()),
+        ("Wan2.1-T2V-1.3B", {"quantize_te": True, "layer_offloading_transformer_percent": 0.5}, set()),
         ("Wan2.1-T2V-1.3B", {"quantize": True, "layer_offloading_transformer_percent": 0}, {"layer_offloading"}),
         ("Wan2.1-T2V-14B", {}, {"layer_offloading"}),
     ],
@@ -263,3 +264,5 @@ def test_no_advice_offloads_layers_of_wan_where_the_trainer_would_stop() -> None
     for model in (low_vram, replace(offloaded(1.0).model, weights="float8")):
         with pytest.raises(CannotTell, match="layer offloading"):
             modelled_job(offloaded(1.0, model=model))
+    assert modelled_job(offloaded(1.0)) == offloaded(1.0)
+    assert modelled_job(offloaded(0.0, model=replace(low_vram, layer_offloading_transformer_percent=0.0))).model.low_vram

@@ -50,7 +50,7 @@ ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used
 OFFLOADING = frozenset({
     "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511",
-    "zimage", "zimage-turbo", "zimage-l2p",
+    "wan21-1.3b", "zimage", "zimage-turbo", "zimage-l2p",
 })  # fmt: skip
 UNMERGED: frozenset[str] = frozenset()  # those that offloading takes nothing of, with such records of their float8 previews
 OFFLOADED_WEIGHTS = frozenset({"float8", "uint4", *(kind for kind in DERIVED if kind.startswith("uint"))})
