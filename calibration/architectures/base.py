@@ -236,7 +236,7 @@ class Architecture:
     second one has not (batches of several stop, or previews do: then it makes none). `uncached`: buckets of a further job whose steps
     encode all of their latents, without previews. `brief`: kinds of weights whose steps, texts and (where it names previews) previews are
     qfloat8's by rule (estimator.rebuilt_weights), with the few buckets and previews of either job. `loads`: kinds that are recorded up to
-    the first previews. `alike`: previews with cached and with encoded prompts are, behind what their prompts leave. `conv`: ranks of the
+    the first previews. `conv`: ranks of the
     adapter on convolutions, of the two jobs. `unmerged`: its jobs ask for quantisation, which the trainer has not there: all is as in
     bf16, but that previews are made with the adapter beside the weights. `fewer`: with these kinds buckets and previews of the first job
     and of the second, where other kinds show already what does not depend on weights. `quantised`: kinds of which only loading is
@@ -272,7 +272,6 @@ class Architecture:
     uncached: tuple[tuple[int, ...], ...] = ()
     brief: dict[str, Brief] = field(default_factory=dict)
     loads: tuple[str, ...] = ()
-    alike: bool = False
     conv: tuple[int, int] | None = None
     unmerged: bool = False
     fewer: dict[str, tuple[Brief, Brief]] = field(default_factory=dict)

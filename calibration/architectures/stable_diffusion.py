@@ -13,6 +13,7 @@ from typing import Any
 
 from calibration.architectures.base import WITH_ADAPTER, Architecture, Layout
 
+BY_RULE = ("step.update/",)  # parts of which no recording is kept
 TEXT_TOKENS = 77  # CLIP's, padded (toolkit/train_tools.py: text_tokenize)
 # Every second one has cached latents: four of the single ones, two of the others
 BUCKETS = (
@@ -39,10 +40,11 @@ LAYOUT = Layout(
 SDXL = Architecture(
     {"name_or_path": "stabilityai/stable-diffusion-xl-base-1.0", "arch": "sdxl"}, BUCKETS, SAMPLES, LAYOUT, weights=("bf16",),
     train={"noise_scheduler": "ddpm"}, second=(MORE_BUCKETS, MORE_SAMPLES), captioned=(CAPTIONED, ()), uncached=UNCACHED,
+    left=BY_RULE,
 )  # fmt: skip
 SD15 = replace(
     SDXL, model={"name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "arch": "sd15"}, uncached=(),
-    relative="sdxl-aitk", left=("cache_latents.item", "step.head/encoded", "decode"), buckets=SEEN, samples=FEW_SAMPLES,
+    relative="sdxl-aitk", left=(*BY_RULE, "cache_latents.item", "step.head/encoded", "decode"), buckets=SEEN, samples=FEW_SAMPLES,
     second=((*MORE_BUCKETS[:5],), FEW_MORE_SAMPLES), layout=replace(
         LAYOUT, lengths=("T", "u", "v", "T128", "u128", "v128", "L128"),
         scratch=("T*flash8_T", "u*wide8_u", "v*wide8_v", "T*flash8_T_77", "u*wide8_u_77", "v*wide8_v_77", "L*narrow8_L"),
@@ -55,7 +57,7 @@ def convolved(family: Architecture, arch: str) -> Architecture:
     layout = replace(family.layout, convolved=True)
     return replace(
         family, relative=arch, own=WITH_ADAPTER, conv=(7, 13), layout=layout, buckets=FEW, samples=FEW_SAMPLES,
-        second=(FEW_MORE, FEW_MORE_SAMPLES), uncached=(), left=("preview/bf16",), unmerged=arch == "sd15-aitk",
+        second=(FEW_MORE, FEW_MORE_SAMPLES), uncached=(), left=(*BY_RULE, "preview/bf16"), unmerged=arch == "sd15-aitk",
     )
 
 

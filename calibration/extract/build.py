@@ -157,7 +157,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
 
 def _keys(family: Architecture, key: str) -> tuple[str, ...]:
     """The parts that a recording serves. Where cached prompts are of one job, previews of cached and of encoded ones are taken as alike."""
-    if (family.factors or family.captioned or family.alike) and key.startswith(("preview/", "preview.padded/")):
+    if (family.factors or (family.captioned and family.captioned[1])) and key.startswith(("preview/", "preview.padded/")):
         return tuple(key.replace("/cached", source).replace("/encoded", source) for source in ("/cached", "/encoded"))
     return (key,) if family.owns(key) else ()
 
