@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from estimator import operations as op
-from estimator import positions
+from estimator import positions, windows
 from estimator.allocator import FREE, OutOfMemory
 from estimator.allocator_compiled import replaying_allocator
 from estimator.allocator_state import UNIT_BYTES, ties_by_address
@@ -179,12 +179,15 @@ class Replay:
         before, base = dict(state.bytes_of), state.take_keys(len(program.names))
         run, made = self._workspaces(program, part, events_of(program, part, sizes, base, state))
         run, laid = positions.laid(program, run, kept, state)
+        run, further = windows.apart(program, run, sizes, state)
         peak_event = self._run_around(part, program, run, before)
         if peak_event is not None:
             before[positions.GROUP] = before.get(positions.GROUP, 0) + sum(size for at, size in laid if at <= peak_event)
             before["workspace"] = before.get("workspace", 0) + self.workspace_bytes * sum(at <= peak_event for at in made)
             self._peak_inside(program, part, sizes, before, run, peak_event)
         self._keep(program, part, sizes, base)
+        unnamed = component_of(None, part.key)
+        state.scopes[part.scope] += [(key, unnamed, 0) for key in windows.kept(program, run, further)]  # their bytes are the whole tensor's
         if self.unquantised and part.key.startswith("load.transformer") and state.named.get("transformer"):
             self._leave_unquantised()
 

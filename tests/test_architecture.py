@@ -39,7 +39,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "model": (
         {"operations", "batches", "sizes", "phases", "prompts", "wan", "wan22", "wan_5b", "wan_i2v", "edit", "flux2", "flex2", "pixels",
          "ltx2", "hidream", "unet", "steponly", "plans", "passes", "replay", "rows", "beginnings", "part_events", "grid", "rows_grid",
-         "timeline", "residents", "positions"},
+         "timeline", "residents", "positions", "windows"},
         {"values", "profiles", "replay"},
     ),
     "engine": ({"engine", "outside", "intervals", "drift", "host"}, {"values", "profiles", "replay", "model"}),

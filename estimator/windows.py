@@ -1,0 +1,65 @@
+"""A vision tower's attention, window by window: programs have all calls of a layer as one tensor, and here it is as many as the windows.
+
+Qwen2.5-VL's tower attends within windows of 112 x 112 pixels, 8 x 8 patches of 1280 channels in bf16, but for four layers that attend
+across each image. How many windows there are follows from each picture's shape, their sum from its patches alone
+(calibration.extract.windows). A window's result is small enough for the allocator's pool of small blocks, all of a layer's together is not.
+Windows that are cut off at an edge are counted together, as whole ones.
+
+Source: Qwen/Qwen2.5-VL-7B-Instruct, config.json, vision_config: window_size 112, patch_size 14, hidden_size 1280, fullatt_block_indexes
+7, 15, 23, 31. transformers 5.5.3, models/qwen2_5_vl/modeling_qwen2_5_vl.py (Qwen2_5_VLVisionAttention.forward).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+
+from estimator.allocator import FREE
+from estimator.features import Ints
+from estimator.part_events import PartRun
+from estimator.program import Program
+from estimator.residents import State
+
+ATTENTION = re.compile(r"\.visual\.blocks\.(\d+)\.attn\|forward$")
+TEXT = "text/"  # of the keys of encodes
+ACROSS = {7, 15, 23, 31}
+WINDOW_BYTES = (112 // 14) ** 2 * 1280 * 2
+RESULT_BY_LSE = 40  # bytes of a head's row of the result, 80 channels, for each byte of its logsumexp, which is made next
+
+
+def joined(program: Program) -> list[int]:
+    """The tensors that are the results of all windows of a layer."""
+    if not program.key.startswith(TEXT):
+        return []
+    rows = {n for n, moment in enumerate(program.moments) if (found := ATTENTION.search(moment)) and int(found[1]) not in ACROSS}
+    table, labels = program.coefficients, program.labels
+    alike = [k for k in range(len(labels) - 1) if labels[k] in rows and labels[k + 1] == labels[k]] if rows else []
+    return [k for k in alike if table[k].any() and (table[k] == RESULT_BY_LSE * table[k + 1]).all()]
+
+
+def apart(program: Program, run: PartRun, sizes: Ints, state: State) -> tuple[PartRun, dict[int, range]]:
+    """The events with each window made and freed for itself, and the further keys of each tensor's: its own key has the last window."""
+    keys, events, further = run.keys.tolist(), run.events.tolist(), dict[int, range]()
+    for k in joined(program):
+        count = -(-int(sizes[k]) // WINDOW_BYTES)
+        if count > 1:
+            first = state.take_keys(count - 1)
+            further[run.base + k] = range(first, first + count - 1)
+    if not further:
+        return run, {}
+    laid: list[tuple[int, int]] = []
+    for key, event in zip(keys, events, strict=True):
+        windows = further.get(key, ())
+        if event == FREE:
+            laid += [(key, event), *((one, FREE) for one in windows)]
+        else:
+            laid += [*((one, WINDOW_BYTES) for one in windows), (key, event - WINDOW_BYTES * len(windows))]
+    table = np.array(laid, dtype=np.int64)
+    return replace(run, keys=table[:, 0], events=table[:, 1]), further
+
+
+def kept(program: Program, run: PartRun, further: dict[int, range]) -> list[int]:
+    """Further keys of those that outlive the part."""
+    return [key for k in program.exported for key in further.get(run.base + k, ())]
