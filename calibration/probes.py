@@ -241,7 +241,7 @@ def folders(arch: str, folder: Path) -> dict[Path, tuple[str, int]]:
     jobs = [(weights, index) for weights in sorted(family.weights) for index in ((1,) if family.texts else (0, 1))]
     jobs += [(family.weights[0], UNLOADED)] if family.unloaded else []
     jobs += [(weights, LOADED) for weights in sorted(family.weights)] if family.loaded else []
-    stepped = [weights for weights in sorted(family.weights) if weights not in family.loads]
+    stepped = [weights for weights in sorted(family.weights) if weights not in {*family.brief, *family.loads}]
     jobs += [(weights, CAPTIONED) for weights in stepped] if family.captioned else []
     jobs += [(weights, UNCACHED) for weights in stepped] if family.uncached else []
     jobs += [(weights, index) for weights in sorted(family.quantised) for index in (READ, LOADED)]

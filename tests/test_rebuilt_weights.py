@@ -113,6 +113,19 @@ def test_what_was_recorded_as_far_as_loading_has_all_the_rest(arch: str) -> None
     assert all(len(profile.program(key).names) <= len(profile.program(was).names) for key, was in zip(made, recorded, strict=True))
 
 
+@pytest.mark.parametrize("arch", ["hidream", "wan22-5b"])
+def test_unquantised_all_but_merged_previews_is_by_rule(arch: str) -> None:
+    """In which no layer's weight is rebuilt, and so fewer tensors are made than in qfloat8, before the adapter is trained and behind it."""
+    profile = load_profile(arch)
+    recorded = [key for key in profile.data["parts"] if "/qfloat8/" in key]
+    ruled = [key for key in recorded if key.startswith(("step.core", "text"))]
+    assert ruled
+    assert all(rebuilt_profile.base_key(profile, key.replace("/qfloat8/", "/bf16/")) == key for key in ruled)
+    for key in (key for key in recorded if key.startswith("preview")):
+        merged = [profile.recorded(f"{key.replace('/qfloat8/', '/bf16/')}/{when}") for when in ("first", "later")]
+        assert all(len(one.names) < len(profile.recorded(key).names) for one in merged), key
+
+
 def test_what_is_recorded_is_taken_as_it_is() -> None:
     key = "step.core/uint4/full/one"
     assert rebuilt_profile.base_key(load_profile("zimage"), key) is None

@@ -47,15 +47,17 @@ MORE_SAMPLES = (
     (1024, 1024, 4.0, 9), (1536, 672, 4.0, 9), (960, 1088, 4.0, 9), (640, 1616, 4.0, 9),
     (1024, 1024, 1.0, 9), (1008, 1040, 1.0, 9), (1536, 672, 1.0, 9), (640, 1616, 1.0, 9),
 )  # fmt: skip
-BRIEF = (BUCKETS[:1], SAMPLES[:1])  # of a kind of weights of which loading is recorded, and nothing behind caching
+FEW = BUCKETS[:1]  # of a kind whose steps are by rule
+BRIEF = (FEW, SAMPLES[:1])  # of a kind of weights of which loading is recorded, and nothing behind caching
 CAPTIONED_SAMPLES = ((1024, 1024, 4.0, 9), (1344, 768, 4.0, 9), (960, 1088, 1.0, 9))
 ARCHITECTURES = {
     "hidream": Architecture(
         {
             "name_or_path": "HiDream-ai/HiDream-I1-Full", "extras_name_or_path": "HiDream-ai/HiDream-I1-Full", "arch": "hidream",
-        }, BUCKETS, SAMPLES, LAYOUT, weights=("float8", "uint4", "qfloat8"), second=(MORE_BUCKETS, MORE_SAMPLES),
+        }, BUCKETS, SAMPLES, LAYOUT, weights=("bf16", "float8", "uint4", "qfloat8"), second=(MORE_BUCKETS, MORE_SAMPLES),
         ignored=("ff_i.experts", "ff_i.gate"), captioned=(CAPTIONED, CAPTIONED_SAMPLES), uncached=UNCACHED,
-        brief={"float8": BRIEF, "uint4": BRIEF}, loads=("float8", "uint4"),
+        brief={"bf16": (FEW, ()), "float8": BRIEF, "uint4": BRIEF}, loads=("float8", "uint4"),
+        fewer={"bf16": ((FEW, SAMPLES), (FEW, MORE_SAMPLES))},
     ),
 }  # fmt: skip
 
