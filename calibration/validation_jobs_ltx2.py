@@ -122,5 +122,13 @@ KINDS_JOBS = (
         "ltx23-uint4-33", web_ui("ltx2.3"), (("long sounding clips", [256], frames(33)),),
         {**UI_23, **quantised("uint4"), **UNLOADED, **EMA, **rank(16), **LAST_PREVIEW}, SMALL,
     ),
+    Job(
+        "ltx23-float8-b2", web_ui("ltx2.3"), (("long sounding clips", [256], frames(33)),),
+        {**UI_23, **quantised("float8"), **batch(2), **rank(32), **LAST_PREVIEW}, SMALL,
+    ),
+    Job(
+        "ltx23-bf16-81", web_ui("ltx2.3"), (("long sounding clips", [256], frames(81)),),
+        {**UI_23, **UNQUANTISED, **UNLOADED, **rank(16), **LAST_PREVIEW}, SMALL,
+    ),
 )  # fmt: skip
 JOBS = (*LTX2_JOBS, *LTX23_JOBS, *KINDS_JOBS, *LTX25_JOBS)

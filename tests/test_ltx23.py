@@ -105,8 +105,9 @@ def test_calibration_and_the_table_say_the_same_of_guidance() -> None:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"qtype": "float8"}, {"model.qtype"}), ({"quantize": False}, {"model.quantize"}), ({"qtype_te": "uint4"}, set()),
-        ({"layer_offloading": True}, {"model.layer_offloading", "model.qtype"}),  # which makes float8 of both; LTX-2's text serves it
+        ({"qtype": "float8"}, set()), ({"quantize": False}, {"model.quantize"}), ({"qtype_te": "uint4"}, set()),
+        ({"qtype": "uint4"}, {"model.qtype"}), ({"qtype": "uint4", "low_vram": True}, set()),
+        ({"layer_offloading": True}, {"model.layer_offloading"}),  # which makes float8 of both
     ],
 )  # fmt: skip
 def test_what_was_not_recorded_is_named(tmp_path: Path, changed: dict[str, Any], named: set[str]) -> None:

@@ -51,6 +51,7 @@ MORE_SAMPLES = (
 )  # fmt: skip
 FEW_BUCKETS = ((256, 288, 1, 22, 9, 1), (288, 256, 1, 31, 1))
 FEW_SAMPLES = ((256, 288, 4.0, 15, 9), (288, 256, 4.0, 12, 1))
+MORE_MERGED = ((640, 352, 4.0, 22, 33), (416, 256, 4.0, 13, 9), (544, 320, 4.0, 17, 1), (288, 416, 1.0, 26, 17))
 BRIEF = {"bf16": (FEW_BUCKETS, ()), "uint4": (FEW_BUCKETS, FEW_SAMPLES), "float8": (FEW_BUCKETS, FEW_SAMPLES)}
 CONFIGURATIONS = {
     "LTX2VideoTransformer3DModel": "get_ltx2_transformer_config",
@@ -66,7 +67,7 @@ LTX2 = Architecture(
 )  # fmt: skip
 LTX23 = replace(
     LTX2, model={"name_or_path": f"Lightricks/LTX-2.3/{ONE_FILE}", "arch": "ltx2.3"}, layout=LAYOUT_23, relative="ltx2",
-    left=("load.text", "text/"), text_only=True,
+    left=("load.text", "text/"), text_only=True, fewer={"bf16": ((FEW_BUCKETS, SAMPLES), (FEW_BUCKETS, MORE_MERGED))},
 )  # fmt: skip
 ARCHITECTURES = {"ltx2": LTX2, "ltx2.3": LTX23}
 
