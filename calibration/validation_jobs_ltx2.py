@@ -128,7 +128,7 @@ KINDS_JOBS = (
     ),
     Job(
         "ltx23-bf16-81", web_ui("ltx2.3"), (("long sounding clips", [256], frames(81)),),
-        {**UI_23, **UNQUANTISED, **UNLOADED, **rank(16), **LAST_PREVIEW}, SMALL,
+        {**UI_23, **UNQUANTISED, **UNLOADED, **rank(32), **LAST_PREVIEW}, SMALL,
     ),
 )  # fmt: skip
 JOBS = (*LTX2_JOBS, *LTX23_JOBS, *KINDS_JOBS, *LTX25_JOBS)
