@@ -21,9 +21,13 @@ from estimator.program import Program
 
 SOURCES = {"bf16": ("qfloat8",), "float8": ("qfloat8",), "uint4": ("qfloat8", "float8")}
 """Kind of weights -> the recorded kinds that its parts may be made of."""
+PLAINER = ("uint4",)
+"""A batch's core is made of this kind's first, where it was recorded: its layers keep weights and not inputs, as torch's own do, and copy
+a gradient that comes in pieces, which quanto's do not (Chroma1-Radiance: in the backward pass of each double block)."""
 KINDS = tuple(SOURCES)
 READ_TWICE = "DenseReluDense.wo"  # T5's layer whose weight is asked for twice before it is used
 _FULL, _CHECKPOINTED, _GRAPH, _PLAIN = "/full/", "/checkpointed/", "/graph/", "/plain/"
+_MANY = "many"
 _CORE, _PREVIEWS, _TEXT = "step.core", ("preview", "preview.begun", PADDED_PREVIEW), "text"
 _SAMPLED = ("sample.enter", "sample.leave")  # of quantised weights alike (in every architecture that has several)
 _LOADING, _REST, _LOW_VRAM = "load.transformer", "load.rest", "/low_vram"
@@ -56,7 +60,8 @@ def base_key(profile: Recorded, key: str) -> str | None:
     if name in (_LOADING, _REST):
         return _loaded(profile, key)
     merged = rest[0] == "bf16"
-    bases = [base for kind in SOURCES[rest[0]] if (base := "/".join([name, kind, *rest[1:]])) in profile.data["parts"]]
+    kinds = (*(PLAINER if name.startswith(_CORE) and rest[-1] == _MANY and rest[0] not in PLAINER else ()), *SOURCES[rest[0]])
+    bases = [base for kind in kinds if (base := "/".join([name, kind, *rest[1:]])) in profile.data["parts"]]
     if name in _SAMPLED:
         return bases[0] if bases and not merged else None
     if not (name.startswith(_CORE) or (name in _PREVIEWS and not merged) or name == _TEXT):

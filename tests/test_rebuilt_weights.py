@@ -126,6 +126,17 @@ def test_unquantised_all_but_merged_previews_is_by_rule(arch: str) -> None:
         assert all(len(one.names) < len(profile.recorded(key).names) for one in merged), key
 
 
+def test_a_batch_is_made_of_a_kind_that_copies_gradients_that_come_in_pieces() -> None:
+    """Radiance in float8: one copy in each double block's backward pass, of the second layer's gradient, as recorded in uint4."""
+    profile = load_profile("chroma-radiance")
+    assert rebuilt_profile.base_key(profile, "step.core/float8/checkpointed/one") == "step.core/qfloat8/checkpointed/one"
+    assert rebuilt_profile.base_key(profile, "step.core/float8/checkpointed/many") == "step.core/uint4/checkpointed/many"
+    made, quantos = (profile.program(f"step.core/{kind}/checkpointed/many") for kind in ("float8", "qfloat8"))
+    copy = "transformer.double_blocks.7.img_mlp.2|backward ViewBackward0"
+    copies = [[one.moments[row] for row in one.labels].count(copy) for one in (made, quantos)]
+    assert copies == [1, 0]
+
+
 def test_what_is_recorded_is_taken_as_it_is() -> None:
     key = "step.core/uint4/full/one"
     assert rebuilt_profile.base_key(load_profile("zimage"), key) is None
