@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from estimator import kernels
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate, Interval, PhaseEstimate
 from estimator.gpus import Gpu
 from estimator.intervals import residual_for
@@ -51,6 +52,7 @@ def estimate_job(job: Job, gpu: Gpu, *, fast: bool = False, required: bool = Fal
     """
     if job.unmodelled:
         return Estimate(job, gpu, UNKNOWN, (), -1, warnings=job.warnings)
+    kernels.require(job, gpu)
     workspace = workspace_of(gpu)
     residual = residual_for(gpu, job)
     assumptions = (*_assumptions(job, gpu), *residual.reasons)

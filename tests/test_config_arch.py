@@ -124,7 +124,7 @@ def test_every_other_architecture_of_the_trainer_cannot_be_told_and_is_named(tmp
 
 @pytest.mark.parametrize(
     ("key", "relative"),
-    [("zeta_chroma", "zimage"), ("ltx2.5", "ltx2.3")],
+    [("zeta_chroma", "zimage")],
 )
 def test_relatives(tmp_path: Path, key: str, relative: str | None) -> None:
     (problem,) = no_answer(tmp_path, model={"name_or_path": "x", "arch": key})
@@ -283,11 +283,6 @@ def test_model_kwargs_are_a_map_where_the_class_looks_into_them(tmp_path: Path, 
     assert problem.place is not None
     assert problem.place.key.endswith("model.model_kwargs")
     assert read(tmp_path, model=FLUX_DEV | {"model_kwargs": value}).arch == "flux1-dev"
-
-
-def test_the_next_ltx_names_the_one_that_is_modelled(tmp_path: Path) -> None:
-    (problem,) = no_answer(tmp_path, model={"name_or_path": "Lightricks/LTX-2.5", "arch": "ltx2.5"})
-    assert problem.fix == "the nearest that is modelled is ltx2.3"
 
 
 @pytest.mark.parametrize(

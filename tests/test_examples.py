@@ -47,6 +47,7 @@ ARCHS = {
     "wan22_5b_ui": "wan22-5b",
     "ltx2_ui": "ltx2",
     "ltx23_ui": "ltx2.3",
+    "ltx25_ui": "ltx2.5",
     "qwen_image_ui": "qwen-image",
     "qwen_image_24gb": "qwen-image",
     "qwen_edit_ui": "qwen-image-edit",
@@ -56,7 +57,7 @@ ARCHS = {
 
 RESOLUTIONS = {
     "flux_kontext_24gb": [512, 768], "wan21_1b_ui": [512], "wan21_14b_24gb": [632], "wan22_14b_ui": [512], "wan22_14b_i2v_ui": [512],
-    "wan21_14b_i2v_ui": [512], "wan22_5b_ui": [512], "ltx2_ui": [512], "ltx23_ui": [512], "sd15_ui": [512, 768],
+    "wan21_14b_i2v_ui": [512], "wan22_5b_ui": [512], "ltx2_ui": [512], "ltx23_ui": [512], "ltx25_ui": [512], "sd15_ui": [512, 768],
 }  # fmt: skip
 
 examples = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -7,19 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from config_writer import no_answer
 
 from calibration.architectures import ARCHITECTURES, ltx25
 from calibration.probes import config
 from estimator.archs import load_archs
 from estimator.configfile import ConfigFile
+from estimator.engine import estimate_job
 from estimator.errors import CannotTell
 from estimator.features import feature
+from estimator.gpus import find_gpu
+from estimator.kernels import lacks_triton
 from estimator.programs import Profile, load_profile
+from estimator.trainers import read_jobs
 from estimator.trainers.prequantised import given_weights
 from estimator.trainers.section import Findings, Section
 
 MODEL = {"name_or_path": "Lightricks/LTX-2.5", "arch": "ltx2.5"}
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "ltx25_ui.yaml"
 TEXT, IMAGE = "text/qfloat8/plain/one", "decode.image/one"
 
 
@@ -58,9 +62,15 @@ def test_other_files_are_named(given: dict[str, Any], named: str | None) -> None
     assert said_of(given)[2] == ({named} if named else set())
 
 
-def test_it_is_refused_until_it_is_recorded(tmp_path: Path) -> None:
-    (problem,) = no_answer(tmp_path, model=MODEL)
-    assert problem.fix == "the nearest that is modelled is ltx2.3"
+def test_on_windows_it_is_refused_for_want_of_triton() -> None:
+    """Torch brings Triton on Linux alone, and the trainer's int8 layers make other tensors without."""
+    (job,) = read_jobs(EXAMPLE)
+    with pytest.raises(CannotTell, match="Triton"):
+        estimate_job(job, find_gpu("RTX5090", "windows"), fast=True)
+    assert estimate_job(job, find_gpu("RTX5090", "linux"), fast=True).phases
+    assert lacks_triton(job, find_gpu("RTX5090", "windows"))
+    (other,) = read_jobs(EXAMPLE.with_name("ltx23_ui.yaml"))
+    assert not lacks_triton(other, find_gpu("RTX5090", "windows"))
 
 
 def test_what_has_another_text_encoder_borrows_the_vae_alone() -> None:

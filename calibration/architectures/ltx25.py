@@ -41,12 +41,15 @@ LOAD = {
 # Rows of int8 products are padded to 32: of both prompts together in a guided preview's first forward, of one alone in the others
 LAYOUT = replace(ltx2.LAYOUT_23, load=LOAD, int8_rows=True, single_scratch=(*ltx2.LAYOUT_23.single_scratch, "T32", "O32"))
 
-# Of the second job fewer than of LTX-2.3's: VAE and tiles are that one's
+LEFT = ("latents", "encode.", "decode", "step.head/")  # of the VAE: as recorded, LTX-2.3's
+
+# Of both jobs fewer than of LTX-2.3's: VAE and tiles are that one's
+FIRST = (tuple(ltx2.BUCKETS[k] for k in (0, 2, 5, 8, 9, 11, 14, 15, 1, 16)), tuple(ltx2.SAMPLES[k] for k in (0, 2)))
 SECOND = (tuple(ltx2.MORE_BUCKETS[k] for k in (0, 1, 3, 5, 6, 7)), tuple(ltx2.MORE_SAMPLES[k] for k in (0, 1, 3)))
 
 LTX25 = replace(
-    ltx2.LTX23, model={"name_or_path": "Lightricks/LTX-2.5", "arch": "ltx2.5"}, relative="ltx2.3",
-    weights=(QUANTISED,), second=SECOND, layout=LAYOUT, left=(), text_only=False, vae_only=True,
+    ltx2.LTX23, model={"name_or_path": "Lightricks/LTX-2.5", "arch": "ltx2.5"}, buckets=FIRST[0], samples=FIRST[1], relative="ltx2.3",
+    weights=(QUANTISED,), second=SECOND, layout=LAYOUT, left=LEFT, text_only=False, vae_only=True,
 )  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {"ltx2.5": LTX25}
 

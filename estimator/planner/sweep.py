@@ -21,6 +21,7 @@ from estimator.features import Ints
 from estimator.gpus import Gpu
 from estimator.intervals import residual_for
 from estimator.job import Job
+from estimator.kernels import lacks_triton
 from estimator.outside import outside
 from estimator.planner.axes import Axis, edits_of
 from estimator.planner.edits import merged
@@ -50,6 +51,9 @@ def sweep(subject: Subject, gpu: Gpu, axes: Sequence[Axis]) -> Sweep:
     """Every cell. What cannot be read or is not modelled has the verdict "unknown"."""
     shape = tuple(len(axis.values) for axis in axes)
     made = Sweep(tuple(axes), np.full(shape, -1, np.int64), np.full(shape, len(PHASES) - 1, np.int8), np.full(shape, UNKNOWN, np.int8))
+    base = subject.read(())
+    if base is not None and lacks_triton(base, gpu):
+        return made
     cells = _Cells(subject, axes)
     for groups in cells.runs():
         where = np.ix_(*groups)

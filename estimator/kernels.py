@@ -1,0 +1,31 @@
+"""Kernels that a job's programs were recorded with and that a card's system may not have.
+
+Source: ostris/ai-toolkit 27a03a91: toolkit/util/convrot_quant.py (_triton_available, _int8_act_quant_padded, int8_epilogue): int8 layers
+run the trainer's own Triton kernels where Triton can be imported, and otherwise a chain of torch's operations with results in fp32.
+"""
+
+from __future__ import annotations
+
+from estimator.errors import CannotTell, Problem
+from estimator.gpus import Gpu
+from estimator.job import Job
+
+BY_TRITON = frozenset({"convrot8"})  # kinds of weights whose layers run Triton kernels
+WITHOUT_TRITON = "windows"  # torch brings Triton on Linux alone
+
+
+def lacks_triton(job: Job, gpu: Gpu) -> bool:
+    """Whether the job's layers run Triton kernels that the card's system does not have."""
+    return gpu.os == WITHOUT_TRITON and bool(BY_TRITON & {job.model.weights, job.model.te_weights})
+
+
+def require(job: Job, gpu: Gpu) -> None:
+    """Raises CannotTell where the job would run other kernels than those that were recorded, with tensors that nothing models."""
+    if lacks_triton(job, gpu):
+        raise CannotTell(
+            Problem(
+                f"{job.model.weights} layers without Triton, which torch does not bring on Windows, are not modelled",
+                why="the trainer then computes them by other operations, with further tensors in fp32",
+                fix="with Triton installed there: as on Linux, without --os windows (which leaves out what the desktop takes)",
+            )
+        )
