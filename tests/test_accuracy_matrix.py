@@ -83,10 +83,6 @@ def test_gaps_name_what_is_modelled_and_has_no_run() -> None:
     assert matrix.table({"flex1": entries}).rows == (("flex1", *entries),)
 
 
-# LTX-2.5's job of them is written (ltx25-81-uncached) and was not run (docs/log.md, Video)
-OPEN = {"ltx2.5: 81 frames"}
-
-
 def test_every_setting_that_is_modelled_has_a_whole_run() -> None:
     assert found()
-    assert set(matrix.gaps(found())) <= OPEN
+    assert matrix.gaps(found()) == []
