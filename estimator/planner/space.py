@@ -279,8 +279,9 @@ def _precision(what: str, before: int, after: int) -> list[str]:
 
 
 def _offloading(subject: Subject) -> Iterator[Level]:
-    """A share of the transformer's layers waits on the CPU: the least that is needed. In FLUX's class it moves nothing."""
-    if subject.job.model.layer_offloading or subject.arch.te_qtype_key == "qtype":
+    """A share of the transformer's layers waits on the CPU: the least that is needed. Some classes of the trainer move nothing."""
+    arch = subject.arch
+    if subject.job.model.layer_offloading or arch.te_qtype_key == "qtype" or arch.layer_offloading == "nothing":
         return
     for tenth in range(1, OFFLOADING_STEPS + 1):
         share = tenth / OFFLOADING_STEPS
