@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDED = sorted(path.parent.name for path in (ROOT / "profiles").glob("*/profile.json"))
 ARCHS = tuple(key for key in RECORDED if not load_archs().archs[key].harness)
 """The architectures that have memory programs of the whole of AI Toolkit's timeline."""
-RECORDED_WEIGHTS = ("bf16", "float8", "qfloat8", "uint4")
-EIGHT_BIT = ("float8", "qfloat8")
+RECORDED_WEIGHTS = ("bf16", "float8", "qfloat8", "uint4", "convrot8")
+EIGHT_BIT = ("float8", "qfloat8", "convrot8")
 RECORDED_OPTIMIZERS = ("adafactor", "adamw", "adamw8bit", "prodigy")
 
 

@@ -29,7 +29,7 @@ def ratio(name: str, before: str, after: str) -> float:
 
 PLANNED = sorted(
     arch for arch in {arch for each in load_archs().trainer.values() for arch in each.archs} & {*load_archs().modelled()}
-    if not load_archs().archs[arch].unet
+    if load_archs().archs[arch].model_class != "unet"
 )  # fmt: skip
 """Not those of explicit run files, which cannot be planned for; of a UNet, which attends at several widths, attention is left out."""
 

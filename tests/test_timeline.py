@@ -150,10 +150,8 @@ def test_a_second_step_of_a_kind_changes_nothing(arch: str) -> None:
     made = job(arch)
     steps = steps_of(made, 512)
     train = [p for p in simulate(made, order=(*steps, *steps, *steps)).phases if p.phase == "train"]
-    second, third = (
-        [{name: size for name, size in p.components.items() if name != "allocator rounding"} for p in some] for some in (train[2:4], train[4:6])
-    )
-    assert second == third
+    made_of = [{name: size for name, size in p.components.items() if name != "allocator rounding"} for p in train]
+    assert made_of[2:4] == made_of[4:6]
     grown = [later.allocated_bytes - p.allocated_bytes for p, later in zip(train[2:4], train[4:6], strict=True)]
     assert max(map(abs, grown)) <= 2 * 2**20
 
