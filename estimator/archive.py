@@ -84,8 +84,6 @@ def _packed(name: str, array: Ints) -> npt.NDArray[np.uint8]:
 
 def _whole(members: npt.NDArray[np.uint8]) -> Ints:
     """The whole numbers of which these are the bytes."""
-    if members.dtype != np.uint8:  # as whole numbers
-        return np.asarray(members, dtype=np.int64)
     kind = f"<i{len(members)}"
     columns = np.ascontiguousarray(np.moveaxis(members, 0, -1)).view(kind)[..., 0]
     return columns.T.astype(np.int64)
