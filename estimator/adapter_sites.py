@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from estimator.errors import CannotTell, Problem
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program
@@ -45,6 +45,7 @@ class Made:
         return (found.group(1), int(found.group(2))) if found else None
 
 
+@cache  # parts of a profile have their moments' names in common
 def made_by(moment: str) -> Made:
     module, bar, rest = moment.partition("|")
     run, _, node = rest.partition(" ")

@@ -22,6 +22,7 @@ import numpy as np
 from estimator import core_rules, derived_weights, experts, heads, optimizers, rebuilt_profile, references, shared, stays, unrecorded
 from estimator.archive import Archive
 from estimator.archs import load_archs
+from estimator.arrays import distinct
 from estimator.derived_weights import TENSORS_OF_LINEAR, Derivation
 from estimator.errors import CannotTell, Problem
 from estimator.loss_weights import WEIGHED
@@ -218,13 +219,13 @@ class Profile:
         part = self.data["parts"][key]
         number = part["number"]
         table = self.archive.tensors(number)
-        names = self.data["names"]
-        coefficients = self.archive.coefficients[table[:, 0]]
-        used = np.flatnonzero(coefficients.any(axis=0)).tolist()  # a part is given only the variables that it depends on
+        names = [*self.data["names"], None]  # the last is that of -1
+        sizes = self.archive.coefficients
+        used = np.flatnonzero(sizes[distinct(table[:, 0])].any(axis=0)).tolist()  # a part is given only the variables that it depends on
         peaks = peaks_of(part, used)
         return Program(
-            key, tuple(self.data["features"][c] for c in used), coefficients[:, used], tuple(table[:, 1].tolist()), self.labels,
-            tuple(names[n] if n >= 0 else None for n in table[:, 2].tolist()), self.archive.events(number),
+            key, tuple(self.data["features"][c] for c in used), sizes[:, used][table[:, 0]], tuple(table[:, 1].tolist()), self.labels,
+            tuple(map(names.__getitem__, table[:, 2].tolist())), self.archive.events(number),
             part["imports"], peaks, part.get("workspace_at", {}),
         )  # fmt: skip
 

@@ -119,11 +119,12 @@ def _made(profile: Recorded, key: str) -> tuple[Program, tuple[Call, ...]]:
         assert base is not None
         kind, components, names = key.split("/")[1], components_of(profile, key), table_of(profile, "layers")
         layers = tuple(_layers(profile, names, components, each) for each in (base.split("/")[1], kind))
-        twin = profile.recorded(base.replace(_FULL, _CHECKPOINTED).replace(_GRAPH, _PLAIN))
+        unsaved, recorded = base.replace(_FULL, _CHECKPOINTED).replace(_GRAPH, _PLAIN), profile.recorded(base)
+        twin = recorded if unsaved == base else profile.recorded(unsaved)
         through = [name for listed in names.values() for name in listed]
         read = {number for number in layers[0] if through[number].endswith(READ_TWICE)}
         used = [call for call in _recorded(profile, base) or () if call.layer in layers[0]]
-        profile.kept["rebuilt", key] = rebuilt_weights.program(profile.recorded(base), twin, key, used, (layers[0], layers[1]), read)
+        profile.kept["rebuilt", key] = rebuilt_weights.program(recorded, twin, key, used, (layers[0], layers[1]), read)
     return profile.kept["rebuilt", key]  # type: ignore[return-value]
 
 

@@ -142,7 +142,8 @@ def _ends(base: Program, twin: Program, calls: Iterable[Call], whose: Sequence[M
     alone = {k for k, end in until.items() if base.deaths[k] == end}
     if not alone:
         return {}
-    ends, text = Lives(Tape(base), Tape(twin)), GRAPH in base.key
+    tape, text = Tape(base), GRAPH in base.key
+    ends = Lives(tape, tape if twin is base else Tape(twin))
     out = {}
     for k in alone:
         # what attention gives is kept by its own node: behind it stands what a text without a graph has not

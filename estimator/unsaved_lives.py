@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
+from operator import itemgetter
 
 from estimator.adapter_sites import BACKWARD, RECOMPUTED, Tape
 
@@ -33,7 +34,7 @@ class Lives:
             return None
         block = self.tape.made[k].block
         known = self._remade[block] if k >= self.forward and block is not None else self._made
-        place = bisect_right([twin for twin, _ in known], last)
+        place = bisect_right(known, last, key=itemgetter(0))
         return known[place - 1][1] if place else None
 
     @property

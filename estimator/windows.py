@@ -17,6 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from estimator.allocator import FREE
+from estimator.arrays import among
 from estimator.features import Ints
 from estimator.part_events import PartRun
 from estimator.program import Program
@@ -31,17 +32,18 @@ RESULT_BY_LSE = 40  # bytes of a head's row of the result, 80 channels, for each
 
 def joined(program: Program) -> list[int]:
     """The tensors that are the results of all windows of a layer."""
-    if not program.key.startswith(TEXT):
+    if not program.key.startswith(TEXT) or program.first_in(ATTENTION) is None:
         return []
     rows = {n for n, moment in enumerate(program.moments) if (found := ATTENTION.search(moment)) and int(found[1]) not in ACROSS}
-    table, labels = program.coefficients, program.labels
-    alike = [k for k in range(len(labels) - 1) if labels[k] in rows and labels[k + 1] == labels[k]] if rows else []
-    return [k for k in alike if table[k].any() and (table[k] == RESULT_BY_LSE * table[k + 1]).all()]
+    table, labels = program.coefficients, np.array(program.labels)
+    alike = np.flatnonzero(among(labels[:-1], rows) & (labels[:-1] == labels[1:]))
+    ratio = (table[alike] == RESULT_BY_LSE * table[alike + 1]).all(axis=1) & table[alike].any(axis=1)
+    return alike[ratio].tolist()  # type: ignore[no-any-return]
 
 
 def apart(program: Program, run: PartRun, sizes: Ints, state: State) -> tuple[PartRun, dict[int, range]]:
     """The events with each window made and freed for itself, and the further keys of each tensor's: its own key has the last window."""
-    keys, events, further = run.keys.tolist(), run.events.tolist(), dict[int, range]()
+    further = dict[int, range]()
     for k in joined(program):
         count = -(-int(sizes[k]) // WINDOW_BYTES)
         if count > 1:
@@ -49,15 +51,16 @@ def apart(program: Program, run: PartRun, sizes: Ints, state: State) -> tuple[Pa
             further[run.base + k] = range(first, first + count - 1)
     if not further:
         return run, {}
-    laid: list[tuple[int, int]] = []
-    for key, event in zip(keys, events, strict=True):
-        windows = further.get(key, ())
-        if event == FREE:
-            laid += [(key, event), *((one, FREE) for one in windows)]
-        else:
-            laid += [*((one, WINDOW_BYTES) for one in windows), (key, event - WINDOW_BYTES * len(windows))]
-    table = np.array(laid, dtype=np.int64)
-    return replace(run, keys=table[:, 0], events=table[:, 1]), further
+    at = np.flatnonzero(among(run.keys, further))
+    places, keys, events = list[int](), list[int](), run.events.copy()
+    made = list[int]()
+    for place in at.tolist():
+        windows, freed = further[int(run.keys[place])], int(run.events[place]) == FREE
+        places += [place + freed] * len(windows)  # made before the tensor itself, freed behind it
+        keys += windows
+        made += [FREE if freed else WINDOW_BYTES] * len(windows)
+        events[place] -= 0 if freed else WINDOW_BYTES * len(windows)
+    return replace(run, keys=np.insert(run.keys, places, keys), events=np.insert(events, places, made)), further
 
 
 def kept(program: Program, run: PartRun, further: dict[int, range]) -> list[int]:

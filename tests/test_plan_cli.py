@@ -93,6 +93,30 @@ def test_what_was_set_goes_into_the_file(config: Path, tmp_path: Path, capsys: p
     assert {phase["variant"]["width"] for phase in phases if phase["phase"] == "train"} == {512}
 
 
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("config.process.0.train.batch_size", ("config", "process", 0, "train", "batch_size")),
+        ("process[0].train.batch_size", ("config", "process", 0, "train", "batch_size")),
+        ("config.process.*.train.batch_size", ("config", "process", 0, "train", "batch_size")),
+        ("config.name", ("config", "name")),
+    ],
+)
+def test_what_was_set_by_its_whole_path_goes_to_that_place(
+    key: str, place: tuple[str | int, ...], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Was: an internal error, or a key of that name below the process."""
+    out = tmp_path / "planned.yaml"
+    value = "mine" if key.endswith("name") else 3
+    assert plan(config, "--gpu", "A100-80G", "--set", f"{key}={value}", "--write", out) == 0, capsys.readouterr().err
+    before, after = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in (config, out))
+    node = before
+    for word in place[:-1]:
+        node = node[word]
+    node[place[-1]] = value
+    assert after == before
+
+
 def test_no_card_is_too_small_to_be_told_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(ZIMAGE, "--gpu", "6GiB") == 1
     shown = capsys.readouterr().out

@@ -19,6 +19,7 @@ from estimator.job import Place
 from estimator.planner.edits import Edit
 from estimator.planner.textnodes import TextNode, text_nodes
 from estimator.trainers.aitoolkit import PROCESS
+from estimator.trainers.aitoolkit_keys import READ
 from estimator.tree import KeyPath
 
 Splice = tuple[int, int, str]
@@ -46,7 +47,9 @@ def edited(text: str, file: ConfigFile, edits: Sequence[Edit], substitute: Any) 
 
 
 def _path(key: str) -> KeyPath:
-    return (*PROCESS, 0, *(int(word) if word.isdigit() else word for word in key.split(".")))
+    """From the top where the key names what stands there (`config.name`), else from the process."""
+    words = tuple(int(word) if word.isdigit() else word for word in key.split("."))
+    return words if words[0] in READ["file"] else (*PROCESS, 0, *words)
 
 
 def _plain_copy(value: object) -> object:
