@@ -15,6 +15,8 @@ import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+import numpy as np
+
 from estimator.errors import CannotTell, Problem
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program
 
@@ -22,6 +24,7 @@ FORWARD, RECOMPUTED, BACKWARD = "forward", "recompute", "backward"
 INNER = "/Linear"  # the module that a LoRA's matrices are to the layer they are in
 BLOCK = re.compile(r"transformer(?:_1|_2)?\.(\w+)\.(\d+)(?=[./]|$)")
 CAST = "ToCopyBackward0"
+NEVER = -1
 # A workload at which no two sizes of different meaning are alike
 UNLIKE = {"B": 3, "T": 1553, "E": 79, "X": 97, "N": 89, "r": 13, "A": 1553, "F": 1, "K": 1, "I": 0, "Ib": 0, "R": 0, "O": 1, "f": 8}
 
@@ -60,13 +63,12 @@ class Tape:
         known = [made_by(moment) for moment in base.moments]
         self.own = len(base.names) - base.imports
         self.made = [known[label] for label in base.labels[: self.own]]
-        self.born = [0] * self.own
-        self.died: list[int | None] = [None] * self.own
-        for place, (code, k) in enumerate(zip(base.events.tolist(), base.tensor_of_event.tolist(), strict=True)):
-            if code == ALLOCATE:
-                self.born[k] = place
-            elif code != EMPTY_CACHE and k < self.own:
-                self.died[k] = place
+        codes, tensors = base.events, base.tensor_of_event
+        died = np.full(len(base.names), NEVER, dtype=np.int64)
+        freed = np.flatnonzero((codes != ALLOCATE) & (codes != EMPTY_CACHE))
+        died[tensors[freed]] = freed
+        self.born: list[int] = np.flatnonzero(codes == ALLOCATE).tolist()
+        self.died: list[int | None] = [None if place == NEVER else place for place in died[: self.own].tolist()]
         self.sizes: list[int] = base.sizes(UNLIKE)[: self.own].tolist()
 
     def made_before(self, place: int) -> int:
@@ -75,11 +77,8 @@ class Tape:
 
     @cached_property
     def _made_before(self) -> list[int]:
-        out, last = [], -1
-        for code in self.base.events.tolist():
-            out.append(last)
-            last += code == ALLOCATE
-        return [*out, last]
+        before: list[int] = np.cumsum(self.base.events == ALLOCATE).tolist()
+        return [-1, *(made - 1 for made in before)]
 
     def next_birth(self, k: int) -> int:
         """The place of the next tensor's birth, or the end."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from estimator.arrays import among, distinct
 from estimator.features import Ints
@@ -18,6 +19,7 @@ from estimator.offload_programs import NONE, STAYS, Call, Offloaded
 from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program, points_of
 
 NEAR = 24  # of the highest allocations at each workload
+STRETCH = 64  # allocations that are looked at as one, to find those
 WORKLOADS = {"B": (1, 4), "T": (256, 1024, 4096, 9216), "X": (64, 512), "r": (8, 64)}
 
 
@@ -42,7 +44,7 @@ class Outline:
         near: set[int] = set()
         for each in (totals, totals + np.cumsum(longer, axis=0)[:own]):
             values = self.points.T @ each.T.astype(np.float64)  # each workload's in a row: found five times as fast
-            near |= set(np.argpartition(values, -min(NEAR, own), axis=1)[:, -NEAR:].ravel().tolist())
+            near |= {place for row in values for place in _highest(row).tolist()}
         self.at = np.array(sorted(near), dtype=np.int64)
         self.totals = totals[self.at]
 
@@ -106,3 +108,13 @@ class Outline:
                 made = np.searchsorted(places, self.at, side="right")
                 out += sums[made] - sums[np.maximum(made - SLOTS, 0)]
         return out
+
+
+def _highest(row: npt.NDArray[np.float64]) -> Ints:
+    """Places of the NEAR highest, of which none is below the NEAR-th of what the stretches have as their highest: few are sorted."""
+    stretches = row[: len(row) // STRETCH * STRETCH].reshape(-1, STRETCH).max(axis=1)
+    if len(stretches) < NEAR:
+        return np.argpartition(row, -min(NEAR, len(row)))[-NEAR:]
+    found = np.flatnonzero(row >= np.partition(stretches, -NEAR)[-NEAR])
+    highest: Ints = found[np.argpartition(row[found], -NEAR)[-NEAR:]]
+    return highest

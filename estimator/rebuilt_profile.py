@@ -14,6 +14,8 @@ import numpy as np
 
 from estimator import rebuilt_weights
 from estimator.archive import Archive
+from estimator.arrays import among
+from estimator.features import Ints
 from estimator.offload import Layer, layers_of, table_of
 from estimator.offload_programs import Call
 from estimator.padded import PADDED_PREVIEW
@@ -102,18 +104,18 @@ def calls(profile: Recorded, key: str, component: str, names: Mapping[str, Seque
     if found is None:
         return None
     first = sum(len(names[other]) for other in list(names)[: list(names).index(component)])
-    own = (call for call in found if first <= call.layer < first + len(names[component]))
-    return tuple(replace(call, layer=call.layer - first) for call in own)
+    layers = found[:, 0] - first
+    own = np.column_stack([layers, found[:, 1:]])[(layers >= 0) & (layers < len(names[component]))]
+    return tuple(Call(*row) for row in own.tolist())
 
 
-def _recorded(profile: Recorded, key: str) -> tuple[Call, ...] | None:
-    """The same of all layers, numbered through."""
+def _recorded(profile: Recorded, key: str) -> Ints | None:
+    """The same of all layers, numbered through: rows of Call."""
     part = profile.data["parts"].get(key)
-    table = profile.archive.calls(part["number"]) if part else None
-    return None if table is None else tuple(Call(*row) for row in table.tolist())
+    return profile.archive.calls(part["number"]) if part else None
 
 
-def _made(profile: Recorded, key: str) -> tuple[Program, tuple[Call, ...]]:
+def _made(profile: Recorded, key: str) -> tuple[Program, Ints]:
     if ("rebuilt", key) not in profile.kept:
         base = base_key(profile, key)
         assert base is not None
@@ -123,7 +125,9 @@ def _made(profile: Recorded, key: str) -> tuple[Program, tuple[Call, ...]]:
         twin = recorded if unsaved == base else profile.recorded(unsaved)
         through = [name for listed in names.values() for name in listed]
         read = {number for number in layers[0] if through[number].endswith(READ_TWICE)}
-        used = [call for call in _recorded(profile, base) or () if call.layer in layers[0]]
+        uses = _recorded(profile, base)
+        assert uses is not None
+        used = uses[among(uses[:, 0], layers[0])]
         profile.kept["rebuilt", key] = rebuilt_weights.program(recorded, twin, key, used, (layers[0], layers[1]), read)
     return profile.kept["rebuilt", key]  # type: ignore[return-value]
 

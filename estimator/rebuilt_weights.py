@@ -17,16 +17,16 @@ and recorded kinds of architectures that have all of them, which this gives tens
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from estimator.adapter_sites import FORWARD, Made, Tape, made_by
-from estimator.arrays import among
+from estimator.arrays import Bools, among
 from estimator.features import Ints
 from estimator.offload import CODES_TO_WEIGHT, OWN, WRAPPED, Layer
-from estimator.offload_programs import NONE, STAYS, Call
+from estimator.offload_programs import NONE, STAYS
 from estimator.program import ALLOCATE, EventProgram, Program
 from estimator.rewriting import widened, written
 from estimator.unsaved_lives import Lives
@@ -35,117 +35,168 @@ PACKED_TO_CODES, ZEROS_TO_CAST = 2, 2
 """uint4: bytes of the unpacked codes for each of the packed ones, and of a cast zero point for each of a zero point."""
 READ, FP32_TO_BF16 = 2, 2
 """Times that T5 asks for a weight, and its bytes in fp32 for each in bf16."""
-GRAPH, QUANTO = "/graph/", "/qfloat8/"
+CHECKPOINTED, GRAPH, QUANTO = "/checkpointed/", "/graph/", "/qfloat8/"
 CONVOLUTION = "Convolution"
 QUANTOS, PRODUCTS = "QTensorLinearBackward", "MmBackward0"
 """Node of a layer's backward pass: quanto's, and torch's own."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Way:
+    """How a layer makes its weight: events (a tensor of its own, whether it is made), and the tensor that it multiplies with."""
+
+    events: tuple[tuple[int, bool], ...]
+    weight: int
+
+    @property
+    def tensors(self) -> int:
+        return sum(born for _, born in self.events)
+
+
+_SCALED = _Way(((0, True), (1, True), (0, False)), 1)  # cast, scaled
+_UNPACKED = _Way(((0, True), (1, True), (2, True), (0, False), (2, False)), 1)  # codes, weight, cast zero points
+
+
+def _read_before(way: _Way) -> _Way:
+    """Each time that a weight is asked for, it is made anew in fp32 and brought back, and let go."""
+    wide, narrow = way.tensors, way.tensors + 1
+    once = (*way.events, (wide, True), (way.weight, False), (narrow, True), (wide, False), (narrow, False))
+    events = [(tensor + n * (narrow + 1), born) for n in range(READ) for tensor, born in once]
+    used = READ * (narrow + 1)
+    return _Way((*events, *((used + tensor, born) for tensor, born in way.events)), used + way.weight)
+
+
+_READ_UNPACKED = _read_before(_UNPACKED)
+
+
+@dataclass(frozen=True)
+class _Remade:
+    """A layer's weight: how it is made, and the bytes of each tensor of that."""
+
+    way: _Way
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Uses:
+    """A part's calls by columns (estimator.offload_programs.Call)."""
+
+    layer: Ints
+    first: Ints
+    last: Ints
+    input: Ints
+    output: Ints
+    backward: Ints
+    until: Ints
+
+
+@dataclass(frozen=True)
 class _Laid:
-    """What is laid in between a base's events: each event's place, tensor and whether it is made there; of each further tensor its bytes,
-    and the base's tensor that is made at the same moment. `dropped`: tensors of the base that are not there; `moved`: freed elsewhere."""
+    """What is laid in between a base's events. `rows`: of each event the base's event that it comes before, the call, its turn there, the
+    tensor, and whether it is made; of each further tensor its bytes, and the base's tensor that is made at the same moment."""
 
-    tensors: int
-    places: list[int] = field(default_factory=list)
-    events: list[tuple[int, bool]] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    like: list[int] = field(default_factory=list)
-    dropped: set[int] = field(default_factory=set)
-    moved: set[int] = field(default_factory=set)
+    rows: Ints
+    sizes: Ints
+    like: Ints
 
-    def make(self, place: int, size: int, like: int) -> int:
-        self.sizes.append(size)
-        self.like.append(like)
-        tensor = self.tensors + len(self.sizes) - 1
-        self._event(place, tensor, made=True)
-        return tensor
+    def moving(self, ends: Mapping[int, int], made: Ints) -> _Laid:
+        """With tensors of the base that are let go before others are made, behind all else that is laid there; in order."""
+        tensors, others = (np.array([*numbers], dtype=np.int64) for numbers in (ends, ends.values()))
+        behind = int(self.rows[:, 1].max(initial=0)) + 1 + np.arange(len(tensors))
+        rows = np.concatenate([self.rows, _rows(made[others], behind, 0, tensors, born=False)])
+        return _Laid(rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))], self.sizes, self.like)
 
-    def free(self, place: int, tensor: int) -> None:
-        self._event(place, tensor, made=False)
+    @property
+    def places(self) -> Ints:
+        return self.rows[:, 0]
 
-    def move(self, place: int, tensor: int) -> None:
-        self.moved.add(tensor)
-        self.free(place, tensor)
+    @property
+    def tensors(self) -> Ints:
+        return self.rows[:, 3]
 
-    def _event(self, place: int, tensor: int, *, made: bool) -> None:
-        self.places.append(place)
-        self.events.append((tensor, made))
+    @property
+    def births(self) -> Bools:
+        births: Bools = self.rows[:, 4] == 1
+        return births
 
 
 def program(
-    base: Program, twin: Program, key: str, calls: Sequence[Call], layers: tuple[Mapping[int, Layer], Mapping[int, Layer]],
+    base: Program, twin: Program, key: str, calls: Ints, layers: tuple[Mapping[int, Layer], Mapping[int, Layer]],
     read: Collection[int] = (),
-) -> tuple[EventProgram, tuple[Call, ...]]:  # fmt: skip
-    """The base's part as `key`, and where it uses each layer. `twin`: a step's core under checkpointing, a text without a graph (else the
-    base itself); `layers`: in the base's kind of weights, and in the key's; `read`: those whose weight is asked for before it is used."""
+) -> tuple[EventProgram, Ints]:  # fmt: skip
+    """The base's part as `key`, and where it uses each layer: rows of estimator.offload_programs.Call, as `calls` are of the base.
+
+    `twin`: a step's core under checkpointing, a text without a graph (else the base itself); `layers`: in the base's kind of weights, and
+    in the key's; `read`: those whose weight is asked for before it is used.
+    """
     was, now = layers
-    made = np.append(np.flatnonzero(base.events == ALLOCATE), len(base.events)).tolist()
+    uses = _Uses(*calls.T)
+    made = np.append(np.flatnonzero(base.events == ALLOCATE), len(base.events))
     makers = [made_by(moment) for moment in base.moments]
     whose = [makers[row] for row in base.labels[: len(made) - 1]]
-    laid, constants = _Laid(len(base.names)), base.constants
-    kept = {call for call in calls if call.until != NONE and not _passed(base.key, call, whose)}
-    held = {call for call in kept if QUANTO in base.key and call.first < call.output and not _convolves(call, whose)}  # keep their inputs
-    for call in calls:
-        laid.dropped |= set(range(call.first, call.output))
-        if call.backward != NONE:
-            until, weight_bytes = call.until if call.until > 0 else len(whose), CODES_TO_WEIGHT * was[call.layer].sizes[0]
-            laid.dropped.update((call.backward + np.flatnonzero(constants[call.backward : until] == weight_bytes)).tolist())
-        for _ in range(READ * (call.layer in read)):
-            _read(laid, now[call.layer], made[call.first], call.output)
-        weight = _rebuilt(laid, now[call.layer], made[call.first], call.output)
-        if weight is not None and call.until != STAYS:
-            laid.free(made[call.until] if call in kept else made[call.output] + 1, weight)
-    for tensor, end in _ends(base, twin, held, whose).items():
-        laid.move(made[end], tensor)
-    return _joined(base, key, laid), _renumbered(calls, made, laid)
+    kept = (uses.until != NONE) & ~_passed(base, uses, makers)
+    held = kept & (QUANTO in base.key) & (uses.first < uses.output) & ~_convolved(base, uses, makers)  # keep their inputs
+    gone = np.where(kept, made[uses.until], made[uses.output] + 1)  # where the weight is let go
+    remade = {number: way for number, layer in now.items() if (way := _remade(layer, read=number in read)) is not None}
+    ends = _ends(base, twin, (uses.input[held], uses.last[held], uses.until[held]), whose)
+    laid = _laid(uses, remade, (made[uses.first], gone), len(base.names)).moving(ends, made)
+    dropped = _dropped(base, uses, was)
+    return _joined(base, key, laid, dropped, list(ends)), _renumbered(uses, made, laid, dropped)
 
 
-def _renumbered(calls: Sequence[Call], made: Sequence[int], laid: _Laid) -> tuple[Call, ...]:
+def _renumbered(uses: _Uses, made: Ints, laid: _Laid, dropped: Bools) -> Ints:
     """The calls by the tensors' new numbers."""
-    left = np.append(0, np.cumsum(~among(np.arange(len(made) - 1), laid.dropped)))
-    further = np.sort([place for place, (_, born) in zip(laid.places, laid.events, strict=True) if born])
+    left = np.append(0, np.cumsum(~dropped[: len(made) - 1]))
+    further = laid.places[laid.births]
     new = left + np.searchsorted(further, made)  # of what is made first from each place on
     own = left + np.searchsorted(further, made, side="right")
-
-    def at(k: int) -> int:
-        return k if k < 0 else int(new[k])
-
-    def of(k: int) -> int:
-        return k if k < 0 else int(own[k])
-
-    return tuple(
-        Call(call.layer, at(call.first), at(call.last), of(call.input), of(call.output), at(call.backward), at(call.until))
-        for call in calls
-    )
+    places = ((uses.first, new), (uses.last, new), (uses.input, own), (uses.output, own), (uses.backward, new), (uses.until, new))
+    return np.stack([uses.layer, *(np.where(row < 0, row, table[row]) for row, table in places)], axis=1)
 
 
-def _passed(key: str, call: Call, whose: Sequence[Made]) -> bool:
-    """Whether it is the first forward pass of a checkpointed block, in which nothing is kept."""
-    made = whose[call.output]
-    return "/checkpointed/" in key and made.run == FORWARD and made.block is not None
+def _dropped(base: Program, uses: _Uses, was: Mapping[int, Layer]) -> Bools:
+    """The base's tensors that its layers make of their weights, in a forward pass and in the backward one."""
+    count = len(base.names)
+    starts = np.bincount(uses.first, minlength=count + 1) - np.bincount(uses.output, minlength=count + 1)
+    dropped: Bools = np.cumsum(starts)[:count] > 0
+    own, constants = count - base.imports, base.constants
+    behind = uses.backward != NONE
+    for layer, start, until in np.stack([uses.layer, uses.backward, uses.until], axis=1)[behind].tolist():
+        end = until if until > 0 else own
+        dropped[start:end] |= constants[start:end] == CODES_TO_WEIGHT * was[layer].sizes[0]
+    return dropped
 
 
-def _convolves(call: Call, whose: Sequence[Made]) -> bool:
-    """Whether its backward pass is a convolution's, which keeps the input in every kind of weights."""
-    return call.backward != NONE and CONVOLUTION in whose[call.backward].node
+def _passed(base: Program, uses: _Uses, makers: Sequence[Made]) -> Bools:
+    """Whether each is in the first forward pass of a checkpointed block, in which nothing is kept."""
+    first = np.array([made.run == FORWARD and made.block is not None for made in makers])
+    passed: Bools = first[np.array(base.labels)[uses.output]] & (CHECKPOINTED in base.key)
+    return passed
 
 
-def _ends(base: Program, twin: Program, calls: Iterable[Call], whose: Sequence[Made]) -> dict[int, int]:
-    """Tensors that layers alone keep -> the tensor before whose birth each is let go where none does."""
+def _convolved(base: Program, uses: _Uses, makers: Sequence[Made]) -> Bools:
+    """Whether each one's backward pass is a convolution's, which keeps the input in every kind of weights."""
+    convolves = np.array([CONVOLUTION in made.node for made in makers])
+    convolved: Bools = convolves[np.array(base.labels)[uses.backward]] & (uses.backward != NONE)
+    return convolved
+
+
+def _ends(base: Program, twin: Program, held: tuple[Ints, Ints, Ints], whose: Sequence[Made]) -> dict[int, int]:
+    """Tensors that layers alone keep -> the tensor before whose birth each is let go where none does. `held`: of the calls that keep
+    their inputs, these, the last tensor made in each, and until when."""
     until, last = defaultdict[int, int](int), dict[int, int]()
     stays = len(whose) + 1
-    for call in calls:
-        if call.input != NONE:
-            until[call.input] = max(until[call.input], call.until if call.until != STAYS else stays)
-            last[call.input] = max(last.get(call.input, 0), call.last)
+    for k, done, end in zip(*(row.tolist() for row in held), strict=True):
+        if k != NONE:
+            until[k] = max(until[k], end if end != STAYS else stays)
+            last[k] = max(last.get(k, 0), done)
     alone = {k for k, end in until.items() if base.deaths[k] == end}
     if not alone:
         return {}
     tape, text = Tape(base), GRAPH in base.key
     ends = Lives(tape, tape if twin is base else Tape(twin))
     out = {}
-    for k in alone:
+    for k in sorted(alone):
         # what attention gives is kept by its own node: behind it stands what a text without a graph has not
         end = None if text and k + 1 not in ends.alike else ends.end(k)
         if end is not None or not text:
@@ -153,51 +204,53 @@ def _ends(base: Program, twin: Program, calls: Iterable[Call], whose: Sequence[M
     return out
 
 
-def _read(laid: _Laid, layer: Layer, at: int, like: int) -> None:
-    """A weight that is asked for is made anew in fp32 and brought back, and let go."""
-    weight = _rebuilt(laid, layer, at, like) if layer.what == OWN else None
-    if weight is None:
-        return
-    wide = laid.make(at, FP32_TO_BF16 * laid.sizes[weight - laid.tensors], like)
-    laid.free(at, weight)
-    narrow = laid.make(at, laid.sizes[weight - laid.tensors], like)
-    laid.free(at, wide)
-    laid.free(at, narrow)
+def _laid(uses: _Uses, remade: Mapping[int, _Remade], places: tuple[Ints, Ints], count: int) -> _Laid:
+    """Each call's weight, made before the layer's first tensor and let go. `places`: of both, of each call; `count`: the base's tensors."""
+    starts, ends = places
+    rows, sizes, like = [np.zeros((0, 5), dtype=np.int64)], [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    for way in dict.fromkeys(one.way for one in remade.values()):
+        known = {number: one.sizes for number, one in remade.items() if one.way is way}
+        calls = np.flatnonzero(among(uses.layer, known))
+        tensors = count + sum(map(len, sizes)) + np.arange(len(calls) * way.tensors).reshape(-1, way.tensors)
+        sizes.append(np.array([known[number] for number in uses.layer[calls].tolist()], dtype=np.int64).ravel())
+        like.append(np.repeat(uses.output[calls], way.tensors))
+        rows += [_rows(starts[calls], calls, turn, tensors[:, tensor], born) for turn, (tensor, born) in enumerate(way.events)]
+        goes = uses.until[calls] != STAYS
+        rows.append(_rows(ends[calls[goes]], calls[goes], len(way.events), tensors[goes, way.weight], born=False))
+    return _Laid(np.concatenate(rows), np.concatenate(sizes), np.concatenate(like))
 
 
-def _rebuilt(laid: _Laid, layer: Layer, at: int, like: int) -> int | None:
-    """The weight that the layer multiplies with, made before an event of the base; None of a plain layer."""
+def _rows(places: Ints, calls: Ints, turn: int, tensors: Ints, born: bool) -> Ints:
+    """Events as rows of a table: see _Laid."""
+    return np.stack([places, calls, np.full(len(calls), turn), tensors, np.full(len(calls), born)], axis=1)
+
+
+def _remade(layer: Layer, *, read: bool) -> _Remade | None:
+    """How the weight that a layer multiplies with is made; None of a plain layer. `read`: it is asked for before."""
     if layer.what == WRAPPED:
-        size = CODES_TO_WEIGHT * layer.sizes[0]
-        cast, weight = laid.make(at, size, like), laid.make(at, size, like)
-        laid.free(at, cast)
-        return weight
+        return _Remade(_SCALED, 2 * (CODES_TO_WEIGHT * layer.sizes[0],))
     if layer.what == OWN:
         packed = max(layer.sizes)
-        zeros = layer.sizes[layer.sizes.index(packed) + 2]
-        codes = laid.make(at, PACKED_TO_CODES * packed, like)
-        weight = laid.make(at, CODES_TO_WEIGHT * PACKED_TO_CODES * packed, like)
-        cast = laid.make(at, ZEROS_TO_CAST * zeros, like)
-        laid.free(at, codes)
-        laid.free(at, cast)
-        return weight
+        codes, zeros = PACKED_TO_CODES * packed, layer.sizes[layer.sizes.index(packed) + 2]
+        weight = CODES_TO_WEIGHT * codes
+        once = codes, weight, ZEROS_TO_CAST * zeros
+        return _Remade(_READ_UNPACKED, READ * (*once, FP32_TO_BF16 * weight, weight) + once) if read else _Remade(_UNPACKED, once)
     return None
 
 
-def _joined(base: Program, key: str, laid: _Laid) -> EventProgram:
-    """The base's events with what is laid in between them, and without what is gone."""
+def _joined(base: Program, key: str, laid: _Laid, dropped: Bools, moved: Sequence[int]) -> EventProgram:
+    """The base's events with what is laid in between them, and without what is gone. `moved`: tensors of it that are freed elsewhere."""
     tensors, births = base.tensor_of_event, base.events == ALLOCATE
-    left = ~among(tensors, laid.dropped) & (births | ~among(tensors, laid.moved))
+    left = ~(dropped[tensors] & (tensors >= 0)) & (births | ~among(tensors, moved))
     before: Ints = np.append(0, np.cumsum(left))
-    order = np.argsort(laid.places, kind="stable")
-    places, events = np.array(laid.places, dtype=np.int64)[order], np.array(laid.events, dtype=np.int64).reshape(-1, 2)[order]
     features = base.features if "1" in base.features else (*base.features, "1")
     rows = widened(base, features, len(laid.sizes))
     rows[len(base.names) :, features.index("1")] = laid.sizes
-    joined = np.insert(tensors[left], before[places], events[:, 0]), np.insert(births[left], before[places], events[:, 1] == 1)
-    workspace_at = {thread: int(before[at] + np.searchsorted(places, at)) for thread, at in base.workspace_at.items()}
+    at = before[laid.places]
+    joined = np.insert(tensors[left], at, laid.tensors), np.insert(births[left], at, laid.births)
+    workspace_at = {thread: int(before[at] + np.searchsorted(laid.places, at)) for thread, at in base.workspace_at.items()}
     moments = [moment.replace(QUANTOS, PRODUCTS) for moment in base.moments]
-    one = written(base, key, joined, (features, rows), laid.like)
+    one = written(base, key, joined, (features, rows), laid.like.tolist())
     return EventProgram(
         key, one.features, one.coefficients, one.labels, moments, one.names, one.events, one.imports, (), workspace_at, streams=one.streams
     )
