@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import Any
+
+import numpy as np
 
 from estimator import core_rules, derived_weights, offload_beside, offload_loading, offload_programs, optimizers, rebuilt_profile
 from estimator.archs import load_archs
@@ -248,8 +250,8 @@ class OffloadProfile(Profile):
         calls = rebuilt_profile.calls(holder, key, component, names)
         if calls is None:
             raise CannotTell(_unknown(f"{self.arch}: where {key!r} uses each layer"))
-        number = [mine[name] for name in names[component]]  # a relative's encoder may be without a vision tower
-        return tuple(replace(call, layer=number[call.layer]) for call in calls)
+        number = np.array([mine[name] for name in names[component]])  # a relative's encoder may be without a vision tower
+        return tuple(Call(*row) for row in np.column_stack([number[calls[:, 0]], calls[:, 1:]]).tolist())
 
     def __hash__(self) -> int:
         return id(self)

@@ -17,7 +17,6 @@ from estimator.archive import Archive
 from estimator.arrays import among
 from estimator.features import Ints
 from estimator.offload import Layer, layers_of, table_of
-from estimator.offload_programs import Call
 from estimator.padded import PADDED_PREVIEW
 from estimator.program import Program
 
@@ -98,19 +97,21 @@ def program(profile: Recorded, key: str) -> Program:
     return _made(profile, key)[0]
 
 
-def calls(profile: Recorded, key: str, component: str, names: Mapping[str, Sequence[str]]) -> tuple[Call, ...] | None:
-    """Where a part uses each of its component's layers, by rule or as recorded; None where nobody saw it. `names`: of the layers."""
+def calls(profile: Recorded, key: str, component: str, names: Mapping[str, Sequence[str]]) -> Ints | None:
+    """Where a part uses each of its component's layers, by rule or as recorded: rows of Call. None where nobody saw it.
+
+    `names`: of the layers, by component.
+    """
     found = _made(profile, key)[1] if base_key(profile, key) is not None else _recorded(profile, key)
     if found is None:
         return None
     first = sum(len(names[other]) for other in list(names)[: list(names).index(component)])
     layers = found[:, 0] - first
-    own = np.column_stack([layers, found[:, 1:]])[(layers >= 0) & (layers < len(names[component]))]
-    return tuple(Call(*row) for row in own.tolist())
+    return np.column_stack([layers, found[:, 1:]])[(layers >= 0) & (layers < len(names[component]))]
 
 
 def _recorded(profile: Recorded, key: str) -> Ints | None:
-    """The same of all layers, numbered through: rows of Call."""
+    """The same of all layers, numbered through."""
     part = profile.data["parts"].get(key)
     return profile.archive.calls(part["number"]) if part else None
 
