@@ -57,7 +57,8 @@ def test_so_is_where_it_uses_its_layers(arch: str, key: str) -> None:
     names = known.data["layers"]
     recorded = rebuilt_profile.calls(known, key, component, names)
     made = rebuilt_profile.calls(without(arch, key.split("/")[1]), key, component, names)
-    assert recorded is not None and made is not None
+    assert recorded is not None
+    assert made is not None
     assert len(recorded)
     assert made.tolist() == recorded.tolist()
 
