@@ -19,13 +19,14 @@ from typing import Any
 from calibration.extract.optimizers import extract
 from calibration.extract.programs import Refused
 from calibration.trainer.__main__ import HERE, UNBOUNDED_MIB
+from estimator.optimizer_rules import GRADIENT
 
 OUT = Path(__file__).resolve().parents[1] / "profiles" / "optimizers.json"
 NAMES = (
     "adagrad", "adam", "adam8", "adam8bit", "adamw", "adamw8", "adamw8bit", "adafactor", "ademamix8bit", "automagic", "automagic2",
-    "automagic3", "lion8bit", "prodigy", "prodigy8bit", "adamw+bf16", "adamw8bit+bf16",
+    "automagic3", "lion8bit", "prodigy", "prodigy8bit", "adamw+bf16", "adamw8bit+bf16", "adafactor+bf16",
 )  # fmt: skip; behind a plus the parameters' type, where that is not fp32: adapters of our own harness
-FUSED = ("automagic2", "automagic3")  # their stretches begin with the hooks that autograd calls for each gradient
+FUSED = ("automagic2", "automagic3", "adafactor+bf16")  # their stretches begin with the hooks that autograd calls for each gradient
 DECAY = "+weight_decay"
 # Of other trainers: torchao's CPUOffloadOptimizer with offload_gradients (torchao 0.5, prototype/low_bit_optim/cpu_offload.py). Parameters,
 # their state and the step are the host's; a hook copies each gradient there as soon as it has been accumulated, and lets go of it.
@@ -57,7 +58,19 @@ def rules_of(name: str, recorded: dict[str, Any]) -> dict[str, Any]:
     rules = {name + (DECAY if label else ""): extract(name, runs) for label, runs in recorded.items()}
     if rules[name + DECAY] == rules[name]:
         del rules[name + DECAY]
+    for rule in rules.values() if name in FUSED else ():
+        mark_copies(rule)
     return {key: {**rule, "fused": name in FUSED} for key, rule in rules.items()}
+
+
+def mark_copies(rule: dict[str, Any]) -> None:
+    """What hooks make of each gradient and the end of the step lets go of is the gradient still: a copy that is to be added to."""
+    for stage in rule["stages"].values():
+        made = {e[1] for stretch in stage[:1] for e in stretch["events"] if e[0] == "a"}
+        gone = {e[1] for stretch in stage[1:][-1:] for e in stretch["events"] if e[0] == "f"}
+        for slot in made & gone:
+            if rule["slots"][slot]["size"] == rule["slots"][GRADIENT]["size"]:
+                rule["slots"][slot]["holds"] = GRADIENT
 
 
 def write(data: dict[str, Any], out: Path) -> None:

@@ -26,6 +26,7 @@ from calibration.architectures.base import OPTIMIZER_WITH, OPTIMIZER_WITH_OTHERS
 from calibration.clips import write_clip
 from estimator.archs import load_archs
 from estimator.levels import UNMERGED
+from estimator.whole_profile import WHOLE
 
 # Indices of probe jobs: with the text encoder unloaded, loaded with low_vram, with text cached, with no latents cached, loaded without
 # low_vram (of an Architecture: unloaded, loaded or quantised, captioned, uncached, quantised)
@@ -122,7 +123,7 @@ def network(family: Architecture, second: bool, rank: int) -> dict[str, Any]:
     if family.factors is None:
         without = {"network_kwargs": {"ignore_if_contains": list(family.ignored)}} if family.ignored else {}
         beside = {"conv": family.conv[second], "conv_alpha": family.conv[second]} if family.conv else {}
-        return {"type": "lora", "linear": rank, "linear_alpha": rank, **beside, **without}
+        return {"type": "lora", "linear": rank, "linear_alpha": rank, **beside, **without, **family.network}
     return {"type": "lokr", "lokr_full_rank": True, "lokr_factor": family.factors[second]}
 
 
@@ -151,7 +152,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
         model.update(qtype=weights, qtype_te=text_kind(arch, weights))
     process = {
         "type": "sd_trainer", "training_folder": str(run / "out"), "device": "cuda:0",
-        "network": network(family, index == 1, rank),
+        **({} if family.beside == WHOLE else {"network": network(family, index == 1, rank)}),
         "save": {"dtype": "float16", "save_every": 10000, "max_step_saves_to_keep": 1},
         "datasets": datasets,
         "train": {

@@ -13,7 +13,7 @@ from functools import cache, cached_property
 
 from estimator.errors import CannotTell, Problem
 from estimator.optimizer_rules import load_rules
-from estimator.optimizers import Convolved
+from estimator.parameters import Convolved
 from estimator.programs import Profile, load_profile
 
 CONVOLVED = "convolved"  # folder below the architecture's profile

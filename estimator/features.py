@@ -34,6 +34,8 @@ latent frames of 8 (`Cells`). Of a step that counts its samples twice in `B`, `b
   blocks that share an output in torch's `setReduceConfig` (ATen/native/cuda/Reduce.cuh) for 2-byte inputs:
   128-thread blocks of 32 x 4, 4 outputs a thread, at least 16 values a thread.
 
+- `normD_kV` (D a width, k times a variable V): the same of one column sum over k V rows of all samples together, such as the gradient of a
+  norm's weight or of a bias, where these are trained;
 - `sumsC_kV` (C channels, k times a variable V): the same of one sum over C channels at each of k V places, fp32 (the norms of Wan 2.2 5B's
   decoder, of 1024 channels; one block is enough for fewer than a thousand);
 
@@ -107,8 +109,6 @@ FLASH_ROWS, FLASH_KEYS, FLASH_PLACES, FLASH_FULL, FLASH_NEAR, FLASH_MOST = 64, 1
 KEYS_OF = {"narrow": 256, "flash": FLASH_KEYS, "wide": 64}
 
 PIXELS_PER_EDGE = 16  # of a token: VAE factor 8, patch 2, of FLUX.1, Flex.1, Z-Image, Qwen-Image and Wan 2.1
-
-
 FRAMES_PER_LATENT = 4  # temporal compression of Wan's VAE (AutoencoderKLWan: scale_factor_temporal); the first frame is one of its own
 
 
@@ -232,10 +232,11 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return round_up(given.get("B", 1) * variable(over, given), multiple)
     if name.startswith("kron"):
         return kronecker.elements(name, given["f"])
-    if name.startswith("sums"):
-        channels, over = _of(name, "sums")
+    if name.startswith(("sums", "norm")):
+        width, over = _of(name, name[:4])
         base = over.lstrip("0123456789")
-        return reduce_blocks(int(over.removesuffix(base)) * variable(base, given), channels)
+        places = int(over.removesuffix(base) or 1) * variable(base, given)
+        return reduce_blocks(places, width) if name.startswith("sums") else reduce_blocks(width, given.get("B", 1) * places)
     if name.startswith("mean"):
         channels, over = _of(name, "mean")
         return mean_partials(channels, given.get("B", 1), variable(over, given))

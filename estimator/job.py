@@ -68,9 +68,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The adapter that is trained. `kind`: "lora" | "lokr" | ... ; `rank` is network.linear.
+    """The adapter that is trained. `kind`: "lora" | "lokr" | ... ("whole": none, all of the transformer is); `rank` is network.linear.
 
-    `dtype`: of the adapter's weights (always fp32 in AI Toolkit). `targets`: the modules it sits on (empty: the trainer's choice).
+    `dtype`: of the weights that are trained (in AI Toolkit fp32, of a whole transformer bf16). `targets`: modules it sits on (empty: the
+    trainer's choice).
     `factor`: of a LoKr (-1: the trainer chooses). `dropout`: some of what goes through a LoRA is dropped in each step. `conv`: rank of the
     adapter on a UNet's 3 x 3 convolutions (none: they have none).
     """

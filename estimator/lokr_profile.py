@@ -16,6 +16,7 @@ from estimator.laying import RECORDED_RANK
 from estimator.lokr_merging import AWAY, merged
 from estimator.lokr_programs import FULL, Lokr
 from estimator.offload_programs import Call
+from estimator.parameters import LOKR
 from estimator.program import Footprint, Program, peak_rows
 from estimator.programs import Profile, load_profile
 
@@ -31,7 +32,7 @@ class LokrProfile(Profile):
 
     @property
     def adapter_kind(self) -> str:
-        return optimizers.LOKR
+        return LOKR
 
     @cached_property
     def adapter(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ stretch marked `each` is gone through once for each parameter. Its events are
   begins), `all`, or `one`;
 - `["i", slot, which]`: free what an earlier step left in a slot.
 Slots: `each` (one tensor for each parameter), `one`, or `once` (made by the first parameter that the condition holds for), with `size`:
-terms [condition, feature, coefficient], added up. A tensor of 0 bytes is not there.
+terms [condition, feature, coefficient], added up. A tensor of 0 bytes is not there. `holds`: "gradient" of what is a copy of one.
 """
 
 from __future__ import annotations

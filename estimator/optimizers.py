@@ -6,41 +6,24 @@ second, outputs x rank, which is zero when training starts. Of a LoKr the small 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from estimator.features import Ints
-from estimator.kronecker import matrices
 from estimator.optimizer_rules import ALL, CONDITIONS, GRADIENT, Event, Shape, expand, load_rules, size_of, size_of_list
+from estimator.parameters import LOKR, LORA, WHOLE, Convolved, Fixed, Size, shapes_of
 from estimator.program import ALLOCATE, EventProgram, PeakRow, Program
 
-ELEMENT_BYTES = 4  # of the adapters that widths are of: fp32, as all are in AI Toolkit
-LORA, LOKR = "lora", "lokr"
-SIZE = {LORA: "r", LOKR: "f"}  # the variable that an adapter's shapes depend on
-NOMINAL = {LORA: 16, LOKR: 4}  # rank, factor: decide only where tensors that are made once (two of 1 KiB) come in the first step
+SIZE = {LORA: "r", LOKR: "f", WHOLE: "r"}  # the variable that an adapter's shapes depend on
+NOMINAL = {LORA: 16, LOKR: 4, WHOLE: 0}  # rank, factor: decide only where tensors that are made once (two of 1 KiB) come in the first step
 PARTS = ("step.update/", "setup.optimizer/")
 DECAY, ON_HOST = "+weight_decay", "+host"
 FUSED = "+"  # between the key of a step's core and that of an optimizer that updates in its backward pass
 STAGE_OF = {"setup.optimizer": "created", "first": "first", "later": "later"}
-
-
-class Convolved(tuple[int, ...]):
-    """Bytes of each parameter of an adapter at rank 1, of which those of `places` are convolutions', with a rank of their own (`c`)."""
-
-    places: frozenset[int]
-
-    def __new__(cls, widths: Iterable[int], places: frozenset[int]) -> Convolved:
-        made = super().__new__(cls, tuple(widths))
-        made.places = places
-        return made
-
-
-Size: TypeAlias = int | tuple[int, int]
-"""A LoRA's rank or a LoKr's factor; of a LoRA on convolutions too, both ranks."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +66,10 @@ class OptimizerProgram(EventProgram):
         for i, (slot, k) in enumerate(self.places):
             first = k - k % 2  # shapes depend on both parameters of a pair
             convolved = isinstance(self.widths, Convolved) and k in self.widths.places
-            key = (slot, k % 2, *self.widths[first : first + 2], convolved) if slot and k >= 0 else (slot,)
+            if isinstance(self.widths, Fixed):
+                key: tuple[Any, ...] = (slot, *self.widths.shapes[k]) if slot and k >= 0 else (slot,)
+            else:
+                key = (slot, k % 2, *self.widths[first : first + 2], convolved) if slot and k >= 0 else (slot,)
             if key not in sorts:
                 sorts[key] = len(chosen)
                 chosen.append((slot, k))
@@ -113,20 +99,6 @@ def _bytes(slot: Mapping[str, Any], shapes: list[Shape], k: int) -> int:
     if slot["kind"] == "one":
         return size_of_list(slot["size"], shapes)
     return sum(size for condition, _, size in slot["size"] if any(CONDITIONS[condition](shape) for shape in shapes))
-
-
-def shapes_of(widths: Sequence[int], size: Size, kind: str = LORA) -> list[Shape]:
-    """Shapes of an adapter's parameters. `widths`: bytes of a LoRA's of rank 1; `size`: the rank, or a LoKr's factor."""
-    features = [width // ELEMENT_BYTES for width in widths]
-    if isinstance(widths, Convolved):
-        both = size if isinstance(size, tuple) else (size, size)
-        ranks = [both[k in widths.places] for k in range(len(features))]
-        return [(r, width, False) if k % 2 == 0 else (width, r, True) for k, (width, r) in enumerate(zip(features, ranks, strict=True))]
-    assert isinstance(size, int)
-    if kind == LORA:
-        return [(size, width, False) if k % 2 == 0 else (width, size, True) for k, width in enumerate(features)]
-    pairs = [matrices(*pair, size) for pair in zip(features[::2], features[1::2], strict=True)]
-    return [(*matrix, zero) for pair in pairs for matrix, zero in zip(pair, (False, True), strict=True)]
 
 
 def known(optimizer: str) -> bool:
@@ -257,7 +229,7 @@ class _Coded:
                 names.append(core.names[n] if i not in self.freed else None)
                 labels.append(core.labels[n])
             else:
-                names.append(_name(slot, k) if i not in self.freed else None)
+                names.append(_name(slot, k, slots) if i not in self.freed else None)
                 labels.append(numbers[slot])
         return OptimizerProgram(
             key, core.features if core else (), np.zeros((len(everything), 0), dtype=np.int64), tuple(labels), moments, tuple(names),
@@ -291,5 +263,6 @@ def _without_gradients(core: Program | None) -> tuple[PeakRow, ...]:
     return tuple(out)
 
 
-def _name(slot: str, k: int) -> str:
-    return f"gradient:{k}" if slot == GRADIENT else f"optimizer:{slot}.{k}"
+def _name(slot: str, k: int, slots: Mapping[str, Any]) -> str:
+    holds = GRADIENT if slot == GRADIENT else slots[slot].get("holds")
+    return f"{GRADIENT}:{k}" if holds == GRADIENT else f"optimizer:{slot}.{k}"

@@ -20,6 +20,7 @@ from estimator.lokr_merging import AWAY
 from estimator.loss_weights import WEIGHED
 from estimator.offload import LEFT_BEHIND
 from estimator.operations import CORE, PRESERVING_CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
+from estimator.parameters import WHOLE
 from estimator.sizes import sizes_of
 
 
@@ -40,10 +41,10 @@ class Plan:
         self.all_latents_cached = all(dataset.latents_cached for dataset in job.datasets)
         self.low, self.ema = "low_vram" if model.low_vram else "plain", "ema" if train.ema else "none"
         self.weights, self.te_weights = model.weights, model.te_weights
-        self.rank = job.network.variables if job.network else {"r": 0}
+        self.rank, self.whole = job.network.variables if job.network else {"r": 0}, job.network is not None and job.network.kind == WHOLE
         # without sampling their prompts are not cached either (SDTrainer.cache_sample_prompts)
         self.samples = () if train.disable_sampling else tuple({s.memory_key: s for s in job.samples}.values())
-        self.optimizer = optimizers.rule_name(train.optimizer, train.weight_decay)
+        self.optimizer = optimizers.rule_name(train.optimizer, train.weight_decay, job.network.dtype if job.network else "fp32")
 
     @property
     def makes_previews(self) -> bool:
@@ -132,7 +133,7 @@ class Plan:
         yield MoveIn("transformer")
         yield MoveOut("vae")
         yield EmptyCache()
-        yield Part(f"setup.network/{self.weights}", self.rank)
+        yield from self.enter_loop() if self.whole else [Part(f"setup.network/{self.weights}", self.rank)]
         yield EmptyCache()
         if optimizers.makes_state_at_once(self.optimizer):
             yield Part(f"setup.optimizer/{self.optimizer}", self.rank)
@@ -142,7 +143,7 @@ class Plan:
         yield End()
 
     def caching(self) -> Iterator[Operation]:
-        home = {"transformer": True, "text": self.text_home}
+        home = {"transformer": True, "text": not self.text_away if self.whole else self.text_home}
         told: set[str] = set()  # embeddings are kept by caption beside the images: other resolutions of a folder find them
         for dataset in self.job.datasets:
             if dataset.latents_cached:
@@ -210,9 +211,9 @@ class Plan:
         variants = [Variant(s.width, s.height, s.frames, s.batch) for s in self.samples] or [Variant()]
         yield from (Begin("sample", detail, variants[0]), EmptyCache())
         away = self.text_cached and when == "first" and not self.job.model.compiled  # left on the CPU by caching: a LoKr is merged there
-        yield Part(f"sample.enter/{self.weights}/{self.ema}/{when}{AWAY * (away and 'f' in self.rank)}", self.rank, "sampling")
-        yield EmptyCache()
-        yield from (MoveIn("vae"), MoveIn("transformer"))
+        entered = "later" if self.whole and not away else when  # an EMA's copies of a whole model are where the model is
+        yield Part(f"sample.enter/{self.weights}/{self.ema}/{entered}{AWAY * (away and 'f' in self.rank)}", self.rank, "sampling")
+        yield from (EmptyCache(), MoveIn("vae"), MoveIn("transformer"))
         yield from () if self.text_cached else self.text_in()
         yield EmptyCache()
         yield from map(MoveIn, self.beside)
@@ -220,14 +221,11 @@ class Plan:
             yield from (End(), Begin("sample", detail, variants[number])) if number else ()
             yield from self._preview(sample, when)
         # generate_images' end: restore_device_state (VAE, transformer, text encoder, flush), unet.to(device), merge_out, and so on, flush
-        if self.all_latents_cached:
-            yield MoveOut("vae")
+        yield from [MoveOut("vae")] if self.all_latents_cached else []
         yield MoveOut("transformer") if away else MoveIn("transformer")
-        yield from self.text_out() if self.text_away else self.text_in()
-        yield EmptyCache()
-        yield MoveIn("transformer")
-        yield Part(f"sample.leave/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
-        yield from (Release("sampling"), EmptyCache(), End())
+        yield from (*(self.text_out() if self.text_away else self.text_in()), EmptyCache(), MoveIn("transformer"))
+        leave = Part(f"sample.leave/{self.weights}/{self.ema}/{when}", self.rank, "sampling")
+        yield from (leave, Release("sampling"), EmptyCache(), End())
 
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
         source = "cached" if self.text_away else "encoded"
@@ -296,5 +294,7 @@ class Plan:
 
     def save(self) -> Iterator[Operation]:
         yield Begin("save")
-        yield Part(f"save/{self.ema}", self.rank, "save")
+        if self.whole and self.job.train.ema:  # as before previews: new copies, then the older ones go
+            yield from (EmptyCache(), Part(f"sample.enter/{self.weights}/ema/later", self.rank, "sampling"))
+        yield Part(f"save/{'none' if self.whole else self.ema}", self.rank, "save")
         yield from (Release("save"), EmptyCache(), End())

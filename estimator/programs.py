@@ -26,6 +26,7 @@ from estimator.arrays import distinct
 from estimator.derived_weights import TENSORS_OF_LINEAR, Derivation
 from estimator.errors import CannotTell, Problem
 from estimator.loss_weights import WEIGHED
+from estimator.parameters import LORA
 from estimator.paths import profiles_dir
 from estimator.program import Footprint, Program, peaks_of
 from estimator.references import ENCODES
@@ -170,7 +171,7 @@ class Profile:
         if whose:
             return self._of_expert(base, whose)
         if key.startswith(optimizers.PARTS):
-            idle = load_archs().archs[self.arch].without_gradient if self.adapter_kind == optimizers.LORA else ()
+            idle = load_archs().archs[self.arch].without_gradient if self.adapter_kind == LORA else ()
             return optimizers.program(key, self.adapter, self.adapter_kind, idle)
         if heads.named(key):
             return heads.with_prompts(key, self.program)
@@ -203,7 +204,7 @@ class Profile:
 
     @property
     def adapter_kind(self) -> str:
-        return self.data.get("adapter", optimizers.LORA)  # type: ignore[no-any-return]
+        return self.data.get("adapter", LORA)  # type: ignore[no-any-return]
 
     @cached_property
     def adapter(self) -> tuple[int, ...]:

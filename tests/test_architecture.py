@@ -23,7 +23,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": (
         {"profiles", "features", "arrays", "archive", "heads", "program", "programs", "reductions", "optimizer_rules", "optimizers",
-         "derived_weights", "rebuilt_weights", "rebuilt_profile",
+         "derived_weights", "rebuilt_weights", "rebuilt_profile", "parameters", "whole_profile",
          "unsaved_lives", "archs", "experts", "core_rules", "loss_weights", "lora_merging", "edited", "references",
          "rewriting", "offload",
          "offload_loading",

@@ -199,7 +199,8 @@ def test_the_rank_of_a_lora(tmp_path: Path, network: dict[str, Any], rank: int) 
 def test_without_a_network_section_the_whole_model_is_trained(tmp_path: Path) -> None:
     for network in (..., None):
         job = read(tmp_path, network=network)
-        assert (job.method, job.network) == ("full", None)
+        assert job.network is not None
+        assert (job.method, job.network.kind) == ("full", "whole")
         assert unmodelled_keys(job) == {"network"}
 
 

@@ -10,7 +10,6 @@ from config_writer import no_answer, process, read, refusal, train, unmodelled_k
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimator import optimizers
 from estimator.convolved import convolved, counts_elements
 from estimator.features import feature, image_values
 from estimator.job import Job
@@ -18,6 +17,7 @@ from estimator.job_profile import profile_of
 from estimator.levels import UNMERGED, levels
 from estimator.operations import MoveIn, Part
 from estimator.optimizer_rules import load_rules
+from estimator.parameters import ELEMENT_BYTES, Convolved
 from estimator.plans import before_steps, plan_of
 from estimator.programs import load_profile
 from estimator.timeline import simulate
@@ -183,11 +183,11 @@ def test_components_come_whole_and_text_encoders_first(arch: str, tmp_path: Path
 @of_both
 def test_an_adapter_has_the_trainers_elements(arch: str) -> None:
     linear, both = load_profile(arch).adapter, convolved(arch).adapter
-    assert sum(linear) == optimizers.ELEMENT_BYTES * LINEAR_ALONE[arch]
-    assert isinstance(both, optimizers.Convolved)
+    assert sum(linear) == ELEMENT_BYTES * LINEAR_ALONE[arch]
+    assert isinstance(both, Convolved)
     of_convolutions = sum(both[k] for k in both.places)
-    assert of_convolutions == optimizers.ELEMENT_BYTES * CONVOLUTIONS[arch]
-    assert sum(both) - of_convolutions == optimizers.ELEMENT_BYTES * BESIDE_CONVOLUTIONS[arch]
+    assert of_convolutions == ELEMENT_BYTES * CONVOLUTIONS[arch]
+    assert sum(both) - of_convolutions == ELEMENT_BYTES * BESIDE_CONVOLUTIONS[arch]
 
 
 @of_both

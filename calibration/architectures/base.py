@@ -20,7 +20,6 @@ OPTIMIZER_WITH_OTHERS = "adamw8bit"
 
 Texts = tuple[tuple[int, tuple[tuple[int, int], ...]], ...]  # (caption words, sizes of control images) of each
 
-
 # Buckets and previews of probe jobs, as an Architecture has them
 Brief = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int, float, int, *tuple[int, ...]], ...]]
 
@@ -240,7 +239,8 @@ class Architecture:
     adapter on convolutions, of the two jobs. `unmerged`: its jobs ask for quantisation, which the trainer has not there: all is as in
     bf16, but that previews are made with the adapter beside the weights. `fewer`: with these kinds buckets and previews of the first job
     and of the second, where other kinds show already what does not depend on weights. `quantised`: kinds of which only loading is
-    recorded, without and with low_vram: all else is by rule (calibration.extract.requantised).
+    recorded, without and with low_vram: all else is by rule (calibration.extract.requantised). `beside`: the folder below the
+    relative's profile, of what is trained otherwise than a LoRA on its blocks; `network`: settings of that (none: all of it is trained).
     """
 
     model: dict[str, Any]
@@ -276,6 +276,8 @@ class Architecture:
     unmerged: bool = False
     fewer: dict[str, tuple[Brief, Brief]] = field(default_factory=dict)
     quantised: tuple[str, ...] = ()
+    beside: str = ""
+    network: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shares(self) -> str | None:

@@ -30,8 +30,16 @@ LOKR = replace(
     DEV, relative="flux1-dev", own=WITH_ADAPTER, weights=("qfloat8",), factors=(4, -1), train=SAMPLED, second=(FEW, SAMPLES[:2]),
     layout=replace(LAYOUT, adapted=((3072, 3072), (3072, 12288), (12288, 3072), (15360, 3072), (3072, 18432), (3072, 9216))),
 )  # fmt: skip
+# Of biases and of norms of heads of 128, of the picture, the text and both; and of the bias of what comes out
+WHOLE_SUMS = (*(f"norm{width}_{rows}" for width in (3072, 12288) for rows in "TXS"), *(f"norm128_24{rows}" for rows in "TXS"), "norm64_T")
+WHOLE = replace(
+    DEV, relative="flux1-dev", own=WITH_ADAPTER, left=("preview", "step.update", "setup.network"), weights=("bf16",), beside="whole",
+    train=SAMPLED, second=(FEW, SAMPLES[:1]), samples=SAMPLES[:1], layout=replace(LAYOUT, scratch=WHOLE_SUMS),
+    buckets=tuple((480, 672, 1, 20) if bucket[0] == 352 else bucket for bucket in BUCKETS),
+)
 ARCHITECTURES = {
     "flux1-dev": DEV,
+    "flux1-dev-whole": WHOLE,
     "flux1-dev-lokr": LOKR,
     "flux1-schnell": replace(DEV, relative="flux1-dev", model=SCHNELL),
     "flex1": replace(DEV, relative="flux1-dev", model={"name_or_path": "ostris/Flex.1-alpha", "is_flux": True}),

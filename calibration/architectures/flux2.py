@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from calibration.architectures import flux, zimage
-from calibration.architectures.base import Architecture, Layout
+from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout
 
 TEXT_TOKENS = 512  # MAX_LENGTH of the trainer's Flux2Pipeline, padding="max_length"
 LOAD = {
@@ -35,12 +35,18 @@ KLEIN_4B = Architecture(
     {"name_or_path": "black-forest-labs/FLUX.2-klein-base-4B", "arch": "flux2_klein_4b"}, zimage.BUCKETS, zimage.SAMPLES, KLEIN,
     unloaded=UNLOADED,
 )
+WHOLE = replace(  # modulations, which no adapter is on, are trained: gates and scales have gradients; and weights of norms of heads of 128
+    KLEIN_4B, relative="flux2-klein-4b", own=WITH_ADAPTER, left=("preview", "step.update", "setup.network"), weights=("bf16",),
+    beside="whole", train=SAMPLED, second=(zimage.FEW, zimage.SAMPLES[:1]), samples=zimage.SAMPLES[:1], buckets=zimage.WHOLE_BUCKETS,
+    unloaded=(), layout=replace(KLEIN, reduced=("T", "X", "S"), scratch=("norm128_24T", "norm128_24X", "norm128_24S")),
+)
 DEV_LOAD = {**LOAD, "load.text": ("Loading Mistral", "Quantizing Mistral")}
 DEV = replace(KLEIN, load=DEV_LOAD, width=6144, guidance="none", text_on_host=False, text_unnamed=True)
 DEV_SAMPLES = tuple((width, height, 4.0, words) for width, height, _, words in flux.SAMPLES)
 KLEIN_9B_MODEL = {"name_or_path": "black-forest-labs/FLUX.2-klein-base-9B", "arch": "flux2_klein_9b"}
 ARCHITECTURES = {
     "flux2-klein-4b": KLEIN_4B,
+    "flux2-klein-4b-whole": WHOLE,
     "flux2-klein-9b": replace(KLEIN_4B, model=KLEIN_9B_MODEL, layout=replace(KLEIN, width=4096)),
     "flux2-dev": Architecture(
         {"name_or_path": "black-forest-labs/FLUX.2-dev", "arch": "flux2"}, zimage.BUCKETS, DEV_SAMPLES, DEV,

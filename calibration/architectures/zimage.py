@@ -39,11 +39,23 @@ LOKR = replace(
     BASE, relative="zimage", own=WITH_ADAPTER, weights=("qfloat8",), factors=(4, -1), train=SAMPLED, second=(FEW, SAMPLES[:4]),
     layout=replace(LAYOUT, adapted=((3840, 3840), (3840, 10240), (10240, 3840), (256, 15360))),
 )  # fmt: skip
+# Of weights of norms (of a stream, of heads of 128, of the text as it comes) and of the biases of what goes in and comes out
+WHOLE_SUMS = (
+    "norm3840_Z", "norm3840_T32", "norm3840_X32", "norm128_30Z", "norm128_30T32", "norm128_30X32", "norm2560_X32", "norm64_Z", "norm64_T32",
+)  # fmt: skip
+WHOLE_BUCKETS = tuple((464, 688, 1, 100) if bucket[0] == 336 else bucket for bucket in BUCKETS)
+WHOLE = replace(
+    BASE, relative="zimage", own=WITH_ADAPTER, left=("preview", "step.update", "setup.network"), weights=("bf16",), beside="whole",
+    train=SAMPLED, second=(FEW, SAMPLES[:2]), samples=SAMPLES[:1],
+    buckets=WHOLE_BUCKETS,
+    layout=replace(LAYOUT, lengths=(*LAYOUT.lengths, "T128", "X128"), scratch=WHOLE_SUMS),
+)
 ARCHITECTURES = {
     "zimage": BASE,
     # the trainer makes float8 of qfloat8 here
     "zimage-turbo": replace(BASE, model=TURBO, relative="zimage", weights=("bf16", "float8", "uint4")),
     "zimage-lokr": LOKR,
+    "zimage-whole": WHOLE,
     "zimage-turbo-lokr": replace(LOKR, model=TURBO, relative="zimage-turbo", weights=("float8",)),
 }
 

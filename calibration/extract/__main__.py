@@ -12,7 +12,7 @@ from calibration.extract import stored
 from calibration.extract.build import build
 from calibration.extract.programs import Refused
 from estimator.convolved import CONVOLVED
-from estimator.optimizers import LOKR
+from estimator.parameters import LOKR
 
 
 def main() -> int:
@@ -26,7 +26,8 @@ def main() -> int:
     if not recorded:
         parser.error(f"no recorded probe jobs of {args.arch} in {args.probes}")
     family = ARCHITECTURES[args.arch]
-    place = Path(str(family.relative), LOKR if family.factors else CONVOLVED) if family.factors or family.conv else Path(args.arch)
+    beside = LOKR if family.factors else CONVOLVED if family.conv else family.beside
+    place = Path(str(family.relative), beside) if beside else Path(args.arch)
     out = args.out or Path(__file__).resolve().parents[2] / "profiles" / place
     try:
         report = build(args.arch, recorded, out, f"python -m calibration.extract {args.arch}", stored.read(out) if args.add else None)

@@ -13,14 +13,14 @@ import numpy as np
 
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import Architecture, Layout, words_of
-from calibration.extract import clips, loading, padded, parts, ranks, requantised, sounded
+from calibration.extract import clips, loading, padded, parts, ranks, requantised, sounded, whole
 from calibration.extract.footprints import with_footprints
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
 from calibration.extract.runs import Run, read
 from calibration.extract.stored import Stored
 from estimator import archive
-from estimator.optimizers import LOKR
+from estimator.parameters import LOKR
 
 
 def occurrences(run: Run, layout: Layout, only_text: bool = False) -> Iterator[Occurrence]:
@@ -151,7 +151,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
     ranks.mended(programs, made["probes"], found)
     report += requantised.add(family.quantised, programs, tables, offload)
     programs = dict(sorted(programs.items()))
-    write((arch, family.relative, family.shares), programs, tables, made, out, _beside(family, programs, offload))
+    write((arch, family.relative, family.shares), programs, tables, made, out, _beside(family, programs, offload) or whole.table(found))
     return report
 
 

@@ -52,8 +52,11 @@ def of_previews(run: Run) -> str:
 
 
 def adapter(run: Run) -> dict[str, int]:
-    """What the adapter's sizes depend on: the rank of a LoRA (on linear layers, and on convolutions), the factor of a LoKr."""
-    network = run.config["network"]
+    """What the adapter's sizes depend on: the rank of a LoRA (on linear layers, and on convolutions), the factor of a LoKr; nothing of a
+    model that is trained as a whole."""
+    network = run.config.get("network")
+    if network is None:
+        return {}
     if network["type"] == "lokr":
         return {"f": int(network["lokr_factor"])}
     return {"r": int(network["linear"]), **({"c": int(network["conv"])} if network.get("conv") else {})}

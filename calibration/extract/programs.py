@@ -18,7 +18,7 @@ from calibration.extract.align import Misaligned, Sequence, canonical, overlay
 from calibration.extract.parts import Occurrence
 from calibration.extract.windows import joined
 from estimator.features import feature
-from estimator.optimizers import ELEMENT_BYTES
+from estimator.parameters import ELEMENT_BYTES
 
 ENOUGH = 0.5  # of the recordings fit a reference: a longer search for a better one does not pay
 UNIT_BYTES = 512  # the allocator's rounding
@@ -84,7 +84,8 @@ def _laid_on(
     reference: Sequence, matches: Matches, key: str, parts: list[Occurrence], sequences: list[Sequence], layout: Layout
 ) -> Program:
     """The program of a part with the structure of one of its recordings. Raises Refused."""
-    features = layout.features(key)
+    given = {name for part in parts for name in part.values}
+    features = tuple(f for f in layout.features(key) if not set(RANKS).intersection(f.split("*")) - given)  # of no adapter there are none
     rows = [
         (part.values, match, sequence) for part, match, sequence in zip(parts, matches, sequences, strict=True) if match is not None
     ]

@@ -66,6 +66,7 @@ class Run:
     """One recorded run. `events` in order: ("a", tensor) allocation, ("f", tensor) free, ("e", EMPTY_CACHE).
 
     `layers`: what offloading can take, by component, name, class and numbers of tensors; `calls`: their uses. Empty in older recordings.
+    `trained`: shapes of the model's parameters as the optimizer has them, where all of it is trained.
     """
 
     path: Path
@@ -77,6 +78,7 @@ class Run:
     outcome: str
     layers: list[dict[str, Any]] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    trained: list[list[int]] = field(default_factory=list)
 
     @property
     def stopped(self) -> bool:
@@ -99,9 +101,9 @@ def read(folder: Path) -> Run:
     config = yaml.safe_load((folder / "config.yaml").read_text())["config"]["process"][0]
     walk = _walk(trace)
     assert walk.root is not None
-    layers, calls = result.get("linears", []), list(walk.calls.values())
+    layers, calls, trained = result.get("linears", []), list(walk.calls.values()), result.get("trained", [])
     _recomputed(calls)
-    return Run(folder, walk.tensors, walk.events, walk.root, result["versions"], config, result["outcome"], layers, calls)
+    return Run(folder, walk.tensors, walk.events, walk.root, result["versions"], config, result["outcome"], layers, calls, trained)
 
 
 def _recomputed(calls: list[Call]) -> None:

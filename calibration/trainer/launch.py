@@ -70,17 +70,9 @@ def bucket_info(batch: Any) -> dict[str, Any]:
     item, pixels = batch.file_items[0], getattr(batch, "tensor", None)
     return {
         "batch": len(batch.file_items), "width": item.crop_width, "height": item.crop_height, "frames": getattr(item, "num_frames", 1),
-        "latents": shape_of(getattr(batch, "latents", None)), "pixels": shape_of(pixels), "text": cached_tokens(batch),
+        "latents": shape_of(getattr(batch, "latents", None)), "pixels": shape_of(pixels), "text": token_counts.cached_tokens(batch),
         "sound": sounds.has_sound(batch), "begins": getattr(getattr(batch, "dataset_config", None), "do_i2v", False),
     }  # fmt: skip
-
-
-def cached_tokens(batch: Any) -> list[int] | None:
-    """Text tokens of each item whose embedding comes from the cache; None where the step encodes (its `encode_prompt` says them)."""
-    embeds = getattr(getattr(batch, "prompt_embeds", None), "text_embeds", None)
-    if embeds is None:
-        return None
-    return [int(one.shape[-2]) for one in embeds]
 
 
 def record_steps(trainer: Any) -> None:
@@ -177,7 +169,7 @@ def record_model(process: Any) -> None:
             R.close(frame, "oom" if recorder.is_oom(error) else "error")
             raise
         R.close(frame)
-        name_modules(sd)
+        name_modules(sd, process.is_fine_tuning)
         if os.environ.get("TRAINER_STOP") == "load":
             sys.exit(0)
         video.record_experts(R, sd)
@@ -223,7 +215,8 @@ def record_vae(vae: Any) -> None:
         vae.encoder.forward = R.wrap(vae.encoder.forward, "vae_encoder", shape)
 
 
-def name_modules(sd: Any) -> None:
+def name_modules(sd: Any, whole: bool) -> None:
+    """`whole`: all of it is trained: offloading takes none of its layers."""
     if LABELS is None:
         return
     encoders = sd.text_encoder if isinstance(sd.text_encoder, (list, tuple)) else [sd.text_encoder]
@@ -234,7 +227,7 @@ def name_modules(sd: Any) -> None:
             for expert in experts:
                 LABELS.name_modules(expert, prefix)
             recovered = prefix == "transformer" and tensors.recovery_parameters(sd)  # its layers have an adapter's forward around theirs
-            if PROBE and prefix.startswith(("transformer", "text_encoder")) and not recovered:
+            if PROBE and not whole and prefix.startswith(("transformer", "text_encoder")) and not recovered:
                 LINEARS.watch(experts[0], prefix)  # of two the first is trained throughout
 
 
@@ -288,6 +281,7 @@ def main() -> None:
         "context_bytes_assumed": recorder.context_bytes(), "cudnn_workspace": os.environ.get("FAKECUDA_CUDNN_WS", "0"),
         "versions": versions(), "models": models.LOADED, "stubbed": sorted(import_stubs.used), "notes": patches.NOTES,
         "host_maxrss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "phases": R.rows, "linears": LINEARS.table,
+        "trained": getattr(R.names, "trained", list)(),
     }  # fmt: skip
     if R.events:
         trace.save(os.path.join(OUT, "trace.npz"), R)

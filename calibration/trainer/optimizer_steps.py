@@ -46,7 +46,7 @@ LISTS = {
     "small": _pairs((64, 192), (4, 8, 16)),
 }  # fmt: skip
 STEPS = 10  # more than automagic3's window of signs (polarity_history: 8), after which each step is like the last
-FUSED = ("automagic2", "automagic3", "automagicexperiment")  # update in hooks of the backward pass
+FUSED = ("automagic2", "automagic3", "automagicexperiment", "adafactor+bf16")  # update in hooks of the backward pass
 DTYPES = {"": torch.float32, "bf16": torch.bfloat16}
 PARAMETERS = {"weight_decay": 1e-4}  # what the trainer's web UI writes
 
@@ -136,7 +136,7 @@ class Run:
     def __init__(self, optimizer: str, shapes: list[tuple[int, int, bool]], params: dict[str, Any], dtype: Any) -> None:
         from toolkit.optimizer import get_optimizer
 
-        self.name, self.shapes = optimizer, shapes
+        self.name, self.shapes = optimizer + ("" if dtype is torch.float32 else "+bf16"), shapes
         self.parameters = []
         for rows, columns, zero in shapes:
             parameter = torch.nn.Parameter(torch.empty(rows, columns, device="cuda", dtype=dtype))
@@ -161,7 +161,7 @@ class Run:
         with Operations():
             if fused:
                 self._backward(stage)
-            if self.name != "adafactor":
+            if not self.name.startswith("adafactor"):
                 torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

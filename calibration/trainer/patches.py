@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -170,8 +171,6 @@ def downloads(weights: str) -> None:
     A checkpoint of the trainer's own layout is made there when it is first asked for, in the shapes that its architecture's module says.
     A repository that names no file has one: pytorch_lora_weights.safetensors, which diffusers finds online.
     """
-    import sys
-
     import huggingface_hub
     from diffusers.loaders import lora_base
 
@@ -224,6 +223,35 @@ def factored() -> None:
     note("LokrModule: the product that it makes on the host to look for nan is left out")
 
 
+def unwritten() -> None:
+    """A whole model's file and its optimizer's are tens of gigabytes of nothing: where all of it is trained, neither is written.
+
+    Both writers bring one tensor after the other to the host and make none on the card.
+    """
+    import safetensors.torch
+    from jobs.process.BaseSDTrainProcess import BaseSDTrainProcess as Base
+
+    real_save = Base.save
+
+    def save(self: Any, *a: Any, **k: Any) -> Any:
+        if not self.is_fine_tuning:
+            return real_save(self, *a, **k)
+        writers = [(holder, name, getattr(holder, name)) for holder, name in ((safetensors.torch, "save_file"), (torch, "save"))]
+        for module in list(sys.modules.values()):
+            if getattr(module, "save_file", None) is safetensors.torch.save_file:
+                writers.append((module, "save_file", module.save_file))
+        for holder, name, _ in writers:
+            setattr(holder, name, lambda *_, **__: None)
+        try:
+            return real_save(self, *a, **k)
+        finally:
+            for holder, name, real in writers:
+                setattr(holder, name, real)
+
+    Base.save = save
+    note("a model that is trained as a whole is not written to disk, nor its optimizer")
+
+
 def compiled() -> None:
     """Kernels of torch.compile cannot be made without a card; its graphs, and what is kept of them for the backward pass, can."""
     real = torch.compile
@@ -244,6 +272,7 @@ def install(weights: str) -> None:
     merges()
     prodigies()
     factored()
+    unwritten()
     compiled()
     pinned()
     host_quantisation.install()

@@ -92,6 +92,7 @@ class Names:
         if sd is None:
             return
         adapter = self._adapter_parameters()
+        trained = adapter or self._own_parameters()
         adapter_set = {id(p) for p in adapter}
         encoders = getattr(sd, "text_encoder", None)
         encoders = encoders if isinstance(encoders, (list, tuple)) else [encoders]
@@ -106,9 +107,10 @@ class Names:
             yield from ((name, index, tensor) for index, tensor in enumerate(apply_order(module)))
         for index, parameter in enumerate(adapter):
             yield "adapter", index, parameter
+        for index, parameter in enumerate(trained):
             if parameter.grad is not None:
                 yield "gradient", index, parameter.grad
-        yield from self._optimizer(adapter)
+        yield from self._optimizer(trained)
         ema = getattr(process, "ema", None)
         if ema is not None:
             for index, tensor in enumerate(ema.shadow_params):
@@ -130,14 +132,22 @@ class Names:
         network = getattr(self.process, "network", None)
         return list(network.parameters()) if isinstance(network, torch.nn.Module) else []
 
-    def _optimizer(self, adapter: list[Any]) -> Iterator[tuple[str, int, Any]]:
+    def trained(self) -> list[list[int]]:
+        """Shapes of the model's parameters as the optimizer has them, where all of it is trained."""
+        return [] if self._adapter_parameters() else [list(parameter.shape) for parameter in self._own_parameters()]
+
+    def _own_parameters(self) -> list[Any]:
+        """The model's, where there is no adapter and all of it is trained: as the optimizer has them."""
+        return [parameter for group in getattr(self.process, "params", ()) for parameter in group["params"]]
+
+    def _optimizer(self, trained: list[Any]) -> Iterator[tuple[str, int, Any]]:
         optimizer = getattr(self.process, "optimizer", None)
         optimizer = getattr(optimizer, "optimizer", optimizer)
         state = getattr(optimizer, "state", None)
         if not state:
             return
         count = 0
-        for parameter in adapter:
+        for parameter in trained:
             for value in (state.get(parameter) or {}).values():
                 if isinstance(value, torch.Tensor):
                     yield "optimizer", count, value

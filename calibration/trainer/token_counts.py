@@ -84,3 +84,11 @@ class Tokenizer:
 
 def pretrained(cls: Any, path: Any = None, *_: Any, **__: Any) -> Tokenizer:
     return Tokenizer(cls, path)
+
+
+def cached_tokens(batch: Any) -> list[int] | None:
+    """Text tokens of each item whose embedding comes from the cache; None where the step encodes (its `encode_prompt` says them)."""
+    embeds = getattr(getattr(batch, "prompt_embeds", None), "text_embeds", None)
+    if embeds is None:
+        return None
+    return [int(one.shape[-2]) for one in embeds]

@@ -81,7 +81,7 @@ def _config(job: Job) -> dict[str, Any]:
         "layer_offloading": job.model.layer_offloading, "unload_text_encoder": job.train.unload_text_encoder,
         "cache_text_embeddings": job.train.cache_text_embeddings,
         "cache_latents": all(each.cache_latents or each.cache_latents_to_disk for each in job.datasets), "optimizer": job.train.optimizer,
-        "network_rank": job.network.rank if job.network and job.network.factor is None else None,
+        "network_rank": job.network.rank or None if job.network and job.network.factor is None else None,
         "dtype": job.model.dtype, "ema": job.train.ema,
         "sample_wh": [sample.width, sample.height] if sample and not job.train.disable_sampling else None,
         "sample_frames": sample.frames if sample else None, "control_images": job.control_images,

@@ -103,6 +103,8 @@ def edits_of(subject: Subject, name: str, value: object) -> tuple[Edit, ...]:
         own = [n for n in datasets if subject.entries()[n].get("batch_size") is not None]
         return (Edit("train.batch_size", value), *(Edit(f"datasets.{n}.batch_size", value) for n in own))
     if name == "rank":
+        if subject.job.method == "full":
+            raise InputError(Problem("rank: no adapter is trained", None, "the config has no network section", "add network: {type: lora}"))
         if subject.job.network is not None and subject.job.network.factor is not None:
             why, fix = "its large matrix is not decomposed (lokr_full_rank)", "take network.lokr_factor, or network.type: lora"
             raise InputError(Problem("rank: a LoKr of full rank has none", None, why, fix))

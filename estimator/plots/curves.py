@@ -115,7 +115,7 @@ def _own(subject: Subject, over: str) -> int | None:
     if over == "batch":
         return largest_batch(subject)
     if over == "rank":
-        return None if job.network is None else job.network.rank
+        return None if job.network is None or job.method == "full" else job.network.rank
     if over == "preview":
         return max((max(each.width, each.height) for each in job.samples), default=None)
     if over == "frames":

@@ -7,10 +7,12 @@ toolkit/models/lokr.py, jobs/process/BaseSDTrainProcess.py (run).
 from __future__ import annotations
 
 from estimator.archs import Arch
-from estimator.job import Model, Network
+from estimator.job import Model, Network, Train
 from estimator.kronecker import AUTO
+from estimator.parameters import WHOLE
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_keys import check_keys
+from estimator.trainers.aitoolkit_whole import check_whole
 from estimator.trainers.section import Section, did_you_mean, shown
 
 MAX_RANK = 65_536  # above, a slip of the pen
@@ -21,13 +23,10 @@ FILTERS = ("ignore_if_contains", "only_if_contains")
 
 
 def read_network(process: Section) -> tuple[str, Network | None]:
-    """The method ("lora", or "full" without a network section) and the adapter."""
+    """The method ("lora", or "full" without a network section) and the adapter, or that there is none (`WHOLE`)."""
     network = process.section("network")
     if network is None:
-        if "full" not in modelled.METHODS and process.values.get("network") is None:
-            why = "no network section: the whole model is trained; for a LoRA add network: {type: lora, linear: 16}"
-            process.found.not_modelled(process.at("network"), None, why)
-        return "full", None
+        return "full", Network(WHOLE, rank=0, dtype="bf16") if process.values.get("network") is None else None
     check_keys(network, "network")
     found = network.found
     kind = (network.text("type", "lora") or "lora").lower()
@@ -111,8 +110,10 @@ def _name_filters(network: Section) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return filters["ignore_if_contains"], filters["only_if_contains"]
 
 
-def check_network(process: Section, network: Network | None, arch: Arch, model: Model) -> None:
+def check_network(process: Section, network: Network | None, arch: Arch, model: Model, train: Train) -> None:
     """What this architecture has no programs for: a LoKr on these weights, an adapter on a part of the layers."""
+    if network is not None and network.kind == WHOLE:
+        check_whole(process, arch, model, train)
     section = process.section("network")
     if section is None or network is None:
         return

@@ -13,6 +13,7 @@ from estimator.archs import Arch
 from estimator.features import image_values
 from estimator.job import Dataset, Network, Train
 from estimator.padded import is_square
+from estimator.parameters import WHOLE
 from estimator.trainers.section import Section
 
 
@@ -42,7 +43,7 @@ def check_pictures(process: Section, settings: Train, arch: Arch, datasets: Sequ
 
 def as_recorded(process: Section, network: Network | None, arch: Arch) -> Network | None:
     """The adapter without the words that it was recorded with; a config that lacks them is reported."""
-    if network is None or not arch.recorded_without:
+    if network is None or network.kind == WHOLE or not arch.recorded_without:
         return network
     missing = [word for word in arch.recorded_without if word not in network.ignore_if_contains]
     if missing:

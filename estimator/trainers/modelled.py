@@ -13,13 +13,17 @@ METHODS = frozenset({"lora"})
 ADAPTERS = frozenset({"lora", "lokr"})
 # Architecture -> weights of the transformer with a LoKr: architectures and kinds of weights were each held against whole runs
 LOKR = {
-    "flux1-dev": frozenset({"bf16", "qfloat8", "float8"}), "zimage": frozenset({"bf16", "qfloat8", "float8"}),
-    "zimage-turbo": frozenset({"bf16", "float8"}),
+    "flux1-dev": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "zimage": frozenset({"bf16", "qfloat8", "float8", "uint4"}),
+    "zimage-turbo": frozenset({"bf16", "float8", "uint4"}),
     "flux2-klein-9b": frozenset({"bf16", "qfloat8", "float8"}), "qwen-image": frozenset({"bf16", "qfloat8", "float8"}),
 }  # fmt: skip
 # Where an adapter on some layers was held against whole runs (FLUX.1 dev, Z-Image), and the architectures of the same classes
 FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"})
 DROPPING = FILTERED  # dropout in adapters: held against whole runs of FLUX.1 dev and Z-Image, the others are of the same classes
+# Architectures that are trained as a whole, without a network section, and the optimizers whose step was recorded on parameters in bf16
+WHOLE = frozenset({"flux2-klein-4b", "zimage"})
+WHOLE_WEIGHTS = frozenset({"bf16"})
+WHOLE_OPTIMIZERS = frozenset({"adafactor", "adamw", "adamw8bit"})
 DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
 WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the transformer
 # The transformer with an accuracy recovery adapter: architecture -> its weights

@@ -1,0 +1,57 @@
+"""A config without a `network` section: the trainer takes it for a fine-tune and trains the whole transformer.
+
+Source: ostris/ai-toolkit 27a03a91: jobs/process/BaseSDTrainProcess.py (is_fine_tuning), toolkit/models/base_model.py (named_parameters,
+prepare_optimizer_params), extensions_built_in/sd_trainer/SDTrainer.py (__init__).
+"""
+
+from __future__ import annotations
+
+from estimator.archs import Arch
+from estimator.job import Model, Train
+from estimator.trainers import modelled
+from estimator.trainers.section import Section
+
+FILTERS = ("ignore_if_contains", "only_if_contains")  # of the model section: words of parameters' names
+COPIES_GRADIENTS = "adafactor"  # a hook on each parameter that is not fp32 (toolkit/optimizers/adafactor.py: stochastic_accumulation)
+ADAPTER = "add network: {type: lora, linear: 16}"
+
+
+def check_whole(process: Section, arch: Arch, model: Model, train: Train) -> None:
+    """What of it is not modelled, and what the trainer stops on."""
+    found, place, section = process.found, process.at("network"), process.section("model")
+    if train.preserves is not None:
+        found.problem(place, "an output can be preserved with a network section only", "the trainer stops without it", ADAPTER)
+    if arch.key not in modelled.WHOLE:
+        names = ", ".join(sorted(modelled.WHOLE))
+        found.not_modelled(place, None, f"no network section: all of {arch.name} is trained, known for {names}; for a LoRA {ADAPTER}")
+        return
+    at_model = process.at("model") if section is None else section.at("quantize")
+    if model.weights not in modelled.WHOLE_WEIGHTS:
+        found.not_modelled(at_model, True, f"training all of {arch.name} in {model.weights} (set model.quantize: false)")
+    for key in FILTERS if section is not None else ():
+        if section is not None and section.values.get(key) is not None:
+            found.not_modelled(section.at(key), section.values[key], "a part of the parameters is trained")
+    if model.layer_offloading or model.compiled or model.assistant_lora is not None:
+        what = "layer offloading" if model.layer_offloading else "compiled blocks" if model.compiled else "a training adapter"
+        found.not_modelled(place, None, f"no network section: all of {arch.name} is trained, together with {what}")
+    if (pictured := _controlled(process)) is not None:
+        number, key, value = pictured
+        found.not_modelled((*process.at("datasets"), number, key), value, f"control images where all of {arch.name} is trained")
+    if train.optimizer not in modelled.WHOLE_OPTIMIZERS:
+        names = ", ".join(sorted(modelled.WHOLE_OPTIMIZERS))
+        found.not_modelled((*process.at("train"), "optimizer"), train.optimizer, f"a step on parameters in bf16 (known: {names})")
+    elif train.optimizer == COPIES_GRADIENTS and (train.gradient_accumulation > 1 or train.gradients_stay):
+        key = "gradient_accumulation" if train.gradient_accumulation > 1 else "gradient_accumulation_steps"
+        why = f"{COPIES_GRADIENTS} adds up copies of gradients in bf16 by way of fp32, which was not recorded"
+        found.not_modelled((*process.at("train"), key), train.gradient_accumulation, why)
+
+
+def _controlled(process: Section) -> tuple[int, str, object] | None:
+    """The first dataset with control images, the key that names them, and its value."""
+    entries = process.values.get("datasets")
+    for number, entry in enumerate(entries if isinstance(entries, list) else []):
+        keys = entry if isinstance(entry, dict) else {}
+        key = next((key for key in keys if str(key).startswith("control_path") and keys[key]), None)
+        if key is not None:
+            return number, key, keys[key]
+    return None

@@ -1,0 +1,51 @@
+"""The profile of a job that trains the whole transformer: no `network` section, so that the trainer takes it for a fine-tune.
+
+Steps, the EMA and what is around previews were recorded without an adapter, and lie beside the architecture's own profile; all else is that
+one's in bf16. The optimizer goes through the model's own parameters, in bf16 and in the order of `named_parameters()`, by its rule.
+Source: ostris/ai-toolkit 27a03a91, jobs/process/BaseSDTrainProcess.py (is_fine_tuning), toolkit/models/base_model.py and
+toolkit/stable_diffusion_model.py (prepare_optimizer_params).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+from estimator.errors import CannotTell, Problem
+from estimator.parameters import WHOLE, Fixed
+from estimator.programs import Profile, load_profile
+
+
+@dataclass(frozen=True)
+class WholeProfile(Profile):
+    """`data`, `folder`: of what was recorded without an adapter; all else is the architecture's own profile's."""
+
+    @cached_property
+    def relative(self) -> Profile | None:
+        return load_profile(self.arch)
+
+    @property
+    def adapter_kind(self) -> str:
+        return WHOLE
+
+    @cached_property
+    def adapter(self) -> tuple[int, ...]:
+        """Bytes of each of the model's parameters, which have no rank, and their shapes."""
+        shapes = [(rows, columns, False) for rows, columns, count in self.data["trained"] for _ in range(count)]
+        return Fixed(shapes)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+@cache
+def whole(arch: str) -> Profile:
+    """The profile of an architecture that is trained as a whole. Raises CannotTell where it has none."""
+    folder = load_profile(arch).folder / WHOLE
+    try:
+        data = json.loads((folder / "profile.json").read_text())
+    except FileNotFoundError:
+        why, fix = "training the whole model was never recorded", "add network: {type: lora, linear: 16}"
+        raise CannotTell(Problem(f"{arch} without a network section", None, why, fix)) from None
+    return WholeProfile(arch, data, folder)

@@ -1,0 +1,121 @@
+"""The whole transformer is trained: a config without a `network` section."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_writer import FLUX_DEV, TURBO, ZIMAGE, process, read, refusal, train, write
+
+from estimator.cli import main
+from estimator.job import Job, Model, Network
+from estimator.job_profile import profile_of
+from estimator.programs import Profile, load_profile
+from estimator.residents import UNIT_BYTES
+from estimator.rows import bound
+from estimator.trainers import modelled
+
+WORKLOAD = {"T": 1024, "X": 96, "B": 1, "r": 0, "E": 64, "N": 20}
+CORES = [f"step.core/bf16/{kept}/{many}" for kept in ("checkpointed", "full") for many in ("one", "many")]
+
+
+def whole(arch: str) -> Profile:
+    return profile_of(arch, Model(""), Network("whole", 0, dtype="bf16"))
+
+
+def named(job: Job) -> set[str]:
+    return {entry.place.key for entry in job.unmodelled}
+
+
+@pytest.mark.parametrize("network", [..., None])
+def test_it_is_read_without_a_network_section_or_with_an_empty_one(tmp_path: Path, network: object) -> None:
+    job = read(tmp_path, train=train(optimizer="adamw8bit"), model=ZIMAGE, network=network)
+    assert (job.unmodelled, job.method) == ((), "full")
+    assert job.network == Network("whole", 0, dtype="bf16")
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "key"),
+    [
+        (TURBO, {}, "network"), (ZIMAGE | {"quantize": True}, {}, "model.quantize"), (ZIMAGE | {"layer_offloading": True}, {}, "network"),
+        (ZIMAGE | {"only_if_contains": ["layers.3."]}, {}, "model.only_if_contains"), (ZIMAGE, {"optimizer": "prodigy"}, "train.optimizer"),
+        (ZIMAGE, {"do_paramiter_swapping": True}, "train.do_paramiter_swapping"),
+        (ZIMAGE, {"optimizer": "adafactor", "gradient_accumulation": 2}, "train.gradient_accumulation"),
+    ],
+    ids=[
+        "another architecture", "quantised", "offloaded layers", "some parameters", "another optimizer", "a changing subset", "copies added up",
+    ],
+)  # fmt: skip
+def test_what_has_no_model_is_named(tmp_path: Path, model: dict[str, Any], settings: dict[str, Any], key: str) -> None:
+    job = read(tmp_path, train=train(**{"optimizer": "adamw", **settings}), model=model, network=...)
+    assert any(place.endswith(key) for place in named(job)), named(job)
+
+
+def test_control_images_are_named(tmp_path: Path) -> None:
+    model = {"name_or_path": "x", "arch": "flux2_klein_4b"}
+    datasets = [{"folder_path": "/nowhere", "resolution": 512, "control_path": "/nowhere/control"}]
+    job = read(tmp_path, train=train(optimizer="adamw8bit"), model=model, network=..., datasets=datasets)
+    assert any(place.endswith("control_path") for place in named(job))
+
+
+def test_an_output_is_preserved_with_an_adapter_only(tmp_path: Path) -> None:
+    (problem, *_) = refusal(tmp_path, train=train(blank_prompt_preservation=True, optimizer="adamw"), model=ZIMAGE, network=...)
+    assert "network section" in problem.what
+
+
+@pytest.mark.parametrize("arch", sorted(modelled.WHOLE))
+def test_the_optimizer_has_every_weight_of_the_transformer_and_each_gets_a_gradient(arch: str) -> None:
+    profile = whole(arch)
+    assert sum(profile.adapter) == sum(load_profile(arch).resident("transformer", "bf16"))
+    for key in CORES:
+        values = WORKLOAD | {"B": 3 if key.endswith("many") else 1}
+        assert sorted(profile.program(key).stay_bytes("gradient", values)) == sorted(profile.adapter)
+
+
+@pytest.mark.parametrize(("optimizer", "least", "most"), [("adamw", 2.0, 2.0), ("adamw8bit", 1.0, 1.04), ("adafactor", 0.0, 0.01)])
+@pytest.mark.parametrize("arch", sorted(modelled.WHOLE))
+def test_states_are_in_the_parameters_type_or_in_eight_bit(arch: str, optimizer: str, least: float, most: float) -> None:
+    """Two of 2 bytes a weight; two of one byte with a scale of 4 for each 256, and in fp32 those of norms, which are small; one of rows and
+    one of columns."""
+    profile = whole(arch)
+    program = profile.program(f"step.update/{optimizer}+bf16/first")
+    groups = {name.split(":")[0] for name in program.names if name} - {"gradient"}
+    state = sum(size for group in groups for size in program.stay_bytes(group, WORKLOAD))
+    assert least <= state / sum(profile.adapter) <= most
+
+
+def peak(job: Job) -> int:
+    return max(phase.allocated_bytes for phase in bound(job).phases if phase.phase == "train")
+
+
+@pytest.mark.parametrize("arch", sorted(modelled.WHOLE))
+def test_more_of_anything_needs_no_less(arch: str, tmp_path: Path) -> None:
+    model = {"zimage": ZIMAGE, "flux1-dev": FLUX_DEV}.get(arch, {"name_or_path": "x", "arch": arch.replace("-", "_")})
+
+    def of(**settings: Any) -> int:
+        return peak(read(tmp_path, train=train(**{"optimizer": "adamw8bit", **settings}), model=model, network=...))
+
+    small = of()
+    assert small <= of(batch_size=2) <= of(batch_size=4)
+    assert small <= of(gradient_checkpointing=False)
+    assert of(optimizer="adafactor") < small < of(optimizer="adamw")
+    assert small < of(ema_config={"use_ema": True})
+
+
+def test_the_command_says_that_the_method_is_full_and_where_the_gradients_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, process(train=train(optimizer="adamw8bit"), model=ZIMAGE, network=...))
+    assert main([str(path), "--gpu", "A100-80G", "--json"]) in (0, 1)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["method"] == "full"
+    (step, *_) = [phase for phase in answer["phases"] if phase["phase"] == "train"]
+    weights = sum(-(-size // UNIT_BYTES) * UNIT_BYTES for size in whole("zimage").adapter)
+    assert step["components"]["gradients"] <= weights
+    assert step["components"]["transformer"] + step["components"]["optimizer"] > 1.9 * weights * 0.99
+
+
+def test_a_rank_is_no_axis_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, process(train=train(optimizer="adamw8bit"), model=ZIMAGE, network=...))
+    assert main(["plan", str(path), "--gpu", "A100-80G", "--grid", "rank=4-16:4"]) == 2
+    assert "no adapter is trained" in capsys.readouterr().err
