@@ -19,10 +19,10 @@ JOBS = (
         "zimage-whole-adafactor", web_ui("zimage"), (("portraits", [1024], {}),), {**WHOLE, **CACHED, **optimizer("adafactor")},
         SMALL_PREVIEW,
     ),
-    Job("klein4b-whole", klein("4b"), (("phone", [512, 768], {}),), {**WHOLE, **CACHED, **EMA}, SMALL_PREVIEW),
+    Job("klein4b-whole", klein("4b"), (("phone", [512, 768], {}),), {**WHOLE, **CACHED}, SMALL_PREVIEW),
     Job(
         "klein4b-whole-adafactor-b2", klein("4b"), (("five", [640], {}),),
-        {**WHOLE, **CACHED_LATENTS, **NO_CHECKPOINTING, **batch(2), **optimizer("adafactor"), **EMA}, SMALL_PREVIEW,
+        {**WHOLE, **CACHED, **NO_CHECKPOINTING, **batch(2), **optimizer("adafactor"), **EMA}, SMALL_PREVIEW,
     ),
     Job(
         "flux-whole-adafactor", example(FLUX), (("portraits", [512, 1024], {}),),

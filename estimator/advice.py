@@ -37,6 +37,7 @@ SMALLEST_RANK = 4
 WHOLE_FRAMES = 8
 """Frames that the coarsest of the video VAEs (LTX's) takes together, behind the first one; the others' 4 divide it."""
 _UNQUANTISED = ("bf16", "fp16", "fp32")
+FACTORED = "adafactor"  # of a whole model: with it a second batch of a step has no model (estimator.trainers.aitoolkit_whole)
 _EIGHT_BIT = (
     "adam8bit", "adamw8bit", "adam8", "adamw8", "lion8bit", "ademamix8bit", "prodigy8bit",
     "adafactor", "automagic", "automagic2", "automagic3",
@@ -250,7 +251,10 @@ def _eight_bit(job: Job) -> str:
 
 def _last_edits(job: Job) -> Iterator[Edit]:
     """What changes what is learned."""
-    model = job.model
+    model, train = job.model, job.train
+    if job.method == "full" and train.optimizer != FACTORED and train.gradient_accumulation == 1 and not train.gradients_stay:
+        why = "state of rows and columns in place of two values a weight: another optimizer, learning rates need another look"
+        yield _train(job, "optimizer", FACTORED, why)
     if model.weights in ("qfloat8", "float8") and job.method != "full":
         # some classes of the trainer quantise the text encoder with the same key, others with one of its own
         both = model.te_weights not in _UNQUANTISED and load_archs().archs[job.arch].te_qtype_key == "qtype"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from config_writer import FLUX_DEV, TURBO, ZIMAGE, process, read, refusal, train, write
 
+from estimator.advice import edits
 from estimator.cli import main
 from estimator.job import Job, Model, Network
 from estimator.job_profile import profile_of
@@ -45,7 +46,8 @@ def test_it_is_read_without_a_network_section_or_with_an_empty_one(tmp_path: Pat
         (ZIMAGE, {"optimizer": "adafactor", "gradient_accumulation": 2}, "train.gradient_accumulation"),
     ],
     ids=[
-        "another architecture", "quantised", "offloaded layers", "some parameters", "another optimizer", "a changing subset", "copies added up",
+        "another architecture", "quantised", "offloaded layers", "some parameters", "another optimizer", "a changing subset",
+        "copies added up",
     ],
 )  # fmt: skip
 def test_what_has_no_model_is_named(tmp_path: Path, model: dict[str, Any], settings: dict[str, Any], key: str) -> None:
@@ -113,6 +115,15 @@ def test_the_command_says_that_the_method_is_full_and_where_the_gradients_are(tm
     weights = sum(-(-size // UNIT_BYTES) * UNIT_BYTES for size in whole("zimage").adapter)
     assert step["components"]["gradients"] <= weights
     assert step["components"]["transformer"] + step["components"]["optimizer"] > 1.9 * weights * 0.99
+
+
+def test_an_optimizer_of_less_state_is_advised_where_a_step_has_one_batch(tmp_path: Path) -> None:
+    def offered(**settings: Any) -> set[tuple[str, object]]:
+        job = read(tmp_path, train=train(**{"optimizer": "adamw8bit", **settings}), model=ZIMAGE, network=...)
+        return {(each.key, each.after) for each in edits(job)}
+
+    assert ("train.optimizer", "adafactor") in offered()
+    assert ("train.optimizer", "adafactor") not in offered(gradient_accumulation=2)
 
 
 def test_a_rank_is_no_axis_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
