@@ -39,7 +39,7 @@ PIXEL_JOBS = (
     ),
     Job(
         "radiance-bf16-b2", RADIANCE, (("mixed", [512], {}),), {**UNQUANTISED, **batch(2), **CACHED, **rank(8), **optimizer("adamw")},
-        (preview(768, 640),),
+        (preview(608, 352),),
     ),
     Job("l2p-uint4", L2P, (("odd", [640], {}),), {**quantised("uint4"), **HIGH_VRAM, **EMA, **rank(48)}, (preview(832, 704),)),
     Job(
@@ -79,7 +79,7 @@ EDIT_JOBS = (
     ),
     Job(
         "edit11-offload-bf16", web_ui("edit 2511"), (("screens", [512], numbered(BOTH)),),
-        {**WEIGHTED, **offloaded(1, 1), **UNQUANTISED, **CACHED, **rank(16)}, (edited(BOTH, 768, 512),),
+        {**WEIGHTED, **offloaded(1, 1), **UNQUANTISED, **CACHED, **NO_WORKERS, **rank(16)}, (edited(BOTH, 768, 512),),
     ),
     Job(
         "first-edit-b2", web_ui("first edit"), (("five", [512], {"control_path": "DATA/five"}),),

@@ -21,6 +21,7 @@ from estimator.phases import Plan
 from estimator.pixels import L2pPlan, PixelPreviews
 from estimator.programs import TEXT_ENCODERS, Profile
 from estimator.prompts import PromptsApart, VaeStays
+from estimator.stays import BROUGHT
 from estimator.steponly import StepOnlyPlan
 from estimator.unet import UNetPlan
 from estimator.wan import WanPlan
@@ -52,18 +53,21 @@ class RadiancePlan(PixelPreviews, ChromaPlan):
     kept = ("chroma", "chroma guided")
 
     def prepare(self) -> Iterator[Operation]:
-        """With cached text the first prompt is encoded on the host: T5 comes behind it, and where latents are cached behind that flush."""
-        waiting = list[Operation]()
-        held = self.text_cached and self.all_latents_cached
-        for operation in super().prepare():
-            comes = isinstance(operation, MoveIn) and operation.component.startswith("text")
-            if held and (comes or isinstance(operation, (Part, Copy, Release))):
-                waiting.append(operation)
-                continue
-            yield operation
-            if operation == EmptyCache():
-                yield from waiting
-                held, waiting = False, []
+        """With cached text the first prompt is encoded on the host, and comes into the blocks that the transformer has left: a flush, where
+        latents are cached too, spares the segment that it lies in. T5 comes behind that flush.
+        """
+        if not self.text_cached:
+            yield from super().prepare()
+            return
+        operations = list(super().prepare())
+        encoded = operations.index(Release("embeddings"))
+        before, behind = operations[:encoded], operations[encoded + 1 :]
+        moves = [one for one in before if not isinstance(one, (Part, Copy))]
+        encoders = [one for one in moves if isinstance(one, MoveIn) and one.component in self.encoders]
+        flushed = behind.index(EmptyCache()) + 1 if self.all_latents_cached else 0
+        yield from (one for one in moves if one not in encoders)
+        yield Part(BROUGHT, {"X": self.empty_prompt()}, "job")
+        yield from (*behind[:flushed], *encoders, *behind[flushed:])
 
 
 class KontextPlan(VaeStays, PromptsApart):

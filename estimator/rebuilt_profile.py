@@ -27,6 +27,7 @@ PLAINER = ("uint4",)
 a gradient that comes in pieces, which quanto's do not (Chroma1-Radiance: in the backward pass of each double block)."""
 KINDS = tuple(SOURCES)
 READ_TWICE = "DenseReluDense.wo"  # T5's layer whose weight is asked for twice before it is used
+ASKED = "distilled_guidance_layer.in_proj"  # Chroma's, whose weight is asked for its type (recorded in uint4, where that makes it anew)
 _FULL, _CHECKPOINTED, _GRAPH, _PLAIN = "/full/", "/checkpointed/", "/graph/", "/plain/"
 _MANY = "many"
 _CORE, _PREVIEWS, _TEXT = "step.core", ("preview", "preview.begun", PADDED_PREVIEW), "text"
@@ -126,10 +127,11 @@ def _made(profile: Recorded, key: str) -> tuple[Program, Ints]:
         twin = recorded if unsaved == base else profile.recorded(unsaved)
         through = [name for listed in names.values() for name in listed]
         read = {number for number in layers[0] if through[number].endswith(READ_TWICE)}
+        asked = [number for number in layers[0] if through[number].endswith(ASKED)]
         uses = _recorded(profile, base)
         assert uses is not None
         used = uses[among(uses[:, 0], layers[0])]
-        profile.kept["rebuilt", key] = rebuilt_weights.program(recorded, twin, key, used, (layers[0], layers[1]), read)
+        profile.kept["rebuilt", key] = rebuilt_weights.program(recorded, twin, key, used, (layers[0], layers[1]), read, asked)
     return profile.kept["rebuilt", key]  # type: ignore[return-value]
 
 

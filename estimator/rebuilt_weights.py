@@ -35,6 +35,9 @@ PACKED_TO_CODES, ZEROS_TO_CAST = 2, 2
 """uint4: bytes of the unpacked codes for each of the packed ones, and of a cast zero point for each of a zero point."""
 READ, FP32_TO_BF16 = 2, 2
 """Times that T5 asks for a weight, and its bytes in fp32 for each in bf16."""
+ASKED_TENSORS, ASKED_AHEAD = 5, 1
+"""The same of uint4's that is asked for once, before the layer's input is cast to its type (Approximator.forward of Chroma): tensors of it,
+and those between them and the layer's own."""
 CHECKPOINTED, GRAPH, QUANTO = "/checkpointed/", "/graph/", "/qfloat8/"
 CONVOLUTION = "Convolution"
 QUANTOS, PRODUCTS = "QTensorLinearBackward", "MmBackward0"
@@ -122,12 +125,12 @@ class _Laid:
 
 def program(
     base: Program, twin: Program, key: str, calls: Ints, layers: tuple[Mapping[int, Layer], Mapping[int, Layer]],
-    read: Collection[int] = (),
+    read: Collection[int] = (), asked: Collection[int] = (),
 ) -> tuple[EventProgram, Ints]:  # fmt: skip
     """The base's part as `key`, and where it uses each layer: rows of estimator.offload_programs.Call, as `calls` are of the base.
 
     `twin`: a step's core under checkpointing, a text without a graph (else the base itself); `layers`: in the base's kind of weights, and
-    in the key's; `read`: those whose weight is asked for before it is used.
+    in the key's; `read`: those whose weight is asked for before it is used; `asked`: those of which the base's was, and the key's is not.
     """
     was, now = layers
     uses = _Uses(*calls.T)
@@ -141,6 +144,8 @@ def program(
     ends = _ends(base, twin, (uses.input[held], uses.last[held], uses.until[held]), whose)
     laid = _laid(uses, remade, (made[uses.first], gone), len(base.names)).moving(ends, made)
     dropped = _dropped(base, uses, was)
+    for first in uses.first[among(uses.layer, [number for number in asked if was[number].what == OWN])].tolist():
+        dropped[first - ASKED_AHEAD - ASKED_TENSORS : first - ASKED_AHEAD] = True
     return _joined(base, key, laid, dropped, list(ends)), _renumbered(uses, made, laid, dropped)
 
 

@@ -26,8 +26,8 @@ WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB
 # Parts that multiply matrices. A VAE may or may not (FLUX.2's does not): caching latents, which comes first, was recorded with what it made
 COMPUTE = ("text", "preview", "step.head/encoded", "step.control", "step.core", "forward.adapted", "forward.bare")
 # What Z-Image's checkpointed block multiplies first when autograd's thread runs it again: the first product there where only convolutions
-# lie behind the blocks (L2P); and what a UNet's does, which ends in a convolution
-RECOMPUTED_PRODUCT = re.compile(r"\.adaLN_modulation\.\d+\|recompute|\.up_blocks\.\S+\.(time_emb_proj|attn1\.to_q)\|recompute")
+# lie behind the blocks (L2P); what Radiance's and a UNet's do, which end in a convolution
+RECOMPUTED_PRODUCT = re.compile(r"\.(adaLN_modulation\.\d+|param_generator|up_blocks\.\S+\.(time_emb_proj|attn1\.to_q))\|recompute")
 BACKWARD_PRODUCT = re.compile(r"\|backward \w*(?:[Mm]m|Linear)Backward")
 # Where a text encoder first multiplies matrices: the angles of its positions, or the first projection of its first attention
 ANGLES = re.compile(r"\.rotary_emb\|forward")
@@ -203,17 +203,21 @@ def first_product(program: Program, tensors: Ints, events: Ints) -> int:
 
 
 def _result_of(program: Program, tensors: Ints, events: Ints, first: int) -> int:
-    """The event of a layer's result: the first of its tensors that is smaller than what its weight was rebuilt to."""
-    label, largest = program.labels[tensors[first]], 0
+    """The event of a layer's result: the first of its tensors that is as large as samples or tokens ask, behind what its weight is rebuilt
+    from. Where one sample's is of no such size, the first that is smaller than the rebuilt weight.
+    """
+    label, largest, smaller = program.labels[tensors[first]], 0, None
     for at in range(first, len(events)):
         if events[at] < 0:
             continue
         if program.labels[tensors[at]] != label:
             break
-        if events[at] < largest:
+        if not program.constants[tensors[at]]:
             return at
-        largest = int(events[at])
-    return first
+        if events[at] < largest and smaller is None:
+            smaller = at
+        largest = max(largest, int(events[at]))
+    return first if smaller is None else smaller
 
 
 def first_text_product(program: Program) -> int:

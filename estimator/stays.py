@@ -1,6 +1,6 @@
 """Parts that only make tensors which stay, until their scope is released: what they are is known, so none of them was recorded.
 
-One makes a copy of a copy, and lets go of the first (`BLANK`).
+Two make a copy of a copy, and let go of the first (`BLANK`, `BROUGHT`).
 
 Sources: ostris/ai-toolkit 27a03a91, toolkit/prompt_utils.py (PromptEmbeds.to changes the object it is called on) and
 toolkit/models/base_model.py (generate_images calls it on prompts that were cached); extensions_built_in/diffusion_models/flux2/src/
@@ -30,7 +30,9 @@ LATENT_TOKEN_BYTES = 128  # 16 channels of 2 x 2 latent pixels in bf16: of all a
 
 BLANK = "step.blank"  # part: the empty prompt's embedding, of which a step's prompts are made where the text encoder was unloaded
 
-UMT5_BYTES = 8192  # of a text token of Wan: UMT5's 4096 channels of bf16
+BROUGHT = "prompt.brought"  # part: a prompt that was encoded on the host, moved to the card and copied there (Chroma1-Radiance)
+
+T5_BYTES = UMT5_BYTES = 8192  # of a text token: T5-XXL's and UMT5's (Wan) 4096 channels of bf16
 PACKED_BYTES = 128  # of a token of Qwen-Image: 16 channels of 2 x 2 latents, bf16
 LATENT_BYTES, PLACE_BYTES = 256, 32  # of a token of FLUX.2: 128 channels of bf16; four coordinates of 8 bytes
 EMBEDDING_BYTES, MASK_BYTES = 7168, 2  # of a text token: Qwen2.5-VL's 3584 channels of bf16; its mask, bf16 as well
@@ -72,6 +74,10 @@ PROGRAMS: Mapping[str, Program] = {
     BLANK: Program(
         BLANK, ("X",), np.array([(UMT5_BYTES,), (UMT5_BYTES,)]), (0, 0), ["the empty prompt, copied"], (None, None),
         np.array([ALLOCATE, ALLOCATE, 2]), 0, (PeakRow((2 * UMT5_BYTES,), "the empty prompt, copied"),), {},
+    ),
+    BROUGHT: Program(
+        BROUGHT, ("X",), np.array([(T5_BYTES,), (MASK_BYTES,)] * 2), (0,) * 4, ["a prompt from the host, copied"], (None,) * 4,
+        np.array([ALLOCATE] * 4 + [4, 3]), 0, (PeakRow((2 * (T5_BYTES + MASK_BYTES),), "a prompt from the host, copied"),), {},
     ),
     **{
         f"{STEP_BEFORE}/{count}": staying(f"{STEP_BEFORE}/{count}", ("T",), [(PREDICTED_BYTES,)] * count, "predictions of the step before")

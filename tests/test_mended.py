@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calibration.extract import loss, noisy, stored
+from calibration.extract import casts, heads, loss, noisy, stored
 from calibration.extract.align import Sequence
 from calibration.extract.programs import Program
 from calibration.extract.runs import BACKWARD
@@ -113,3 +113,43 @@ def test_profiles_have_it_right(arch: str) -> None:
     assert [key for key, one in programs.items() if loss.corrected(one) is not one] == []
     if arch.startswith("flux2"):
         assert [key for key, one in programs.items() if noisy.corrected(one) is not one] == []
+
+
+# ---- noise of each sample by itself
+
+
+def head_of(*groups: tuple[dict[str, int], dict[str, int], dict[str, int]]) -> Program:
+    """A batch's head that draws noise for each sample: (scales, temporaries, noise) of each, and all of it joined."""
+    rows = [row for small, large, noise in groups for row in (small, small, large, large, noise)]
+    features = ("1", "T", "B*T", "B>2")
+    table = [tuple(row.get(name, 0) for name in features) for row in [*rows, {"B*T": 3072}]]
+    nothing = [None] * len(table)
+    sequence = Sequence(list(range(len(table))), [0] * len(table), ["step"] * len(table), list(nothing), [False] * len(table))
+    return Program("step.head/cached/cached/many", sequence, features, table, 4)
+
+
+def test_a_batch_has_the_noise_of_whole_samples() -> None:
+    """Was: temporaries of the first sample, and the noise of the third, of a batch of two."""
+    two, third, noise, once = {"1": 4}, {"B>2": 4}, {"T": 3072}, {"B>2": 1474560}
+    crosswise = head_of((two, noise, once), (third, once, noise), (two, noise, noise))
+    assert heads.corrected(HEAD, crosswise) is crosswise  # of a single picture nothing is drawn apart
+    found = heads.corrected("step.head/cached/cached/many", crosswise)
+    assert found.features == ("1", "T", "B*T", "B>2", "B>2*T")
+    table = [{name: value for name, value in zip(found.features, row, strict=True) if value} for row in found.coefficients]
+    assert table == [two, two, noise, noise, noise] * 2 + [third, third, *[{"B>2*T": 3072}] * 3] + [{"B*T": 3072}]
+    assert found.sequence.events == crosswise.sequence.events
+    assert heads.corrected("step.head/cached/cached/many", found) is found
+
+
+# ---- weights that a forward casts for good
+
+
+def test_a_part_does_not_cast_what_the_first_of_all_has_cast() -> None:
+    cast = casts.MOMENT
+    made = program(CORE, [0, 1, ~3, 2, ~0], [("step", FP32), (cast, SCALAR), (cast, CAST), (cast, NONE)], workspace_at=4)
+    made.sequence.names[1] = made.sequence.names[3] = "transformer:641"
+    made.sequence.imported[3] = True
+    found = casts.corrected(made)
+    assert (found.sequence.events, found.coefficients, found.sequence.names) == ([0, 1, ~0], [FP32, CAST], [None, None])
+    assert found.sequence.workspace_at == 2
+    assert casts.corrected(found) is found

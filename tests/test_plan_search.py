@@ -29,7 +29,6 @@ EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.
 WASTEFUL = ("train.batch_size=4", "train.gradient_checkpointing=false", "train.optimizer=adamw", "model.low_vram=false")
 GPU = find_gpu("A100-40G")
 RESIDUAL = residual_for(GPU)
-GRAIN_BYTES = 2**16  # steps of Radiance in uint4 leave 35 KB more or less behind with checkpointing (cause not looked for)
 
 
 @cache
@@ -88,8 +87,7 @@ def test_phases_are_blind_to_what_they_are_said_to_be_blind_to(name: str) -> Non
             for phase in UNSEEN:
                 away = job is not None and job.train.cache_text_embeddings
                 if seen(each.levels[level].edits, phase, away) == seen(each.levels[places[d]].edits, phase, away):
-                    pairs = zip(sorted(before.get(phase, ())), sorted(after.get(phase, ())), strict=True)
-                    assert all(abs(x - y) <= GRAIN_BYTES for one in pairs for x, y in zip(*one, strict=True)), (phase, each.name, places)
+                    assert sorted(before.get(phase, ())) == sorted(after.get(phase, ())), (phase, each.name, places)
                     compared += 1
     assert compared > 30
 

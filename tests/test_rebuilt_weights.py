@@ -140,6 +140,17 @@ def test_a_batch_is_made_of_a_kind_that_copies_gradients_that_come_in_pieces() -
     assert copies == [1, 0]
 
 
+def test_a_weight_that_is_asked_for_its_type_is_made_anew_in_uint4_alone() -> None:
+    """Chroma's and Radiance's Approximator: in batches of float8 and bf16, which are made of uint4's, such tensors are gone."""
+    profile, asked = load_profile("chroma-radiance"), "transformer.distilled_guidance_layer|forward"
+    found = {}
+    for kind in ("uint4", "float8", "bf16"):
+        one = profile.program(f"step.core/{kind}/checkpointed/many")
+        found[kind] = [size for size, row in zip(one.constants.tolist(), one.labels, strict=False) if one.moments[row] == asked]
+    assert found["uint4"][:5] == [327_680, 655_360, 10_240, 1_310_720, 655_360]  # codes, weight, zero points; in fp32, and back
+    assert found["float8"] == found["bf16"] == found["uint4"][5:]
+
+
 def test_what_is_recorded_is_taken_as_it_is() -> None:
     key = "step.core/uint4/full/one"
     assert rebuilt_profile.base_key(load_profile("zimage"), key) is None

@@ -19,11 +19,16 @@ BUCKETS = (
 )  # fmt: skip
 OTHERS = ((1248, 800, 1, 20), (608, 416, 1, 20), (928, 960, 1, 20), (544, 800, 4, 20), (608, 672, 2, 20), (448, 512, 3, 20))
 FEW = BUCKETS[:1]  # of a kind of weights of which loading is recorded, and nothing behind caching
+# Previews with the adapter merged, with numbers of tokens that are no multiple of 8 among them, as of buckets
+MERGED_SIZES = ((512, 512), (768, 1152), (544, 800), (368, 592), (1344, 768))
+MORE_SIZES = ((640, 512), (1024, 1024), (672, 992), (400, 656), (1248, 800))
+MERGED, MORE_MERGED = (tuple((w, h, cfg, 9) for w, h in sizes for cfg in (1.0, 4.0)) for sizes in (MERGED_SIZES, MORE_SIZES))
 RADIANCE = Architecture(
     {"name_or_path": "lodestones/Chroma1-Radiance", "arch": "chroma_radiance"}, BUCKETS, chroma.SAMPLES,
-    replace(chroma.LAYOUT, heads_by_sample=True), relative="chroma", weights=("float8", "uint4", "qfloat8"),
+    replace(chroma.LAYOUT, heads_by_sample=True), relative="chroma", weights=("bf16", "float8", "uint4", "qfloat8"),
     second=(OTHERS, chroma.SAMPLES), left=("load.text/", "text/", "preview.prompts"), text_only=True,
-    brief={"float8": (FEW, chroma.SAMPLES[:1])}, loads=("float8",),
+    brief={"bf16": (FEW, ()), "float8": (FEW, chroma.SAMPLES[:1])}, loads=("float8",),
+    fewer={"bf16": ((FEW, MERGED), (FEW, MORE_MERGED))},
 )  # fmt: skip
 ARCHITECTURES = {"chroma-radiance": RADIANCE}
 

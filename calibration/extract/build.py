@@ -13,7 +13,7 @@ import numpy as np
 
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import Architecture, Layout, words_of
-from calibration.extract import clips, loading, padded, parts, ranks, requantised, sounded, whole
+from calibration.extract import casts, clips, heads, loading, padded, parts, ranks, requantised, sounded, whole
 from calibration.extract.footprints import with_footprints
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
@@ -150,7 +150,7 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
         raise Refused("\n".join(refused))
     ranks.mended(programs, made["probes"], found)
     report += requantised.add(family.quantised, programs, tables, offload)
-    programs = dict(sorted(programs.items()))
+    programs = {key: casts.corrected(heads.corrected(key, one)) for key, one in sorted(programs.items())}
     write((arch, family.relative, family.shares), programs, tables, made, out, _beside(family, programs, offload) or whole.table(found))
     return report
 
