@@ -17,6 +17,7 @@ from estimator.errors import CannotTell, InputError
 from estimator.estimate import BORDERLINE, OOM, Advice, Estimate
 from estimator.gpus import GIB, MIB, Gpu
 from estimator.job import Bucket, Job
+from estimator.kernels import unsure_of_attention
 
 Run = Callable[[Job], Estimate]
 
@@ -57,12 +58,13 @@ class Edit:
 
 
 def advise(job: Job, gpu: Gpu, estimate: Estimate, run: Run) -> tuple[Advice, ...]:
-    """Edits of `job` that lower its peak on `gpu`, in the order that hurts least; none if it is safe or cannot be told.
+    """Edits of `job` that lower its peak on `gpu`, in the order that hurts least; none if it is safe or cannot be told, or
+    if nothing of it is to blame.
 
     `run` estimates a job on the card; it is called once for the job itself and once for each edit, so it should be the fast kind.
     `saves_bytes` compares these runs with each other. Edits that lead to what is not modelled are left out.
     """
-    if estimate.verdict not in (BORDERLINE, OOM):
+    if estimate.verdict not in (BORDERLINE, OOM) or unsure_of_attention(estimate):
         return ()
     start = run(job)
     before = _peak_bytes(start)

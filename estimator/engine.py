@@ -22,7 +22,6 @@ from estimator.timeline import outgrows, simulate, survives_start
 
 REQUIRED_STEP_BYTES = 64 * 2**20  # precision of the search for the smallest capacity
 RECORDED_CAPABILITY = "8.9"  # of the emulated device that the programs were recorded on
-FLASH_FROM = 8  # major compute capability: FlashAttention-2 needs Ampere (torch sdp_utils.cpp: check_flash_attention_hardware_support)
 CUDNN_ATTENTION = ("9.0", "10.0")  # where torch 2.14 picks cuDNN attention (emulated_cuda/README: read off the real dispatch)
 
 _kept: dict[tuple[str, int, bool], dict[int | None, Simulation]] = {}  # a job's replays, by capacity: for every card of `--gpu all`
@@ -119,7 +118,7 @@ def surely_safe(job: Job, gpu: Gpu, capacity_bytes: int) -> bool:
     """
     tight, residual = _replay(job, capacity_bytes, workspace_of(gpu)), residual_for(gpu, job)
     fails = _fails_high(tight, tight.phases, capacity_bytes, residual)
-    return not fails and not _keeps_releasing(tight) and not without_flash(gpu)
+    return not fails and not _keeps_releasing(tight) and not kernels.without_flash(gpu)
 
 
 def _decides(job: Job, gpu: Gpu, tight: Simulation, capacity_bytes: int) -> bool:
@@ -160,7 +159,7 @@ def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:
             f"recorded at compute capability {RECORDED_CAPABILITY} with FlashAttention; torch picks cuDNN's attention on "
             f"{gpu.compute_capability}, whose own workspace is not known"
         )
-    if without_flash(gpu):
+    if kernels.without_flash(gpu):
         out.append(
             f"recorded with FlashAttention, which torch does not run on compute capability {gpu.compute_capability}: "
             "another attention kernel, whose memory is not modelled, takes its place; nothing is called safe here"
@@ -173,11 +172,6 @@ def _assumptions(job: Job, gpu: Gpu) -> tuple[str, ...]:
             "back later, and more be reserved"
         )
     return tuple(out)
-
-
-def without_flash(gpu: Gpu) -> bool:
-    """Whether torch runs another attention kernel on the card than any that was recorded: nothing is called safe on it."""
-    return int(gpu.compute_capability.split(".")[0]) < FLASH_FROM
 
 
 def _survives(free: Simulation, capacity: int, replay: Replayer, extras: Sequence[int]) -> Simulation | None:
@@ -231,7 +225,7 @@ def _judge(
     if failed_low:  # the widest distance, which all are judged by, is then that of a phase that fails
         fits = [each.verdict == BORDERLINE and each.device.high_bytes <= gpu.total_bytes for each in phases]
         phases = tuple(replace(each, verdict=SAFE) if own else each for each, own in zip(phases, fits, strict=True))
-    verdict = OOM if failed_low else BORDERLINE if failed_high or slow or without_flash(gpu) else SAFE
+    verdict = OOM if failed_low else BORDERLINE if failed_high or slow or kernels.without_flash(gpu) else SAFE
     warnings = list(job.warnings)
     if slow:
         warnings.append("it fits only because torch releases its cached blocks again and again: expect slow steps")
@@ -268,7 +262,7 @@ def _judge_fast(job: Job, gpu: Gpu, residual: Residual, rows: Simulation, assump
     space = room(gpu, residual, rows.phases)
     verdicts = [_fast_verdict(p, space, gpu, residual) for p in rows.phases]
     phases = tuple(_phase(p, gpu, residual, v, None, i) for i, (p, v) in enumerate(zip(rows.phases, verdicts, strict=True)))
-    verdict = next((v for v in (OOM, BORDERLINE) if v in verdicts), BORDERLINE if without_flash(gpu) else SAFE)
+    verdict = next((v for v in (OOM, BORDERLINE) if v in verdicts), BORDERLINE if kernels.without_flash(gpu) else SAFE)
     peak = max(range(len(phases)), key=lambda i: phases[i].allocated_bytes)
     return Estimate(job, gpu, verdict, phases, peak, None, 0, (), job.warnings, assumptions, lower_bound=True)
 

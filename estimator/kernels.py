@@ -2,16 +2,19 @@
 
 Source: ostris/ai-toolkit 27a03a91: toolkit/util/convrot_quant.py (_triton_available, _int8_act_quant_padded, int8_epilogue): int8 layers
 run the trainer's own Triton kernels where Triton can be imported, and otherwise a chain of torch's operations with results in fp32.
+torch, aten/src/ATen/native/transformers/cuda/sdp_utils.cpp: check_flash_attention_hardware_support: FlashAttention-2 needs Ampere.
 """
 
 from __future__ import annotations
 
 from estimator.errors import CannotTell, Problem
+from estimator.estimate import BORDERLINE, SAFE, Estimate
 from estimator.gpus import Gpu
 from estimator.job import Job
 
 BY_TRITON = frozenset({"convrot8"})  # kinds of weights whose layers run Triton kernels
 WITHOUT_TRITON = "windows"  # torch brings Triton on Linux alone
+FLASH_FROM = 8  # major compute capability
 
 
 def lacks_triton(job: Job, gpu: Gpu) -> bool:
@@ -29,3 +32,14 @@ def require(job: Job, gpu: Gpu) -> None:
                 fix="with Triton installed there: as on Linux, without --os windows (which leaves out what the desktop takes)",
             )
         )
+
+
+def without_flash(gpu: Gpu) -> bool:
+    """Whether torch runs another attention kernel on the card than any that was recorded: nothing is called safe on it."""
+    return int(gpu.compute_capability.split(".")[0]) < FLASH_FROM
+
+
+def unsure_of_attention(estimate: Estimate) -> bool:
+    """Whether nothing but the card's attention kernel keeps a job from being called safe: no smaller job would be."""
+    fits = estimate.verdict == BORDERLINE and all(phase.verdict == SAFE for phase in estimate.phases)
+    return fits and not estimate.retries and without_flash(estimate.gpu)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from estimator import report_words
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Advice, Estimate, Interval, PhaseEstimate
 from estimator.gpus import GIB, Gpu
-from estimator.report_words import SPAN_WIDTH, calibrated, component, distinct, gib, headline, moment, row_name, span, spilled, what
+from estimator.report_words import SPAN_WIDTH, calibrated, component, distinct, gib, headline, moment, row_name, span, spilled, unsure, what
 from estimator.screen import WIDTH, Cell, Column, painted, table
 
 MOST_ROWS = 14
@@ -88,7 +88,7 @@ def _answer(estimate: Estimate, style: Style) -> str:
         lines.extend(wrapped(clean(calibrated(gpu.calibration)), "", "  "))
     if estimate.lower_bound:
         lines.append(report_words.LOWER_BOUND)
-    lines.extend([*_another_fails(estimate, phase), *wrapped(spilled(estimate), "", "  ")])
+    lines.extend([*_another_fails(estimate, phase), *wrapped(unsure(estimate), "", "  "), *wrapped(spilled(estimate), "", "  ")])
     if estimate.retries and estimate.verdict != OOM and not estimate.spilled_bytes:
         times = {1: "once", 2: "twice"}.get(estimate.retries, f"{estimate.retries} times")
         lines.extend(wrapped(f"To fit here torch releases cached memory {times}; that costs speed where it recurs.", "", "  "))
@@ -241,7 +241,7 @@ FURTHER = "  `estimate plan` looks further, in finer steps; or take a larger car
 
 
 def _advice(estimate: Estimate, style: Style) -> str:
-    if estimate.verdict not in (BORDERLINE, OOM):
+    if estimate.verdict not in (BORDERLINE, OOM) or unsure(estimate):
         return ""
     if not estimate.advice:
         return style.bold("What to change") + f"\n  No single setting lowers the peak.\n{FURTHER}"

@@ -6,13 +6,14 @@ import shlex
 from collections.abc import Sequence
 
 from estimator.estimate import OOM, SAFE, Estimate
+from estimator.kernels import without_flash
 from estimator.planner.buckets import frames_of
 from estimator.planner.costs import headroom_bytes, pace
 from estimator.planner.edits import Edit
 from estimator.planner.growth import Growth
 from estimator.planner.plans import Change, Plan
 from estimator.report import PLAIN, Style, clean, cut, notes, value, wrapped
-from estimator.report_words import gib, headline, what
+from estimator.report_words import gib, headline, never_safe, what
 from estimator.screen import WIDTH
 
 _UNITS = {"batch": "", "resolution": " px", "frames": " frames"}
@@ -62,7 +63,8 @@ def _standing(estimate: Estimate) -> str:
 
 
 def _why_none(plan: Plan) -> str:
-    lines = [f"None of the reachable configs is safe ({_work(plan)}).{_pins(plan)}"]
+    never = f": {never_safe(plan.gpu)}" if without_flash(plan.gpu) else f" ({_work(plan)})"
+    lines = [f"None of the reachable configs is safe{never}.{_pins(plan)}"]
     if plan.smallest_card is not None:
         card = plan.smallest_card
         lines.append(f"The smallest card of the catalogue on which one is: {card.name} ({gib(card.total_bytes)} GiB).")

@@ -9,7 +9,7 @@ from estimator.planner.costs import headroom_bytes
 from estimator.planner.steps import Line, Walk
 from estimator.report import PLAIN, Style, clean, cut, wrapped
 from estimator.report_plan import edit_words
-from estimator.report_words import gib, headline, what
+from estimator.report_words import gib, headline, unsure, what
 from estimator.screen import WIDTH
 
 _TITLE_WIDTH = 30
@@ -25,6 +25,7 @@ def render_walk(walk: Walk, diff: str, written: str | None = None, style: Style 
     parts = [f"{style.verdict(verdict, head)}: {name}{rest}"]
     down = [style.bold("Down: one upon the other, until it is safe"), _head(), _row("as it is", walk.start, style)]
     down += _lines(walk.down, style)
+    down += wrapped(unsure(walk.end), "  ", "  ")
     if walk.idle:
         down += wrapped(f"Left out, because it brings nothing here: {', '.join(walk.idle)}.", "  ", "  ")
     if walk.start.verdict == OOM:

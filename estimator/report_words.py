@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 
 from estimator.estimate import BORDERLINE, OOM, SAFE, UNKNOWN, Estimate, Interval, PhaseEstimate, Variant
-from estimator.gpus import GIB, Calibration
+from estimator.gpus import GIB, Calibration, Gpu
+from estimator.kernels import unsure_of_attention
 
 SPAN_WIDTH = 13
 """Of a table's column "low - high"."""
@@ -74,6 +75,11 @@ _SENTENCE = {SAFE: "fits on", BORDERLINE: "may or may not fit on", OOM: "does no
 def sentence(estimate: Estimate) -> str:
     """What a job does on a card; one that is safe by peak rows alone is only not known to fail."""
     return "may fit on" if estimate.lower_bound and estimate.verdict == SAFE else _SENTENCE[estimate.verdict]
+
+
+def never_safe(gpu: Gpu) -> str:
+    """Why nothing is called safe on a card that has not the attention kernel that was recorded."""
+    return f"nothing is called safe on compute capability {gpu.compute_capability}: torch runs another attention kernel there, not modelled"
 
 
 def headline(estimate: Estimate) -> PhaseEstimate | None:
@@ -146,6 +152,11 @@ def calibrated(used: Calibration) -> str:
     """That a card's figures are an overlay's."""
     emulated = "; made on the emulated device, no measurement" if used.emulated else ""
     return f"The card as calibrated on {used.date[:10]} (overlay {os.path.basename(used.path)}{emulated})."
+
+
+def unsure(estimate: Estimate) -> str:
+    """Why a job that fits is not called safe; empty where its size is to blame, or it is."""
+    return f"What is modelled fits; {never_safe(estimate.gpu)}." if unsure_of_attention(estimate) else ""
 
 
 def spilled(estimate: Estimate) -> str:

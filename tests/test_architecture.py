@@ -18,7 +18,7 @@ PACKAGE = ROOT / "estimator"
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "values": (
         {"job", "errors", "paths", "gpus", "gpu_catalogue", "overlay", "overlay_file", "overlays", "estimate", "residual", "crash",
-         "checked"}, set(),
+         "checked", "kernels"}, set(),
     ),
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": (
@@ -42,7 +42,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
          "timeline", "residents", "positions", "windows"},
         {"values", "profiles", "replay"},
     ),
-    "engine": ({"engine", "outside", "intervals", "drift", "host", "kernels"}, {"values", "profiles", "replay", "model"}),
+    "engine": ({"engine", "outside", "intervals", "drift", "host"}, {"values", "profiles", "replay", "model"}),
     "advice": ({"advice"}, {"values", "profiles", "engine"}),
     "planning": ({"planner"}, {"values", "files", "profiles", "reading", "model", "engine"}),
     "log": ({"diagnosis"}, {"values", "files", "reading", "advice"}),

@@ -132,6 +132,20 @@ def test_more_than_predicted_is_no_fault_of_the_worker(tmp_path: Path, document:
     assert found["general"]
 
 
+def test_a_single_line_is_held_against_the_whole_prediction(tmp_path: Path, document: Callable[..., dict[str, Any]]) -> None:
+    """Was: "nothing in the log contradicts it", of 22 GiB in torch's hands where 14.3 are the most that is predicted anywhere."""
+    line = (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.51 GiB of which 210.38 "
+        "MiB is free. Including non-PyTorch memory, this process has 23.20 GiB memory in use. Of the allocated memory 22.00 GiB is "
+        "allocated by PyTorch, and 500.00 MiB is reserved by PyTorch but unallocated.\n"
+    )
+    (tmp_path / "log.txt").write_text(line)
+    example = Path(__file__).resolve().parent.parent / "examples" / "zimage_turbo_ui.yaml"
+    found = document(str(tmp_path / "log.txt"), "--config", str(example), "--gpu", "RTX4090")
+    assert (found["kind"], found["because"], found["prediction"]["verdict"]) == (None, None, SAFE)
+    assert any("24.00 GiB where 14." in reason for reason in found["reasons"])
+
+
 def test_what_the_config_given_has_already_is_not_proposed(tmp_path: Path, document: Callable[..., dict[str, Any]]) -> None:
     """A log without its config: what is set is in the one that --config names (checkpointing on, batch 1)."""
     numbers = "(GPU 0; 23.69 GiB total capacity; 20.10 GiB already allocated; 1.20 GiB free; 21.50 GiB reserved in total by PyTorch)"

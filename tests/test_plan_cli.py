@@ -146,7 +146,23 @@ def test_flux2_dev_in_bf16_cannot_fit_on_12_gb_at_all(pinned: bool, together_gib
 
 def test_a_card_without_flash_attention_is_never_safe(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(ZIMAGE, "--gpu", "V100-32G", "--json") == 1
-    assert document(capsys)["after"] is None
+    found = document(capsys)
+    assert found["after"] is None
+    assert found["smallest_gpu"] == "RTX3080-10G"  # smaller than it: its size is not what is wanting (was: the next larger, RTX-5000-Ada)
+
+
+def test_on_a_card_without_flash_attention_no_change_is_proposed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Was: `check` proposed to drop sizes that fit by 11 GiB, --steps walked all the way down, and none said why."""
+    small = EXAMPLES / "sd15_ui.yaml"
+    assert main(["check", str(small), "--gpu", "T4"]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "What is modelled fits; nothing is called safe on compute capability 7.5" in shown
+    assert "What to change" not in shown
+    assert plan(small, "--gpu", "T4") == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "None of the reachable configs is safe: nothing is called safe on compute capability 7.5" in shown
+    assert plan(small, "--gpu", "T4", "--steps", "--json") == 1
+    assert document(capsys)["down"] == []
 
 
 def test_several_cards_smallest_first(capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,12 +153,17 @@ def _should_have_fit(failure: Failure, prediction: Prediction) -> bool:
 
 
 def missed(failure: Failure, prediction: Prediction) -> bool:
-    """Whether the process had more than was predicted for the phase: the prediction is too low, or the config is another one."""
+    """Whether the process had more than was predicted: the prediction is too low, or the config is another one."""
     numbers = failure.numbers
-    if numbers is None or numbers.allocated_bytes is None or prediction.phase is None:
+    if numbers is None or numbers.allocated_bytes is None or not prediction.estimate.phases:
         return False
-    same = max(phase.allocated_bytes for phase in prediction.estimate.phases if phase.phase == prediction.phase.phase)
-    return numbers.allocated_bytes + (numbers.tried_bytes or 0) > MISSED * same + ROUNDING_BYTES
+    return numbers.allocated_bytes + (numbers.tried_bytes or 0) > MISSED * predicted_bytes(prediction) + ROUNDING_BYTES
+
+
+def predicted_bytes(prediction: Prediction) -> int:
+    """The most that is predicted to be allocated in the phase that failed; in any, where the log does not say which it was."""
+    failed = prediction.phase
+    return max(phase.allocated_bytes for phase in prediction.estimate.phases if failed is None or phase.phase == failed.phase)
 
 
 def _conservative_and_early(run: LoggedRun, failure: Failure, timing: str, process: dict[str, object] | None) -> bool:

@@ -33,7 +33,7 @@ def headline(run: LoggedRun, failure: Failure, verdict: kinds.Verdict) -> str:
     if failure.what == crash.SPILLED:
         return f"memory spilled to system RAM {where}: {failure.text}"
     if verdict.because == crash.HOST_MEMORY:
-        return f"out of system RAM, not of the card's memory, {where}"
+        return f"out of system RAM {where}, not of the card's memory"
     if failure.what == crash.DEVICE:
         return f"the card could not be used {where}"
     return f"out of memory {where}"
@@ -98,9 +98,8 @@ def _against(failure: Failure, prediction: Prediction) -> list[str]:
     lines = []
     if kinds.missed(failure, prediction):
         assert failure.numbers is not None
-        assert prediction.phase is not None
         had = (failure.numbers.allocated_bytes or 0) + (failure.numbers.tried_bytes or 0)
-        lines.append(f"it had or asked for {gib(had)} GiB where {gib(prediction.phase.allocated_bytes)} are predicted: the prediction")
+        lines.append(f"it had or asked for {gib(had)} GiB where {gib(kinds.predicted_bytes(prediction))} are predicted: the prediction")
         lines[-1] += " is too low, or the run differed from this config; --record FILE keeps the numbers"
     elif estimate.verdict == SAFE:
         lines.append(f"predicted on an empty card: {fits(estimate)}")

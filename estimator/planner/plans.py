@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from estimator.engine import without_flash
 from estimator.estimate import Estimate
 from estimator.gpus import Gpu, all_gpus
+from estimator.kernels import without_flash
 from estimator.planner.costs import time_ratio
 from estimator.planner.edits import Edit, Level, merged
 from estimator.planner.growth import Growth, alone, driven
@@ -110,9 +110,10 @@ def _step_back(judge: Judge, name: str, level: Level) -> Level:
 
 
 def smallest_card(subject: Subject, gpu: Gpu, aim: str) -> Gpu | None:
-    """The smallest card of the catalogue, larger than `gpu`, on which some reachable config is safe."""
+    """The smallest card of the catalogue on which some reachable config is safe, of those larger than `gpu`: its size is what is wanting,
+    unless nothing is called safe on it whatever its size."""
     for card in all_gpus(gpu.os):
-        if card.total_bytes > gpu.total_bytes and not without_flash(card):
+        if (card.total_bytes > gpu.total_bytes or without_flash(gpu)) and not without_flash(card):
             judge = Judge(subject, card)
             if cheapest(judge, dimensions(subject, aim)) is not None:
                 return card

@@ -13,7 +13,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from estimator.engine import EARLY, failing_alone, without_flash
+from estimator.engine import EARLY, failing_alone
+from estimator.kernels import without_flash
 from estimator.planner.edits import NOTHING, Dimension, Edit, Level, Loss, merged
 from estimator.planner.judge import Judge
 from estimator.planner.known import Known, Places

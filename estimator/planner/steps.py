@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from estimator.estimate import SAFE, Estimate
 from estimator.gpus import MIB, Gpu
+from estimator.kernels import unsure_of_attention
 from estimator.planner.buckets import FRAME_STEP, LARGEST, frame_edits, frames_of, grown, resolutions
 from estimator.planner.costs import headroom_bytes
 from estimator.planner.edits import Dimension, Edit, Level, merged
@@ -79,7 +80,7 @@ def _down(judge: Judge, start: Estimate, idle: dict[str, None]) -> Iterator[Line
     space = {each.name: each for each in dimensions(subject, "quality")}
     for name in VIDEO_ORDER if frames_of(subject) > 1 else IMAGE_ORDER:
         for title, level in _by_hand(name, space.get(name)):
-            if now.verdict == SAFE:
+            if now.verdict == SAFE or unsure_of_attention(now):
                 return
             edits = merged((*done, *level.edits))
             if judge.failing(edits) is None:

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from estimator.engine import without_flash
 from estimator.errors import CannotTell
 from estimator.features import Ints
 from estimator.gpus import Gpu
 from estimator.intervals import residual_for
 from estimator.job import Job
-from estimator.kernels import lacks_triton
+from estimator.kernels import lacks_triton, without_flash
 from estimator.outside import outside
 from estimator.planner.axes import Axis, edits_of
 from estimator.planner.edits import merged
