@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED_STATUS, BROKEN_PIPE_STATUS = 130, 141
 """128 + SIGINT and 128 + SIGPIPE, as shells have it: neither is an answer about the job."""
+HELP = "help"  # as a command: the same as --help, of the command behind it
 UNWRITTEN_STATUS = 74
 """The answer could not be written, such as on a full disk (EX_IOERR of sysexits.h)."""
 
@@ -121,6 +122,8 @@ def _run(arguments: list[str]) -> Answer:
         from estimator.commands.check import parser
 
         return Answer("", BAD_INPUT_STATUS, parser().format_help())
+    if arguments[0] == HELP and not os.path.exists(HELP):
+        arguments = [*arguments[1:], "--help"]
     _refuse_misspelt(arguments)
     name = arguments.pop(0) if arguments[0] in COMMANDS else "check"
     return command(name)(arguments, _style)

@@ -17,7 +17,7 @@ settings.register_profile("project", deadline=None, derandomize=bool(os.environ.
 settings.load_profile("project")
 
 # No calibration overlay of whoever runs the tests.
-os.environ["XDG_CONFIG_HOME"] = "/nonexistent/config"
+os.environ["XDG_CONFIG_HOME"] = os.path.join(os.devnull, "config")  # a folder that not even root can make
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_EMULATED = ROOT / "calibration" / "emulated_cuda" / "run.sh"

@@ -394,6 +394,18 @@ def test_a_misspelt_command_is_no_config(capsys: pytest.CaptureFixture[str]) -> 
     assert "did you mean `estimate plan`?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("arguments", "usage"), [(["help"], "usage: estimate [-h]"), (["help", "plan"], "usage: estimate plan [-h]")])
+def test_help_is_no_config(arguments: list[str], usage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Was: "the following arguments are required: --gpu"."""
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out.startswith(usage)
+
+
+def test_two_configs_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["a.yaml", "b.yaml", "--gpu", "T4"]) == 2
+    assert "fix: one config at a time" in capsys.readouterr().err
+
+
 def test_a_config_may_be_called_nearly_like_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

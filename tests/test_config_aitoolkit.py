@@ -54,6 +54,19 @@ def test_the_web_uis_zimage_turbo() -> None:
     assert "512 tokens" in job.warnings[0]
 
 
+@pytest.mark.parametrize(("device", "heard"), [("cuda", True), ("cuda:0", True), ("cuda:1", False), ("mps", False), ("cpu", False)])
+def test_the_trainer_asks_accelerate_for_the_card(tmp_path: Path, device: object, heard: bool) -> None:
+    """Was: silence, whatever device was written."""
+    warnings = read(tmp_path, f"device={device}").warnings
+    assert any("has no effect: the trainer takes the first card" in warning for warning in warnings) is not heard
+
+
+@pytest.mark.parametrize("qtype", ["int8", "qint4", "nvfp4"])
+def test_another_quantisation_names_those_that_are_known(tmp_path: Path, qtype: str) -> None:
+    job = read(tmp_path, "model.quantize=true", f"model.qtype={qtype}", "model.quantize_te=false")
+    assert any("known: float8, qfloat8" in each.why for each in job.unmodelled)
+
+
 def test_two_processes_make_two_jobs(tmp_path: Path) -> None:
     path = write(tmp_path, process(), process(model=ZIMAGE, name="second"))
     jobs = read_jobs(path)

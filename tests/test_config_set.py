@@ -56,6 +56,22 @@ def test_values_are_yaml_as_in_the_file(tmp_path: Path) -> None:
     assert (job.network.rank, job.train.optimizer, job.train.ema, job.model.weights) == (64, "prodigy", True, "qfloat8")
 
 
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("batch_size=2", "datasets.0.batch_size or train.batch_size?"),
+        ("qtype=uint4", "model.qtype?"),
+        ("config.process.0.linear=8", "network.linear?"),
+        ("trian=1", "'train'?"),
+    ],
+)
+def test_a_key_without_its_section(tmp_path: Path, override: str, meant: str) -> None:
+    """Was: a list of what a process may hold, from adapter to lorm_extract_mode_param."""
+    with pytest.raises(InputError) as raised:
+        read(tmp_path, override)
+    assert raised.value.problems[0].fix == f"did you mean {meant}"
+
+
 def test_later_ones_win_and_missing_sections_are_made(tmp_path: Path) -> None:
     job = read(tmp_path, "sample.width=640", "sample.width=768", "sample.prompts=[a cat]", "sample.prompts.0=a dog", sample=...)
     assert [(s.width, s.height) for s in job.samples] == [(768, 512)]

@@ -193,6 +193,8 @@ def test_several_cards_smallest_first(capsys: pytest.CaptureFixture[str]) -> Non
         (("--gpu", "all", "--in-place"), "--in-place takes one card"),
         (("--gpu", "RTX3060", "--in-place", "--write", "out.yaml"), "--write and --in-place exclude each other"),
         (("--gpu", "RTX3060", "--set", "train.nothing=1"), "unknown key"),
+        (("--gpu", "RTX3060", "--grid", "batch=1,2", "--keep", "train"), "--grid and --keep exclude each other"),
+        (("--gpu", "RTX3060", "--grid", "batch=1,2", "--aim", "speed"), "--grid and --aim speed exclude each other"),
         ((), "--gpu"),
     ],
 )

@@ -59,6 +59,7 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
         (("-o", "curves.bmp"), "must end in .png, .svg, .pdf"),
         (("-o", "no/such/folder/curves.png"), "no such folder"),
         (("-o", "curves.png", "--kind", "timeline", "--over", "rank"), "--over belongs to curves"),
+        (("-o", "curves.png", "--kind", "timeline", "--over", "rank"), "leave it out, or --kind curves"),
         (("-o", "curves.png", "--over", "lr"), "invalid choice"),
         (("-o", "curves.png", "--over", "rank", "--set", "network.type=lokr"), "a LoKr of full rank has none"),
         ((), "-o"),

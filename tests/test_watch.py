@@ -238,6 +238,16 @@ def test_a_log_of_its_own_is_read_and_the_streams_left_alone(environment: dict[s
     assert log.exists()
 
 
+def test_without_a_driver_there_is_nothing_to_keep(environment: dict[str, str], tmp_path: Path) -> None:
+    """Was: a row without a figure in the user's own rows, for each run of any command."""
+    code = "import sys; from estimator import cli, nvml; nvml.cards = lambda: (); sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "watch", "--", sys.executable, "-c", ""]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "no row was kept" in done.stderr
+    assert not list(tmp_path.rglob("watched.jsonl"))
+
+
 @pytest.mark.parametrize("options", [["--gpu", "RTX409"], ["--config", "/nowhere/config.yaml"]])
 def test_mistakes_are_told_before_the_run(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = tmp_path / "ran"

@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
         unknown = message.removeprefix(_UNKNOWN_OPTIONS).split("=")[0].split(" ")[0] if message.startswith(_UNKNOWN_OPTIONS) else ""
         near = get_close_matches(unknown, self._option_string_actions, n=1) if unknown.startswith("-") else ()
-        fix = f"did you mean {near[0]}? " if near else ""
+        fix = f"did you mean {near[0]}? " if near else "one config at a time; " if unknown and not unknown.startswith("-") else ""
         missing = message.removeprefix(_MISSING).split(", ") if message.startswith(_MISSING) else [message]
         if any(each in _NO_CARD for each in missing):
             fix = f"{NAME_A_CARD}; "
@@ -87,7 +87,7 @@ def add_overlay(parser: argparse.ArgumentParser) -> None:
 
 def add_os(parser: argparse.ArgumentParser, help: str) -> None:
     """--os."""
-    parser.add_argument("--os", choices=OSES, help=help)
+    parser.add_argument("--os", type=str.lower, choices=OSES, help=help)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

@@ -102,7 +102,8 @@ def _check_usage(given: argparse.Namespace) -> None:
     if given.grid is None and (given.confirm or given.out is not None):
         option = "--confirm" if given.confirm else "--out"
         problems.append(Problem(f"{option} belongs to --grid", None, "", "leave it out, or add --grid"))
-    others = [name for name, wanted in (*alone[:-1], ("--json", given.json)) if wanted]
+    aimed = f"--aim {given.aim[:80]}", given.aim != "quality"
+    others = [name for name, wanted in (*alone[:-1], ("--json", given.json), ("--keep", given.keep), aimed) if wanted]
     if given.grid is not None and others:
         problems.append(Problem(f"--grid and {others[0]} exclude each other", None, "a grid is a table of CSV", "leave one of the two out"))
     if given.steps and given.aim != "quality":

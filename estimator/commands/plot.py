@@ -42,7 +42,7 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     from estimator.plots.draw import check_picture, draw_curves, draw_timeline
 
     if given.kind == "timeline" and given.over is not None:
-        raise InputError(Problem("--over belongs to curves", None, "a timeline has phases", "leave it out, or --kind timeline"))
+        raise InputError(Problem("--over belongs to curves", None, "a timeline has phases", "leave it out, or --kind curves"))
     check_picture(given.out)
     subject = read_subject(given.config, tuple(given.set), given.arch, (), given.trainer_version)
     gpu = options.one_card(given, [subject.job])

@@ -161,7 +161,9 @@ def _estimate(given: argparse.Namespace, command: list[str], sampler: Sampler, l
 def _kept(
     given: argparse.Namespace, sampler: Sampler, logged: LoggedRun, estimate: Estimate | None, rows: list[Any], status: int
 ) -> str:  # fmt: skip
-    """Append the row; where it went, or why not."""
+    """Append the row; where it went, or why not. Without a driver nothing was measured: a row is then made only where one is asked for."""
+    if not sampler.cards and given.rows is None:
+        return "no row was kept (--rows FILE keeps one all the same)"
     import json
     from datetime import UTC, datetime
 

@@ -29,6 +29,7 @@ from estimator.tree import KeyPath
 
 PROCESS: KeyPath = ("config", "process")
 TRAINING_JOB = "extension"
+CUDA, FIRST_CARD = "cuda", "cuda:0"
 OTHER_JOBS = ("train", "extract", "mod", "generate")
 TRAINING_PROCESSES = ("sd_trainer", "diffusion_trainer", "ui_trainer", "textual_inversion_trainer", SLIDER)
 OTHER_PROCESSES = (
@@ -148,6 +149,7 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
     if not _trains(process):
         return None
     check_keys(process, "process")
+    _check_device(process)
     if process.values.get("training_folder") is None:
         found.warn(process.at("training_folder"), "is missing, and the trainer stops without it")
     train = process.section("train") or Section(found, process.at("train"), {})
@@ -187,6 +189,14 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
         unmodelled=found.unmodelled,
         warnings=found.warnings,
     )
+
+
+def _check_device(process: Section) -> None:
+    """The trainer asks accelerate for the card, whatever the config says (jobs/process/BaseSDTrainProcess.py: self.device)."""
+    device = process.values.get("device", CUDA)
+    if device not in (CUDA, FIRST_CARD):
+        which = "the trainer takes the first card that it sees; CUDA_VISIBLE_DEVICES in its environment says which that is"
+        process.found.warn(process.at("device"), f"{shown(device)} has no effect: {which}")
 
 
 def _read_rest(process: Section, settings: Train, arch: Arch, model: Model) -> tuple[tuple[Dataset, ...], tuple[Sample, ...]]:

@@ -21,6 +21,7 @@ from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
 DEFAULT_QTYPE = "qfloat8"
 EXPERT_KEYS = ("train_high_noise", "train_low_noise")  # of model_kwargs
+QUANTISATIONS = f"known: {', '.join(sorted(modelled.WEIGHTS - modelled.DTYPES))}"
 RECOVERY = "-recovery"  # behind the kind of weights, in keys of parts
 QTYPES = (
     "qfloat8", "qfloat8_e4m3fn", "qfloat8_e5m2", "qint8", "qint4", "qint2",  # optimum-quanto
@@ -217,9 +218,9 @@ def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
     recovered = result.weights == f"{modelled.RECOVERED.get(arch.key)}{RECOVERY}"
     unmodelled = result.weights.removesuffix(RECOVERY) not in {*modelled.WEIGHTS, arch.prequantised}
     if result.weights != result.dtype and unmodelled and not recovered:
-        found.not_modelled(model.at("qtype"), result.weights, "the transformer in this quantisation")
+        found.not_modelled(model.at("qtype"), result.weights, f"the transformer in this quantisation ({QUANTISATIONS})")
     if result.te_weights != result.dtype and result.te_weights not in {*modelled.TE_WEIGHTS, arch.prequantised}:
-        found.not_modelled(model.at(arch.te_qtype_key), result.te_weights, "the text encoder in this quantisation")
+        found.not_modelled(model.at(arch.te_qtype_key), result.te_weights, f"the text encoder in this quantisation ({QUANTISATIONS})")
     if result.assistant_lora is not None and arch.key not in modelled.ASSISTANT_LORA_ARCHS:
         found.not_modelled(model.at("assistant_lora_path"), result.assistant_lora, f"an assistant LoRA on {arch.name}")
     _report_recovery(model, recovered)

@@ -15,6 +15,7 @@ from estimator.trainers.section import nearest
 from estimator.tree import KeyPath
 
 MAX_OVERRIDES = 1000
+LISTS = frozenset({"datasets", "process"})  # sections that are lists of maps
 # What a section may contain: the known keys, or None where any key goes.
 KnownKeys = Callable[[KeyPath], frozenset[str] | None]
 
@@ -86,13 +87,7 @@ def _set(node: Any, done: KeyPath, rest: list[str], value: object, override: str
     names = known(done)
     if names is not None and word not in names and word not in node:
         where = f" in {key_name(done)}" if done else ""
-        near = nearest(word, names)
-        raise _fail(
-            override,
-            f"unknown key {word!r}{where}",
-            "",
-            f"did you mean {near!r}?" if near else f"known are: {', '.join(sorted(names)[:12])} ...",
-        )
+        raise _fail(override, f"unknown key {word!r}{where}", "", _meant(word, done, names, known))
     if not further:
         node[word] = _copied(value)
         return [(*done, word)]
@@ -101,6 +96,15 @@ def _set(node: Any, done: KeyPath, rest: list[str], value: object, override: str
             raise _fail(override, f"{key_name((*done, word))} has no entries", "", f"set the whole list: {word}=[...]")
         node[word] = {}
     return _set(node[word], (*done, word), further, value, override, known)
+
+
+def _meant(word: str, done: KeyPath, names: frozenset[str], known: KnownKeys) -> str:
+    """The sections that have a key of this name, else the nearest that there is here."""
+    sections = [name for name in sorted(names) if word in (known((*done, name)) or ())]
+    if sections:
+        return f"did you mean {' or '.join(f'{name}.0.{word}' if name in LISTS else f'{name}.{word}' for name in sections)}?"
+    near = nearest(word, names)
+    return f"did you mean {near!r}?" if near else f"known are: {', '.join(sorted(names)[:12])} ..."
 
 
 def _set_in_list(node: list[Any], done: KeyPath, rest: list[str], value: object, override: str, known: KnownKeys) -> list[KeyPath]:
