@@ -403,7 +403,9 @@ def test_help_is_no_config(arguments: list[str], usage: str, capsys: pytest.Capt
 
 def test_two_configs_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["a.yaml", "b.yaml", "--gpu", "T4"]) == 2
-    assert "fix: one config at a time" in capsys.readouterr().err
+    assert "fix: one CONFIG at a time" in capsys.readouterr().err
+    assert cli.main(["gpus", "T4"]) == 2
+    assert "at a time" not in capsys.readouterr().err
 
 
 def test_a_config_may_be_called_nearly_like_a_command(

@@ -299,6 +299,41 @@ def test_what_is_no_key_is_answered_with_the_one_that_is_meant(tmp_path: Path, w
     assert problem.fix == f"did you mean {meant!r}?"
 
 
+@pytest.mark.parametrize(
+    ("written", "fix"),
+    [
+        ("wan2.2", "did you mean 'wan22_14b' or 'wan22_14b_i2v' or 'wan22_5b'?"),  # was: 'wan21'
+        ("wan22_i2v", "did you mean 'wan22_14b_i2v'?"),  # was: 'wan21_i2v'
+        ("flux2_klein", "did you mean 'flux2_klein_4b' or 'flux2_klein_9b'?"),
+        ("klein", "did you mean 'flux2_klein_4b' or 'flux2_klein_9b'?"),
+        ("flex", "did you mean 'flex1' or 'flex2'?"),
+        ("flux_schnell", "did you mean 'flux'?"),
+        ("cogvideo", "a run file with arch: cogvideox-2b or cogvideox-5b (docs/cli.md) has its training steps"),  # was: 'cogview4'
+    ],
+)
+def test_several_that_may_be_meant_are_all_named_and_no_other_version(tmp_path: Path, written: str, fix: str) -> None:
+    (problem,) = refusal(tmp_path, model={"name_or_path": "/data/model", "arch": written})
+    assert problem.fix == fix
+
+
+@pytest.mark.parametrize(("arch", "said"), [("chroma", True), ("flux2", True), ("zimage", False)])
+def test_a_published_model_of_another_architecture_is_warned_of(tmp_path: Path, arch: str, said: bool) -> None:
+    """Was: Chroma's figures for a config that names Z-Image's weights, in silence."""
+    warnings = read(tmp_path, model={"name_or_path": "Tongyi-MAI/Z-Image", "arch": arch}).warnings
+    assert any("Tongyi-MAI/Z-Image is Z-Image, and model.arch has it loaded as" in warning for warning in warnings) is said
+
+
+@pytest.mark.parametrize("size", ["medium", "large"])
+def test_the_nearest_of_several_sizes_is_the_one_that_is_named(tmp_path: Path, size: str) -> None:
+    (problem,) = no_answer(tmp_path, model={"name_or_path": f"stabilityai/stable-diffusion-3.5-{size}", "arch": "sd3"})
+    assert f"arch: sd35-{size} " in problem.fix
+
+
+def test_an_empty_architecture_is_as_none(tmp_path: Path) -> None:
+    (problem,) = no_answer(tmp_path, model={"name_or_path": "Tongyi-MAI/Z-Image", "arch": None})
+    assert "set model.arch" in problem.fix
+
+
 def test_every_tag_is_cut_off_as_the_trainer_does() -> None:
     trainer = load_archs().trainer
     assert {value.split(":")[0] for entry in trainer.values() for value in entry.written} == trainer.keys()

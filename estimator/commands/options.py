@@ -35,7 +35,8 @@ class Parser(argparse.ArgumentParser):
 
         unknown = message.removeprefix(_UNKNOWN_OPTIONS).split("=")[0].split(" ")[0] if message.startswith(_UNKNOWN_OPTIONS) else ""
         near = get_close_matches(unknown, self._option_string_actions, n=1) if unknown.startswith("-") else ()
-        fix = f"did you mean {near[0]}? " if near else "one config at a time; " if unknown and not unknown.startswith("-") else ""
+        second = unknown and not unknown.startswith("-") and any(action.metavar == "CONFIG" for action in self._get_positional_actions())
+        fix = f"did you mean {near[0]}? " if near else "one CONFIG at a time; " if second else ""
         missing = message.removeprefix(_MISSING).split(", ") if message.startswith(_MISSING) else [message]
         if any(each in _NO_CARD for each in missing):
             fix = f"{NAME_A_CARD}; "

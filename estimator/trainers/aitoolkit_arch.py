@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 
 from estimator.archs import Arch, Archs, load_archs
@@ -23,6 +24,9 @@ DEFAULT_ARCH = "sd1"  # with neither model.arch nor a switch
 CHECKPOINT = ".safetensors"
 L2P, L2P_EXTRAS = "zhen-nan/L2P/model-1k-merge.safetensors", "Tongyi-MAI/Z-Image-Turbo"  # as the web UI fills them in (options.tsx)
 _MAX_MODEL_CONFIG_BYTES = 2**20
+FAMILY = re.compile(r"[a-z]+\d+")  # of a value of model.arch: its name and version, without signs
+SLIP = 0.92  # likeness (difflib's ratio) of two values that differ by a letter
+MOST_MEANT = 6  # values that a message names
 
 
 def trainer_key(model: Section) -> tuple[str, str | None]:
@@ -36,20 +40,31 @@ def trainer_key(model: Section) -> tuple[str, str | None]:
     if key in table:
         return written, key
     choices = [k for k, entry in table.items() if any(load_archs().archs[a].modelled for a in entry.archs)]
-    near = _meant(written, load_archs())
-    fix = f"did you mean {near!r}?" if near else f"`estimate archs` lists them; modelled are {', '.join(choices)}"
+    fix = _meant(written, load_archs()) or f"`estimate archs` lists them; modelled are {', '.join(choices)}"
     model.found.problem(model.at("arch"), f"unknown architecture {shown(written)}", "the trainer would load it as Stable Diffusion 1", fix)
     return written, None
 
 
-def _meant(written: str, archs: Archs) -> str | None:
-    """The value of model.arch that is meant: one that differs in case and signs alone, whose architecture is called so, or the nearest."""
-    values = [value for entry in archs.trainer.values() for value in entry.written]
+def _meant(written: str, archs: Archs) -> str:
+    """What to write instead: a value of model.arch that differs in case and signs alone, whose architecture is called so, or with a letter
+    missing; all that begin so, or have it in them; a run file; the nearest, of the same family and version (`wan22`) if it has any."""
+    values, plain = [value for entry in archs.trainer.values() for value in entry.written], _plain(written)
     meant = {_plain(value): value for value in values}
     for entry in archs.trainer.values():
         for name in (entry.name, *entry.archs, *(archs.archs[arch].name for arch in entry.archs)):
             meant.setdefault(_plain(name), entry.key)
-    return meant.get(_plain(written)) or nearest(written, values)
+    if same := meant.get(plain) or nearest(written, values, SLIP):
+        return f"did you mean {same!r}?"
+    holding = [key for key in archs.trainer if len(plain) > 1 and plain in _plain(key)]
+    found = [key for key in holding if _plain(key).startswith(plain)] or holding
+    harness = [arch.key for arch in archs.archs.values() if arch.harness and arch.modelled and plain and _plain(arch.key).startswith(plain)]
+    if not found and harness:
+        return f"a run file with arch: {' or '.join(harness)} (docs/cli.md) has its training steps"
+    family = FAMILY.match(plain)
+    relatives = [value for value in values if family and _plain(value).startswith(family[0])]
+    near = nearest(written, relatives or values) or next((key for key in archs.trainer if plain.startswith(_plain(key))), None)
+    found = found or ([near] if near else [])
+    return f"did you mean {' or '.join(map(repr, found[:MOST_MEANT]))}?" if found else ""
 
 
 def _plain(name: str) -> str:
@@ -68,6 +83,7 @@ def resolve_arch(model: Section, key: str, name: str, assistant: str | None, ove
     if not candidates or (_is_left_out(model, key) and override is None and not _is_called(candidates[0], name)):
         _not_modelled_arch(model, archs, key)
         return None
+    _warn_of_another(model, archs, key, name)
     if key == "zimage":
         return _resolve_zimage(model, archs, name, assistant, override)
     if key == "zimage_l2p" and not _is_on_pixels(model, name):
@@ -77,6 +93,14 @@ def resolve_arch(model: Section, key: str, name: str, assistant: str | None, ove
     if len(archs.trainer[key].archs) == 1:  # the key alone decides, whatever the model is called
         return _of_its_size(model, candidates[0], name)
     return _resolve_flux(model, archs, key, name, candidates)
+
+
+def _warn_of_another(model: Section, archs: Archs, key: str, name: str) -> None:
+    """A published model that is of another architecture than model.arch says: one of the two was forgotten."""
+    called = [arch for arch in archs.archs.values() if name.lower() in (hub.lower() for hub in arch.hub)]
+    if called and not any(arch.key in archs.trainer[key].archs for arch in called):
+        what = f"{name} is {called[0].name}, and model.arch has it loaded as {archs.trainer[key].name}, which this estimate is of"
+        model.found.warn(model.at("name_or_path"), f"{what}: one of the two is wrong")
 
 
 def instead_of(written: str, archs: Archs) -> str:
@@ -125,9 +149,11 @@ def _is_called(arch: Arch, name: str) -> bool:
 
 
 def _not_modelled_arch(model: Section, archs: Archs, key: str) -> None:
-    entry, near = archs.trainer[key], archs.nearest(key)
+    entry, name = archs.trainer[key], str(model.values.get("name_or_path"))
+    called = (arch.key for arch in archs.archs.values() if arch.harness and name in arch.hub)
+    near = next(called, archs.nearest(key))
     what = f"not modelled: {key} ({entry.name})" if not _is_left_out(model, key) else f"no architecture is named: {key} ({entry.name})?"
-    why = "" if "arch" in model.values or key != DEFAULT_ARCH else "model.arch is not set, and the trainer then takes Stable Diffusion 1"
+    why = "model.arch is not set, and the trainer then takes Stable Diffusion 1" if _is_left_out(model, key) else ""
     fix = f"the nearest that is modelled is {near}" if near else f"modelled are {', '.join(archs.trained())}"
     if near and archs.archs[near].harness:
         fix = f"the nearest that is modelled is a run file with arch: {near} (docs/cli.md), which has training steps alone"
