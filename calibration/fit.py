@@ -1,7 +1,7 @@
 """Fits the residual and writes profiles/residuals.json: what makes an estimate's low and high.
 
     python -m calibration.residual_rows                   # first, after estimates have changed: the rows (minutes)
-    python -m calibration.fit [--write] [--check]         # scipy needed: pip install vram-preflight[calibrate]
+    python -m calibration.fit [--write] [--check]         # scipy needed: pip install '.[calibrate]'
 
 Two fits for each figure (residual_model says what is fitted, and with which priors):
 - *replay*: estimates against whole runs on the emulated device, groups architecture, kind of weights, optimizer;

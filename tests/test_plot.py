@@ -76,4 +76,4 @@ def test_without_matplotlib_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["plot", str(ZIMAGE), "--gpu", "RTX4090", "-o", str(tmp_path / "curves.png")]) == 2
-    assert "pip install 'vram-preflight[plot]'" in capsys.readouterr().err
+    assert "pip install matplotlib" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from estimator.commands import SAFE_STATUS, Answer, StyleOf, options
 
 DESCRIPTION = """\
 A picture of what a training config needs: over one of its settings, or phase
-by phase. Drawn with matplotlib: pip install 'vram-preflight[plot]'.
+by phase. Drawn with matplotlib: pip install matplotlib.
 """
 EPILOG = """\
 examples:

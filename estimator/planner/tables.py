@@ -22,7 +22,7 @@ MOST_CONFIRMED = 500
 """Cells that are replayed at most: one takes about half a second."""
 ENDINGS = (".csv", ".parquet")
 COLUMNS = ("peak_allocated_bytes", "phase", "verdict")
-INSTALL = "pip install 'vram-preflight[tables]'"
+INSTALL = "pip install pandas pyarrow"
 
 
 def confirmed(made: Sweep, judge: Judge) -> Sweep:

@@ -15,7 +15,7 @@ from estimator.plots.curves import OVERS, Curve, Curves
 from estimator.report_words import component, row_name
 
 ENDINGS = (".png", ".svg", ".pdf")
-INSTALL = "pip install 'vram-preflight[plot]'"
+INSTALL = "pip install matplotlib"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
 COLOUR_OF = dict(zip(("transformer", "text_encoder", "activations", "adapter", "optimizer"), COLOURS, strict=False))
 """The same component has the same colour in every picture."""
