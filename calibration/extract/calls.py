@@ -17,7 +17,7 @@ import numpy as np
 
 from calibration import probes
 from calibration.architectures import ARCHITECTURES
-from calibration.extract import build, stored
+from calibration.extract import build, stored, tables
 from calibration.extract.align import LayerCall, Misaligned, Sequence, canonical, overlay
 from calibration.extract.programs import Program
 from calibration.extract.runs import read
@@ -40,7 +40,7 @@ def add(arch: str, folders: list[Path], out: Path) -> tuple[list[str], list[str]
         run = read(folder)
         if not run.layers:
             continue
-        for name, table in (("layers", build.layers(run)), ("places", build.places(run))):
+        for name, table in (("layers", tables.layers(run)), ("places", tables.places(run))):
             offload[name].update(build.own_of(family, table))
         for part in build.occurrences(run, family.layout, bool(family.texts)):
             if not part.key.startswith(USING) or part.key not in parts:

@@ -14,6 +14,7 @@ from calibration.extract import build, parts
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
 from calibration.extract.runs import Run, read
+from calibration.extract.tables import residents
 from calibration.harness.families import FAMILIES, Kind
 from calibration.harness.jobs import kind_of, spec
 from calibration.harness.unroll import Layers, layers_of, unrolled
@@ -61,7 +62,7 @@ def build_profile(arch: str, folders: list[Path], out: Path) -> list[str]:
         if not kind.diffusers:
             made["versions"] = run.versions
         if not job["layers"]:
-            tables.update(build.residents(run))
+            tables.update(residents(run))
         made["probes"].append({"name": folder.name, **{key: job[key] for key in SAID}})
     programs: dict[str, Program] = {}
     report, refused = [], []

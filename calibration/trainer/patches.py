@@ -237,9 +237,8 @@ def unwritten() -> None:
         if not self.is_fine_tuning:
             return real_save(self, *a, **k)
         writers = [(holder, name, getattr(holder, name)) for holder, name in ((safetensors.torch, "save_file"), (torch, "save"))]
-        for module in list(sys.modules.values()):
-            if getattr(module, "save_file", None) is safetensors.torch.save_file:
-                writers.append((module, "save_file", module.save_file))
+        alike = [module for module in list(sys.modules.values()) if getattr(module, "save_file", None) is safetensors.torch.save_file]
+        writers += [(module, "save_file", module.save_file) for module in alike]
         for holder, name, _ in writers:
             setattr(holder, name, lambda *_, **__: None)
         try:
