@@ -4,8 +4,7 @@
     python -m calibration.validation run FOLDER [--only NAME ...] [options of calibration.trainer]   # one at a time; continues
     python -m calibration.validation collect FOLDER                                # into calibration/data/emulated_runs/
 
-`run` needs the trainer and the emulated device (see calibration.trainer), `collect` only what `run` left in FOLDER. A name with
-`@MIB` is the same job on a card of that capacity. The trainer shuffles its batches, so a row says in which order they came.
+`collect` needs only what `run` left in FOLDER. NAME@MIB is the same job on a card of that capacity. A row says in which order batches came.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from calibration import (
     validation_jobs_passes,
     validation_jobs_pixels,
     validation_jobs_qwen,
+    validation_jobs_sd3,
     validation_jobs_settings,
     validation_jobs_unet,
     validation_jobs_wan,
@@ -56,7 +56,7 @@ JOBS = (
     *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS, *validation_jobs_offload.JOBS, *validation_jobs_ltx2.JOBS,
     *validation_jobs_adapters.JOBS, *validation_jobs_flex2.JOBS, *validation_jobs_matrix.JOBS, *validation_jobs_networks.JOBS,
     *validation_jobs_passes.JOBS, *validation_jobs_pixels.JOBS, *validation_jobs_hidream.JOBS, *validation_jobs_neighbours.JOBS,
-    *validation_jobs_unet.JOBS, *validation_jobs_wan22.JOBS, *validation_jobs_whole.JOBS,
+    *validation_jobs_unet.JOBS, *validation_jobs_wan22.JOBS, *validation_jobs_whole.JOBS, *validation_jobs_sd3.JOBS,
 )  # fmt: skip
 DATA = "DATA/"  # in place of the folder that holds a job's images
 RARELY = 10_000  # save_every, sample_every: at the start and the end only

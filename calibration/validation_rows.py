@@ -15,8 +15,9 @@ COMPILED = FOLDER.with_name("compiled_runs")
 
 
 def arch_key(config: dict[str, Any]) -> str:
-    """`model.arch` of a process section without its variant; configs older than that key are FLUX.1's."""
-    return str(config["model"].get("arch", "flux")).split(":")[0]
+    """`model.arch` of a process section without its variant; configs older than that key are FLUX.1's, or say is_v3."""
+    model = config["model"]
+    return str(model.get("arch", "sd3" if model.get("is_v3") else "flux")).split(":")[0]
 
 
 def read(folder: Path = FOLDER) -> list[dict[str, Any]]:

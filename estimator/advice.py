@@ -224,15 +224,16 @@ def _preview_edits(job: Job) -> Iterator[Edit]:
 def _weight_edits(job: Job) -> Iterator[Edit]:
     """What costs speed, or some precision of the frozen weights."""
     model, makes_previews = job.model, bool(job.samples) and not job.train.disable_sampling
+    follows = load_archs().archs[job.arch].text_as_transformer  # its text encoder is quantised with the transformer
     if not model.low_vram and (load_archs().archs[job.arch].low_vram_previews or not makes_previews):
         why = "weights are quantised on the CPU and wait there while not needed: slower load, some slower steps"
         yield Edit("model.low_vram", False, True, why, replace(job, model=replace(model, low_vram=True)))
     if job.method == "full":
         return
     if model.weights in _UNQUANTISED:
-        why = "frozen weights in 8 bit: little loss, somewhat slower steps"
-        yield Edit("model.quantize", False, True, why, replace(job, model=replace(model, weights=_eight_bit(job))))
-    if model.te_weights in _UNQUANTISED:
+        why, text = "frozen weights in 8 bit: little loss, somewhat slower steps", _eight_bit(job) if follows else model.te_weights
+        yield Edit("model.quantize", False, True, why, replace(job, model=replace(model, weights=_eight_bit(job), te_weights=text)))
+    if model.te_weights in _UNQUANTISED and not follows:
         why = "text encoder quantised: hardly a loss in 8 bit"
         shared = load_archs().archs[job.arch].te_qtype_key == "qtype" and model.weights not in _UNQUANTISED  # by the transformer's key
         te_weights = model.weights if shared else "float8" if model.layer_offloading else "qfloat8"

@@ -30,9 +30,11 @@ class Arch:
     nearest: str | None = None
     bucket_divisor: int = 16
     sample_divisor: int = 16
+    preview_sides: int = 8
     fixed_text_tokens: int | None = None
     max_text_tokens: int = MAX_TEXT_TOKENS
     te_qtype_key: str = "qtype_te"
+    text_as_transformer: bool = False
     prequantised: str | None = None
     guidance: str = "none"
     always_guided: bool = False

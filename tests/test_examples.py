@@ -35,6 +35,7 @@ ARCHS = {
     "hidream_48gb": "hidream",
     "sdxl_ui": "sdxl-aitk",
     "sd15_ui": "sd15-aitk",
+    "sd35_large_24gb": "sd35-large-aitk",
     "zimage_base_ui": "zimage",
     "zimage_turbo_ui": "zimage-turbo",
     "zimage_l2p_ui": "zimage-l2p",
@@ -58,6 +59,7 @@ ARCHS = {
 RESOLUTIONS = {
     "flux_kontext_24gb": [512, 768], "wan21_1b_ui": [512], "wan21_14b_24gb": [632], "wan22_14b_ui": [512], "wan22_14b_i2v_ui": [512],
     "wan21_14b_i2v_ui": [512], "wan22_5b_ui": [512], "ltx2_ui": [512], "ltx23_ui": [512], "ltx25_ui": [512], "sd15_ui": [512, 768],
+    "sd35_large_24gb": [1024],
 }  # fmt: skip
 
 examples = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

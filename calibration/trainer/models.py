@@ -111,6 +111,7 @@ def _transformers_pretrained(
 PIPELINES = {
     "StableDiffusionXLPipeline": ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet"),
     "StableDiffusionPipeline": ("vae", "text_encoder", "tokenizer", "unet"),
+    "StableDiffusion3Pipeline": ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
 }
 
 

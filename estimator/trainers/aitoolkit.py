@@ -20,7 +20,7 @@ from estimator.trainers.aitoolkit_model import read_model
 from estimator.trainers.aitoolkit_network import check_network, read_network
 from estimator.trainers.aitoolkit_padded import as_recorded, check_pictures
 from estimator.trainers.aitoolkit_passes import SLIDER, with_passes
-from estimator.trainers.aitoolkit_sample import read_every, read_samples
+from estimator.trainers.aitoolkit_sample import check_sides, read_every, read_samples
 from estimator.trainers.aitoolkit_train import read_dtype, read_train
 from estimator.trainers.aitoolkit_unet import check_previews_of_unets, check_unet, keys_of_unets, of_unets
 from estimator.trainers.overrides import apply_overrides
@@ -205,6 +205,8 @@ def _read_rest(process: Section, settings: Train, arch: Arch, model: Model) -> t
     if save is not None:
         check_keys(save, "save")
     samples = () if sample is None else read_samples(sample, arch, process.text("trigger_word"), model.low_vram)
+    if sample is not None and not settings.disable_sampling:
+        check_sides(sample, samples, arch)
     if sample is not None and arch.control_images and not settings.disable_sampling:
         check_previews(sample, samples, arch, model)
     datasets = read_datasets(process, settings, arch)

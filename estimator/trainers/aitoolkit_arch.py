@@ -207,6 +207,11 @@ def _resolve_flux(model: Section, archs: Archs, key: str, name: str, candidates:
     for arch in candidates:
         if name.lower() in (hub.lower() for hub in arch.hub):
             return arch
+    others = (archs.archs[other] for other in archs.trainer[key].archs)
+    if (other := next((one for one in others if not one.modelled and _is_called(one, name)), None)) is not None:
+        fix = f"the nearest that is modelled is a run file with arch: {other.nearest} (docs/cli.md), which has training steps alone"
+        model.found.cannot_tell(model.at("name_or_path"), f"not modelled: {other.name}", fix=fix)
+        return None
     config = _local_transformer_config(model, name)
     if config is not None:
         for arch in candidates:

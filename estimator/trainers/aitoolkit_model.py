@@ -15,7 +15,7 @@ from estimator.levels import UNET
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_arch import resolve_arch, trainer_key
 from estimator.trainers.aitoolkit_compile import compiles
-from estimator.trainers.prequantised import given_weights
+from estimator.trainers.prequantised import given_weights, quantises_text
 from estimator.trainers.recorded import check_recorded
 from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
@@ -117,7 +117,7 @@ def _weights(model: Section, arch: Arch, dtype: str, assistant: str | None) -> t
     if arch.model_class == UNET:
         return dtype, dtype
     quantize = model.truth("quantize", False)
-    quantize_te = model.truth("quantize_te", quantize)
+    quantize_te = quantises_text(model, arch, quantize)
     if not quantize and not quantize_te and "quantize" not in model.values and model.values.get("qtype"):
         model.found.warn(model.at("qtype"), "no effect without quantize: true: the weights stay in the compute dtype")
     qtype = _qtype(model, "qtype", needed=quantize or (quantize_te and arch.te_qtype_key == "qtype"))
@@ -163,7 +163,7 @@ def _quantize_exclude(model: Section, arch: Arch) -> tuple[str, ...]:
     kwargs = model.section("quantize_kwargs")
     if kwargs is None or not kwargs.values or not model.truth("quantize", False):
         return ()
-    if arch.te_qtype_key != "qtype":
+    if arch.te_qtype_key != "qtype" or arch.text_as_transformer:
         model.found.warn(kwargs.path, f"no effect on {arch.name}: the trainer passes it on for FLUX only")
         return ()
     for key, value in kwargs.values.items():

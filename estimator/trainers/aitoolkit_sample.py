@@ -58,8 +58,18 @@ def read_samples(sample: Section, arch: Arch, trigger: str | None, low_vram: boo
             sample.found.problem(where, f"expected text, got {shown(prompt)}", "the trainer stops on it", "put it in quotes")
     # Entries without a prompt are left out, but the settings are taken by position, as the trainer does.
     pairs = zip(prompts, requests, strict=False)
-    whole = (_with_flags(replace(request, prompt=_trigger(text, trigger)), path, sample.found) for (text, path), request in pairs)
+    whole = [_with_flags(replace(request, prompt=_trigger(text, trigger)), path, sample.found) for (text, path), request in pairs]
     return tuple(_sample(request, arch, low_vram) for request in whole)
+
+
+def check_sides(sample: Section, samples: tuple[Sample, ...], arch: Arch) -> None:
+    """Sides that the pipeline does not round: the trainer stops when it comes to such a preview (diffusers' check_inputs)."""
+    odd = next((one for one in samples if one.width % arch.preview_sides or one.height % arch.preview_sides), None)
+    if odd is not None:
+        what = f"{arch.name} makes no previews of {odd.width}x{odd.height}"
+        why = f"sides must be multiples of {arch.preview_sides}: its pipeline stops on others"
+        width, height = (max(arch.preview_sides, side // arch.preview_sides * arch.preview_sides) for side in (odd.width, odd.height))
+        sample.found.problem(sample.path, what, why, f"{width}x{height}, or train.disable_sampling: true")
 
 
 def read_every(section: Section | None, key: str, default: int) -> int:

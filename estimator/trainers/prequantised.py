@@ -1,7 +1,8 @@
-"""Models whose files come quantised (LTX-2.5): the trainer leaves them so, whatever model.quantize and model.qtype say.
+"""Weights whose keys in the config do not say what they become: files that come quantised (LTX-2.5), which the trainer leaves so, and text
+encoders that are quantised with the transformer (Stable Diffusion 3.5).
 
 Source: ostris/ai-toolkit 27a03a91: extensions_built_in/diffusion_models/ltx2/ltx2.py (LTX25Model._resolve_dit_path, _resolve_te_path,
-_resolve_comfy_file, load_model).
+_resolve_comfy_file, load_model); toolkit/stable_diffusion_model.py (load_model, is_v3).
 """
 
 from __future__ import annotations
@@ -31,3 +32,12 @@ def given_weights(model: Section, arch: Arch) -> tuple[str, str] | None:
     if given:
         model.found.not_modelled(model.at("model_kwargs"), ", ".join(given), f"weights from other files than {arch.name}'s own")
     return kind, kind
+
+
+def quantises_text(model: Section, arch: Arch, quantize: bool) -> bool:
+    """Whether the text encoder is quantised: as its own switch says, or where the transformer is. Reports a switch of no effect."""
+    own = model.truth("quantize_te", quantize)
+    if arch.text_as_transformer and own != quantize:
+        what = f"no effect on {arch.name}: the trainer quantises T5 where model.quantize is true, and leaves it as it is otherwise"
+        model.found.warn(model.at("quantize_te"), what)
+    return quantize if arch.text_as_transformer else own

@@ -1,0 +1,37 @@
+"""Validation jobs of Stable Diffusion 3.5 large (see calibration.validation_jobs)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calibration.validation_settings import *
+
+LARGE = "stabilityai/stable-diffusion-3.5-large"
+
+
+def sd35_example(name: str) -> dict[str, Any]:
+    """The trainer's config/examples/train_lora_sd35_large_24gb.yaml."""
+    base = example({"name_or_path": name, "is_v3": True})
+    base["train"]["timestep_type"] = "linear"
+    return base
+
+
+def by_key(name: str) -> dict[str, Any]:
+    """The same by the architecture's key, without an EMA."""
+    base = sd35_example(name)
+    base["model"] = {"name_or_path": name, "arch": "sd3", "quantize": True}
+    base["train"]["ema_config"] = {"use_ema": False, "ema_decay": 0.99}
+    return base
+
+
+JOBS = (
+    Job("sd35-example", sd35_example(LARGE), (("square", [1024], {}), ("odd", [768], {})), {}, TWO_SIZES),
+    Job(
+        "sd35-cached-b2", by_key(LARGE), (("five", [512], {}),),
+        {**batch(2), **CACHED_TEXT, **LOW_VRAM, **NO_CHECKPOINTING, **optimizer("adamw")}, GUIDED,
+    ),
+    Job(
+        "sd35-bf16-unloaded-b2", by_key(LARGE), (("portraits", [640], {}), ("wide", [896], {})),
+        {"model.quantize": False, **UNLOADED, **UNCACHED, **EMA, **rank(32), **batch(2)}, (preview(832, 1216, guidance_scale=1),),
+    ),
+)  # fmt: skip
