@@ -193,6 +193,7 @@ def test_several_cards_smallest_first(capsys: pytest.CaptureFixture[str]) -> Non
         (("--gpu", "all", "--in-place"), "--in-place takes one card"),
         (("--gpu", "RTX3060", "--in-place", "--write", "out.yaml"), "--write and --in-place exclude each other"),
         (("--gpu", "RTX3060", "--set", "train.nothing=1"), "unknown key"),
+        (("--gpu", "RTX3060", "--grid", "resolution=512x768"), "for instance resolution=512,768"),
         (("--gpu", "RTX3060", "--grid", "batch=1,2", "--keep", "train"), "--grid and --keep exclude each other"),
         (("--gpu", "RTX3060", "--grid", "batch=1,2", "--aim", "speed"), "--grid and --aim speed exclude each other"),
         ((), "--gpu"),
@@ -252,6 +253,13 @@ def test_what_is_lacking_is_no_headroom_below_zero(capsys: pytest.CaptureFixture
     shown = capsys.readouterr().out
     assert "GiB too much" in shown
     assert "-0." not in shown
+
+
+@pytest.mark.parametrize("key", ["config.process.0.datasets.0.resolution", "process[0].datasets[0].resolution", "datasets[0].resolution"])
+def test_what_is_kept_is_named_as_what_is_set(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Was: "matches nothing"."""
+    assert plan(ZIMAGE, "--gpu", "RTX4090", "--keep", key, "--json") == 0
+    assert document(capsys)["keep"] == ["datasets.0.resolution"]
 
 
 def test_keeping_everything_that_helps_leaves_no_plan(capsys: pytest.CaptureFixture[str]) -> None:

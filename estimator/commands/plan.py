@@ -62,7 +62,7 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     options.without_threads()
     from estimator.planner.output import check_target
     from estimator.planner.space import dimensions
-    from estimator.planner.subject import check_keep, read_subject
+    from estimator.planner.subject import check_keep, in_process, read_subject
 
     _check_usage(given)
     target = given.write if given.write is not None else given.config if given.in_place else None
@@ -72,7 +72,7 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
         check_target(given.config, target, given.in_place)
     if given.keep:
         editable = {edit.key for each in dimensions(subject, given.aim) for level in each.levels for edit in level.edits}
-        subject.keep = tuple(given.keep)
+        subject.keep = tuple(map(in_process, given.keep))
         check_keep(subject, editable)
     if given.grid is not None:
         return _grid(given, subject, gpus[0])

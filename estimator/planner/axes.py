@@ -16,6 +16,7 @@ MAX_CELLS = 1_000_000
 _RANGE = re.compile(r"(\d{1,9})-(\d{1,9})(?::(\d{1,9}))?", re.ASCII)
 NAMES = ("resolution", "batch", "frames", "rank", "preview", "checkpointing")
 """Short names of axes; any other is a key as `--set` takes it."""
+EXAMPLES = {"resolution": "512,768", "batch": "1-8", "frames": "1-121:4", "rank": "8,16,32", "preview": "512,1024"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def _axis(text: str) -> Axis:
         else:
             values[_value(text, piece.strip())] = None
     if name in NAMES and name != "checkpointing" and not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
-        raise _fail(text, "expected whole numbers above 0", f"for instance {name}=1-8 or {name}=512,768")
+        raise _fail(text, "expected whole numbers above 0", f"for instance {name}={EXAMPLES[name]}")
     if name == "checkpointing" and not all(isinstance(value, bool) for value in values):
         raise _fail(text, "expected true or false", "write checkpointing=true,false")
     return Axis(name, tuple(values))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Sequence
 
 from estimator.configfile import parse, read_text, substitute_environment
@@ -13,8 +12,6 @@ from estimator.job import Place
 from estimator.planner.edits import Edit, merged
 from estimator.planner.subject import Subject
 from estimator.planner.textedit import edited
-
-ONE_PROCESS = re.compile(r"^(?:config\.)?process(?:\.(?:0|\*)|\[(?:0|\*)\])\.")
 
 
 def edited_text(subject: Subject, edits: Sequence[Edit]) -> tuple[str, str]:
@@ -29,13 +26,13 @@ def edited_text(subject: Subject, edits: Sequence[Edit]) -> tuple[str, str]:
 
 
 def _sets(subject: Subject) -> list[Edit]:
-    """What `--set` asks for, as edits, with `*` written out, and without the way to the process: a plan is of one."""
+    """What `--set` asks for, as edits, with `*` written out."""
     made: list[Edit] = []
     for override in subject.sets:
         key, _, text = override.partition("=")
         value, _ = parse(text, "--set")
         plain = tuple(value) if isinstance(value, list) else value
-        made += [Edit(path, plain) for path in subject.paths(ONE_PROCESS.sub("", key.strip()))]
+        made += [Edit(path, plain) for path in subject.paths(key)]
     return made
 
 

@@ -20,6 +20,8 @@ from estimator.trainers import is_run_file, named_version
 from estimator.trainers.aitoolkit import PROCESS, overridden, read_aitoolkit
 from estimator.trainers.section import nearest
 
+_ENTRY, _WAY = re.compile(r"\[(\d+|\*)\]"), re.compile(r"^(?:config\.)?process\.(?:0|\*)\.")
+
 
 @dataclass(slots=True)
 class Subject:
@@ -58,8 +60,8 @@ class Subject:
         return _value(self.process, key)
 
     def paths(self, pattern: str) -> list[str]:
-        """The keys that a path with `*` or [n] for list entries stands for."""
-        words = re.sub(r"\[(\d+|\*)\]", r".\1", pattern).split(".")
+        """The keys that a path with `*` for list entries stands for, from the process."""
+        words = in_process(pattern).split(".")
         found = [""]
         for word in words:
             ways = []
@@ -153,6 +155,12 @@ def _value(process: object, key: str) -> object:
         else:
             return None
     return node
+
+
+def in_process(key: str) -> str:
+    """A key as --set names it, without the way to the process, of which a plan has one, and with list entries by dots:
+    `config.process[0].datasets[1].resolution` is `datasets.1.resolution`."""
+    return _WAY.sub("", _ENTRY.sub(r".\1", key.strip()))
 
 
 def check_keep(subject: Subject, editable: Iterable[str]) -> None:
