@@ -24,6 +24,7 @@ JOBS = (
         "klein4b-whole-adafactor-b2", klein("4b"), (("five", [640], {}),),
         {**WHOLE, **CACHED, **NO_CHECKPOINTING, **batch(2), **optimizer("adafactor"), **EMA}, SMALL_PREVIEW,
     ),
+    Job("klein9b-whole-adafactor", klein("9b"), (("portraits", [768], {}),), {**WHOLE, **CACHED, **optimizer("adafactor")}, SMALL_PREVIEW),
     Job(
         "flux-whole-adafactor", example(FLUX), (("portraits", [512, 1024], {}),),
         {**WHOLE, **CACHED_TEXT, **NO_EMA, **optimizer("adafactor")}, SMALL_PREVIEW,

@@ -77,6 +77,22 @@ def test_a_sum_over_few_channels_has_no_parts() -> None:
     assert variable("sums640_256A", {"A": 200}) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "workload", "recorded_bytes"),
+    [
+        ("norm128_30T32", {"B": 2, "T": 2745}, 100663296), ("norm128_30T32", {"B": 2, "T": 1024}, 62914560),
+        ("norm3840_T32", {"B": 1, "T": 2009}, 62914560), ("norm3840_T32", {"B": 1, "T": 4096}, 102236160),
+        ("norm3840_T32", {"B": 1, "T": 819}, 0), ("norm3840_T32", {"B": 3, "T": 1107}, 102236160),
+    ],
+)  # fmt: skip
+def test_partial_results_of_a_norms_gradient_over_the_rows_of_all_samples_as_recorded(
+    name: str, workload: dict[str, int], recorded_bytes: int
+) -> None:
+    """Z-Image, all of it trained: norms of heads (30 of 128) and of its stream; 16 KiB for each block and 128 outputs."""
+    bytes_a_block = 65536 if name.startswith("norm128") else 30 * 65536
+    assert bytes_a_block * feature(name, workload) == recorded_bytes
+
+
 def test_any_length_can_be_rounded_up_to_a_multiple() -> None:
     """3440 + 512 = 3952 = 61.75 * 64; beside a negative prompt of 21 tokens 3461, to 3488 by 32 and 3520 by 64; 4 * 3440 is whole."""
     given = {**JOINT, "N": 21}

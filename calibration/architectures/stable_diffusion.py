@@ -61,8 +61,15 @@ def convolved(family: Architecture, arch: str) -> Architecture:
     )
 
 
+# Of the biases of linear layers in a UNet's transformers
+WHOLE_SUMS = ("norm640_T", "norm5120_T", "norm1280_u", "norm10240_u")
+WHOLE = replace(
+    SDXL, relative="sdxl-aitk", own=WITH_ADAPTER, left=(*BY_RULE, "preview", "setup.network"), beside="whole", buckets=SEEN[:7],
+    samples=FEW_SAMPLES[:1], second=(FEW_MORE, FEW_MORE_SAMPLES[:1]), uncached=(),
+    layout=replace(LAYOUT, scratch=(*LAYOUT.scratch, *WHOLE_SUMS)),
+)
 ARCHITECTURES = {
-    "sdxl-aitk": SDXL, "sdxl-aitk-convolved": convolved(SDXL, "sdxl-aitk"),
+    "sdxl-aitk-whole": WHOLE, "sdxl-aitk": SDXL, "sdxl-aitk-convolved": convolved(SDXL, "sdxl-aitk"),
     "sd15-aitk": SD15, "sd15-aitk-convolved": convolved(SD15, "sd15-aitk"),
 }  # fmt: skip
 

@@ -236,9 +236,9 @@ def unwritten() -> None:
     def save(self: Any, *a: Any, **k: Any) -> Any:
         if not self.is_fine_tuning:
             return real_save(self, *a, **k)
-        writers = [(holder, name, getattr(holder, name)) for holder, name in ((safetensors.torch, "save_file"), (torch, "save"))]
-        alike = [module for module in list(sys.modules.values()) if getattr(module, "save_file", None) is safetensors.torch.save_file]
-        writers += [(module, "save_file", module.save_file) for module in alike]
+        own = safetensors.torch.save_file
+        holders = [module for module in list(sys.modules.values()) if getattr(module, "save_file", None) is own]
+        writers = [(torch, "save", torch.save), *((module, "save_file", own) for module in holders)]
         for holder, name, _ in writers:
             setattr(holder, name, lambda *_, **__: None)
         try:
