@@ -22,7 +22,7 @@ JOBS = (
     Job("klein4b-whole", klein("4b"), (("phone", [512, 768], {}),), {**WHOLE, **CACHED}, SMALL_PREVIEW),
     Job(
         "klein4b-whole-adafactor-b2", klein("4b"), (("five", [640], {}),),
-        {**WHOLE, **CACHED, **NO_CHECKPOINTING, **batch(2), **optimizer("adafactor"), **EMA}, SMALL_PREVIEW,
+        {**WHOLE, **CACHED_LATENTS, **NO_CHECKPOINTING, **batch(2), **optimizer("adafactor"), **EMA}, SMALL_PREVIEW,
     ),
     Job("klein9b-whole-adafactor", klein("9b"), (("portraits", [768], {}),), {**WHOLE, **CACHED, **optimizer("adafactor")}, SMALL_PREVIEW),
     Job(

@@ -211,8 +211,8 @@ class Plan:
         variants = [Variant(s.width, s.height, s.frames, s.batch) for s in self.samples] or [Variant()]
         yield from (Begin("sample", detail, variants[0]), EmptyCache())
         away = self.text_cached and when == "first" and not self.job.model.compiled  # left on the CPU by caching: a LoKr is merged there
-        entered = "later" if self.whole and not away else when  # an EMA's copies of a whole model are where the model is
-        yield Part(f"sample.enter/{self.weights}/{self.ema}/{entered}{AWAY * (away and 'f' in self.rank)}", self.rank, "sampling")
+        ema, entered = (self.ema, when) if not self.whole else ("none" if away else self.ema, "later")  # copies are where it is
+        yield Part(f"sample.enter/{self.weights}/{ema}/{entered}{AWAY * (away and 'f' in self.rank)}", self.rank, "sampling")
         yield from (EmptyCache(), MoveIn("vae"), MoveIn("transformer"))
         yield from () if self.text_cached else self.text_in()
         yield EmptyCache()

@@ -16,6 +16,7 @@ from estimator.job_profile import profile_of
 from estimator.programs import Profile, load_profile
 from estimator.residents import UNIT_BYTES
 from estimator.rows import bound
+from estimator.timeline import simulate
 from estimator.trainers import modelled
 
 WORKLOAD = {"T": 1024, "X": 96, "B": 1, "r": 0, "E": 64, "N": 20}
@@ -126,7 +127,34 @@ def test_an_optimizer_of_less_state_is_advised_where_a_step_has_one_batch(tmp_pa
     assert ("train.optimizer", "adafactor") not in offered(gradient_accumulation=2)
 
 
+def test_an_emas_copies_are_where_the_model_is_at_the_first_previews(tmp_path: Path) -> None:
+    """With cached text that is the host. Each later time new copies come before the older go."""
+    weights = sum(whole("zimage").adapter)
+    held = {}
+    for cached in (True, False):
+        settings = train(optimizer="adafactor", ema_config={"use_ema": True}, cache_text_embeddings=cached)
+        job = read(tmp_path, train=settings, model=ZIMAGE, network=..., sample={"prompts": ["a cat"], "width": 512, "height": 512})
+        phases = [phase for phase in simulate(job).phases if phase.phase in ("sample", "save")]
+        held[cached] = [phase.components["ema"] / weights for phase in phases]
+    assert held[True][0] == pytest.approx(1, rel=0.01)
+    assert held[False][0] == pytest.approx(2, rel=0.01)
+    assert held[False][1:] == pytest.approx([3, 3], rel=0.01)
+
+
 def test_a_rank_is_no_axis_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, process(train=train(optimizer="adamw8bit"), model=ZIMAGE, network=...))
     assert main(["plan", str(path), "--gpu", "A100-80G", "--grid", "rank=4-16:4"]) == 2
     assert "no adapter is trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "datasets", "key"),
+    [
+        ({"inverted_mask_prior": True}, {"mask_path": "/nowhere/masks"}, "inverted_mask_prior"), ({"do_cfg": True}, {}, "do_cfg"),
+        ({"do_guidance_loss": True}, {}, "do_guidance_loss"), ({"train_text_encoder": True}, {}, "train_text_encoder"),
+    ],
+)  # fmt: skip
+def test_further_passes_of_a_step_are_named(tmp_path: Path, settings: dict[str, Any], datasets: dict[str, Any], key: str) -> None:
+    entries = [{"folder_path": "/nowhere/images", "resolution": 512, **datasets}]
+    job = read(tmp_path, train=train(optimizer="adamw8bit", **settings), model=ZIMAGE, network=..., datasets=entries)
+    assert any(place.endswith(key) for place in named(job))

@@ -35,6 +35,7 @@ WHOLE_SUMS = (*(f"norm{width}_{rows}" for width in (3072, 12288) for rows in "TX
 WHOLE = replace(
     DEV, relative="flux1-dev", own=WITH_ADAPTER, left=("preview", "step.update", "setup.network"), weights=("bf16",), beside="whole",
     train=SAMPLED, second=(FEW, SAMPLES[:1]), samples=SAMPLES[:1], layout=replace(LAYOUT, scratch=WHOLE_SUMS),
+    captioned=(FEW[:1], ()),
     buckets=tuple((480, 672, 1, 20) if bucket[0] == 352 else bucket for bucket in BUCKETS),
 )
 ARCHITECTURES = {

@@ -169,7 +169,7 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
     report_compiled(model_section, arch, model)
     network = of_unets(as_recorded(process, network, arch), arch)
     check_network(process, network, arch, model, settings)
-    kind = "full" if network is None else "LoRA with dropout" if network.dropout else network.kind
+    kind = "fine-tune" if network is None or method == "full" else "LoRA with dropout" if network.dropout else network.kind
     settings = with_passes(process, settings, arch, model, kind)
     settings = check_unet(process, settings, arch, model, network)
     datasets, samples = _read_rest(process, settings, arch, model)
