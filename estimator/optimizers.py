@@ -6,7 +6,7 @@ second, outputs x rank, which is zero when training starts. Of a LoKr the small 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -151,7 +151,8 @@ def program(key: str, widths: tuple[int, ...], adapter: str = LORA, idle: Collec
 def fused(core: Program, update: str, widths: tuple[int, ...], adapter: str = LORA) -> Program:
     """A step's core with the updates that a fused optimizer makes in its backward pass: each as soon as its gradient is there.
 
-    `update`: `<optimizer>/first|later`. The position is exact but for what the gradient's own operation frees after it.
+    `update`: `<optimizer>/first|later`. The position is exact but for what the gradient's own operation frees after it; of a model that is
+    trained as a whole, where these are large, it is behind all that the operation makes and frees.
     """
     optimizer, when = update.split("/")
     blocks: dict[int, list[Event]] = {}
@@ -159,17 +160,17 @@ def fused(core: Program, update: str, widths: tuple[int, ...], adapter: str = LO
     for event in _events(optimizer, when, widths, adapter, slice(0, 1)):
         number = max(event[2], number)
         blocks.setdefault(max(number, 0), []).append(event)
-    coded = _Coded()
+    coded, waiting = _Coded(), list[int]()
     own = len(core.names) - core.imports
     for event, tensor in zip(core.events.tolist(), core.tensor_of_event.tolist(), strict=True):
+        if waiting and event == ALLOCATE and core.labels[tensor] != core.labels[waiting[0]]:
+            coded.update(waiting, core.names, blocks)
         coded.core(event, tensor, own)
-        name = core.names[tensor] if event == ALLOCATE else None
-        if name is not None and name.startswith("gradient:"):
-            k = int(name.partition(":")[2])
-            coded.gradient = tensor
-            for update_event in blocks.get(k, ()):
-                coded.take(*update_event)
-            coded.gradient = None
+        if event == ALLOCATE and (core.names[tensor] or "").startswith(f"{GRADIENT}:"):
+            waiting.append(tensor)
+            if not isinstance(widths, Fixed):
+                coded.update(waiting, core.names, blocks)
+    coded.update(waiting, core.names, blocks)
     return coded.program(f"{core.key}+{update}", load_rules()[optimizer]["slots"], widths, adapter, core)
 
 
@@ -204,6 +205,14 @@ class _Coded:
             self.events.append(event)
         else:
             self._free(("", tensor), tensor >= own)
+
+    def update(self, waiting: list[int], names: Sequence[str | None], blocks: Mapping[int, Sequence[Event]]) -> None:
+        """What a fused optimizer does with gradients that are there: the last one's first, as a layer's bias is before its weight."""
+        while waiting:
+            self.gradient = waiting.pop()
+            for event in blocks.get(int((names[self.gradient] or "").partition(":")[2]), ()):
+                self.take(*event)
+        self.gradient = None
 
     def take(self, kind: str, slot: str, k: int) -> None:
         """An event of the optimizer."""

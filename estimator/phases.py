@@ -176,10 +176,8 @@ class Plan:
         """No-one turned autograd off: with checkpointing on, the encoder's whole graph lives until the embedding is saved."""
         yield Begin("cache_text", f"resolution {dataset.resolution}")
         yield from map(MoveOut, ("vae", "transformer"))
-        if not self.legacy:  # BaseModel has no such preset: everything goes, and the encoder comes back on first use
-            yield from self.text_out()
-        yield EmptyCache()
-        yield from self.text_in()
+        # BaseModel has no such preset: everything goes, and the encoder comes back on first use
+        yield from (*(self.text_in() if self.legacy else self.text_out()), EmptyCache(), *self.text_in())
         lengths = [self.tokens(b.text_tokens or dataset.text_tokens) for b in dataset.buckets] or [self.tokens(dataset.text_tokens)]
         for tokens in texts_cached(dataset, max(lengths), self.empty_prompt()):
             yield from (self.encode(tokens, "item", graph=self.job.train.gradient_checkpointing), Release("item"))

@@ -21,7 +21,7 @@ LOKR = {
 FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"})
 DROPPING = FILTERED  # dropout in adapters: held against whole runs of FLUX.1 dev and Z-Image, the others are of the same classes
 # Architectures that are trained as a whole, without a network section, and the optimizers whose step was recorded on parameters in bf16
-WHOLE = frozenset({"flux2-klein-4b", "zimage"})
+WHOLE = frozenset({"flux1-dev", "flux2-klein-4b", "zimage"})
 WHOLE_WEIGHTS = frozenset({"bf16"})
 WHOLE_OPTIMIZERS = frozenset({"adafactor", "adamw", "adamw8bit"})
 DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
