@@ -149,9 +149,7 @@ def _is_called(arch: Arch, name: str) -> bool:
 
 
 def _not_modelled_arch(model: Section, archs: Archs, key: str) -> None:
-    entry, name = archs.trainer[key], str(model.values.get("name_or_path"))
-    called = (arch.key for arch in archs.archs.values() if arch.harness and name in arch.hub)
-    near = next(called, archs.nearest(key))
+    entry, near = archs.trainer[key], archs.nearest(key)
     what = f"not modelled: {key} ({entry.name})" if not _is_left_out(model, key) else f"no architecture is named: {key} ({entry.name})?"
     why = "model.arch is not set, and the trainer then takes Stable Diffusion 1" if _is_left_out(model, key) else ""
     fix = f"the nearest that is modelled is {near}" if near else f"modelled are {', '.join(archs.trained())}"
