@@ -61,6 +61,7 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
         (("-o", "curves.png", "--kind", "timeline", "--over", "rank"), "--over belongs to curves"),
         (("-o", "curves.png", "--kind", "timeline", "--over", "rank"), "leave it out, or --kind curves"),
         (("-o", "curves.png", "--over", "lr"), "invalid choice"),
+        (("-o", "curves.png", "--over", "frames"), "one value at most is known for Z-Image Turbo"),  # was: an empty picture
         (("-o", "curves.png", "--over", "rank", "--set", "network.type=lokr"), "a LoKr of full rank has none"),
         ((), "-o"),
     ],

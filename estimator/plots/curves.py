@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from estimator.errors import InputError, Problem
 from estimator.estimate import Estimate
 from estimator.gpus import GIB, Gpu
 from estimator.intervals import residual_for
@@ -61,10 +62,13 @@ class Curves:
 
 
 def curves(subject: Subject, gpu: Gpu, over: str) -> Curves:
-    """The lines over one setting. Raises CannotTell where the config itself cannot be estimated."""
+    """The lines over one setting. Raises CannotTell where the config itself cannot be estimated, InputError where there is one value alone."""
     judge = Judge(subject, gpu)
     estimate = judge.estimate(())
     lines = tuple(line for label, edits in _settings(subject) if (line := _line(judge, over, label, edits)) is not None)
+    if all(len(line.points) < 2 for line in lines):
+        why, fix = "others stop the trainer, or are not modelled", "draw it over another setting, such as --over resolution"
+        raise InputError(Problem(f"--over {over}: one value at most is known for {subject.arch.name}", None, why, fix))
     value = _own(subject, over)
     return Curves(over, gpu, lines, None if value is None else (value, _on_card(estimate)), estimate.verdict, subject.job.name)
 

@@ -11,6 +11,7 @@ from estimator.errors import InputError, Problem
 from estimator.estimate import OOM, SAFE, Estimate, PhaseEstimate
 from estimator.gpus import GIB
 from estimator.job import Place
+from estimator.kernels import without_flash
 from estimator.plots.curves import OVERS, Curve, Curves
 from estimator.report_words import component, row_name
 
@@ -89,7 +90,8 @@ def draw_curves(made: Curves, target: str) -> None:
     axes.grid(axis="y", alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    note = "Lines: peak rows and context; bands: low to high. Markers: the last value that is safe by replay."
+    markers = "No markers: nothing is called safe here." if without_flash(made.gpu) else "Markers: the last value that is safe by replay."
+    note = f"Lines: peak rows and context; bands: low to high. {markers}"
     axes.annotate(note, (0, 1), xycoords="axes fraction", xytext=(0, 5), textcoords="offset points", fontsize=8, color="#444444")
     _save(figure, target)
 
