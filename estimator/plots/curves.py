@@ -62,7 +62,7 @@ class Curves:
 
 
 def curves(subject: Subject, gpu: Gpu, over: str) -> Curves:
-    """The lines over one setting. Raises CannotTell where the config itself cannot be estimated, InputError where there is one value alone."""
+    """The lines. Raises CannotTell where the config itself cannot be estimated, InputError where one value alone is known."""
     judge = Judge(subject, gpu)
     estimate = judge.estimate(())
     lines = tuple(line for label, edits in _settings(subject) if (line := _line(judge, over, label, edits)) is not None)
