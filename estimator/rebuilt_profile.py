@@ -20,7 +20,7 @@ from estimator.offload import Layer, layers_of, table_of
 from estimator.padded import PADDED_PREVIEW
 from estimator.program import Program
 
-SOURCES = {"bf16": ("qfloat8",), "float8": ("qfloat8",), "uint4": ("qfloat8", "float8")}
+SOURCES = {"bf16": ("qfloat8", "float8"), "float8": ("qfloat8",), "uint4": ("qfloat8", "float8")}
 """Kind of weights -> the recorded kinds that its parts may be made of."""
 PLAINER = ("uint4",)
 """A batch's core is made of this kind's first, where it was recorded: its layers keep weights and not inputs, as torch's own do, and copy

@@ -1,4 +1,4 @@
-"""What it means to a user that a part was never recorded, as far as there are words for it: keys of parts are the program's own."""
+"""What a user can do where a part was never recorded, as far as there are words for it: keys of parts are the program's own."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from collections.abc import Iterable
 from estimator.errors import Problem
 
 MOST_NAMED = 6  # parts that a refusal names
-_HEAD, _TWO = "step.head/encoded/", "/two"  # of a key: the head of a step with latents that are not cached; a clip of two latent frames
-TWO_FRAMES = "clips of two latent frames (5 to 8 frames) whose latents are not cached: cache them, or take more frames"
+# Of a key: the head of a step whose latents are not cached; with several of them; of clips of two latent frames
+_HEAD, _MANY, _TWO = "step.head/encoded/", "/many/", "/two"
 NOT_RECORDED = "this combination was never recorded"
-
-
-def meaning(key: str) -> str:
-    """Of a part's key."""
-    return TWO_FRAMES if key.startswith(_HEAD) and key.endswith(_TWO) else NOT_RECORDED
 
 
 def problem(key: str, arch: str, parts: Iterable[str]) -> Problem:
     """That a part was never recorded. `parts`: the keys of those that were."""
+    if key.startswith(_HEAD) and key.endswith(_TWO):
+        several = "several in a batch" if _MANY in key else "one in a batch"
+        what = f"clips of 5 to 8 frames ({several}) that are encoded in the step: no such step of {arch} was recorded"
+        return Problem(what, None, "", "set cache_latents_to_disk: true in the dataset, or num_frames: 9 or more")
     alike = [mine for mine in parts if mine.split("/")[0] == key.split("/")[0]]
     known = f"of its kind are {', '.join(alike[:MOST_NAMED])}{' and more' * (len(alike) > MOST_NAMED)}; " if alike else ""
-    return Problem(f"no recording of {key!r} for {arch}", None, meaning(key), f"{known}to record it: docs/adding_an_architecture.md")
+    return Problem(f"no recording of {key!r} for {arch}", None, NOT_RECORDED, f"{known}to record it: docs/adding_an_architecture.md")

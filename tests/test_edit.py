@@ -151,6 +151,15 @@ def test_a_preview_may_have_its_control_image_in_the_prompt(tmp_path: Path) -> N
     assert [sample.seen for sample in found] == [(WIDE,), (WIDE, TALL)]
 
 
+def test_pictures_of_previews_that_are_not_here_are_said_once(tmp_path: Path) -> None:
+    data, control = pictures(tmp_path / "d", SQUARE), pictures(tmp_path / "c", SQUARE)
+    samples = [{"prompt": "a", "ctrl_img": f"/nowhere/{n % 3}.png"} for n in range(5)]
+    for count, words in ((1, "/nowhere/0.png is not here"), (5, "/nowhere/0.png and 2 more control images of previews are not here")):
+        job = edit(tmp_path, samples=samples[:count], folder_path=data, control_path=control)
+        assert [warning for warning in job.warnings if "not here" in warning] == [one for one in job.warnings if words in one]
+        assert sum(words in warning for warning in job.warnings) == 1
+
+
 def test_match_target_res_is_read(tmp_path: Path) -> None:
     data, control = pictures(tmp_path / "d", SQUARE), pictures(tmp_path / "c", SQUARE)
     for value in (True, False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from config_writer import no_answer, process, read, refusal, train, unmodelled_k
 from hypothesis import given
 from hypothesis import strategies as st
 
+from estimator.cli import main
 from estimator.convolved import convolved, counts_elements
 from estimator.features import feature, image_values
 from estimator.job import Job
@@ -18,11 +20,14 @@ from estimator.levels import UNMERGED, levels
 from estimator.operations import MoveIn, Part
 from estimator.optimizer_rules import load_rules
 from estimator.parameters import ELEMENT_BYTES, Convolved
+from estimator.planner.space import NO_PREVIEWS, dimensions
+from estimator.planner.subject import read_subject
 from estimator.plans import before_steps, plan_of
 from estimator.programs import load_profile
 from estimator.timeline import simulate
 from estimator.trainers import read_jobs
 
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 XL = {"name_or_path": "stabilityai/stable-diffusion-xl-base-1.0", "arch": "sdxl"}
 SD15 = {"name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "arch": "sd15"}
 ARCHS = {"sdxl-aitk": XL, "sd15-aitk": SD15}
@@ -213,3 +218,19 @@ def test_more_convolutions_never_need_less(arch: str, tmp_path: Path) -> None:
         found = [peak(conv, checkpointing) for conv in (None, 4, 16, 64)]
         assert found == sorted(found)
         assert found[0] < found[1]
+
+
+@pytest.mark.parametrize("sets", [(), ("train.disable_sampling=true",)])
+def test_a_plan_without_text_encoders_makes_no_previews(sets: tuple[str, ...]) -> None:
+    """The trainer stops on previews then, so that plans had never proposed it: SDXL on 8 GiB had none."""
+    subject = read_subject(str(EXAMPLES / "sdxl_ui.yaml"), sets, None, ())
+    (text,) = (each for each in dimensions(subject, "quality") if each.name == "text")
+    edits = [{edit.key: edit.value for edit in level.edits} for level in text.levels[1:]]
+    off = {} if sets else {"train.disable_sampling": True}
+    assert edits == [{"train.cache_text_embeddings": True, **off}, {"train.unload_text_encoder": True, **off}]
+    assert (text.levels[1].loss.trouble > NO_PREVIEWS) is not bool(sets)
+
+
+def test_sdxl_has_a_plan_on_8_gib(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(EXAMPLES / "sdxl_ui.yaml"), "--gpu", "8GiB", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changes"]

@@ -50,7 +50,7 @@ LOWERING: Mapping[str, frozenset[str]] = {
     "cache_latents": frozenset({"buckets", "frames", "controls"}),
     "cache_text": frozenset({"buckets", "frames", "controls"}),
     BASELINE: frozenset({"offloading", "previews", "latents"}),
-    "sample": frozenset({"offloading", "previews", "latents", "optimizer", "batch", "buckets", "frames", "controls"}),
+    "sample": frozenset({"offloading", "previews", "optimizer", "batch", "buckets", "frames", "controls"}),
     "train": frozenset({"offloading", "buckets", "frames", "controls", "checkpointing", "optimizer"}),
     "save": frozenset({"offloading", "latents", "optimizer", "batch", "buckets", "frames", "controls"}),
 }
@@ -61,12 +61,13 @@ CHECKPOINTED_ONLY = {"train": frozenset({"offloading"})}
 ENDS: Mapping[str, frozenset[str]] = {
     UNTOLD: frozenset({"batch", "buckets", "frames", "controls", "checkpointing", "optimizer", "offloading", "previews"}),
     "cache_text": frozenset({"offloading", "checkpointing", "latents"}),
+    "sample": frozenset({"latents"}),
     "train": frozenset({"batch", "previews", "latents"}),
     "save": frozenset({"previews"}),
 }
 """Phase -> settings of which the first or the last alternative leaves it least; where neither can be told, no other can. A smaller
-batch accumulates gradients, offloaded layers of some architectures no longer leave the card for caching, and what a first round of
-previews would have moved stays without one."""
+batch accumulates gradients, offloaded layers of some architectures no longer leave the card for caching, what a first round of previews
+would have moved stays without one, and where a UNet's VAE is gone behind previews the decode is their highest, with cuDNN's workspace."""
 
 
 def phase_of(peak: PhasePeak) -> str:

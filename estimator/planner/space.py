@@ -7,14 +7,11 @@ then previews, then the precision of frozen weights; what is learned (buckets, f
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
 from estimator.archs import load_archs
-from estimator.derived_weights import DERIVED
 from estimator.planner.buckets import bucket_levels, frame_levels
 from estimator.planner.edits import Dimension, Edit, Level, Loss
 from estimator.planner.subject import Subject
-from estimator.programs import load_profile
 from estimator.trainers import modelled
 
 AIMS = ("quality", "speed", "batch", "resolution", "frames")
@@ -78,17 +75,30 @@ def _text(subject: Subject) -> Iterator[Level]:
     train = subject.job.train
     if not train.cache_text_embeddings:
         why = "captions are encoded once and the text encoder leaves the card: they can no longer be dropped out or changed while training"
-        yield Level((Edit("train.cache_text_embeddings", True),), Loss(trouble=TEXT), why)
+        yield _or_without_previews(subject, Level((Edit("train.cache_text_embeddings", True),), Loss(trouble=TEXT), why))
         if not train.unload_text_encoder:
             why = "captions are ignored: only the trigger word is learned"
-            yield Level((Edit("train.unload_text_encoder", True),), Loss(learned=UNLOADED_TEXT_LEARNED), why)
+            unloaded = Level((Edit("train.unload_text_encoder", True),), Loss(learned=UNLOADED_TEXT_LEARNED), why)
+            yield _or_without_previews(subject, unloaded)
+
+
+def _or_without_previews(subject: Subject, level: Level) -> Level:
+    """The level, with previews off where the config is refused as long as it makes them (a UNet's, without its text encoders)."""
+    both = (*level.edits, Edit("train.disable_sampling", True))
+    if not _makes_previews(subject) or subject.read(level.edits) or not subject.read(both):
+        return level
+    loss = Loss(learned=level.loss.learned, trouble=level.loss.trouble + NO_PREVIEWS)
+    return Level(both, loss, f"{level.why}; no previews, on which the trainer stops with it")
+
+
+def _makes_previews(subject: Subject) -> bool:
+    return bool(subject.job.samples) and not subject.job.train.disable_sampling
 
 
 def _low_vram(subject: Subject) -> Iterator[Level]:
     if not subject.job.model.low_vram:
         why = "weights are quantised on the CPU and wait there while not needed: slower to load"
-        previews = bool(subject.job.samples) and not subject.job.train.disable_sampling
-        if load_archs().archs[subject.job.arch].low_vram_previews or not previews:
+        if load_archs().archs[subject.job.arch].low_vram_previews or not _makes_previews(subject):
             yield Level((Edit("model.low_vram", True),), Loss(trouble=LOW_VRAM), f"{why} and to make previews")
         else:  # the trainer stops on previews then
             both = Edit("model.low_vram", True), Edit("train.disable_sampling", True)
@@ -201,7 +211,7 @@ def _weights(subject: Subject) -> Iterator[Level]:
         for text in [None, *(q for q in QTYPES if q in modelled.TE_WEIGHTS)]:
             edits = quantised(subject, transformer, text)
             job = subject.read(edits)
-            if job is None or (job.model.weights, job.model.te_weights) in seen or not _trains(job.arch, job.model.weights):
+            if job is None or (job.model.weights, job.model.te_weights) in seen:
                 continue
             seen.add((job.model.weights, job.model.te_weights))
             bits, text_bits = _bits(job.model.weights), _bits(job.model.te_weights)
@@ -213,22 +223,6 @@ def _weights(subject: Subject) -> Iterator[Level]:
             words = [*_precision("frozen weights", _bits(now.weights), bits), *_precision("text encoder", _bits(now.te_weights), text_bits)]
             if points:
                 yield Level(edits, Loss(learned=learned, trouble=points), "; ".join(words))
-
-
-def _trains(arch: str, weights: str) -> bool:
-    """Whether any training step was recorded with such weights: otherwise each try would only find out again that none was."""
-    derived = DERIVED.get(weights)
-    return not {weights, derived.base if derived is not None else weights}.isdisjoint(_trained_in(arch))
-
-
-@cache
-def _trained_in(arch: str) -> frozenset[str]:
-    """Kinds of base weights of which any training step was recorded."""
-    profile = load_profile(arch)
-    keys = list(profile.data["parts"])
-    if profile.shares_all and profile.relative is not None:
-        keys += [key for key in profile.relative.data["parts"] if key.split("/")[0] not in profile.kinds]
-    return frozenset(key.split("/")[1] for key in keys if key.startswith("step.core"))
 
 
 def unquantised(subject: Subject) -> Level | None:

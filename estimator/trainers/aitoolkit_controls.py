@@ -10,8 +10,10 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from estimator.archs import GIVEN_FRAME, PICTURED, Arch
+from estimator.configfile import KeyPath
 from estimator.controls import ASSUMED, CHANNELS, FITTED, MOST_IMAGES, PROMPTS, SINGLE, SMALL, TOKENS, Size
 from estimator.datasets import Image, pair_of, size_of
 from estimator.job import Model, Sample, Train
@@ -153,10 +155,17 @@ def check_batches(section: Section, arch: Arch, batch_size: int, unlike: list[tu
         section.found.warn(section.at("control_path"), f"{what}; make them alike, or batch_size 1")
 
 
-def sample_controls(section: Section, arch: Arch, flags: Mapping[str, str]) -> tuple[tuple[Size, ...], tuple[Size, ...]]:
+Absent: TypeAlias = dict[str, KeyPath]
+"""Pictures that are not there -> where the first preview asks for each."""
+
+
+def sample_controls(
+    section: Section, arch: Arch, flags: Mapping[str, str], absent: Absent
+) -> tuple[tuple[Size, ...], tuple[Size, ...]]:
     """(Control images that the transformer gets, those that the prompts are encoded with) of a preview.
 
-    `flags`: those in its prompt. The path behind --ctrl_img takes the place of the key ctrl_img, but not as the first numbered one.
+    `flags`: those in its prompt; `absent` is added to. The path behind --ctrl_img takes the place of the key ctrl_img, but not as the
+    first numbered one.
     """
     flagged = flags.get("ctrl_img", "")
     if arch.image_to_video and (flagged or section.values.get("ctrl_img")):
@@ -172,9 +181,9 @@ def sample_controls(section: Section, arch: Arch, flags: Mapping[str, str]) -> t
     if arch.control_images in (*ONE, CHANNELS):  # brought to the preview's size: its own does not matter
         return (ASSUMED,) if one else (), ()
     if arch.control_images == SINGLE:
-        single = (_size(section, one),) if one else ()
+        single = (_size(section, one, absent),) if one else ()
         return single, single
-    sizes = {path: _size(section, path) for path in (one, *numbered) if path}
+    sizes = {path: _size(section, path, absent) for path in (one, *numbered) if path}
     given = [one or numbered[0], *numbered[1:]]
     seen = tuple(sizes[path] for path in (one, *numbered) if path) if arch.control_images == PROMPTS else ()
     return tuple(sizes[path] for path in given if path), seen
@@ -226,8 +235,15 @@ def _check_device(sample: Section, place: tuple[str | int, ...], arch: Arch, sha
         sample.found.warn(place, f"{arch.name} may stop at the first preview: by chance its text encoder's first layer is offloaded; {fix}")
 
 
-def _size(section: Section, path: str) -> Size:
+def _size(section: Section, path: str, absent: Absent) -> Size:
     size = size_of(path)
     if size is None:
-        section.found.warn(section.path, f"{path} is not here or cannot be read: {ASSUMED[0]} x {ASSUMED[1]} pixels are assumed")
+        absent.setdefault(path, section.path)
     return size or ASSUMED
+
+
+def warn_of(absent: Absent, sample: Section) -> None:
+    """Once, whatever their number: a config that is read elsewhere than it is trained has none of them."""
+    for path, place in list(absent.items())[:1]:
+        what = f"{path} and {len(absent) - 1} more control images of previews are" if absent.keys() - {path} else f"{path} is"
+        sample.found.warn(place, f"{what} not here or cannot be read: {ASSUMED[0]} x {ASSUMED[1]} pixels are assumed")

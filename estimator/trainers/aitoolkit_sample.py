@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from estimator.archs import Arch
 from estimator.controls import Size
 from estimator.job import Sample
-from estimator.trainers.aitoolkit_controls import sample_controls
+from estimator.trainers.aitoolkit_controls import Absent, sample_controls, warn_of
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.aitoolkit_video import MAX_FRAMES, SOUND_PER_SECOND, preview_frames
 from estimator.trainers.section import Findings, Section, shown
@@ -47,15 +47,17 @@ def read_samples(sample: Section, arch: Arch, trigger: str | None, low_vram: boo
     )
     requests: list[_Request] = []
     prompts: list[tuple[str, KeyPath]] = []
+    absent: Absent = {}
     for path, item in _items(sample):
         section = Section(sample.found, path, item)
         prompt = item.get("prompt")
-        requests.append(replace(_entry(section, base), controls=sample_controls(section, arch, dict(_flags(prompt)[1]))))
+        requests.append(replace(_entry(section, base), controls=sample_controls(section, arch, dict(_flags(prompt)[1]), absent)))
         where = (*path, "prompt") if path[-2] == "samples" else path
         if isinstance(prompt, str):
             prompts.append((prompt, where))
         elif prompt is not None:
             sample.found.problem(where, f"expected text, got {shown(prompt)}", "the trainer stops on it", "put it in quotes")
+    warn_of(absent, sample)
     # Entries without a prompt are left out, but the settings are taken by position, as the trainer does.
     pairs = zip(prompts, requests, strict=False)
     whole = [_with_flags(replace(request, prompt=_trigger(text, trigger)), path, sample.found) for (text, path), request in pairs]
