@@ -255,6 +255,21 @@ def test_what_is_lacking_is_no_headroom_below_zero(capsys: pytest.CaptureFixture
     assert "-0." not in shown
 
 
+@pytest.mark.parametrize(("batch", "edits"), [(1, {"train.cache_text_embeddings", "train.optimizer"}), (2, None)])
+def test_a_whole_model_is_trained_with_a_smaller_optimizer(
+    tmp_path: Path, batch: int, edits: set[str] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Was: "cannot be made safe", beside a `check` that proposed Adafactor."""
+    text = (EXAMPLES / "zimage_base_ui.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"      network:\n(?:        .*\n)+", "", text).replace("quantize: true", "quantize: false", 1)
+    config = tmp_path / "whole.yaml"
+    config.write_text(text.replace("batch_size: 1", f"batch_size: {batch}"), encoding="utf-8")
+    assert plan(config, "--gpu", "RTX5090", "--json") == 0
+    found = document(capsys)
+    assert {"key": "train.optimizer", "from": "adamw8bit", "to": "adafactor"} in found["edits"]
+    assert edits is None or {edit["key"] for edit in found["edits"]} == edits
+
+
 @pytest.mark.parametrize("key", ["config.process.0.datasets.0.resolution", "process[0].datasets[0].resolution", "datasets[0].resolution"])
 def test_what_is_kept_is_named_as_what_is_set(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Was: "matches nothing"."""

@@ -17,6 +17,7 @@ from estimator.trainers import modelled
 AIMS = ("quality", "speed", "batch", "resolution", "frames")
 
 LATENTS, LOW_VRAM, TEXT, CHECKPOINTING, OPTIMIZER = 1, 3, 4, 6, 5
+FACTORED, OTHER_OPTIMIZER = "adafactor", 20  # of a whole model, whose state is as large as itself; more than no previews
 SMALLER_CONTROLS = 5  # less than any bucket
 UNLOADED_TEXT_LEARNED = 100  # captions are ignored then: as bad as no bucket at all
 BATCH_WITH_ACCUMULATION, BATCH_WITHOUT = 2, 8  # for each halving
@@ -115,6 +116,10 @@ def _optimizer(subject: Subject) -> Iterator[Level]:
     smaller = SMALLER_STATE.get(subject.job.train.optimizer)
     if smaller in modelled.OPTIMIZERS:
         yield Level((Edit("train.optimizer", smaller),), Loss(trouble=OPTIMIZER), "the optimizer's state in 8 bit: hardly a loss")
+    train = subject.job.train
+    if subject.job.method == "full" and train.optimizer != FACTORED and train.gradient_accumulation == 1 and not train.gradients_stay:
+        why = "state of rows and columns in place of two values a weight: another optimizer, learning rates need another look"
+        yield Level((Edit("train.optimizer", FACTORED),), Loss(trouble=OTHER_OPTIMIZER), why)
 
 
 def batch_edits(subject: Subject, batch: int) -> tuple[Edit, ...]:
