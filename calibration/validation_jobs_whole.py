@@ -6,6 +6,7 @@ from typing import Any
 
 from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW
 from calibration.validation_jobs_flux2 import klein
+from calibration.validation_jobs_unet import XL_UI
 from calibration.validation_settings import *
 
 WHOLE: dict[str, Any] = {"network": None, **UNQUANTISED}
@@ -24,7 +25,7 @@ JOBS = (
         "klein4b-whole-adafactor-b2", klein("4b"), (("five", [640], {}),),
         {**WHOLE, **CACHED_LATENTS, **NO_CHECKPOINTING, **batch(2), **optimizer("adafactor"), **EMA}, SMALL_PREVIEW,
     ),
-    Job("klein9b-whole-adafactor", klein("9b"), (("portraits", [768], {}),), {**WHOLE, **CACHED, **optimizer("adafactor")}, SMALL_PREVIEW),
+    Job("sdxl-whole", XL_UI, (("portraits", [1024], {}), ("wide", [768], {"batch_size": 2})), {**WHOLE, **CACHED_LATENTS}, SMALL_PREVIEW),
     Job(
         "flux-whole-adafactor", example(FLUX), (("portraits", [512, 1024], {}),),
         {**WHOLE, **CACHED_TEXT, **NO_EMA, **optimizer("adafactor")}, SMALL_PREVIEW,
