@@ -46,7 +46,7 @@ SELECTED = frozenset({
     "flex2-float8-b2", "flex2-uint4-unloaded", "flex2-bf16-no-checkpointing",
     "klein4b-offload-uint4", "qwen-offload-ui", "zimage-offload-half-float8-b2", "hidream-cached",
     "sdxl-ui", "sd15-ui", "wan21i-float8-81", "wan5b-uint4-33", "ltx2-float8-81", "edit11-uint4-b2", "hidream-uint4",
-    "zimage-whole-adamw-b2", "zimage-whole-adafactor", "zimage-lokr-8-uint4", "flux-whole-adafactor",
+    "zimage-whole-adamw-b2", "zimage-whole-adafactor", "zimage-lokr-8-uint4", "flux-whole-adafactor", "sdxl-whole",
     "l2p-offload-half-uint4", "radiance-bf16-b2", "ltx25-ui", "ltx25-no-checkpointing",
 })  # fmt: skip
 # Runs whose reserved memory hangs on where single megabytes lie: a block of 200 to 1,200 MiB finds a hole, or a segment is added
