@@ -194,7 +194,7 @@ def job_datasets(family: Architecture, weights: str, index: int, run: Path) -> l
     datasets = write_edits(run / "data", family.texts) if family.texts else write_images(
         run / "data", buckets, family.controlled, family.begins
     )
-    datasets += [] if index >= UNLOADED else write_images(run / "data", family.uncontrolled[index])
+    datasets += [] if index >= UNLOADED or few is not None else write_images(run / "data", family.uncontrolled[index])
     # Uncached runs have batches with cached latents too: the step's head of both. Which are cached differs for the last kind of
     # weights, so that the head of each batch size is seen at enough sizes to check its formulas.
     turn = 0 if weights == family.weights[-1] else 1
@@ -203,7 +203,7 @@ def job_datasets(family: Architecture, weights: str, index: int, run: Path) -> l
         if unloaded or (index == 1 and weights == "bf16"):
             entry["num_workers"] = 0
         held_picture = entry.get("do_i2v", False) and entry["num_frames"] == 1
-        disk = (cached or number % 2 == turn) and not family.pictured and not held_picture and index != UNCACHED
+        disk = (cached or (number % 2 == turn and not family.encodes)) and not family.pictured and not held_picture and index != UNCACHED
         entry.update(cache_latents_to_disk=disk, cache_text_embeddings=caption and family.caches_text)
     if family.layout.conditioned:
         put_beside(datasets, sorted(family.weights).index(weights) + index)
@@ -227,7 +227,7 @@ def job_samples(family: Architecture, weights: str, index: int, run: Path, datas
     for width, height, guidance, count, *frames in previews:
         samples.append({"prompt": words(count), "width": width, "height": height, "guidance_scale": guidance})
         samples[-1].update({"num_frames": frames[0]} if frames else {})
-        if family.controlled:  # the trainer brings it to the preview's size
+        if family.controlled and len(samples) > family.bare:  # the trainer brings it to the preview's size
             samples[-1]["ctrl_img"] = str(Path(datasets[0]["control_path"]) / "image.png")
         if family.pictured or (family.begins and frames[1:]):
             samples[-1]["ctrl_img"] = picture(run / "data")

@@ -34,6 +34,7 @@ from calibration import (
     validation_jobs_neighbours,
     validation_jobs_networks,
     validation_jobs_offload,
+    validation_jobs_omnigen2,
     validation_jobs_passes,
     validation_jobs_pixels,
     validation_jobs_qwen,
@@ -57,6 +58,7 @@ JOBS = (
     *validation_jobs_adapters.JOBS, *validation_jobs_flex2.JOBS, *validation_jobs_matrix.JOBS, *validation_jobs_networks.JOBS,
     *validation_jobs_passes.JOBS, *validation_jobs_pixels.JOBS, *validation_jobs_hidream.JOBS, *validation_jobs_neighbours.JOBS,
     *validation_jobs_unet.JOBS, *validation_jobs_wan22.JOBS, *validation_jobs_whole.JOBS, *validation_jobs_sd3.JOBS,
+    *validation_jobs_omnigen2.JOBS,
 )  # fmt: skip
 DATA = "DATA/"  # in place of the folder that holds a job's images
 RARELY = 10_000  # save_every, sample_every: at the start and the end only
@@ -276,9 +278,8 @@ def collect(folder: Path, kept: dict[str, dict[str, Any]]) -> list[dict[str, Any
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m calibration.validation", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    layout = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m calibration.validation", description=__doc__, formatter_class=layout)
     parser.add_argument("command", choices=["list", "run", "collect"])
     parser.add_argument("folder", type=Path, nargs="?", default=Path("validation"))
     parser.add_argument("--only", nargs="+", default=[], help="names of runs")

@@ -50,6 +50,9 @@ class Arch:
     layer_offloading: str | None = None
     embedder_linears: int = 0
     keeps_positions: bool = False
+    measures_kernels: bool = False
+    preview_most: int = 0
+    bare_previews: bool = False
     without_gradient: tuple[int, ...] = ()
     pipeline_apart: bool = False
     padded_to: int = 0
@@ -99,7 +102,9 @@ class Arch:
         return TEMPLATES[self.template](prompt)
 
     def preview_size(self, width: int, height: int) -> tuple[int, int]:
-        """The size that a preview is really made in, where its pipeline scales it to an area."""
+        """The size that a preview is really made in, where its pipeline scales it to an area, or down to one."""
+        if self.preview_most and width * height > self.preview_most**2:
+            return scaled_to_area(width, height, self.preview_most, self.sample_divisor)
         return scaled_to_area(width, height, self.preview_side, self.sample_divisor) if self.preview_side else (width, height)
 
     @property

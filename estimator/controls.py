@@ -26,6 +26,7 @@ ASSUMED = (1024, 1024)  # of a control image that is not here
 MOST_IMAGES = 3
 RAW = "control.raw"  # part: a picture on the card as it was read, `R` pixels
 ENCODE = "control.encode"  # part: the VAE alone over a picture that is on the card already
+CONTROLLED_PREVIEW = "preview.controlled"  # part: a preview with a control image, where others have none
 RAW_BYTES_PER_PIXEL = 6  # three channels of bf16
 
 

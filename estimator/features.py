@@ -11,16 +11,15 @@ latent frames of 8 (`Cells`). Of a step that counts its samples twice in `B`, `b
 
 - `S` = T + X, the joint sequence; `G` = T + N, that of the negative prompt where it has a forward of its own;
 - `SX` = T + 3 X, where each block has three texts beside the image (HiDream-I1: T5's, Llama's, and another of Llama's layers);
-- `U` = 2 T, an image and a control image of the same size (FLUX.1 Kontext); `J` = 2 T + X, the joint sequence with both;
-- `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block
-  attention, `P` = 4 A those of one frame; where `T` is of a UNet's lowest level, `L`, `LL` and `LLL` are of those above it, each twice as
-  wide and high;
+- `U` = 2 T, an image and a control image of the same size (FLUX.1 Kontext); `J` = 2 T + X, the joint sequence with both, `JG` = 2 T + N;
+- `Z` = T32 + X32, where both are padded to 32 (Z-Image); `L` = 4 T, the latent pixels: rows of the VAE's mid-block attention, `P` = 4 A
+  those of one frame; where `T` is of a UNet's lowest level, `L`, `LL` and `LLL` are of those above it, each twice as wide and high;
 - `u`, `v`: places of a UNet's third and fourth levels, 32 and 64 pixels each way, rounded up (`T` is of its second, `L` of its latents);
   `c`: rank of the adapter on its convolutions;
 - `Sw`, `Jw`, `Zw`: S, J and Z with W in place of X;
 - `V` = 4 T - 3 A: pixels of a whole clip, in tokens of a frame (the first latent frame is of one frame, the others of four);
-- `C1`, `C2`, `C4`, `C8`: pixels of a frame, of one half, a quarter, an eighth as wide, that a convolution pads by one on each side;
-  `D1`, `D2`, `D4`: padded on two sides only, before a convolution of stride 2;
+- `C1`, `C2`, `C4`, `C8`: pixels of a frame, of one half, a quarter, an eighth as wide, that a convolution pads by one on each side; `D1`,
+  `D2`, `D4`: padded on two sides only, before a convolution of stride 2;
 - any other of these with a number behind it is rounded up to a multiple of that: `S128` to FlashAttention's tile (dq accumulator,
   logsumexp), `S32` and `L32` to the memory-efficient kernel's (logsumexp), `X32` to Z-Image's padding;
 - `M8`: S where it is no multiple of 8, else 0: rows of an attention mask of which memory-efficient attention makes a padded copy (Chroma);
@@ -29,10 +28,10 @@ latent frames of 8 (`Cells`). Of a step that counts its samples twice in `B`, `b
 - `H1`, `H2`, `H4`, `H8`: a latent frame, so many times as wide, padded by one on each side (LTX-2's decoder);
 - `W2`: places of a clip in LTX-2's encoder where it is twice as wide and long as its latents (the first frame is one everywhere);
 - `B>2`: 1 where a forward has more than 2 samples, else 0: what is made for the third one alone (FLUX.2 places tokens sample by sample);
-- `reduceD_V` (D a width, V a variable): partial results of one column sum over V rows of a [B, V, D] tensor, such as the
-  gradient of a gate, that torch's reduction kernel keeps in global memory. 0 where it needs none. It is the number of
-  blocks that share an output in torch's `setReduceConfig` (ATen/native/cuda/Reduce.cuh) for 2-byte inputs:
-  128-thread blocks of 32 x 4, 4 outputs a thread, at least 16 values a thread.
+- `reduceD_V` (D a width, V a variable): partial results of one column sum over V rows of a [B, V, D] tensor, such as the gradient of a
+  gate, that torch's reduction kernel keeps in global memory. 0 where it needs none. It is the number of blocks that share an output in
+  torch's `setReduceConfig` (ATen/native/cuda/Reduce.cuh) for 2-byte inputs: 128-thread blocks of 32 x 4, 4 outputs a thread, at least 16
+  values a thread.
 
 - `normD_kV` (D a width, k times a variable V): the same of one column sum over k V rows of all samples together, such as the gradient of a
   norm's weight or of a bias, where these are trained;
@@ -49,6 +48,7 @@ latent frames of 8 (`Cells`). Of a step that counts its samples twice in `B`, `b
 - `splitsH_V` (H attention heads, V a length): the parts in which memory-efficient attention's backward goes through the keys, each with
   scratch memory of its own for gk and gv: at most one for 64 keys, and as many as 200 for all heads of all samples together (V may be a
   number);
+- `tiles64_V` (V a length): blocks of 64 rows of the queries, each with scratch memory for gq (the same kernel, kBlockSizeI);
 - `rows32_V` (V a length): rows of all samples together, rounded up to 32 for an int8 product (the trainer's convrot_quant.py);
 - `meanC_V` (C channels, V places): elements of the partial results of a mean over the channels of [B, C, V], by the rule of `reduceD_V`.
   Outputs are many here and values few: there are some where a thread has four outputs (V a multiple of 4) or two, none where it has one.
@@ -75,7 +75,7 @@ IntOrInts = TypeVar("IntOrInts", int, Ints)
 # padding (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
 _SUMS = {
     "S": {"T": 1, "X": 1}, "Y": {"X": 1, "1": 64}, "Yi": {"X": 1, "1": 34}, "G": {"T": 1, "N": 1}, "U": {"T": 2},
-    "J": {"T": 2, "X": 1}, "SX": {"T": 1, "X": 3},
+    "J": {"T": 2, "X": 1}, "JG": {"T": 2, "N": 1}, "SX": {"T": 1, "X": 3},
     "Q": {"T": 1, "X": 1, "1": 985}, "Z": {"T32": 1, "X32": 1}, "L": {"T": 4}, "LL": {"T": 16}, "LLL": {"T": 64},
     "P": {"A": 4}, "V": {"T": 4, "A": -3},
     "Sw": {"T": 1, "W": 1}, "Jw": {"T": 2, "W": 1}, "Zw": {"T32": 1, "W32": 1},
@@ -95,7 +95,6 @@ REDUCE_MIN_VALUES, REDUCE_MAX_VALUES = 16, 256  # values a thread adds up before
 REDUCE_RESIDENT_THREADS = 128 * 1536
 REDUCE_RESIDENT_BLOCKS = REDUCE_RESIDENT_THREADS // (REDUCE_BLOCK_WIDTH * REDUCE_BLOCK_HEIGHT)
 REDUCE_THREADS = REDUCE_BLOCK_WIDTH * REDUCE_BLOCK_HEIGHT * REDUCE_OUTPUTS_PER_THREAD  # of a block, where each has one output
-
 
 # Parts of the keys in memory-efficient attention's backward (ATen/native/transformers/cuda/attention_backward.cu, num_splits_key; block of
 # keys: kernel_backward.h, kBlockSizeJ of the kernel for 16-bit inputs and heads of 65 to 128)
@@ -119,10 +118,8 @@ class Cells:
     edge: int = PIXELS_PER_EDGE
     frames: int = FRAMES_PER_LATENT
 
-
 IMAGE_CELLS = Cells()
 SPECTRUM_PER_TOKEN = 4  # frames of a spectrogram to a token of sound (diffusers c9438378: AutoencoderKLLTX2Audio, LATENT_DOWNSAMPLE_FACTOR)
-
 
 def latent_frames(frames: int, cells: Cells = IMAGE_CELLS) -> int:
     """Latent frames of a clip; what is left over at its end is dropped."""
@@ -227,6 +224,8 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
     if name.startswith("splits"):
         heads, over = _of(name, "splits")
         return key_splits(given.get("B", 1) * heads, variable(over, given))
+    if name.startswith("tiles"):
+        return -(-variable(_of(name, "tiles")[1], given) // _of(name, "tiles")[0])
     if name.startswith("rows"):
         multiple, over = _of(name, "rows")
         return round_up(given.get("B", 1) * variable(over, given), multiple)

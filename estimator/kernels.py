@@ -2,11 +2,13 @@
 
 Source: ostris/ai-toolkit 27a03a91: toolkit/util/convrot_quant.py (_triton_available, _int8_act_quant_padded, int8_epilogue): int8 layers
 run the trainer's own Triton kernels where Triton can be imported, and otherwise a chain of torch's operations with results in fp32.
+So do OmniGen2's norms (extensions_built_in/diffusion_models/omnigen2/src/utils/import_utils.py), which are torch's own otherwise.
 torch, aten/src/ATen/native/transformers/cuda/sdp_utils.cpp: check_flash_attention_hardware_support: FlashAttention-2 needs Ampere.
 """
 
 from __future__ import annotations
 
+from estimator.archs import load_archs
 from estimator.errors import CannotTell, Problem
 from estimator.estimate import BORDERLINE, SAFE, Estimate
 from estimator.gpus import Gpu
@@ -19,16 +21,19 @@ FLASH_FROM = 8  # major compute capability
 
 def lacks_triton(job: Job, gpu: Gpu) -> bool:
     """Whether the job's layers run Triton kernels that the card's system does not have."""
-    return gpu.os == WITHOUT_TRITON and bool(BY_TRITON & {job.model.weights, job.model.te_weights})
+    by_triton = bool(BY_TRITON & {job.model.weights, job.model.te_weights}) or load_archs().archs[job.arch].measures_kernels
+    return gpu.os == WITHOUT_TRITON and by_triton
 
 
 def require(job: Job, gpu: Gpu) -> None:
     """Raises CannotTell where the job would run other kernels than those that were recorded, with tensors that nothing models."""
     if lacks_triton(job, gpu):
+        arch = load_archs().archs[job.arch]
+        whose = arch.name if arch.measures_kernels else job.model.weights
         raise CannotTell(
             Problem(
-                f"{job.model.weights} layers without Triton, which torch does not bring on Windows, are not modelled",
-                why="the trainer then computes them by other operations, with further tensors in fp32",
+                f"{whose} layers without Triton, which torch does not bring on Windows, are not modelled",
+                why="the trainer then computes them by other operations, with other tensors",
                 fix="with Triton installed there: as on Linux, without --os windows (which leaves out what the desktop takes)",
             )
         )

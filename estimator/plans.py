@@ -9,18 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from estimator.archs import load_archs
-from estimator.batches import Step, one_or_many, steps_of
+from estimator.batches import Step, steps_of
 from estimator.edit import QwenEditPlan, QwenFirstEditPlan, QwenPlan
 from estimator.flex2 import Flex2Plan
 from estimator.flux2 import Flux2KleinPlan, Flux2Plan
 from estimator.hidream import HiDreamPlan
-from estimator.job import Bucket, Dataset, Job
+from estimator.job import Dataset, Job
 from estimator.ltx2 import Ltx2Plan
-from estimator.operations import CONTROLLED_CORE, CORE, Begin, Copy, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
+from estimator.omnigen2 import OmniGen2Plan
+from estimator.operations import Begin, Copy, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 from estimator.pixels import L2pPlan, PixelPreviews
 from estimator.programs import TEXT_ENCODERS, Profile
-from estimator.prompts import PromptsApart, VaeStays
+from estimator.prompts import FittedControls, PromptsApart
 from estimator.stays import BROUGHT
 from estimator.steponly import StepOnlyPlan
 from estimator.unet import UNetPlan
@@ -70,19 +71,11 @@ class RadiancePlan(PixelPreviews, ChromaPlan):
         yield from (*behind[:flushed], *encoders, *behind[flushed:])
 
 
-class KontextPlan(VaeStays, PromptsApart):
-    """FluxKontextModel: a batch's control images go through the VAE at the size of its images, and double their tokens.
+class KontextPlan(FittedControls, PromptsApart):
+    """FluxKontextModel.
 
     Source: extensions_built_in/diffusion_models/flux_kontext/flux_kontext.py (condition_noisy_latents, get_noise_prediction).
     """
-
-    def condition(self, bucket: Bucket, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
-        if bucket.controls:
-            yield MoveIn("vae")
-            yield Part(f"step.control/{one_or_many(values['B'])}", values, scope)
-
-    def core(self, bucket: Bucket) -> str:
-        return CONTROLLED_CORE if bucket.controls else CORE
 
 
 # By `model_class` of profiles/archs.yaml
@@ -91,7 +84,7 @@ PLANS: Mapping[str, type[Plan]] = {
     "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan, "chroma_radiance": RadiancePlan, "zimage_l2p": L2pPlan,
     "wan": WanPlan, "wan22_14b": Wan22Plan, "wan22_14b_i2v": Wan22FromImagePlan, "wan22_5b": Wan5bPlan, "wan21_i2v": Wan21FromImagePlan,
     "qwen": QwenPlan, "qwen_edit": QwenEditPlan, "qwen_first_edit": QwenFirstEditPlan, "ltx2": Ltx2Plan, "hidream": HiDreamPlan,
-    "harness": StepOnlyPlan,
+    "omnigen2": OmniGen2Plan, "harness": StepOnlyPlan,
 }  # fmt: skip
 
 

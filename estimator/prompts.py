@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from estimator.job import Sample
-from estimator.operations import Copy, MoveOut, Operation, Part, Release
+from estimator.batches import one_or_many
+from estimator.job import Bucket, Sample
+from estimator.operations import CONTROLLED_CORE, CORE, Copy, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 
 PROMPTS = ("positive", "negative")
@@ -67,3 +68,15 @@ class VaeStays(Plan):
         for operation in super().sampling(when):
             if not (controlled and when == "later" and operation == MoveOut("vae")):
                 yield operation
+
+
+class FittedControls(VaeStays):
+    """A batch's control images go through the VAE at the size of its images, and double their tokens; a batch may have none."""
+
+    def condition(self, bucket: Bucket, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        if bucket.controls:
+            yield MoveIn("vae")
+            yield Part(f"step.control/{one_or_many(values['B'])}", values, scope)
+
+    def core(self, bucket: Bucket) -> str:
+        return CONTROLLED_CORE if bucket.controls else CORE

@@ -15,6 +15,7 @@ import numpy as np
 from estimator import rebuilt_weights
 from estimator.archive import Archive
 from estimator.arrays import among
+from estimator.controls import CONTROLLED_PREVIEW
 from estimator.features import Ints
 from estimator.offload import Layer, layers_of, table_of
 from estimator.padded import PADDED_PREVIEW
@@ -30,7 +31,7 @@ READ_TWICE = "DenseReluDense.wo"  # T5's layer whose weight is asked for twice b
 ASKED = "distilled_guidance_layer.in_proj"  # Chroma's, whose weight is asked for its type (recorded in uint4, where that makes it anew)
 _FULL, _CHECKPOINTED, _GRAPH, _PLAIN = "/full/", "/checkpointed/", "/graph/", "/plain/"
 _MANY = "many"
-_CORE, _PREVIEWS, _TEXT = "step.core", ("preview", "preview.begun", PADDED_PREVIEW), "text"
+_CORE, _PREVIEWS, _TEXT = "step.core", ("preview", "preview.begun", PADDED_PREVIEW, CONTROLLED_PREVIEW), "text"
 _SAMPLED = ("sample.enter", "sample.leave")  # of quantised weights alike (in every architecture that has several)
 _LOADING, _REST, _LOW_VRAM = "load.transformer", "load.rest", "/low_vram"
 

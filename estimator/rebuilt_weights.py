@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from estimator.adapter_sites import FORWARD, Made, Tape, made_by
+from estimator.adapter_sites import FORWARD, RECOMPUTED, Made, Tape, made_by
 from estimator.arrays import Bools, among
 from estimator.features import Ints
 from estimator.offload import CODES_TO_WEIGHT, OWN, WRAPPED, Layer
@@ -173,8 +173,9 @@ def _dropped(base: Program, uses: _Uses, was: Mapping[int, Layer]) -> Bools:
 
 
 def _passed(base: Program, uses: _Uses, makers: Sequence[Made]) -> Bools:
-    """Whether each is in the first forward pass of a checkpointed block, in which nothing is kept."""
-    first = np.array([made.run == FORWARD and made.block is not None for made in makers])
+    """Whether each is in the first forward pass of a checkpointed block, in which nothing is kept. (OmniGen2's refiners are not.)"""
+    again = {made.block for made in makers if made.run == RECOMPUTED} - {None}
+    first = np.array([made.run == FORWARD and made.block in again for made in makers])
     passed: Bools = first[np.array(base.labels)[uses.output]] & (CHECKPOINTED in base.key)
     return passed
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from estimator import operations as op
-from estimator import positions, windows
+from estimator import positions, tuned, windows
 from estimator.allocator import FREE, OutOfMemory
 from estimator.allocator_compiled import replaying_allocator
 from estimator.allocator_state import UNIT_BYTES, ties_by_address
@@ -180,8 +180,11 @@ class Replay:
         run, made = self._workspaces(program, part, events_of(program, part, sizes, base, state))
         run, laid = positions.laid(program, run, kept, state)
         run, further = windows.apart(program, run, sizes, state)
+        run, measured = tuned.laid(self.job.arch, program, part, run, state)
         peak_event = self._run_around(part, program, run, before)
         if peak_event is not None:
+            if peak_event in measured:  # the moment of the layer that waits for it
+                before[tuned.GROUP], peak_event = tuned.BUFFER_BYTES, peak_event - 1
             before[positions.GROUP] = before.get(positions.GROUP, 0) + sum(size for at, size in laid if at <= peak_event)
             before["workspace"] = before.get("workspace", 0) + self.workspace_bytes * sum(at <= peak_event for at in made)
             self._peak_inside(program, part, sizes, before, run, peak_event)

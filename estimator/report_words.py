@@ -51,7 +51,7 @@ _MOMENTS = {  # scopes of the trainer that the recorder names (profiles' labels)
     "step": "the training step, outside of any module",
     "vae_encode": "the VAE encoding an image",
 }
-_COMPONENTS = {"workspace": "cuBLAS workspace", "vae": "VAE", "ema": "EMA copy of the adapter"}
+_COMPONENTS = {"workspace": "cuBLAS workspace", "measuring": "Triton's measuring", "vae": "VAE", "ema": "EMA copy of the adapter"}
 
 
 def gib(count_bytes: int, width: int = 80) -> str:

@@ -16,6 +16,7 @@ MAX_TEXT_TOKENS = 512  # max_sequence_length of both pipelines: FLUX pads to it,
 
 QWEN_IMAGE_END_TOKENS = 5  # <|im_end|>, a line break, <|im_start|>, assistant, a line break
 QWEN_IMAGE_MAX_TOKENS = 1024  # tokenizer_max_length of the pipeline
+OMNIGEN2_TEMPLATE_TOKENS, OMNIGEN2_MAX_TOKENS = 2 * 25, 256
 GEMMA_BEGIN_TOKENS = 1  # <bos>
 GEMMA_MAX_TOKENS = 1024  # max_length of LTX2Model.get_prompt_embeds (ostris/ai-toolkit 27a03a91)
 
@@ -80,7 +81,16 @@ def gemma_tokens(prompt: str) -> int:
     return min(word_tokens(prompt.strip()) + GEMMA_BEGIN_TOKENS, GEMMA_MAX_TOKENS)
 
 
+def omnigen2_tokens(prompt: str) -> int:
+    """Estimated tokens of a prompt as OmniGen2 gets it, cut at 256, beginning included.
+
+    Qwen2.5's chat template, with a system prompt, is applied by the trainer and again by the pipeline: 25 tokens each time (source:
+    OmniGen2Model.get_prompt_embeds and OmniGen2Pipeline.encode_prompt, _get_qwen2_prompt_embeds, ostris/ai-toolkit 27a03a91).
+    """
+    return min(word_tokens(prompt) + OMNIGEN2_TEMPLATE_TOKENS, OMNIGEN2_MAX_TOKENS)
+
+
 # By the name that profiles/archs.yaml uses
-TEMPLATES = {"qwen3_chat": qwen3_chat_tokens, "qwen_image": qwen_image_tokens, "gemma": gemma_tokens}
+TEMPLATES = {"qwen3_chat": qwen3_chat_tokens, "qwen_image": qwen_image_tokens, "gemma": gemma_tokens, "omnigen2": omnigen2_tokens}
 # Of prompts that control images are part of
 IMAGE_TEMPLATES = {"qwen_image_edit": qwen_edit_tokens, "qwen_image_first_edit": qwen_first_edit_tokens}

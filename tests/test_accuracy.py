@@ -61,7 +61,7 @@ MIB = 2**20
 # In one or few kinds of weights, or without settings that the trainer stops on (docs/accuracy.md, What the runs cover).
 FEW_ROWS = frozenset({
     "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "ltx2", "ltx2.3", "zimage-l2p", "chroma-radiance", "hidream",
-    "ltx2.5", "sdxl-aitk", "sd15-aitk",
+    "ltx2.5", "sdxl-aitk", "sd15-aitk", "omnigen2",
 })  # fmt: skip
 
 

@@ -38,8 +38,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "replay": ({"allocator", "allocator_state", "allocator_expandable", "allocator_compiled"}, set()),
     "model": (
         {"operations", "batches", "sizes", "phases", "prompts", "wan", "wan22", "wan_5b", "wan_i2v", "edit", "flux2", "flex2", "pixels",
-         "ltx2", "hidream", "unet", "steponly", "plans", "passes", "replay", "rows", "beginnings", "part_events", "grid", "rows_grid",
-         "timeline", "residents", "positions", "windows"},
+         "ltx2", "hidream", "omnigen2", "unet", "steponly", "plans", "passes", "replay", "rows", "beginnings", "part_events", "grid",
+         "rows_grid", "timeline", "residents", "positions", "windows", "tuned"},
         {"values", "profiles", "replay"},
     ),
     "engine": ({"engine", "outside", "intervals", "drift", "host"}, {"values", "profiles", "replay", "model"}),

@@ -33,6 +33,7 @@ ARCHS = {
     "flux2_klein_4b_ui": "flux2-klein-4b",
     "flux2_klein_9b_ui": "flux2-klein-9b",
     "hidream_48gb": "hidream",
+    "omnigen2_24gb": "omnigen2",
     "sdxl_ui": "sdxl-aitk",
     "sd15_ui": "sd15-aitk",
     "sd35_large_24gb": "sd35-large-aitk",

@@ -116,7 +116,7 @@ def test_what_was_recorded_as_far_as_loading_has_all_the_rest(arch: str) -> None
     assert all(len(profile.program(key).names) <= len(profile.program(was).names) for key, was in zip(made, recorded, strict=True))
 
 
-@pytest.mark.parametrize("arch", ["hidream", "wan22-5b"])
+@pytest.mark.parametrize("arch", ["hidream", "wan22-5b", "omnigen2"])
 def test_unquantised_all_but_merged_previews_is_by_rule(arch: str) -> None:
     """In which no layer's weight is rebuilt, and so fewer tensors are made than in qfloat8, before the adapter is trained and behind it."""
     profile = load_profile(arch)

@@ -9,6 +9,7 @@ from calibration.architectures import (
     hidream,
     ltx2,
     ltx25,
+    omnigen2,
     qwen,
     qwen_edit,
     stable_diffusion,
@@ -22,7 +23,7 @@ from calibration.architectures import (
 from calibration.architectures.base import Architecture
 
 MODULES = (
-    stable_diffusion, stable_diffusion3, flux_base, flux, flux2, chroma, chroma_radiance, zimage, zimage_l2p, qwen, qwen_edit, wan_5b,
-    wan_i2v, wan, ltx2, ltx25, hidream,
+    omnigen2, stable_diffusion, stable_diffusion3, flux_base, flux, flux2, chroma, chroma_radiance, zimage, zimage_l2p, qwen, qwen_edit,
+    wan_5b, wan_i2v, wan, ltx2, ltx25, hidream,
 )  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {name: one for module in MODULES for name, one in module.ARCHITECTURES.items()}

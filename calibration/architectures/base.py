@@ -9,17 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from estimator.controls import CONTROLLED_PREVIEW
 from estimator.features import IMAGE_CELLS, Cells
-from estimator.operations import BEGUN_PREVIEW, PREVIEW, TIMED_CORE
+from estimator.operations import BEGUN_PREVIEW, CONTROLLED_CORE, PREVIEW, TIMED_CORE
 from estimator.padded import PADDED_CORE, PADDED_PREVIEW
 from estimator.shared import ALL, TEXT, VAE
 
 # Kinds of base weights, and the optimizer that is recorded with each
 OPTIMIZER_WITH = {"bf16": "adamw8bit", "qfloat8": "adamw", "float8": "adafactor", "uint4": "prodigy"}
 OPTIMIZER_WITH_OTHERS = "adamw8bit"
-
 Texts = tuple[tuple[int, tuple[tuple[int, int], ...]], ...]  # (caption words, sizes of control images) of each
-
 # Buckets and previews of probe jobs, as an Architecture has them
 Brief = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int, float, int, *tuple[int, ...]], ...]]
 
@@ -30,7 +29,7 @@ def kind_of(qtype: str) -> str:
     return f"{base}-recovery" if adapter else base
 
 
-# Without gradient checkpointing the trainer stops in the first backward pass: sums over experts are made in place, and each one's is saved
+# Without checkpointing the trainer stops in the first backward pass: sums over experts are made in place, and each one's is saved
 CHECKPOINTED_ALONE = ("hidream",)
 
 
@@ -73,16 +72,16 @@ class Layout:
     over one without. `cells`: what a token is of pixels and frames. `sound_per_second`: tokens of sound that video has beside its own,
     silent or not; its VAE then takes a clip whole, or in tiles of frames (calibration.extract.sounded). `norms`: of a decoder in chunks,
     its sums over channels. `adapted`: inputs and outputs of the layers that a LoKr sits on, one pair for each size (estimator.kronecker);
-    none: the adapter is a LoRA.
-    `pixels`: a preview has those of the picture that it begins with, whatever its length. `pipeline_apart`: previews with low_vram are
-    made by a pipeline of the trainer's own, and are parts of their own. `always_guided`: a preview runs both prompts whatever its scale.
-    `single_scratch`: scratch memory of a guided preview's forwards of one prompt alone, where it makes some behind that of both (features
-    of half the heads: `B` is 2). `means`: partial results of means over channels, of a VAE's encoder and decoder. `conditioned`: every
-    step puts more channels beside its noisy latents, whether it has control images and masks or not (calibration.extract.conditions).
-    `padded_to`: tokens of every picture that is no square (calibration.extract.padded), with three texts beside them; `preview_side`:
-    previews have the area of a square of so many pixels' side. `silent`: the loader says nothing, and `load` names beginnings of components
-    instead. `unet`: sizes depend on places of its levels (`u`, `v`). `convolved`: convolutions have an adapter too, of rank `c`.
-    `int8_rows`: linear layers are int8 products (ConvRot), whose rows are padded.
+    none: the adapter is a LoRA. `pixels`: a preview has those of the picture that it begins with, whatever its length.
+    `pipeline_apart`: previews with low_vram are made by a pipeline of the trainer's own, and are parts of their own. `always_guided`: a
+    preview runs both prompts whatever its scale. `single_scratch`: scratch memory of a guided preview's forwards of one prompt alone,
+    where it makes some behind that of both (features of half the heads: `B` is 2). `means`: partial results of means over channels, of
+    a VAE's encoder and decoder. `conditioned`: every step puts more channels beside its noisy latents, whether it has control images
+    and masks or not (calibration.extract.conditions). `padded_to`: tokens of every picture that is no square
+    (calibration.extract.padded), with three texts beside them; `preview_side`: previews have the area of a square of so many pixels'
+    side. `silent`: the loader says nothing, and `load` names beginnings of components instead. `unet`: sizes depend on places of its
+    levels (`u`, `v`). `convolved`: convolutions have an adapter too, of rank `c`. `int8_rows`: linear layers are int8 products
+    (ConvRot), whose rows are padded. `beside`: of parts with a control image, where previews may have none.
     """
 
     load: dict[str, tuple[str, ...]]
@@ -121,6 +120,7 @@ class Layout:
     unet: bool = False
     convolved: bool = False
     int8_rows: bool = False
+    beside: Layout | None = None
 
     def caption_tokens(self, words: int) -> int:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
@@ -142,10 +142,8 @@ class Layout:
         kind, many = key.split("/")[0], "/many" in key
         if kind in ("step.prompts", "step.captions"):
             return ("1", "B", "B*X") if many else ("1", "X")
-        if kind == "sound":
-            return ("1", "M", "M2", "M4")  # its encoder halves them twice
-        if kind == "decode.sound":
-            return ("1", "O")
+        if kind in ("sound", "decode.sound"):
+            return ("1", "O") if kind == "decode.sound" else ("1", "M", "M2", "M4")  # its encoder halves them twice
         means: tuple[str, ...] = ()
         if kind.startswith("encode."):
             names, means = ("T", "A"), self.means[0]
@@ -162,6 +160,8 @@ class Layout:
         kind = key.split("/")[0]
         if kind.startswith("load") or kind in ("step.end", "setup.read"):
             return ("1",)
+        if self.beside is not None and kind in (CONTROLLED_CORE, CONTROLLED_PREVIEW):
+            return self.beside.features(key)
         if self.sound_per_second and (own := self._with_sound(key)):
             return own
         if self.video and (key.startswith("step.head/encoded") or kind.startswith(CLIPS)):
@@ -180,9 +180,7 @@ class Layout:
             rows = ("rows32_X",) * self.int8_rows
             flash = (f"{name}*{name.split('_')[1]}" for name in self.flash_text)
             return ("1", "B", "B*X", *rows) if key.endswith("/many") else ("1", "X", *rows, *flash)
-        if kind == "cache_latents.item":
-            return ("1", "T", "E", "L32")
-        if kind == "decode":
+        if kind in ("cache_latents.item", "decode"):
             return ("1", "T", "E", "L32")
         if self.padded_to and kind in (PREVIEW, PADDED_PREVIEW):  # of one area, or padded to one length
             return ("1", "r", *(("T", "E", "L32") if kind == PADDED_PREVIEW else ()))
@@ -190,11 +188,10 @@ class Layout:
             texts = 3 * (self.padded_tokens or 0)
             sums = tuple(f"reduce{self.width}_{length}" for length in (self.padded_to, self.padded_to + texts, texts))
             return ("1", "B", "r", "B*r", "B*T", *(f"B*{one}" for one in sums), "T", *sums) if "/many" in key else ("1", "r", "T", "E")
-        reductions = (*self.scratch, *(f"reduce{self.width}_{length}" for length in self.reduced))
-        lengths = self.lengths
-        reductions += ("rows32_T", "rows32_O") * self.int8_rows
-        if kind in (PREVIEW, BEGUN_PREVIEW) and self.guidance == "sequential" and "/cfg" in key:
-            lengths = (*lengths, "N", *("G" + name[1:] for name in lengths if name.startswith("S")))
+        sums, rows = (f"reduce{self.width}_{length}" for length in self.reduced), ("rows32_T", "rows32_O") * self.int8_rows
+        reductions, lengths = (*self.scratch, *sums, *rows), self.lengths
+        if kind in (PREVIEW, BEGUN_PREVIEW, CONTROLLED_PREVIEW) and self.guidance == "sequential" and "/cfg" in key:
+            lengths = (*lengths, "N", *({"S": "G", "J": "JG"}[name[0]] + name[1:] for name in lengths if name[0] in "SJ"))
         if kind == "preview" and self.guidance == "batched" and "/cfg" in key:  # each prompt is padded by itself before they meet
             lengths = (*lengths, "N", "N32", *self.single_scratch)
         if self.adapted:
@@ -224,18 +221,18 @@ class Architecture:
     that are recorded; all else is the relative's, to the last weight (none: all parts are its own). `left`: beginnings of parts that are
     left to the relative. `unloaded`: buckets of a further job, whose text encoder is unloaded without its text being cached, with cached
     latents for each second one; heads of steps are taken from it alone. `controlled`: each image and preview has a control image of its
-    own size, but for the `uncontrolled` buckets, which the two jobs of each kind of weights have besides. `pictured`: each preview begins
-    with a given picture, and latents cannot be cached. `begins`: 1 behind a bucket's frames has its clips begin with their own first
-    frame, behind a preview's it begins with a given picture; images among such buckets are never cached (the trainer stops on them).
-    `train`: settings of the `train` section that its probe jobs have besides. `second`: buckets and previews of the second job of each
-    kind of weights (none: those of the first). `loaded`: the trainer stops on previews with low_vram: neither job has it, and how it loads
-    is recorded in a further one that stops there. `factors`: of a LoKr that is trained instead of a LoRA, of the two jobs. `text_only`:
-    the relative has the same text encoder, and another VAE; `vae_only`: the other way round. `ignored`: parts of names of layers that have
-    no adapter (network_kwargs.ignore_if_contains). `captioned`: buckets and previews of a further job with cached text, which then the
-    second one has not (batches of several stop, or previews do: then it makes none). `uncached`: buckets of a further job whose steps
-    encode all of their latents, without previews. `brief`: kinds of weights whose steps, texts and (where it names previews) previews are
-    qfloat8's by rule (estimator.rebuilt_weights), with the few buckets and previews of either job. `loads`: kinds that are recorded up to
-    the first previews. `conv`: ranks of the
+    own size, but for the `uncontrolled` buckets, which the two jobs of each kind of weights have besides, and the `bare` first previews.
+    `encodes`: the first job caches no latents. `pictured`: each preview begins with a given picture, and latents cannot be cached.
+    `begins`: 1 behind a bucket's frames has its clips begin with their own first frame, behind a preview's it begins with a given picture;
+    images among such buckets are never cached (the trainer stops on them). `train`: settings of the `train` section that its probe jobs
+    have besides. `second`: buckets and previews of the second job of each kind of weights (none: those of the first). `loaded`: the
+    trainer stops on previews with low_vram: neither job has it, and how it loads is recorded in a further one that stops there. `factors`:
+    of a LoKr that is trained instead of a LoRA, of the two jobs. `text_only`: the relative has the same text encoder, and another VAE;
+    `vae_only`: the other way round. `ignored`: parts of names of layers that have no adapter (network_kwargs.ignore_if_contains).
+    `captioned`: buckets and previews of a further job with cached text, which then the second one has not (batches of several stop, or
+    previews do: then it makes none). `uncached`: buckets of a further job whose steps encode all of their latents, without previews.
+    `brief`: kinds of weights whose steps, texts and (where it names previews) previews are qfloat8's by rule (estimator.rebuilt_weights),
+    with the few buckets and previews of either job. `loads`: kinds that are recorded up to the first previews. `conv`: ranks of the
     adapter on convolutions, of the two jobs. `unmerged`: its jobs ask for quantisation, which the trainer has not there: all is as in
     bf16, but that previews are made with the adapter beside the weights. `fewer`: with these kinds buckets and previews of the first job
     and of the second, where other kinds show already what does not depend on weights. `quantised`: kinds of which only loading is
@@ -258,6 +255,8 @@ class Architecture:
     left: tuple[str, ...] = ()
     unloaded: tuple[tuple[int, ...], ...] = ()
     controlled: bool = False
+    bare: int = 0
+    encodes: bool = False
     uncontrolled: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] = ((), ())
     pictured: bool = False
     begins: bool = False

@@ -14,9 +14,10 @@ from typing import Any
 from calibration.architectures.base import Layout, kind_of
 from calibration.extract import conditions
 from calibration.extract.runs import Phase, Run, first_preview
+from estimator.controls import CONTROLLED_PREVIEW
 from estimator.features import encoded_sound, image_values, spectrogram_frames
 from estimator.levels import UNMERGED, levels
-from estimator.operations import CONTROLLED_CORE, CORE, SOUND_CORE, TIMED_CORE, TIMED_IMAGE_CORE
+from estimator.operations import CONTROLLED_CORE, CORE, PREVIEW, SOUND_CORE, TIMED_CORE, TIMED_IMAGE_CORE
 
 TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2", "text_encoder3")
 MOVED = ("transformer", "vae", *TEXT_ENCODERS, "connectors", "vocoder", "image_encoder")
@@ -202,7 +203,8 @@ def _preview_parts(
             source += "/" + when
         if layout.pipeline_apart and chosen["low_vram"]:
             source += "/low_vram"
-        yield Occurrence(run, f"preview/{kind}/{cfg}/{source}", events, values)
+        name = CONTROLLED_PREVIEW if layout.beside is not None and sample.get("control") else PREVIEW
+        yield Occurrence(run, f"{name}/{kind}/{cfg}/{source}", events, values)
         start = end + 1
 
 
@@ -253,7 +255,7 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layo
         text = "encoded" if "encode_prompt" in inner else "unloaded" if layout.unloaded_apart and unloaded else "cached"
         predict, update = inner["predict_noise"], inner["optimizer_step"]
         condition = inner.get("condition", Phase("condition", predict.first, {}, predict.first))  # control images, just before
-        controlled = condition.last > condition.first
+        controlled = any(run.events[e][0] == "a" for e in range(condition.first, condition.last))  # or what the step before left goes
         holes = [(p.first, p.last) for p in step.inner if p.name == "encode_prompt"]
         clip = inner.get("clip_grad", update)
         if step.info["gradient_checkpointing"]:  # a probe's second pass over a batch finds it on the device already

@@ -35,6 +35,11 @@ def record_conditions(recorder: Recorder, sd: Any) -> None:
     sd.condition_noisy_latents = condition
 
 
+def sampled(one: Any) -> dict[str, Any]:
+    """What is noted of a preview; `control`: it has a control image."""
+    return {"width": one.width, "height": one.height, "frames": one.num_frames, "cfg": one.guidance_scale, "control": bool(one.ctrl_img)}
+
+
 @contextlib.contextmanager
 def _watched(recorder: Recorder, sd: Any, seen: dict[str, bool]) -> Iterator[None]:
     """Inside: a mask is what is resized with one channel, control images are what is encoded."""

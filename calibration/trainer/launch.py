@@ -36,7 +36,7 @@ import_stubs.install()
 import torch  # noqa: E402
 
 from calibration.trainer import labels, linears, models, patches, recorder, sounds, tensors, token_counts, trace, video  # noqa: E402
-from calibration.trainer.conditions import record_conditions  # noqa: E402
+from calibration.trainer.conditions import record_conditions, sampled  # noqa: E402
 
 if not REAL_MODELS:
     torch.set_num_threads(2)
@@ -106,9 +106,7 @@ def record_trainer() -> None:
     video.record_first_frames(R)
 
     def sample_info(self: Any, step: Any = None, *_: Any, **__: Any) -> dict[str, Any]:
-        config = self.sample_config
-        samples = [{"width": s.width, "height": s.height, "frames": s.num_frames, "cfg": s.guidance_scale} for s in config.samples]
-        return {"step": step, "samples": samples}
+        return {"step": step, "samples": [sampled(one) for one in self.sample_config.samples]}
 
     patch(Base, "sample", "sample", sample_info)
     patch(Base, "save", "save")

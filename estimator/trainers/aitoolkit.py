@@ -20,6 +20,7 @@ from estimator.trainers.aitoolkit_model import read_model
 from estimator.trainers.aitoolkit_network import check_network, read_network
 from estimator.trainers.aitoolkit_padded import as_recorded, check_pictures
 from estimator.trainers.aitoolkit_passes import SLIDER, with_passes
+from estimator.trainers.aitoolkit_previews import check_previews_of_pipelines
 from estimator.trainers.aitoolkit_sample import check_sides, read_every, read_samples
 from estimator.trainers.aitoolkit_train import read_dtype, read_train
 from estimator.trainers.aitoolkit_unet import check_previews_of_unets, check_unet, keys_of_unets, of_unets
@@ -212,6 +213,7 @@ def _read_rest(process: Section, settings: Train, arch: Arch, model: Model) -> t
     datasets = read_datasets(process, settings, arch)
     check_pictures(process, settings, arch, datasets)
     check_previews_of_unets(process, settings, arch, datasets, samples)
+    check_previews_of_pipelines(process, settings, arch, datasets, samples)
     _check_text_caching(process, settings, arch)
     return datasets, samples
 

@@ -213,7 +213,7 @@ def check_previews(sample: Section, samples: tuple[Sample, ...], arch: Arch, mod
         what = f"{arch.name} cannot make previews with low_vram"
         why = "the trainer's pipeline does not go with the diffusers it asks for (expand_timesteps): it stops at the end of the first"
         sample.found.problem(place, what, why, "set train.disable_sampling: true, or model.low_vram: false")
-    if arch.control_images in (TOKENS, CHANNELS, GIVEN_FRAME):
+    if arch.control_images in (TOKENS, CHANNELS, GIVEN_FRAME) or arch.bare_previews:
         return
     one_picture = arch.control_images in (*ONE, SINGLE)
     without = [str(number) for number, one in enumerate(samples, 1) if not (one.controls if one_picture else one.seen)]

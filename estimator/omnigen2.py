@@ -1,0 +1,48 @@
+"""What the trainer's OmniGen2 class does differently: its text encoder is loaded first, and previews may have a control image, or none.
+
+Source: ostris/ai-toolkit 27a03a91, extensions_built_in/diffusion_models/omnigen2/__init__.py (load_model, condition_noisy_latents,
+generate_single_image), src/pipelines/omnigen2/pipeline_omnigen2.py (__call__: what is larger than a megapixel is made as one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from estimator.controls import CONTROLLED_PREVIEW
+from estimator.job import Bucket, Sample
+from estimator.operations import PREVIEW, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
+from estimator.prompts import FittedControls, PromptsApart
+
+ENCODER = "text_encoder0"
+HELD = "control latents"  # a scope
+
+
+class OmniGen2Plan(FittedControls, PromptsApart):
+    """OmniGen2Model. With low_vram the text encoder, quantised on the card, waits on the host until all is loaded, and the transformer is
+    quantised there."""
+
+    def load(self) -> Iterator[Operation]:
+        low = self.job.model.low_vram
+        yield Begin("load", "text encoder")
+        yield self.load_text()
+        yield from (MoveOut(ENCODER), EmptyCache()) if low else ()
+        yield End()
+        yield Begin("load", "transformer")
+        yield Part(f"load.transformer/{self.weights}/{self.low}")
+        yield End()
+        yield Begin("load", "the rest")
+        yield Part(f"load.beside/{self.weights}/{self.low}")
+        yield from (MoveIn("transformer"), MoveIn(ENCODER)) if low else ()
+        yield End()
+
+    def condition(self, bucket: Bucket, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        """The model object holds a batch's control latents until the next batch's are made, or until it has none."""
+        yield Release(HELD)
+        yield from super().condition(bucket, values, HELD)
+
+    def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
+        for operation in super()._preview(sample, when):
+            if sample.controls and isinstance(operation, Part) and operation.key.startswith(f"{PREVIEW}/"):
+                operation = replace(operation, key=CONTROLLED_PREVIEW + operation.key.removeprefix(PREVIEW))
+            yield operation
