@@ -278,8 +278,7 @@ def collect(folder: Path, kept: dict[str, dict[str, Any]]) -> list[dict[str, Any
 
 
 def main() -> int:
-    layout = argparse.RawTextHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m calibration.validation", description=__doc__, formatter_class=layout)
+    parser = argparse.ArgumentParser("python -m calibration.validation", None, __doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("command", choices=["list", "run", "collect"])
     parser.add_argument("folder", type=Path, nargs="?", default=Path("validation"))
     parser.add_argument("--only", nargs="+", default=[], help="names of runs")

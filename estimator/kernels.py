@@ -8,28 +8,27 @@ torch, aten/src/ATen/native/transformers/cuda/sdp_utils.cpp: check_flash_attenti
 
 from __future__ import annotations
 
-from estimator.archs import load_archs
 from estimator.errors import CannotTell, Problem
 from estimator.estimate import BORDERLINE, SAFE, Estimate
 from estimator.gpus import Gpu
 from estimator.job import Job
 
 BY_TRITON = frozenset({"convrot8"})  # kinds of weights whose layers run Triton kernels
+NORMS_BY_TRITON = frozenset({"omnigen2"})  # architectures whose norms are such kernels (measures_kernels in profiles/archs.yaml)
 WITHOUT_TRITON = "windows"  # torch brings Triton on Linux alone
 FLASH_FROM = 8  # major compute capability
 
 
 def lacks_triton(job: Job, gpu: Gpu) -> bool:
     """Whether the job's layers run Triton kernels that the card's system does not have."""
-    by_triton = bool(BY_TRITON & {job.model.weights, job.model.te_weights}) or load_archs().archs[job.arch].measures_kernels
+    by_triton = bool(BY_TRITON & {job.model.weights, job.model.te_weights}) or job.arch in NORMS_BY_TRITON
     return gpu.os == WITHOUT_TRITON and by_triton
 
 
 def require(job: Job, gpu: Gpu) -> None:
     """Raises CannotTell where the job would run other kernels than those that were recorded, with tensors that nothing models."""
     if lacks_triton(job, gpu):
-        arch = load_archs().archs[job.arch]
-        whose = arch.name if arch.measures_kernels else job.model.weights
+        whose = job.arch if job.arch in NORMS_BY_TRITON else job.model.weights
         raise CannotTell(
             Problem(
                 f"{whose} layers without Triton, which torch does not bring on Windows, are not modelled",
