@@ -22,6 +22,7 @@ from calibration.validation_jobs import (
     rank,
     web_ui,
 )
+from calibration.validation_jobs_offload import offloaded
 from calibration.validation_jobs_wan import clip
 
 IMAGES["sounding clips"] = ((960, 540, "medium", 90, 1), (540, 960, "long", 60, 1))
@@ -131,4 +132,52 @@ KINDS_JOBS = (
         {**UI_23, **UNQUANTISED, **UNLOADED, **rank(32), **LAST_PREVIEW}, SMALL,
     ),
 )  # fmt: skip
-JOBS = (*LTX2_JOBS, *LTX23_JOBS, *KINDS_JOBS, *LTX25_JOBS)
+IMAGES["still and moving"] = ((700, 500, "medium", 40, 1), (700, 500, "none", 30, 1))
+IMAGES["two of one size"] = ((320, 256, "short", 9, 1), (256, 256, "tag", 9, 1))
+MORE_KINDS_JOBS = (
+    Job(
+        "ltx23-uint4-high-vram", web_ui("ltx2.3"), (("still and moving", [288], frames(17)),),
+        {**UI_23, **quantised("uint4"), **HIGH_VRAM, **rank(24), **LAST_PREVIEW}, SMALL,
+    ),
+    Job(
+        "ltx23-bf16-ema", web_ui("ltx2.3"), (("still and moving", [256], frames(17)),), {**UI_23, **UNQUANTISED, **EMA, **rank(24)},
+        SMALL,
+    ),
+)  # fmt: skip
+# Layer offloading: layers are taken once they are quantised, on the host
+SMALL_SOUND = ("two of one size", [256], frames(9))
+FEW_CLIPS = ("short sounding clips", [288], frames(17))
+OFFLOADED_JOBS = (
+    Job(
+        "ltx2-offload-small", web_ui("ltx2"), (SMALL_SOUND,), {**UI, **quantised("float8"), **offloaded(1, 1), **rank(8)}, SMALL, seed=3,
+    ),
+    Job(
+        "ltx23-offload-small", web_ui("ltx2.3"), (SMALL_SOUND,), {**UI, **quantised("float8"), **offloaded(1, 1), **rank(8)}, SMALL, seed=3,
+    ),
+    Job("ltx25-offload-small", web_ui("ltx2.5"), (SMALL_SOUND,), {**UI, **offloaded(1, 1), **rank(8)}, SMALL, seed=3),
+    Job(
+        "ltx23-offload-ui", web_ui("ltx2.3"), (("sounding clips", [384], frames(33)),), {**UI_23, **offloaded(1, 1)},
+        (clip(480, 320, 25),),
+    ),
+    Job(
+        "ltx2-offload-half-bf16-b2", web_ui("ltx2"), (FEW_CLIPS,),
+        {**UI, **UNQUANTISED, **offloaded(0.5, 0.5), **HIGH_VRAM, **CACHED, **NO_CHECKPOINTING, **batch(2), **rank(24)},
+        (clip(384, 352, 9, SECOND, guidance_scale=1),), seed=4,
+    ),
+    Job(
+        "ltx23-offload-half-bf16-b2", web_ui("ltx2.3"), (FEW_CLIPS,),
+        {**UI_23, **UNQUANTISED, **offloaded(0.5, 0.5), **HIGH_VRAM, **CACHED, **NO_CHECKPOINTING, **batch(2), **rank(24)},
+        (clip(384, 352, 9, SECOND),), seed=4,
+    ),
+    Job(
+        "ltx25-offload-half-b2", web_ui("ltx2.5"), (FEW_CLIPS,),
+        {**UI_23, **offloaded(0.5, 0.5), **HIGH_VRAM, **CACHED_TEXT, **NO_CHECKPOINTING, **batch(2), **rank(24)},
+        (clip(384, 352, 9, SECOND),), seed=4,
+    ),
+    Job(
+        "ltx2-offload-half-uint4", web_ui("ltx2"), (("still and moving", [320], frames(25)),),
+        {**UI, **quantised("uint4"), **offloaded(0.5, 1), **HIGH_VRAM, **UNLOADED, **CACHED_LATENTS, **rank(16), **optimizer("adafactor")},
+        SMALL, seed=6,
+    ),
+)  # fmt: skip
+JOBS = (*LTX2_JOBS, *LTX23_JOBS, *KINDS_JOBS, *LTX25_JOBS, *MORE_KINDS_JOBS, *OFFLOADED_JOBS)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from estimator.batches import Batch, encodes_latents, one_or_many
-from estimator.job import Bucket, Sample
-from estimator.operations import CORE, SOUND_CORE, EmptyCache, MoveIn, Operation, Part, Release
+from estimator.job import Bucket, Dataset, Sample
+from estimator.offload_left import leaves_first
+from estimator.operations import CORE, SOUND_CORE, EmptyCache, MoveIn, MoveOut, Operation, Part, Release
 from estimator.prompts import PROMPTS, PromptsApart
 from estimator.sizes import sizes_of
 from estimator.stays import PREDICTED_APART, PREDICTED_GUIDED, PREDICTED_PLAIN, STEP_BEFORE
@@ -32,6 +33,31 @@ class Ltx2Plan(PromptsApart):
     """LTX2Model: connectors come to the card with the first round of previews or the first step, the vocoder with the former; they stay."""
 
     beside = ("connectors", "vocoder")
+
+    # ---- its text encoder, where layers of it are offloaded
+
+    @property
+    def text_home(self) -> bool:
+        """The trainer asks the encoder's first parameter where it is, to restore that: Gemma-3's waits on the host with its layers."""
+        model = self.job.model
+        offloaded = model.layer_offloading and model.layer_offloading_text_encoder_percent > 0
+        return not (offloaded and any(leaves_first(self.arch.key, name) for name in self.encoders))
+
+    def _cache_latents(self, dataset: Dataset, home: dict[str, bool]) -> Iterator[Operation]:
+        home.update(text=home["text"] and self.text_home)
+        yield from super()._cache_latents(dataset, home)
+
+    def sampling(self, when: str) -> Iterator[Operation]:
+        """Behind the previews the encoder goes where it was said to be before them: steps bring it back."""
+        met = 0
+        for operation in super().sampling(when):
+            met += isinstance(operation, MoveIn) and operation.component in self.encoders
+            restored = isinstance(operation, MoveIn) and operation.component in self.encoders and met > len(self.encoders)
+            yield MoveOut(operation.component) if isinstance(operation, MoveIn) and restored and not self.text_home else operation
+
+    def encode_batch(self, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        yield from () if self.text_home else self.text_in()
+        yield from super().encode_batch(values, scope)
 
     # ---- the VAE
 

@@ -23,12 +23,19 @@ STREAM = 1
 """Of the copies. The trainer's third stream takes gradients of weights to the host, which a frozen model has none of."""
 PLAIN, WRAPPED, OWN = 0, 1, 2
 """What a layer is: a weight of the compute dtype; torchao's wrapper of data and scale; the trainer's own quantised layer."""
+SAVING = ("convrot8",)
+"""Kinds of weights whose layers keep their codes for the backward pass."""
 CODES_TO_WEIGHT = 2
 """Bytes of a weight in bf16 for each byte of it in float8."""
 
 
 NORM = "norm"
 """In the name of a module that is a norm (manager.py: UNMANAGED_MODULES_INCLUDES, by classes' names; norm_out: AdaLayerNormContinuous)."""
+NORMS_BY_CLASS = frozenset({
+    "time_embed", "audio_time_embed", "prompt_adaln", "audio_prompt_adaln", "av_cross_attn_video_scale_shift",
+    "av_cross_attn_audio_scale_shift", "av_cross_attn_video_a2v_gate", "av_cross_attn_audio_v2a_gate",
+})  # fmt: skip
+"""Modules that are one by their class alone: LTX-2's LTX2AdaLayerNormSingle (diffusers c9438378, transformer_ltx2.py)."""
 
 GROUP, STUCK = "offload", "stuck"
 """Groups of named tensors: what lies in slots; a layer's weights that nothing takes off the card."""
@@ -51,6 +58,8 @@ class Layer:
     quantising gave it one of its own: that is on the card, and nothing takes it off. `plain_bytes`: a layer that became the trainer's own
     quantised one after it was taken is still copied as the plain layer that it was, rebuilt on the host first. `carried`: part of a norm,
     which the manager moves as a whole: its weights come to the card all the same, and copying to the card what is there makes nothing.
+    `saves`: its backward rebuilds the weight from the codes that its forward had, which stay until then (ConvRot: convrot_quant.py,
+    _int8_linear_ste_setup).
     """
 
     place: int
@@ -61,6 +70,7 @@ class Layer:
     stuck: bool = False
     plain_bytes: int | None = None
     carried: bool = False
+    saves: bool = False
 
     @property
     def copied(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -105,13 +115,16 @@ def taken_before_quantising(layers: Sequence[Layer], plain: Sequence[Layer]) -> 
     return tuple(out)
 
 
-def layers_of(places: Sequence[Sequence[int]], resident: Sequence[int], names: Sequence[str] = ()) -> tuple[Layer, ...]:
+def layers_of(
+    places: Sequence[Sequence[int]], resident: Sequence[int], names: Sequence[str] = (), weights: str = ""
+) -> tuple[Layer, ...]:
     """Layers from a profile's `places` of a component and a kind of weights, its table of residents, and the layers' names."""
     out = []
     for n, (place, count, number, what) in enumerate(places):
         numbers = count - 1 if what == WRAPPED else count
-        carried = bool(names) and any(NORM in module for module in names[n].split(".")[:-1])
-        out.append(Layer(place, number, numbers, what, tuple(resident[place : place + count]), carried=carried))
+        carried = bool(names) and any(NORM in module or module in NORMS_BY_CLASS for module in names[n].split(".")[:-1])
+        saves = what == OWN and weights in SAVING
+        out.append(Layer(place, number, numbers, what, tuple(resident[place : place + count]), carried=carried, saves=saves))
     return tuple(out)
 
 

@@ -12,23 +12,23 @@ from estimator.offload import STUCK, Layer
 from estimator.program import Program
 
 
-def loaded(base: Program, component: str, layers: Sequence[Layer], taken: frozenset[int]) -> Program:
+def loaded(base: Program, component: str, gone: Iterable[Layer]) -> Program:
     """A part of loading without the weights that wait on the host: they were taken before the move that would bring them to the card."""
-    return _without(base, _leaves(base, component, layers, taken), base.names)
+    return _without(base, _leaves(base, component, gone), base.names)
 
 
-def loaded_first(base: Program, component: str, layers: Sequence[Layer], taken: frozenset[int]) -> Program:
+def loaded_first(base: Program, component: str, gone: Iterable[Layer]) -> Program:
     """A part of loading after which the weights that wait on the host are taken off the card."""
-    gone = _leaves(base, component, layers, taken)
+    off = _leaves(base, component, gone)
     own = len(base.names) - base.imports
-    names = tuple(None if k in gone else name for k, name in enumerate(base.names))
-    return replace(base, events=np.append(base.events, [own - k for k in sorted(gone)]).astype(np.int64), names=names)
+    names = tuple(None if k in off else name for k, name in enumerate(base.names))
+    return replace(base, events=np.append(base.events, [own - k for k in sorted(off)]).astype(np.int64), names=names)
 
 
-def _leaves(base: Program, component: str, layers: Sequence[Layer], taken: frozenset[int]) -> set[int]:
+def _leaves(base: Program, component: str, gone: Iterable[Layer]) -> set[int]:
     """Tensors of offloaded layers that the part leaves on the card."""
-    gone = _names(component, (layers[k] for k in taken))
-    return {k for k in base.exported if (base.names[k] or "").split(".")[0] in gone}
+    names = _names(component, gone)
+    return {k for k in base.exported if (base.names[k] or "").split(".")[0] in names}
 
 
 def loaded_late(base: Program, component: str, plain: Sequence[Layer], layers: Sequence[Layer], taken: frozenset[int]) -> Program:

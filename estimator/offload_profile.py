@@ -14,6 +14,7 @@ from estimator.archs import load_archs
 from estimator.errors import CannotTell, Problem
 from estimator.job import Job, Model
 from estimator.offload import OWN, Layer, choose, deviation_bytes, layers_of, table_of, taken_before_quantising
+from estimator.offload_left import left
 from estimator.offload_programs import Call, Offloaded
 from estimator.offload_rounds import denoised
 from estimator.offload_rows import Outline
@@ -23,10 +24,10 @@ from estimator.programs import Profile, load_profile
 # Weights of which the adapter is never merged into the base, as it never is with offloading: what previews of unquantised weights are then
 UNMERGED = "float8"
 ROUNDS = ("first", "later")  # of previews, in the keys of unquantised ones
-USING = {"step.core": "transformer", "preview": "transformer", "text": "text_encoder0"}
+USING = {"step.core": "transformer", "step.core.sound": "transformer", "preview": "transformer", "text": "text_encoder0"}
 LOADING = {"load.transformer": "transformer", "load.text": "text_encoder0", "load.rest": "transformer"}
 # `layer_offloading` of profiles/archs.yaml: when the text encoder's layers are taken
-NOTHING, BEFORE, AFTER = "nothing", "before loading", "after loading"
+NOTHING, BEFORE, AFTER = "nothing", "before loading", "after loading"  # or "after quantising": before the move to the card
 OFFLOAD = "offload"  # in the keys of what is kept with a profile
 Making = Callable[[Program, Sequence[Call], Offloaded], Program]
 
@@ -105,7 +106,7 @@ class OffloadProfile(Profile):
         places = table.get(f"{component}/{recorded}")
         if places is None:
             raise CannotTell(_unknown(f"{self.arch}: layers of {component} in {weights}"))
-        layers = layers_of(places, self.base.resident(component, weights), table_of(self.base, "layers")[component])
+        layers = layers_of(places, self.base.resident(component, weights), table_of(self.base, "layers")[component], weights)
         if component.startswith("text") and self._takes_text(BEFORE) and weights != "bf16":
             return taken_before_quantising(layers, self.layers(component, "bf16"))
         return layers
@@ -119,14 +120,19 @@ class OffloadProfile(Profile):
         layers = self.layers(component, self.weights_of(component)) if taken else ()
         return frozenset(n for n in taken if not layers[n].carried)
 
+    def _gone(self, component: str) -> list[Layer]:
+        """Those layers, and tensors of none that stay on the host with them."""
+        weights = self.weights_of(component)
+        layers, resident = self.layers(component, weights), self.base.resident(component, weights)
+        return [*(layers[n] for n in sorted(self._away(component))), *left(self.arch, component, resident, layers)]
+
     def resident(self, component: str, weights: str, unquantised: int = 0) -> list[int]:
         """See `Profile`: what stays on the card."""
         if not self.taken.get(component):
             return self.base.resident(component, weights, unquantised)
         share = self._of(component, weights)
         if share.resident is None:
-            layers = self.layers(component, weights)
-            gone = {place for n in self._away(component) for place in range(layers[n].place, layers[n].place + len(layers[n].sizes))}
+            gone = {place for layer in self._gone(component) for place in range(layer.place, layer.place + len(layer.sizes))}
             share.resident = [size for place, size in enumerate(self.base.resident(component, weights, unquantised)) if place not in gone]
         return share.resident
 
@@ -234,11 +240,11 @@ class OffloadProfile(Profile):
             program = offload_beside.loaded(program, self.taken.get(component, frozenset()))
         if not taken:
             return program
-        layers = self.layers(component, self.weights_of(component))
         if name == "load.text" and self._takes_text(BEFORE):
+            layers = self.layers(component, self.weights_of(component))
             return offload_loading.loaded_late(program, component, self.layers(component, "bf16"), layers, taken)
         made = offload_loading.loaded_first if self._takes_text(AFTER) else offload_loading.loaded
-        return made(program, component, layers, taken)
+        return made(program, component, self._gone(component))
 
     def _calls(self, key: str, component: str) -> tuple[Call, ...]:
         """Where in a recorded part the component's layers are used."""

@@ -22,6 +22,7 @@ NONE, STAYS = -1, -2
 COPY, MADE = 1, 2  # of tensors that the base has not: on the copies' stream, or on the default one
 IMPORTED = -2  # the first tensor of the slots that was there before; the next is one less
 REBUILD = "rebuild"
+KEEP, LET_GO = "keep", "let go"  # a copy whose codes the layer's backward needs; that this one is over
 FP32_TO_BF16 = 2
 MOMENT = "layer offloading: a layer's weights are copied in"
 PARTS = 4  # the most tensors that a slot holds besides a bias
@@ -71,6 +72,9 @@ class _Editor:
         self.slots: dict[str, list[dict[str, int]]] = {FORWARD: [], BACKWARD: []}  # each copy's tensors, by part
         self.imports: dict[str, int] = {}  # names of slots' tensors that were there before -> number of import
         self.at = 0  # the base's event before which is laid in
+        self.needed: dict[int, list[int]] = {}  # by call: codes that its backward needs
+        self.held: set[int] = set()  # all of them
+        self.passed: set[int] = set()  # those whose slot has been written anew
 
     def program(self, calls: Sequence[Call]) -> Program:
         base = self.base
@@ -88,9 +92,10 @@ class _Editor:
 
     def _plan(self, calls: Sequence[Call], before: dict[int, list[tuple[str, int]]]) -> set[int]:
         """Actions by the base's tensor before which they happen. Returns the tensors that the base would free too early."""
+        self.calls = calls
         until: dict[int, int] = {}
         copies: dict[int, list[tuple[str, int]]] = defaultdict(list)
-        for call in calls:
+        for n, call in enumerate(calls):
             self._rebuilt(call)
             if call.layer not in self.what.taken:
                 continue
@@ -99,6 +104,10 @@ class _Editor:
                 weight = max((k for k in range(call.first, call.last) if k != call.output), key=self.constants.__getitem__)
                 self.dropped_free.add(weight)
                 copies[call.output].append((REBUILD, weight))
+            elif layer.saves and call.until != NONE:
+                copies[call.first].append((KEEP, n))
+                if call.until != STAYS:
+                    before[call.until].append((LET_GO, n))
             else:
                 copies[call.first].append((FORWARD, call.layer))
             if layer.bounces and call.until != NONE:
@@ -134,17 +143,24 @@ class _Editor:
                 self._free(k)
             elif action == REBUILD:
                 self._rebuild(k)
+            elif action == KEEP:
+                self._copy(FORWARD, self.what.layers[self.calls[k].layer], k)
+            elif action == LET_GO:
+                self._let_go(k)
             else:
                 self._copy(action, self.what.layers[k])
 
-    def _copy(self, ring: str, layer: Layer) -> None:
-        """A layer's weights come into the ring's next slot, and what was there goes."""
+    def _copy(self, ring: str, layer: Layer, call: int | None = None) -> None:
+        """A layer's weights come into the ring's next slot, and what was there goes. `call`: whose backward needs its codes."""
         weight, bias = layer.copied
         passing = [self._allocate((COPY, size)) for size in layer.passing]
         rebuilt = [self._allocate((COPY, size)) for size in weight if layer.rebuilt]  # the cast, before the scaled one
         made = [self._allocate((COPY, size)) for size in weight]
         for tensor in (*rebuilt, *passing):
             self._free(tensor)
+        if call is not None:
+            self.needed[call] = made
+            self.held |= set(made)
         if not layer.bounces:  # the bias is copied before the slot is written
             slot = {f"{n}": tensor for n, tensor in enumerate([*made, *(self._allocate((COPY, size)) for size in bias)])}
             self._replace(ring, slot, weights_only=False)
@@ -177,10 +193,21 @@ class _Editor:
         at = len(self.slots[ring]) - 1 - SLOTS
         if at >= 0:
             if part in self.slots[ring][at]:
-                self._free(self.slots[ring][at].pop(part))
+                gone = self.slots[ring][at].pop(part)
+                if gone in self.held:
+                    self.passed.add(gone)
+                else:
+                    self._free(gone)
             return
         name = slot_name(ring, -at, part)  # the copy number -1 was the last one before this part
         self._event(IMPORTED - self.imports.setdefault(name, len(self.imports)), born=False)
+
+    def _let_go(self, call: int) -> None:
+        """A layer's backward is over: codes go unless they lie in a slot still."""
+        for tensor in self.needed.pop(call, ()):
+            self.held.discard(tensor)
+            if tensor in self.passed:
+                self._free(tensor)
 
     def _allocate(self, tensor: tuple[int, int]) -> int:
         self.made.append(tensor)

@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-import numpy as np
-
-from estimator import rebuilt_weights
+from estimator import rebuilt_loading, rebuilt_swap, rebuilt_weights
 from estimator.archive import Archive
 from estimator.arrays import among
 from estimator.controls import CONTROLLED_PREVIEW
@@ -33,7 +31,6 @@ _FULL, _CHECKPOINTED, _GRAPH, _PLAIN = "/full/", "/checkpointed/", "/graph/", "/
 _MANY = "many"
 _CORE, _PREVIEWS, _TEXT = "step.core", ("preview", "preview.begun", PADDED_PREVIEW, CONTROLLED_PREVIEW), "text"
 _SAMPLED = ("sample.enter", "sample.leave")  # of quantised weights alike (in every architecture that has several)
-_LOADING, _REST, _LOW_VRAM = "load.transformer", "load.rest", "/low_vram"
 
 
 class Recorded(Protocol):
@@ -60,13 +57,15 @@ def base_key(profile: Recorded, key: str) -> str | None:
     name, *rest = key.split("/")
     if not rest or rest[0] not in SOURCES or key in profile.data["parts"]:
         return None
-    if name in (_LOADING, _REST):
-        return _loaded(profile, key)
+    if name in (rebuilt_loading.LOADING, rebuilt_loading.REST):
+        return rebuilt_loading.base_key(profile, key)
     merged = rest[0] == "bf16"
     kinds = (*(PLAINER if name.startswith(_CORE) and rest[-1] == _MANY and rest[0] not in PLAINER else ()), *SOURCES[rest[0]])
     bases = [base for kind in kinds if (base := "/".join([name, kind, *rest[1:]])) in profile.data["parts"]]
+    if name in _SAMPLED and merged:
+        return next(reversed(rebuilt_swap.made_of(profile.data, key)), None)
     if name in _SAMPLED:
-        return bases[0] if bases and not merged else None
+        return bases[0] if bases else None
     if not (name.startswith(_CORE) or (name in _PREVIEWS and not merged) or name == _TEXT):
         return None
     places, components = table_of(profile, "places"), components_of(profile, key)
@@ -78,23 +77,14 @@ def base_key(profile: Recorded, key: str) -> str | None:
     return None
 
 
-def _loaded(profile: Recorded, key: str) -> str | None:
-    """With low_vram what is loaded without, where qfloat8 is quantised on the card block by block and goes to the host either way; and the
-    rest of loading, where that moves no transformer then."""
-    name, kind, *_ = key.split("/")
-    plain, recorded = (f"{name}/{each}/plain" for each in (kind, SOURCES["float8"][0]))
-    low, parts = f"{name}/{SOURCES['float8'][0]}{_LOW_VRAM}", profile.data["parts"]
-    if not key.endswith(_LOW_VRAM) or not {plain, recorded, low} <= set(parts):
-        return None
-    moved = profile.recorded(low)
-    if name == _REST:
-        return None if any((tensor or "").startswith("transformer") for tensor in moved.names) else low
-    return plain if np.array_equal(profile.recorded(recorded).events, moved.events) else None
-
-
 def program(profile: Recorded, key: str) -> Program:
     """A part for which `base_key` has one."""
-    if key.startswith((*_SAMPLED, _LOADING, _REST)):
+    parts = rebuilt_swap.made_of(profile.data, key) if key.startswith(_SAMPLED) else ()
+    if len(parts) == 2:
+        return rebuilt_swap.joined(profile.recorded(parts[0]), profile.recorded(parts[1]), key)
+    if key.startswith((rebuilt_loading.LOADING, rebuilt_loading.REST)):
+        return rebuilt_loading.program(profile, key)
+    if key.startswith(_SAMPLED):
         return replace(profile.recorded(str(base_key(profile, key))), key=key)
     return _made(profile, key)[0]
 

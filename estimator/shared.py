@@ -12,12 +12,13 @@ from typing import Any
 ALL, TEXT, VAE = "all", "text", "vae"
 _OF_TEXT = ("load.text/", "text/", "preview.prompts")
 _OF_VAE = ("cache_latents.item", "latents", "encode.", "decode", "tile.", "step.head/", "step.first_frame/")
+_OF_LAYERS = ("setup.network/bf16",)
 _COMPONENTS = ("text_encoder", "vae")
 
 
 def parts(profile: Mapping[str, Any]) -> tuple[str, ...]:
     """Beginnings of the parts that relatives' recordings serve for. `profile`: the content of its profile.json."""
-    return {TEXT: _OF_TEXT, VAE: _OF_VAE}.get(profile.get("shares", ""), (*_OF_TEXT, *_OF_VAE))
+    return {TEXT: _OF_TEXT, VAE: (*_OF_VAE, *_OF_LAYERS)}.get(profile.get("shares", ""), (*_OF_TEXT, *_OF_VAE))
 
 
 def components(profile: Mapping[str, Any]) -> tuple[str, ...]:

@@ -23,10 +23,10 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": (
         {"profiles", "features", "arrays", "archive", "heads", "program", "programs", "reductions", "optimizer_rules", "optimizers",
-         "derived_weights", "rebuilt_weights", "rebuilt_profile", "parameters", "whole_profile",
+         "derived_weights", "rebuilt_weights", "rebuilt_loading", "rebuilt_swap", "rebuilt_profile", "parameters", "whole_profile",
          "unsaved_lives", "archs", "experts", "core_rules", "loss_weights", "lora_merging", "edited", "references",
          "rewriting", "offload",
-         "offload_loading",
+         "offload_left", "offload_loading",
          "offload_programs", "offload_profile", "offload_rows", "offload_rounds", "offload_beside", "kronecker",
          "adapter_sites", "filtered_edit", "filtered_flow", "filtered_programs", "filtered_profile", "preservation", "forward_pass",
          "guided_step", "job_profile", "laying", "lokr_programs", "lokr_profile", "lokr_merging", "dropout_programs", "dropout_profile",

@@ -54,11 +54,11 @@ OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used
 OFFLOADING = frozenset({
-    "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511",
-    "wan21-1.3b", "zimage", "zimage-turbo", "zimage-l2p",
+    "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "ltx2", "ltx2.3", "ltx2.5", "qwen-image", "qwen-image-edit",
+    "qwen-image-edit-2509", "qwen-image-edit-2511", "wan21-1.3b", "zimage", "zimage-turbo", "zimage-l2p",
 })  # fmt: skip
 UNMERGED: frozenset[str] = frozenset()  # those that offloading takes nothing of, with such records of their float8 previews
-OFFLOADED_WEIGHTS = frozenset({"float8", "uint4", *(kind for kind in DERIVED if kind.startswith("uint"))})
+OFFLOADED_WEIGHTS = frozenset({"float8", "uint4", "convrot8", *(kind for kind in DERIVED if kind.startswith("uint"))})
 # Architectures of which this is so in some kinds of the transformer's weights only
 OFFLOADED_ALONE = {"qwen-image-edit-2511": OFFLOADED_WEIGHTS, "wan21-1.3b": frozenset({"bf16"})}
 QUANTIZE_EXCLUDES = frozenset({"*time_text_embed*"})  # the trainer's own Flex.1 example leaves this embedder unquantised

@@ -1,0 +1,98 @@
+"""Loading of kinds of weights that were recorded with low_vram alone, or without it: which recorded part serves, and what comes to it.
+
+Some classes quantise their model on the card block by block, and bring each to the host again whether low_vram is set or not (LTX-2): the
+transformer is loaded alike then, and what differs is that without low_vram all of it comes to the card at the end. Read off qfloat8's
+recordings, of which there are both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from estimator.features import Ints
+from estimator.program import ALLOCATE, EventProgram, Program
+
+LOADING, REST, LOW_VRAM, PLAIN = "load.transformer", "load.rest", "/low_vram", "/plain"
+SOURCE = "qfloat8"
+MOVED = ("uint4",)  # kinds whose tensors have a name each (others' are of several parts under one)
+COMPONENT, MOMENT = "transformer", "load: Preparing Model"
+
+
+class Loaded(Protocol):
+    """What is needed of a profile (estimator.programs.Profile)."""
+
+    @property
+    def data(self) -> Mapping[str, Any]: ...
+    def recorded(self, key: str) -> Program: ...
+    def resident(self, component: str, weights: str, unquantised: int = 0) -> list[int]: ...
+
+
+def base_key(profile: Loaded, key: str) -> str | None:
+    """The recorded part that another's is made of; None where no rule makes it."""
+    name, kind, *_ = key.split("/")
+    parts = profile.data["parts"]
+    low, plain = (f"{name}/{SOURCE}{how}" for how in (LOW_VRAM, PLAIN))
+    if not {low, plain} <= set(parts):
+        return None
+    if key.endswith(LOW_VRAM) and f"{name}/{kind}{PLAIN}" in parts:
+        if name == REST:
+            return low if not _moves(profile.recorded(low)) else None
+        return f"{name}/{kind}{PLAIN}" if _alike(profile, plain, low) else None
+    other = f"{name}/{kind}{LOW_VRAM}"
+    if not key.endswith(PLAIN) or kind not in MOVED or other not in parts:
+        return None
+    if name == LOADING:
+        return other if _alike(profile, plain, low) else None
+    return other if _place(profile) is not None else None
+
+
+def program(profile: Loaded, key: str) -> Program:
+    """A part for which `base_key` has one."""
+    base = profile.recorded(str(base_key(profile, key)))
+    if key.startswith(REST) and key.endswith(PLAIN):
+        place = _place(profile)
+        assert place is not None
+        return _with_move(base, key, profile.resident(COMPONENT, key.split("/")[1]), place)
+    return replace(base, key=key)
+
+
+def _alike(profile: Loaded, plain: str, low: str) -> bool:
+    return np.array_equal(profile.recorded(plain).events, profile.recorded(low).events)
+
+
+def _moves(part: Program) -> int:
+    """How many of the transformer's tensors a part brings to the card."""
+    return sum((name or "").startswith(COMPONENT) for name in part.names)
+
+
+def _place(profile: Loaded) -> int | None:
+    """The event of the rest of loading before which the whole transformer comes, where that is all that low_vram changes there."""
+    with_it, rest = (profile.recorded(f"{REST}/{SOURCE}{how}") for how in (PLAIN, LOW_VRAM))
+    count, first = len(profile.resident(COMPONENT, SOURCE)), np.flatnonzero(with_it.events == ALLOCATE)
+    if _moves(rest) or _moves(with_it) != count or not (with_it.names[0] or "").startswith(COMPONENT):
+        return None
+    place = int(first[0])
+    return place if np.array_equal(with_it.events, _moved_at(place, rest.events, count)) else None
+
+
+def _moved_at(place: int, events: Ints, count: int) -> Ints:
+    """Events with so many tensors more, before all that are made. (What is freed is counted from the latest tensor backwards.)"""
+    return np.insert(events, place, np.full(count, ALLOCATE, dtype=np.int64))
+
+
+def _with_move(base: Program, key: str, resident: Sequence[int], place: int) -> Program:
+    """A part with the move of a component's tensors at one of its events. Of one without imports (ValueError)."""
+    if base.imports:
+        raise ValueError(f"{base.key} frees what others made")
+    features = base.features if "1" in base.features else (*base.features, "1")
+    wide = np.zeros((len(resident) + len(base.names), len(features)), dtype=np.int64)
+    wide[: len(resident), features.index("1")] = resident
+    wide[len(resident) :, : len(base.features)] = base.coefficients
+    labels = (len(base.moments),) * len(resident) + base.labels
+    names = (*(f"{COMPONENT}:{n}" for n in range(len(resident))), *base.names)
+    events = _moved_at(place, base.events, len(resident))
+    return EventProgram(key, features, wide, labels, [*base.moments, MOMENT], names, events, 0, (), {}).with_rows
