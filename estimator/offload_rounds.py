@@ -12,11 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from estimator.arrays import among
+from estimator.features import Ints
 from estimator.offload_programs import Call
 from estimator.program import ALLOCATE, FIRST_IMPORT, Program
 
 ROUNDS = 2
 TRANSFORMER = "transformer"
+ONCE = "connectors"  # moments of what runs before the first step alone: LTX-2's, over the prompts
 
 
 def denoised(base: Program, calls: Sequence[Call], rounds: int = ROUNDS) -> tuple[Program, tuple[Call, ...]]:
@@ -33,11 +35,21 @@ def denoised(base: Program, calls: Sequence[Call], rounds: int = ROUNDS) -> tupl
     freed = (np.cumsum(made) - step)[step > ALLOCATE]
     left = np.flatnonzero(~among(np.arange(count), freed))
     events = np.concatenate([*[np.append(step, count - left)] * (rounds - 1), base.events])
+    later = base.coefficients.copy()
+    later[_passing_once(base, count)] = 0
+    sizes = [base.coefficients[:count], *[later[:count]] * (rounds - 2), later]
     program = replace(
-        base, events=events, coefficients=np.concatenate([*[base.coefficients[:count]] * (rounds - 1), base.coefficients]),
+        base, events=events, coefficients=np.concatenate(sizes),
         labels=(*base.labels[:count] * (rounds - 1), *base.labels), names=(*[None] * (count * (rounds - 1)), *base.names),
     )  # fmt: skip
     return program, tuple(_later(call, count * n) for n in range(rounds) for call in calls)
+
+
+def _passing_once(base: Program, count: int) -> Ints:
+    """What comes and goes before the first step begins. (What stays of it is let go behind each step, and made again.)"""
+    labelled = [row for row, moment in enumerate(base.moments) if moment.startswith(ONCE)]
+    inside = np.flatnonzero(among(np.array(base.labels[:count]), labelled))
+    return np.flatnonzero(base.deaths[: inside[-1] + 1] <= inside[-1] + 1) if len(inside) else inside
 
 
 def _later(call: Call, by: int) -> Call:
