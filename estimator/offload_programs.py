@@ -72,12 +72,13 @@ class _Editor:
         self.slots: dict[str, list[dict[str, int]]] = {FORWARD: [], BACKWARD: []}  # each copy's tensors, by part
         self.imports: dict[str, int] = {}  # names of slots' tensors that were there before -> number of import
         self.at = 0  # the base's event before which is laid in
+        self.calls: Sequence[Call] = ()
         self.needed: dict[int, list[int]] = {}  # by call: codes that its backward needs
         self.held: set[int] = set()  # all of them
         self.passed: set[int] = set()  # those whose slot has been written anew
 
     def program(self, calls: Sequence[Call]) -> Program:
-        base = self.base
+        base, self.calls = self.base, calls
         before: dict[int, list[tuple[str, int]]] = defaultdict(list)
         kept = self._plan(calls, before)
         made = np.append(np.flatnonzero(base.events == ALLOCATE), len(base.events))
@@ -92,7 +93,6 @@ class _Editor:
 
     def _plan(self, calls: Sequence[Call], before: dict[int, list[tuple[str, int]]]) -> set[int]:
         """Actions by the base's tensor before which they happen. Returns the tensors that the base would free too early."""
-        self.calls = calls
         until: dict[int, int] = {}
         copies: dict[int, list[tuple[str, int]]] = defaultdict(list)
         for n, call in enumerate(calls):

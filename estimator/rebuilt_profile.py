@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from estimator import rebuilt_loading, rebuilt_swap, rebuilt_weights
 from estimator.archive import Archive
 from estimator.arrays import among
