@@ -19,6 +19,8 @@ from estimator.program import ALLOCATE, EventProgram, Program
 LOADING, REST, LOW_VRAM, PLAIN = "load.transformer", "load.rest", "/low_vram", "/plain"
 SOURCE = "qfloat8"
 MOVED = ("uint4",)  # kinds whose tensors have a name each (others' are of several parts under one)
+CHECKED: frozenset[str] = frozenset()
+"""Architectures with a whole run of such a kind without low_vram; of others it is refused as ever."""
 COMPONENT, MOMENT = "transformer", "load: Preparing Model"
 
 
@@ -43,7 +45,7 @@ def base_key(profile: Loaded, key: str) -> str | None:
             return low if not _moves(profile.recorded(low)) else None
         return f"{name}/{kind}{PLAIN}" if _alike(profile, plain, low) else None
     other = f"{name}/{kind}{LOW_VRAM}"
-    if not key.endswith(PLAIN) or kind not in MOVED or other not in parts:
+    if not key.endswith(PLAIN) or kind not in MOVED or other not in parts or profile.data["arch"] not in CHECKED:
         return None
     if name == LOADING:
         return other if _alike(profile, plain, low) else None

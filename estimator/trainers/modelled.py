@@ -61,6 +61,7 @@ UNMERGED: frozenset[str] = frozenset()  # those that offloading takes nothing of
 OFFLOADED_WEIGHTS = frozenset({"float8", "uint4", "convrot8", *(kind for kind in DERIVED if kind.startswith("uint"))})
 # Architectures of which this is so in some kinds of the transformer's weights only
 OFFLOADED_ALONE = {"qwen-image-edit-2511": OFFLOADED_WEIGHTS, "wan21-1.3b": frozenset({"bf16"})}
+OFFLOADED_ALONE |= dict.fromkeys(("ltx2", "ltx2.3"), frozenset({"bf16", "float8"}))
 QUANTIZE_EXCLUDES = frozenset({"*time_text_embed*"})  # the trainer's own Flex.1 example leaves this embedder unquantised
 ATTENTION = frozenset({"sdpa"})
 MAX_CONTROL_IMAGES = 0
