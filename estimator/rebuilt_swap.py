@@ -16,7 +16,7 @@ from estimator.program import EventProgram, Program
 
 ENTER, LEAVE = "sample.enter", "sample.leave"
 QUANTISED = "qfloat8"  # whose rounds with an EMA serve; those of all quantised weights are alike
-CHECKED: frozenset[str] = frozenset()
+CHECKED = frozenset({"ltx2.3"})
 """Architectures with a whole run of it; of others what was not recorded is refused as ever."""
 
 

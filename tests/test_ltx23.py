@@ -108,7 +108,6 @@ def test_calibration_and_the_table_say_the_same_of_guidance() -> None:
         ({"qtype": "float8"}, set()), ({"quantize": False}, set()), ({"qtype_te": "uint4"}, set()),
         ({"qtype": "uint4"}, set() if "ltx2.3" in rebuilt_loading.CHECKED else {"model.qtype"}),
         ({"qtype": "uint4", "low_vram": True}, set()), ({"layer_offloading": True}, set()),
-        ({"network": None, "layer_offloading": True, "qtype": "qint8"}, {"model.qtype"}),
     ],
 )  # fmt: skip
 def test_what_was_not_recorded_is_named(tmp_path: Path, changed: dict[str, Any], named: set[str]) -> None:
