@@ -25,6 +25,10 @@ JOBS = (
         "klein4b-whole-adafactor-b2", klein("4b"), (("five", [640], {}),),
         {**WHOLE, **CACHED_LATENTS, **NO_CHECKPOINTING, **batch(2), **optimizer("adafactor"), **EMA}, SMALL_PREVIEW,
     ),
+    Job(
+        "klein9b-whole-adafactor", klein("9b"), (("portraits", [768], {}), ("phone", [512], {"batch_size": 2})),
+        {**WHOLE, **CACHED, **optimizer("adafactor")}, SMALL_PREVIEW,
+    ),
     Job("sdxl-whole", XL_UI, (("portraits", [1024], {}), ("wide", [768], {"batch_size": 2})), {**WHOLE, **CACHED_LATENTS}, SMALL_PREVIEW),
     Job(
         "flux-whole-adafactor", example(FLUX), (("portraits", [512, 1024], {}),),

@@ -47,6 +47,10 @@ KLEIN_9B_MODEL = {"name_or_path": "black-forest-labs/FLUX.2-klein-base-9B", "arc
 ARCHITECTURES = {
     "flux2-klein-4b": KLEIN_4B,
     "flux2-klein-4b-whole": WHOLE,
+    "flux2-klein-9b-whole": replace(
+        WHOLE, model=KLEIN_9B_MODEL, relative="flux2-klein-9b", captioned=(zimage.FEW[:1], ()),
+        layout=replace(WHOLE.layout, width=4096, scratch=("norm128_32T", "norm128_32X", "norm128_32S")),
+    ),
     "flux2-klein-9b": replace(KLEIN_4B, model=KLEIN_9B_MODEL, layout=replace(KLEIN, width=4096)),
     "flux2-dev": Architecture(
         {"name_or_path": "black-forest-labs/FLUX.2-dev", "arch": "flux2"}, zimage.BUCKETS, DEV_SAMPLES, DEV,
