@@ -17,7 +17,7 @@ import numpy as np
 
 from estimator.features import Ints
 from estimator.program import ALLOCATE, Program
-from estimator.references import first_of_backward, of_the_picture, with_own
+from estimator.references import first_of_backward, gradient_cut, of_the_picture, with_own
 from estimator.rewriting import widened, written
 from estimator.stays import PACKED_BYTES
 
@@ -35,9 +35,9 @@ def edited(core: Program) -> Program:
     joined, of_all, whole = range(len(core.names), len(core.names) + 3)
     each = core.features.index("B*T" if "B*T" in core.features else "T")
     packed = max(k for k in range(first) if core.coefficients[k, each])  # the last before the transformer: behind it come the joined
-    cut = product - 1  # the prediction's gradient, from which that of all images is made
+    cut, behind = gradient_cut(core, product)
     tensors[int(np.flatnonzero((tensors == cut) & ~births)[0])] = whole
-    at = [made[packed + 1], made[packed + 1], made[over], made[over], made[product], made[product]]
+    at = [made[packed + 1], made[packed + 1], made[over], made[over], behind, behind]
     tensors = np.insert(tensors, at, [joined, of_all, joined, of_all, whole, cut])
     births = np.insert(births, at, [True, True, False, False, True, False])
     features, rows = of_the_picture(core, first, over, product)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from estimator import adapter_sites
+from estimator.adapter_sites import made_by
 from estimator.arrays import Bools, among
 from estimator.features import Ints
 from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, HELD, SLOTS, STREAM, WRAPPED, Layer, slot_name
@@ -25,6 +27,7 @@ REBUILD = "rebuild"
 KEEP, LET_GO = "keep", "let go"  # a copy whose codes the layer's backward needs; that this one is over
 FP32_TO_BF16 = 2
 MOMENT = "layer offloading: a layer's weights are copied in"
+CHECKPOINTED = "/checkpointed/"
 PARTS = 4  # the most tensors that a slot holds besides a bias
 
 
@@ -110,7 +113,7 @@ class _Editor:
                     before[call.until].append((LET_GO, n))
             else:
                 copies[call.first].append((FORWARD, call.layer))
-            if layer.bounces and call.until != NONE:
+            if layer.bounces and call.until != NONE and not self._passed(call):
                 if call.backward != NONE:
                     copies[call.backward].append((BACKWARD, call.layer))
                 if call.input != NONE:
@@ -124,6 +127,14 @@ class _Editor:
         for place, listed in copies.items():
             before[place] += listed
         return kept
+
+    def _passed(self, call: Call) -> bool:
+        """Whether it is in the first forward pass of a checkpointed block, in which nothing is kept, though its node may never be run (text
+        in Qwen-Image's last block)."""
+        if CHECKPOINTED not in self.base.key:
+            return False
+        made = made_by(self.base.moments[self.base.labels[call.output]])
+        return made.run == adapter_sites.FORWARD and made.block is not None
 
     def _rebuilt(self, call: Call) -> None:
         """Leave out the weight that the base rebuilds, where the layer is another kind or rebuilds it as it is copied."""

@@ -36,9 +36,9 @@ def referenced(core: Program) -> Program:
     tensors, births = core.tensor_of_event.copy(), core.events == ALLOCATE
     made, (first, over), product = np.flatnonzero(births), core.forward, first_of_backward(core)
     joined, places, whole = range(len(core.names), len(core.names) + 3)
-    cut = product - 1  # the prediction's gradient, from which that of all images is made
+    cut, behind = gradient_cut(core, product)
     tensors[int(np.flatnonzero((tensors == cut) & ~births)[0])] = whole
-    at = [made[first], made[first], made[over], made[over], made[product], made[product]]
+    at = [made[first], made[first], made[over], made[over], behind, behind]
     tensors = np.insert(tensors, at, [joined, places, joined, places, whole, cut])
     births = np.insert(births, at, [True, True, False, False, True, False])
     features, rows = of_the_picture(core, first, over, product)
@@ -71,6 +71,18 @@ def first_of_backward(core: Program) -> int:
         if moment.startswith("transformer") and "|backward" in moment and "AccumulateGrad" not in moment:
             return k
     raise CannotTell(Problem(f"{core.key!r} has no backward pass", None, "control images change it", "report it"))
+
+
+def gradient_cut(core: Program, product: int) -> tuple[int, int]:
+    """The prediction's gradient, from which that of all images is made, and the event before which that is. `product`: the first tensor of
+    a layer's backward pass; the copies of an offloaded layer's weights, which it waits for, come in between."""
+    made = np.flatnonzero(core.events == ALLOCATE)
+    if core.streams is None:
+        return product - 1, int(made[product])
+    cut = int(np.flatnonzero(core.streams[:product] == 0)[-1])
+    behind = core.tensor_of_event[made[cut] : made[product]]
+    copied = np.flatnonzero((behind >= 0) & (core.streams[behind] != 0))
+    return cut, int(made[cut] + copied[0] if len(copied) else made[product])
 
 
 def of_the_picture(core: Program, first: int, over: int, product: int) -> tuple[tuple[str, ...], Ints]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -21,6 +22,7 @@ from estimator.offload_programs import Call, Offloaded, offloaded
 from estimator.offload_rounds import denoised
 from estimator.program import ALLOCATE, EventProgram, Program
 from estimator.programs import load_profile
+from estimator.references import first_of_backward
 from estimator.rows import bound
 from estimator.timeline import simulate
 from estimator.trainers import read_jobs
@@ -362,3 +364,34 @@ def test_accumulated_batches_find_the_slots_of_the_batch_before(name: str) -> No
     alone, twice = (read_jobs(ROOT / "examples" / f"{name}.yaml", (*sets, f"train.gradient_accumulation={n}"))[0] for n in (1, 3))
     steps = [max(p.allocated_bytes for p in simulate(job).phases if p.phase == "train") for job in (alone, twice)]
     assert steps[0] <= steps[1] < 1.25 * steps[0]  # the gradients of the batches before are there from the start
+
+
+# ---- control images' tokens, and what is never differentiated
+
+
+def qwen_core(key: str) -> Program:
+    """Of a profile whose layers all wait on the host."""
+    (job,) = read_jobs(ROOT / "examples" / "qwen_edit_2511_ui.yaml")
+    model = replace(job.model, layer_offloading=True, layer_offloading_transformer_percent=1.0, layer_offloading_text_encoder_percent=1.0)
+    return profile_of("qwen-image-edit-2511", replace(model, weights="float8", te_weights="float8")).program(key)
+
+
+def test_the_first_pass_of_a_checkpointed_block_keeps_no_layers_input() -> None:
+    """Was: those of the text in the last block, whose node is never run, to the end of the forward pass (59 MB of a step of 672 x 384)."""
+    core = qwen_core("step.core/float8/checkpointed/one")
+    block = [k for k, row in enumerate(core.labels) if re.match(r"transformer\.transformer_blocks\.59\S*\|forward", core.moments[row])]
+    late = [k for k in block if core.deaths[k] > block[-1] + 10 and core.coefficients[k, core.features.index("X")]]
+    assert late == [block[-1]]  # what the block gives
+
+
+def test_the_gradient_of_all_images_comes_before_the_copies_that_the_first_layer_waits_for() -> None:
+    """Was: the copy of its weights taken for the gradient that is cut, and the two of them alive in one another's place."""
+    core = qwen_core("step.core/float8/checkpointed/one/edited")
+    assert core.streams is not None
+    product = first_of_backward(core)
+    copies = [k for k in range(product - 8, product) if core.streams[k] != 0]
+    whole = copies[0] - 1
+    size = {name: int(count) for name, count in zip(core.features, core.coefficients[whole], strict=True) if count}
+    assert size == {"T": 128}
+    assert core.deaths[whole] == product + 1
+    assert all(not core.coefficients[k, core.features.index("T")] for k in copies)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from estimator.archs import GIVEN_FRAME, PICTURED, Arch
-from estimator.configfile import KeyPath
 from estimator.controls import ASSUMED, CHANNELS, FITTED, MOST_IMAGES, PROMPTS, SINGLE, SMALL, TOKENS, Size
 from estimator.datasets import Image, pair_of, size_of
 from estimator.job import Model, Sample, Train
 from estimator.trainers.section import Section, shown
+from estimator.tree import KeyPath
 
 NUMBERED = tuple(f"control_path_{k}" for k in range(1, MOST_IMAGES + 1))
 DATASET_KEYS = frozenset({"control_path", *NUMBERED})  # read here, where the architecture has control images
