@@ -36,6 +36,17 @@ class OmniGen2Plan(FittedControls, PromptsApart):
         yield from (MoveIn("transformer"), MoveIn(ENCODER)) if low else ()
         yield End()
 
+    def _held(self, operations: Iterator[Operation]) -> Iterator[Operation]:
+        """With cached text the trainer lets go of encoders by the names that other pipelines have, and this one's stays on the card
+        (toolkit/unloader.py, unload_text_encoder: `text_encoder`; here it is `mllm`)."""
+        return (one for one in operations if not (self.text_cached and one == MoveOut(ENCODER)))
+
+    def prepare(self) -> Iterator[Operation]:
+        yield from self._held(super().prepare())
+
+    def enter_loop(self) -> Iterator[Operation]:
+        yield from self._held(super().enter_loop())
+
     def condition(self, bucket: Bucket, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
         """The model object holds a batch's control latents until the next batch's are made, or until it has none."""
         yield Release(HELD)

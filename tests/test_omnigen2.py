@@ -106,6 +106,13 @@ def test_with_low_vram_the_text_encoder_waits_on_the_host(tmp_path: Path, low: b
     assert moves == ([MoveOut("text_encoder0"), MoveIn("transformer"), MoveIn("text_encoder0")] if low else [])
 
 
+@pytest.mark.parametrize(("settings", "leaves"), [({"cache_text_embeddings": True}, False), ({"unload_text_encoder": True}, True)])
+def test_with_cached_text_the_encoder_stays_on_the_card(tmp_path: Path, settings: dict[str, bool], leaves: bool) -> None:
+    """Was: it left, as elsewhere, and every step of a whole run was 4,232 MiB too low."""
+    plan = PLANS["omnigen2"](omnigen2(tmp_path, train=train(**settings, disable_sampling=True)), ENCODERS)
+    assert any(one == MoveOut("text_encoder0") for one in (*plan.prepare(), *plan.enter_loop())) is leaves
+
+
 @pytest.mark.parametrize(("control", "kind"), [(None, "preview"), (CONTROL, "preview.controlled")])
 def test_a_preview_with_a_control_image_is_a_part_of_its_own(tmp_path: Path, control: str | None, kind: str) -> None:
     job = omnigen2(tmp_path, sample=asked(512, 512, **({"ctrl_img": control} if control else {})))
