@@ -10,7 +10,9 @@ Source: toolkit/memory_management/manager.py (attach, memory_managed_to); extens
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from estimator.offload import PLAIN, Layer
 
@@ -34,9 +36,10 @@ def left(arch: str, component: str, resident: Sequence[int], layers: Sequence[La
     """Those of an architecture's component, each as a layer of one tensor. `resident`: the component's bytes, without offloading."""
     sizes, which = RUNS.get(arch, {}).get(component, ((), ()))
     starts = [n for n in range(len(resident)) if tuple(resident[n : n + len(sizes)]) == sizes] if sizes else []
-    more = [(layer.place, len(layer.sizes) - layer.numbers) for layer in layers]  # a tensor of several parts has one number
+    ordered = sorted((layer.place, len(layer.sizes) - layer.numbers) for layer in layers) if starts else []
+    before = [0, *accumulate(parts for _, parts in ordered)]  # a tensor of several parts has one number
     out = []
     for place in (start + n for start in starts for n in which):
-        number = place - sum(parts for first, parts in more if first < place)
+        number = place - before[bisect_left(ordered, (place, 0))]
         out.append(Layer(place, number, 1, PLAIN, (resident[place],)))
     return tuple(out)

@@ -123,8 +123,9 @@ class OffloadProfile(Profile):
     def _gone(self, component: str) -> list[Layer]:
         """Those layers, and tensors of none that stay on the host with them."""
         weights = self.weights_of(component)
-        layers, resident = self.layers(component, weights), self.base.resident(component, weights)
-        return [*(layers[n] for n in sorted(self._away(component))), *left(self.arch, component, resident, layers)]
+        layers, base = self.layers(component, weights), self.base
+        stays = self._once(("left", component, weights), lambda: left(self.arch, component, base.resident(component, weights), layers))
+        return [*(layers[n] for n in sorted(self._away(component))), *stays]
 
     def resident(self, component: str, weights: str, unquantised: int = 0) -> list[int]:
         """See `Profile`: what stays on the card."""
