@@ -133,6 +133,7 @@ KINDS_JOBS = (
     ),
 )  # fmt: skip
 IMAGES["still and moving"] = ((700, 500, "medium", 40, 1), (700, 500, "none", 30, 1))
+IMAGES["one moving"] = ((700, 500, "medium", 40, 1),)
 IMAGES["two of one size"] = ((320, 256, "short", 9, 1), (256, 256, "tag", 9, 1))
 MORE_KINDS_JOBS = (
     Job(
@@ -175,8 +176,11 @@ OFFLOADED_JOBS = (
         (clip(384, 352, 9, SECOND),), seed=4,
     ),
     Job(
-        "ltx2-offload-half-uint4", web_ui("ltx2"), (("still and moving", [320], frames(25)),),
-        {**UI, **quantised("uint4"), **offloaded(0.5, 1), **HIGH_VRAM, **UNLOADED, **CACHED_LATENTS, **rank(16), **optimizer("adafactor")},
+        "ltx2-offload-half-uint4", web_ui("ltx2"), (("one moving", [320], frames(25)),),
+        {
+            **UI, **quantised("uint4"), **offloaded(0.5, 1), **HIGH_VRAM, **UNLOADED, **CACHED_LATENTS, **LAST_PREVIEW, **rank(16),
+            **optimizer("adafactor"),
+        },
         SMALL, seed=6,
     ),
 )  # fmt: skip
