@@ -261,6 +261,7 @@ UNMOVED = {
     "chroma-radiance": {"name_or_path": "lodestones/Chroma1-Radiance", "arch": "chroma_radiance"},
     "flux1-kontext": {"name_or_path": "black-forest-labs/FLUX.1-Kontext-dev", "arch": "flux_kontext"},
     "hidream": {"name_or_path": "HiDream-ai/HiDream-I1-Full", "arch": "hidream"},
+    "omnigen2": {"name_or_path": "OmniGen2/OmniGen2", "arch": "omnigen2"},
 }  # fmt: skip
 
 

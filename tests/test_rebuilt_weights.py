@@ -106,7 +106,7 @@ def test_loading_with_low_vram_is_that_without_where_both_are_alike() -> None:
     assert rebuilt_profile.base_key(replace(flux, data={**flux.data, "parts": parts}), keys[0]) is None
 
 
-@pytest.mark.parametrize("arch", ["hidream", "zimage-l2p", "chroma-radiance"])
+@pytest.mark.parametrize("arch", ["hidream", "zimage-l2p", "chroma-radiance", "omnigen2"])
 def test_what_was_recorded_as_far_as_loading_has_all_the_rest(arch: str) -> None:
     """Each part of qfloat8's that uses layers or goes with them, padded pictures and the text encoders' among them."""
     profile = load_profile(arch)
