@@ -1,4 +1,4 @@
-"""Validation jobs of Stable Diffusion 3.5 large (see calibration.validation_jobs)."""
+"""Validation jobs of Stable Diffusion 3.5 large and medium (see calibration.validation_jobs)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from calibration.validation_settings import *
 
-LARGE = "stabilityai/stable-diffusion-3.5-large"
+LARGE, MEDIUM = "stabilityai/stable-diffusion-3.5-large", "stabilityai/stable-diffusion-3.5-medium"
 
 
 def sd35_example(name: str) -> dict[str, Any]:
@@ -34,4 +34,10 @@ JOBS = (
         "sd35-bf16-unloaded-b2", by_key(LARGE), (("portraits", [640], {}), ("wide", [896], {})),
         {"model.quantize": False, **UNLOADED, **UNCACHED, **EMA, **rank(32), **batch(2)}, (preview(832, 1216, guidance_scale=1),),
     ),
+    Job("sd35-medium-example", sd35_example(MEDIUM), (("phone", [1024], {}), ("odd", [512], {})), {}, TWO_SIZES),
+    Job(
+        "sd35-medium-b3", by_key(MEDIUM), (("five", [448], {}), ("odd", [256], {})),
+        {**batch(3), **NO_CHECKPOINTING, **CACHED_TEXT, **LOW_VRAM, **rank(32)}, (preview(896, 1152),),
+    ),
+    Job("sd35-medium-unloaded", by_key(MEDIUM), (("square", [640], {}),), {**UNLOADED, **UNCACHED, **rank(8)}, (preview(640, 512),)),
 )  # fmt: skip

@@ -34,18 +34,18 @@ LARGE = Architecture(
     weights=("bf16", "float8", "uint4", "qfloat8"), brief={"bf16": (FEW, ()), "float8": BRIEF, "uint4": BRIEF}, loads=("float8", "uint4"),
     left=("step.update/",), uncached=UNCACHED,
 )  # fmt: skip
+# Medium: of 1024 tokens at least, since sums over fewer have no partial results and lie elsewhere in the backward pass
 MEDIUM_BUCKETS = (
-    (512, 512, 1, 20), (768, 640, 1, 20), (1024, 1024, 1, 20), (352, 608, 1, 20), (256, 256, 1, 20), (320, 384, 1, 20),
-    (512, 512, 2, 20), (640, 448, 3, 20), (512, 768, 4, 20), (256, 256, 2, 20),
+    (512, 512, 1, 20), (768, 640, 1, 20), (1024, 1024, 1, 20), (512, 512, 2, 20), (640, 448, 3, 20), (512, 768, 4, 20),
 )  # fmt: skip
-MORE_BUCKETS = ((1216, 832, 1, 20), (192, 192, 1, 20), (640, 896, 1, 20), (704, 960, 2, 20), (576, 448, 3, 20))
+MORE_BUCKETS = ((1216, 832, 1, 20), (640, 896, 1, 20), (704, 960, 2, 20))
 MORE_SAMPLES = ((640, 1024, 4.0, 9), (1152, 896, 4.0, 9), (832, 640, 1.0, 9))
-# Text encoders and VAE are large's, and so is what becomes of them. Of small pictures FlashAttention splits the keys for its 24 heads
+# Text encoders and VAE are large's, and so is what becomes of them
 MEDIUM = replace(
     LARGE, model={"name_or_path": "stabilityai/stable-diffusion-3.5-medium", "arch": "sd3"}, relative="sd35-large-aitk", uncached=(),
     buckets=MEDIUM_BUCKETS, second=(MORE_BUCKETS, MORE_SAMPLES), fewer={"bf16": ((FEW, SAMPLES), (FEW, MORE_SAMPLES))},
     left=("step.update/", "load.text/", "text/", "cache_latents.item", "step.head/encoded", "preview.prompts"),
-    layout=replace(LAYOUT, width=1536, lengths=("T", "S", "S128", "T128"), scratch=("T*narrow24_T", "S*narrow24_S")),
+    layout=replace(LAYOUT, width=1536, lengths=("T", "S", "S128", "T128")),
 )  # fmt: skip
 ARCHITECTURES = {"sd35-large-aitk": LARGE, "sd35-medium-aitk": MEDIUM}
 

@@ -237,7 +237,8 @@ def unquantised(subject: Subject) -> Level | None:
     if subject.arch.prequantised:
         return None
     edits = [Edit("model.quantize", False)]
-    if "quantize_te" not in subject.section("model") and subject.job.model.te_weights != subject.job.model.dtype:
+    follows = not subject.arch.text_as_transformer and "quantize_te" not in subject.section("model")
+    if follows and subject.job.model.te_weights != subject.job.model.dtype:
         edits.append(Edit("model.quantize_te", True))  # it followed quantize
     job = None if subject.job.model.weights == subject.job.model.dtype else subject.read(edits)
     if job is None or subject.allowed(edits) != tuple(edits):
@@ -248,6 +249,9 @@ def unquantised(subject: Subject) -> Level | None:
 def quantised(subject: Subject, transformer: str | None, text: str | None) -> tuple[Edit, ...]:
     """The edits that ask for these types; None leaves one as it is. FLUX has one key for both."""
     model, own_key = subject.section("model"), subject.arch.te_qtype_key
+    if subject.arch.text_as_transformer:  # one switch and one type for both
+        asked = {} if transformer is None or text not in (None, transformer) else {"quantize": True, "qtype": transformer}
+        return tuple(Edit(f"model.{key}", value) for key, value in asked.items() if model.get(key) != value)
     edits: dict[str, object] = {}
     if transformer is not None:
         edits |= {"quantize": True, "qtype": transformer}
