@@ -43,7 +43,7 @@ from calibration import (
     validation_jobs_unet,
     validation_jobs_wan,
     validation_jobs_wan21,
-    validation_jobs_wan22,
+    validation_jobs_wan_offload,
     validation_jobs_whole,
     validation_rows,
 )  # fmt: skip
@@ -57,7 +57,7 @@ JOBS = (
     *validation_jobs_edit.JOBS, *validation_jobs_settings.JOBS, *validation_jobs_offload.JOBS, *validation_jobs_ltx2.JOBS,
     *validation_jobs_adapters.JOBS, *validation_jobs_flex2.JOBS, *validation_jobs_matrix.JOBS, *validation_jobs_networks.JOBS,
     *validation_jobs_passes.JOBS, *validation_jobs_pixels.JOBS, *validation_jobs_hidream.JOBS, *validation_jobs_neighbours.JOBS,
-    *validation_jobs_unet.JOBS, *validation_jobs_wan22.JOBS, *validation_jobs_whole.JOBS, *validation_jobs_sd3.JOBS,
+    *validation_jobs_unet.JOBS, *validation_jobs_whole.JOBS, *validation_jobs_sd3.JOBS, *validation_jobs_wan_offload.JOBS,
     *validation_jobs_omnigen2.JOBS,
 )  # fmt: skip
 DATA = "DATA/"  # in place of the folder that holds a job's images

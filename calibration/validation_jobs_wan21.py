@@ -51,12 +51,20 @@ LARGE_JOBS = (
         {**quantised("float8"), **HIGH_VRAM, **CACHED, **NO_CHECKPOINTING, **EMA, **batch(2), **rank(8), **optimizer("adamw")},
         (clip(432, 240, 33),),
     ),
+    Job(
+        "wan14b-bf16-ema", web_ui("wan 14b"), (("clips", [240], frames(33)),),
+        {**UNQUANTISED, **HIGH_VRAM, **CACHED, **EMA, **rank(24), **NO_WORKERS}, (clip(416, 240, 17, guidance_scale=1),),
+    ),
 )  # fmt: skip
 # With low_vram the trainer stops at the first preview
 PICTURED_JOBS = (
     Job(
         "wan21i-bf16-33-b2", web_ui("wan 2.1 i2v"), (("long clips", [288], frames(33)),),
         {**UNQUANTISED, **UNLOADED, **batch(2), **rank(24), **NO_WORKERS}, (clip(432, 240, 33, **BEGINNING),),
+    ),
+    Job(
+        "wan21i-bf16-ema", web_ui("wan 2.1 i2v"), (("clips", [240], frames(33)),),
+        {**UNQUANTISED, **CACHED_TEXT, **EMA, **rank(12), **NO_WORKERS}, (clip(416, 240, 17, guidance_scale=1, **BEGINNING),),
     ),
     Job(
         "wan21i-bf16-81-low-vram", web_ui("wan 2.1 i2v"), (("clips", [272], frames(81)), ("portraits", [448], {})),

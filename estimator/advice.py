@@ -239,8 +239,10 @@ def _weight_edits(job: Job) -> Iterator[Edit]:
         shared = load_archs().archs[job.arch].te_qtype_key == "qtype" and model.weights not in _UNQUANTISED  # by the transformer's key
         te_weights = model.weights if shared else "float8" if model.layer_offloading else "qfloat8"
         yield Edit("model.quantize_te", False, True, why, replace(job, model=replace(model, te_weights=te_weights)))
-    offloads = load_archs().archs[job.arch].layer_offloading not in (None, "nothing")
-    if not model.layer_offloading and offloads and (load_archs().archs[job.arch].offloaded_previews or not makes_previews):
+    arch = load_archs().archs[job.arch]
+    stops = arch.offloads_as_it_is and (model.low_vram or model.weights not in _UNQUANTISED)
+    offloads = arch.layer_offloading not in (None, "nothing") and not stops
+    if not model.layer_offloading and offloads and (arch.offloaded_previews or not makes_previews):
         coerced = {key: "float8" for key in ("weights", "te_weights") if getattr(model, key) == "qfloat8"}
         why = "weights wait in RAM and are copied in for each layer's use: slower steps, the slower the smaller the batch"
         changed = replace(model, layer_offloading=True, **coerced)  # type: ignore[arg-type]

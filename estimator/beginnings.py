@@ -62,7 +62,7 @@ def name_of(operation: op.Operation) -> Hashable:
     """All that an operation says, as one value."""
     if not isinstance(operation, op.Part):
         return operation
-    inside = tuple(tuple(map(name_of, group)) for group in operation.inside)
+    inside = tuple(tuple(map(name_of, group)) for group in (*operation.inside, operation.between))
     return operation.key, tuple(operation.values.items()), operation.scope, operation.accumulate, inside, operation.holds
 
 

@@ -17,7 +17,14 @@ from estimator.program import ALLOCATE, FIRST_IMPORT, PeakRow, Program
 
 LOW, BOTH = "@low", "@both"
 OF_ADAPTER = ("adapter", "gradient", "optimizer", "ema", "ema_copy", "recovery_gradient")
-RESIDENT_OF = {"transformer_1": "transformer", "transformer_2": "transformer"}  # components that are moved -> whose tensors they have
+EXPERTS = ("transformer_1", "transformer_2")
+RESIDENT_OF = dict.fromkeys(EXPERTS, "transformer")  # components that are moved -> whose tensors they have
+OF_EXPERTS = "wan22_14b"  # beginning of the trainer's model classes that have them
+
+
+def components(model_class: str) -> tuple[str, ...]:
+    """What is a transformer in the trainer's class: itself, or its experts."""
+    return EXPERTS if model_class.startswith(OF_EXPERTS) else ("transformer",)
 
 
 def split(key: str) -> tuple[str, str]:

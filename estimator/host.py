@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from estimator.archs import load_archs
 from estimator.errors import CannotTell
 from estimator.estimate import Host
+from estimator.experts import OF_EXPERTS
 from estimator.features import Cells, latent_frames
 from estimator.gpus import GIB
 from estimator.job import Job
@@ -58,7 +59,7 @@ def _moments(job: Job, base: Profile) -> dict[str, dict[str, int]]:
         return {"loading the transformer": {"transformer": plain}, **beside}
     offload = _offloading(job)
     held, text_held = _bytes(base, ["transformer"], model.weights), _bytes(base, encoders, model.te_weights)
-    pinned = offload.waiting_bytes("transformer") if offload is not None else 0
+    pinned = sum(map(offload.waiting_bytes, offload.transformers)) if offload is not None else 0
     text_pinned = sum(offload.waiting_bytes(name) for name in encoders) if offload is not None and offload.shares else 0
     waiting_there = pinned or (held if model.low_vram else 0)
     unloaded = job.train.unload_text_encoder or job.text_cached
@@ -70,16 +71,21 @@ def _moments(job: Job, base: Profile) -> dict[str, dict[str, int]]:
             "transformer": pinned, "text_encoder": 0 if unloaded else text_pinned, "latents": latent_bytes(job),
         },
     }  # fmt: skip
-    # With low_vram both experts wait there while loading and caching, and one in training
-    if arch.model_class.startswith("wan22_14b"):
-        waits = held if model.low_vram else 0
-        out["loading the transformer"]["transformer"] += waits
-        out["loading the text encoder"]["transformer"] += waits
-        out["training"]["transformer"] += waits
-        held = 2 * waits
+    if arch.model_class.startswith(OF_EXPERTS):
+        held = _experts_wait(out, held, pinned, model.low_vram)
     if caches:
         out["caching"] = {"transformer": held, "text_encoder": text_held, "latents": latent_bytes(job)}
     return out
+
+
+def _experts_wait(moments: dict[str, dict[str, int]], each: int, pinned: int, low_vram: bool) -> int:
+    """Two experts: with low_vram both wait there while loading and caching, and one in training, or what is not pinned of them. Layers
+    are taken when both are loaded. Returns the bytes that wait while caching."""
+    held = 2 * each if low_vram else pinned
+    moments["loading the transformer"]["transformer"] += each if low_vram else 0
+    moments["loading the text encoder"]["transformer"] = held
+    moments["training"]["transformer"] = pinned + ((2 * each - pinned) // 2 if low_vram else 0)
+    return held
 
 
 def _bytes(base: Profile, components: list[str], weights: str) -> int:

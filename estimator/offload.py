@@ -45,6 +45,8 @@ GROUPS = (GROUP, HELD)
 LEFT_BEHIND = (*GROUPS, STUCK)
 """What no move takes off the card: it goes where a text encoder is destroyed (MemoryManager.free, toolkit/unloader.py: with cached text
 alone; `unload_text_encoder` without it is a move to the host, which leaves the slots as they are)."""
+MOMENT, TRANSFORMER = "layer offloading: a layer's weights are copied in", "transformer"
+"""The moment of copies, and how moments inside the transformer begin."""
 FORWARD, BACKWARD = "forward", "backward"
 """The rings."""
 
@@ -183,8 +185,19 @@ def aged(names: Mapping[str, object], copies: Mapping[str, int]) -> dict[str, st
     return out
 
 
+def second_step(labels: Sequence[int], moments: Sequence[str]) -> int:
+    """The tensor with which a preview's second step begins: the first behind the transformer that is no layer's copy."""
+    inside = {row: moments[row].startswith(TRANSFORMER) for row in set(labels) if moments[row] != MOMENT}
+    first = next(k for k, row in enumerate(labels) if inside.get(row))
+    return next(k for k, row in enumerate(labels) if k > first and not inside.get(row, True))
+
+
 def table_of(profile: Any, name: str) -> dict[str, Any]:
-    """What a profile knows of its components' layers (`layers`, `places`): the relative's, where the component is the relative's."""
+    """What a profile knows of its components' layers (`layers`, `places`): the relative's, where the component is the relative's.
+
+    The transformer comes first, as in recordings, whose uses of layers are numbered through.
+    """
     shared = table_of(profile.relative, name) if profile.shares_all and profile.relative is not None else {}
     theirs = {key: value for key, value in shared.items() if not profile.has_own_resident(key.split("/")[0])}
-    return {**theirs, **profile.data.get(name, {})}
+    found = {**theirs, **profile.data.get(name, {})}
+    return dict(sorted(found.items(), key=lambda item: not item[0].startswith("transformer")))

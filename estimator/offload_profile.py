@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
-from estimator import core_rules, derived_weights, offload_beside, offload_loading, offload_programs, optimizers, rebuilt_profile
-from estimator.archs import load_archs
-from estimator.errors import CannotTell, Problem
+from estimator import core_rules, derived_weights, experts, offload_beside, offload_loading, offload_programs, optimizers, rebuilt_profile
+from estimator.errors import CannotTell
 from estimator.job import Job, Model
-from estimator.offload import OWN, Layer, choose, deviation_bytes, layers_of, table_of, taken_before_quantising
-from estimator.offload_left import left
+from estimator.offload import OWN, table_of
+from estimator.offload_choice import AFTER, BEFORE, ChosenProfile, Shares, unknown
 from estimator.offload_programs import Call, Offloaded
 from estimator.offload_rounds import denoised
 from estimator.offload_rows import Outline
@@ -24,122 +23,17 @@ from estimator.programs import Profile, load_profile
 # Weights of which the adapter is never merged into the base, as it never is with offloading: what previews of unquantised weights are then
 UNMERGED = "float8"
 ROUNDS = ("first", "later")  # of previews, in the keys of unquantised ones
-USING = {"step.core": "transformer", "step.core.sound": "transformer", "preview": "transformer", "text": "text_encoder0"}
-LOADING = {"load.transformer": "transformer", "load.text": "text_encoder0", "load.rest": "transformer"}
-# `layer_offloading` of profiles/archs.yaml: when the text encoder's layers are taken
-NOTHING, BEFORE, AFTER = "nothing", "before loading", "after loading"  # or "after quantising": before the move to the card
-OFFLOAD = "offload"  # in the keys of what is kept with a profile
+CORE, PREVIEW = "step.core", "preview"
+CORES, PREVIEWS = (CORE, "step.core.sound", "step.core.timed", "step.core.timed_image"), (PREVIEW, "preview.begun")
+LOAD_TRANSFORMER, LOAD_TEXT, LOAD_REST, TEXT, TEXT_ENCODER = "load.transformer", "load.text", "load.rest", "text", "text_encoder0"
 Making = Callable[[Program, Sequence[Call], Offloaded], Program]
 
 
-class Shares:
-    """What one choice of a component's layers makes: of use to every job with this choice, whatever becomes of the other component."""
-
-    def __init__(self) -> None:
-        self.programs: dict[str, Program] = {}
-        self.outlines: dict[str, Program] = {}
-        self.figures: dict[object, object] = {}
-        self.resident: list[int] | None = None
-
-
 @dataclass(frozen=True)
-class OffloadProfile(Profile):
-    """`base`: the profile as recorded; `model`: what is offloaded, by which percentages, in which weights."""
+class OffloadProfile(ChosenProfile):
+    """See `ChosenProfile`. A part of either expert is of its own choice of layers; previews are of both, one step of each."""
 
-    base: Profile
-    model: Model
     _figures: dict[str, dict[object, object]] = field(default_factory=dict, repr=False, compare=False)  # by part
-
-    @cached_property
-    def shares(self) -> dict[str, float]:
-        """Percentage of each component of which any layer is taken, in the order in which the trainer takes them."""
-        if load_archs().archs[self.arch].layer_offloading == NOTHING:
-            return {}
-        model = self.model
-        asked = {
-            "transformer": model.layer_offloading_transformer_percent, "text_encoder0": model.layer_offloading_text_encoder_percent,
-        }  # fmt: skip
-        return {component: share for component, share in asked.items() if share > 0}
-
-    @cached_property
-    def taken(self) -> dict[str, frozenset[int]]:
-        """Layers that wait on the host, by component."""
-        seed, weights = self.model.offload_seed, {c: self.weights_of(c) for c in self.shares}
-        if seed is not None:
-            chosen = choose([(self.layers(c, weights[c]), p) for c, p in self.shares.items()], seed)
-            return dict(zip(self.shares, chosen, strict=True))
-        return {c: self._once(("taken", c, weights[c], p), partial(self._even, c, p)) for c, p in self.shares.items()}
-
-    def _even(self, component: str, percent: float) -> frozenset[int]:
-        return choose([(self.layers(component, self.weights_of(component)), percent)])[0]
-
-    def _once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
-        """What was made before for any job of this architecture, or is made now."""
-        kept = self.base.kept
-        if (OFFLOAD, *key) not in kept:
-            kept[OFFLOAD, *key] = make()
-        return kept[OFFLOAD, *key]
-
-    def _of(self, component: str, weights: str) -> Shares:
-        made = self._once(("shares", component, weights, self.taken.get(component, frozenset())), Shares)
-        assert isinstance(made, Shares)
-        return made
-
-    @cached_property
-    def deviation_bytes(self) -> int:
-        """Standard deviation of what stays on the card, where the trainer chooses anew in every run."""
-        if self.model.offload_seed is not None:
-            return 0
-        return sum(deviation_bytes(self.layers(c, self.weights_of(c)), p) for c, p in self.shares.items())
-
-    def weights_of(self, component: str) -> str:
-        return self.model.te_weights if component.startswith("text_encoder") else self.model.weights
-
-    def layers(self, component: str, weights: str) -> tuple[Layer, ...]:
-        """A component's layers in a kind of weights. Raises CannotTell."""
-        return self._once(("layers", component, weights), lambda: self._read_layers(component, weights))  # type: ignore[no-any-return]
-
-    def _read_layers(self, component: str, weights: str) -> tuple[Layer, ...]:
-        table = table_of(self.base, "places")
-        derivation = derived_weights.DERIVED.get(weights)
-        recorded = weights if derivation is None or f"{component}/{weights}" in table else derivation.base
-        places = table.get(f"{component}/{recorded}")
-        if places is None:
-            raise CannotTell(_unknown(f"{self.arch}: layers of {component} in {weights}"))
-        layers = layers_of(places, self.base.resident(component, weights), table_of(self.base, "layers")[component], weights)
-        if component.startswith("text") and self._takes_text(BEFORE) and weights != "bf16":
-            return taken_before_quantising(layers, self.layers(component, "bf16"))
-        return layers
-
-    def _takes_text(self, when: str) -> bool:
-        return load_archs().archs[self.arch].layer_offloading == when
-
-    def _away(self, component: str) -> frozenset[int]:
-        """Layers whose weights leave the card."""
-        taken = self.taken.get(component, frozenset())
-        layers = self.layers(component, self.weights_of(component)) if taken else ()
-        return frozenset(n for n in taken if not layers[n].carried)
-
-    def _gone(self, component: str) -> list[Layer]:
-        """Those layers, and tensors of none that stay on the host with them."""
-        weights = self.weights_of(component)
-        layers, base = self.layers(component, weights), self.base
-        stays = self._once(("left", component, weights), lambda: left(self.arch, component, base.resident(component, weights), layers))
-        return [*(layers[n] for n in sorted(self._away(component))), *stays]
-
-    def resident(self, component: str, weights: str, unquantised: int = 0) -> list[int]:
-        """See `Profile`: what stays on the card."""
-        if not self.taken.get(component):
-            return self.base.resident(component, weights, unquantised)
-        share = self._of(component, weights)
-        if share.resident is None:
-            gone = {place for layer in self._gone(component) for place in range(layer.place, layer.place + len(layer.sizes))}
-            share.resident = [size for place, size in enumerate(self.base.resident(component, weights, unquantised)) if place not in gone]
-        return share.resident
-
-    def waiting_bytes(self, component: str) -> int:
-        """Bytes of the weights that wait in pinned host memory."""
-        return sum(self.layers(component, self.weights_of(component))[n].total_bytes for n in self._away(component))
 
     # ---- programs
 
@@ -149,22 +43,29 @@ class OffloadProfile(Profile):
         if share is None:
             return self.base.program(self._instead(key))
         if key not in share.programs:
-            share.programs[key] = self._made(key, self.program, _rewritten)
+            _, whose = experts.split(key)
+            made = self._made(key, partial(self._core, whose), _rewritten)
+            share.programs[key] = experts.of_second(made, key, len(self.adapter)) if whose else made
         return share.programs[key]
+
+    def _core(self, whose: str, key: str) -> Program:
+        """An expert's core, in the first one's names."""
+        return self._made(key + whose, partial(self._core, whose), _rewritten) if whose else self.program(key)
 
     def outline(self, key: str) -> Program | Footprint:
         """See `Profile`."""
         if core_rules.named(key):
-            return self.outline(core_rules.recorded(key))
+            base, whose = experts.split(key)
+            return self.outline(core_rules.recorded(base) + whose)
         share = self._share(key)
         if share is None:
             return self.base.outline(self._instead(key))
         if key not in share.outlines:
-            share.outlines[key] = self._made(key, self._outlined_core, self._outlined)
+            share.outlines[key] = self._made(key, partial(self._outlined_core, experts.split(key)[1]), self._outlined)
         return share.outlines[key]
 
-    def _outlined_core(self, key: str) -> Program:
-        made = self.outline(key)
+    def _outlined_core(self, whose: str, key: str) -> Program:
+        made = self.outline(key + whose)
         assert isinstance(made, Program)  # a step's core always depends on the choice of layers
         return made
 
@@ -176,13 +77,22 @@ class OffloadProfile(Profile):
             self._figures[key] = own if share is None else share.figures
         return self._figures[key]
 
+    def _components(self, key: str) -> tuple[str, ...]:
+        """The components on whose choice a part depends."""
+        (name, *_), (_, whose) = key.split("/"), experts.split(key)
+        if name in CORES:
+            return self.transformers[-1:] if whose == experts.LOW else self.transformers[:1]
+        if name in (*PREVIEWS, LOAD_TRANSFORMER, LOAD_REST) or self._brings(key):
+            return self.transformers
+        return (TEXT_ENCODER,) if name in (TEXT, LOAD_TEXT) else ()
+
     def _share(self, key: str) -> Shares | None:
-        """Of which component's choice a part depends; None: of none's."""
-        name, *rest = key.split("/")
-        component = USING.get(name) or LOADING.get(name) or ("transformer" if self._brings(key) else None)
-        if component is None or (not self.taken.get(component) and (name, rest[0]) != ("preview", "bf16")):
+        """Of which choice of layers a part is; None: it depends on none."""
+        components, (name, kind) = self._components(key), (*key.split("/"), "")[:2]
+        unmerged = name in PREVIEWS and kind == "bf16"
+        if not components or not (unmerged or any(self.taken.get(component) for component in components)):
             return None
-        return self._of(component, self.weights_of(component))
+        return self._of(components, self.weights_of(components[0]))
 
     def _brings(self, key: str) -> bool:
         """Whether a part brings a training adapter's layers to the card for the first time."""
@@ -199,35 +109,36 @@ class OffloadProfile(Profile):
         return key
 
     def _made(self, key: str, core_of: Callable[[str], Program], make: Making) -> Program:
+        key, whose = experts.split(key)
         name, *rest = key.split("/")
-        if name in LOADING:
+        if name in (LOAD_TRANSFORMER, LOAD_TEXT, LOAD_REST):
             return self._loaded(name, key)
         if self._brings(key):
             first = self._instead(key)
             later = self.base.program(f"{first.removesuffix('first')}later")
             return offload_beside.entered(self.base.program(first), later, self.taken["transformer"])
-        if optimizers.FUSED in key and name == "step.core":
+        if optimizers.FUSED in key and name == CORE:
             core, update = key.split(optimizers.FUSED, 1)
             return optimizers.fused(core_of(core), update, self.adapter)
         if core_rules.named(key):
             return core_rules.rewritten(key, core_of)
-        component = USING[name]
-        layers = resident = self.layers(component, rest[0])
-        if (name, rest[0]) == ("preview", "bf16"):
+        components = self._components(key + whose)
+        layers = resident = self.layers(components[0], rest[0])
+        if name in PREVIEWS and rest[0] == "bf16":
             key = "/".join([name, UNMERGED, *(word for word in rest[1:] if word not in ROUNDS)])
-            resident = self.layers(component, UNMERGED)
+            resident = self.layers(components[0], UNMERGED)
         derived = derived_weights.base_key(key)
         recorded = key if derived is None else derived[0]
-        what = Offloaded(resident, layers, self.taken.get(component, frozenset()))
-        base, calls = self.base.program(recorded), self._calls(recorded, component)
-        if name == "preview" and self.model.assistant_lora is not None:
+        what = Offloaded(resident, layers, self.taken.get(components[0], frozenset()))
+        base, calls = self.base.program(recorded), self._calls(recorded, components[0])
+        if name == PREVIEW and self.model.assistant_lora is not None:
             calls, what = offload_beside.used_beside(base, calls, what)
-        if name == "preview" and make is _rewritten:
-            base, calls = denoised(base, calls)
+        if name in PREVIEWS and make is _rewritten:
+            base, calls, what = denoised(base, calls, what, *(self.taken.get(each, frozenset()) for each in components[1:]))
         program = make(base, calls, what)
         if derived is None or (make == self._outlined and derived[1].casts):  # see derived_weights.of_same_outline
             return program
-        return derived_weights.program(program, key, derived[1], self.base.resident(component, derived[1].base))
+        return derived_weights.program(program, key, derived[1], self.base.resident(components[0], derived[1].base))
 
     def _outlined(self, base: Program, calls: Sequence[Call], what: Offloaded) -> Program:
         outline = self._once(("outline", base.key, what.layers is what.resident), lambda: Outline(base, calls, what))
@@ -235,20 +146,29 @@ class OffloadProfile(Profile):
         return made
 
     def _loaded(self, name: str, key: str) -> Program:
-        component, program = LOADING[name], self.base.program(key)
+        program, numbers = self.base.program(key), 0
+        for component in self._components(key):
+            if name == LOAD_TRANSFORMER and self.model.assistant_lora is not None:
+                program = offload_beside.loaded(program, self.taken.get(component, frozenset()))
+            program = self._left(program, component, name, numbers)
+            numbers += self.numbers(component)
+        return program
+
+    def _left(self, program: Program, component: str, name: str, first: int) -> Program:
+        """A part of loading without what of a component waits on the host. `first`: the number of its first tensor in names."""
         taken = self._away(component)
-        if name == "load.transformer" and self.model.assistant_lora is not None:
-            program = offload_beside.loaded(program, self.taken.get(component, frozenset()))
         if not taken:
             return program
-        if name == "load.text" and self._takes_text(BEFORE):
+        named = experts.RESIDENT_OF.get(component, component)
+        if name == LOAD_TEXT and self._takes_text(BEFORE):
             layers = self.layers(component, self.weights_of(component))
-            return offload_loading.loaded_late(program, component, self.layers(component, "bf16"), layers, taken)
+            return offload_loading.loaded_late(program, named, self.layers(component, "bf16"), layers, taken)
         made = offload_loading.loaded_first if self._takes_text(AFTER) else offload_loading.loaded
-        return made(program, component, self._gone(component))
+        return made(program, named, [replace(layer, number=first + layer.number) for layer in self._gone(component)])
 
     def _calls(self, key: str, component: str) -> tuple[Call, ...]:
         """Where in a recorded part the component's layers are used."""
+        component = experts.RESIDENT_OF.get(component, component)
         return self._once(("calls", key, component), lambda: self._read_calls(key, component))  # type: ignore[no-any-return]
 
     def _read_calls(self, key: str, component: str) -> tuple[Call, ...]:
@@ -256,7 +176,7 @@ class OffloadProfile(Profile):
         names, mine = table_of(holder, "layers"), {name: n for n, name in enumerate(table_of(self.base, "layers")[component])}
         calls = rebuilt_profile.calls(holder, key, component, names)
         if calls is None:
-            raise CannotTell(_unknown(f"{self.arch}: where {key!r} uses each layer"))
+            raise CannotTell(unknown(f"{self.arch}: where {key!r} uses each layer"))
         number = np.array([mine[name] for name in names[component]])  # a relative's encoder may be without a vision tower
         return tuple(Call(*row) for row in np.column_stack([number[calls[:, 0]], calls[:, 1:]]).tolist())
 
@@ -265,10 +185,6 @@ class OffloadProfile(Profile):
 
 
 _rewritten: Making = offload_programs.offloaded
-
-
-def _unknown(what: str) -> Problem:
-    return Problem(f"{what} was never recorded", None, "layer offloading needs it", "record it: see docs/adding_an_architecture.md")
 
 
 def profile_of(arch: str, model: Model) -> Profile:

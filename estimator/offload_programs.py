@@ -8,7 +8,7 @@ it holds for any choice of layers.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from estimator import adapter_sites
 from estimator.adapter_sites import made_by
 from estimator.arrays import Bools, among
 from estimator.features import Ints
-from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, HELD, SLOTS, STREAM, WRAPPED, Layer, slot_name
+from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, HELD, MOMENT, OWN, SLOTS, STREAM, WRAPPED, Layer, slot_name
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, EventProgram, Program
 
 NONE, STAYS = -1, -2
@@ -25,9 +25,7 @@ COPY, MADE = 1, 2  # of tensors that the base has not: on the copies' stream, or
 IMPORTED = -2  # the first tensor of the slots that was there before; the next is one less
 REBUILD = "rebuild"
 KEEP, LET_GO = "keep", "let go"  # a copy whose codes the layer's backward needs; that this one is over
-FP32_TO_BF16 = 2
-MOMENT = "layer offloading: a layer's weights are copied in"
-CHECKPOINTED = "/checkpointed/"
+FP32_TO_BF16, CHECKPOINTED = 2, "/checkpointed/"
 PARTS = 4  # the most tensors that a slot holds besides a bias
 
 
@@ -141,10 +139,20 @@ class _Editor:
         layer, real = self.what.resident[call.layer], self.what.layers[call.layer]
         if real.plain_bytes is not None and not real.stuck and call.layer in self.what.taken:  # rebuilt on the host
             self.dropped |= set(range(call.first, call.last)) - {call.output}
+        elif layer.what == real.what == OWN and not real.stuck and call.layer in self.what.taken:
+            self.dropped |= set(self._read_before(call, max(layer.sizes)))
         same = self.what.layers[call.layer].what == WRAPPED and call.layer not in self.what.taken
         if layer.what == WRAPPED and not same:
             weight = CODES_TO_WEIGHT * layer.sizes[0]
             self.dropped |= {k for k in range(call.first, call.last) if k != call.output and self.constants[k] == weight}
+
+    def _read_before(self, call: Call, packed: int) -> Iterator[int]:
+        """What asking for a weight's type rebuilds (the module around a layer does, in T5): on the host, where the layer waits."""
+        around = self.base.moments[self.base.labels[call.first]].rpartition(".")[0]
+        sizes, k = {packed * 2, packed * 4, packed * 8, packed // 16}, call.first - 1
+        while k >= 0 and self.constants[k] in sizes and self.base.moments[self.base.labels[k]] == f"{around}|forward":
+            yield k
+            k -= 1
 
     # ---- events
 

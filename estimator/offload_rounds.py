@@ -2,6 +2,8 @@
 
 A forward copies in so many layers that the four slots turn on from step to step; so each layer's weights come to lie in a block that
 another has left, which may be too small. Without offloading a second step finds the blocks of the first, and nothing more is needed.
+
+Of two experts (Wan 2.2 14B) the first makes the first step and the second those behind it, each with layers of its own.
 """
 
 from __future__ import annotations
@@ -13,20 +15,25 @@ import numpy as np
 
 from estimator.arrays import among
 from estimator.features import Ints
-from estimator.offload_programs import Call
+from estimator.offload import TRANSFORMER
+from estimator.offload_programs import Call, Offloaded
 from estimator.program import ALLOCATE, FIRST_IMPORT, Program
 
 ROUNDS = 2
-TRANSFORMER = "transformer"
 ONCE = "connectors"  # moments of what runs before the first step alone: LTX-2's, over the prompts
 
 
-def denoised(base: Program, calls: Sequence[Call], rounds: int = ROUNDS) -> tuple[Program, tuple[Call, ...]]:
-    """A preview's program with so many steps, and its calls. What is decoded is what the last step has made."""
+def denoised(
+    base: Program, calls: Sequence[Call], what: Offloaded, *others: frozenset[int], rounds: int = ROUNDS
+) -> tuple[Program, tuple[Call, ...], Offloaded]:  # fmt: skip
+    """A preview's program with so many steps, its calls, and its layers. What is decoded is what the last step has made.
+
+    `others`: layers of a further expert that wait on the host; its step comes second.
+    """
     labelled = [row for row, moment in enumerate(base.moments) if moment.startswith(TRANSFORMER)]
     inside = np.flatnonzero(among(np.array(base.labels), labelled))
     if not len(inside) or rounds < 2:
-        return base, tuple(calls)
+        return base, tuple(calls), what
     count = int(inside[-1]) + 1
     born = np.cumsum(base.events == ALLOCATE)
     step = base.events[born <= count]
@@ -42,7 +49,8 @@ def denoised(base: Program, calls: Sequence[Call], rounds: int = ROUNDS) -> tupl
         base, events=events, coefficients=np.concatenate(sizes),
         labels=(*base.labels[:count] * (rounds - 1), *base.labels), names=(*[None] * (count * (rounds - 1)), *base.names),
     )  # fmt: skip
-    return program, tuple(_later(call, count * n) for n in range(rounds) for call in calls)
+    each = len(what.layers) if others else 0
+    return program, tuple(_later(call, count * n, each * n) for n in range(rounds) for call in calls), _beside(what, others)
 
 
 def _passing_once(base: Program, count: int) -> Ints:
@@ -52,7 +60,15 @@ def _passing_once(base: Program, count: int) -> Ints:
     return np.flatnonzero(base.deaths[: inside[-1] + 1] <= inside[-1] + 1) if len(inside) else inside
 
 
-def _later(call: Call, by: int) -> Call:
-    """The call behind so many tensors more. Numbers below 0 say something else."""
+def _beside(what: Offloaded, others: tuple[frozenset[int], ...]) -> Offloaded:
+    """The layers with those of further experts behind them."""
+    count, many = len(what.layers), 1 + len(others)
+    taken = frozenset(count * n + k for n, each in enumerate((what.taken, *others)) for k in each)
+    layers = (*what.layers,) * many
+    return Offloaded(layers if what.resident is what.layers else (*what.resident,) * many, layers, taken)
+
+
+def _later(call: Call, by: int, layers: int) -> Call:
+    """The call behind so many tensors more, of the layer behind so many. Numbers below 0 say something else."""
     places = call.first, call.last, call.input, call.output, call.backward, call.until
-    return Call(call.layer, *(at + by if at >= 0 else at for at in places))
+    return Call(call.layer + layers, *(at + by if at >= 0 else at for at in places))

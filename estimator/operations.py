@@ -33,7 +33,8 @@ class Part:
     """Run a program. Unnamed tensors that outlive it belong to `scope` until that is released; a step's latents to `holds`, where given.
 
     `accumulate`: gradients are there already: new ones are added to them and freed at once. `inside`: what happens in the middle of a
-    step's core, just before its transformer begins, and when its forward is over (see `flat`).
+    step's core, just before its transformer begins, and when its forward is over (see `flat`). `between`: what happens between the steps
+    of a preview of two experts with offloaded layers (estimator.offload_rounds).
     """
 
     key: str
@@ -42,6 +43,7 @@ class Part:
     accumulate: bool = False
     inside: tuple[tuple[Operation, ...], tuple[Operation, ...]] = ((), ())
     holds: str = ""
+    between: tuple[Operation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ Operation = Begin | End | Part | MoveIn | MoveOut | Release | Copy | EmptyCache
 def flat(operations: Iterable[Operation]) -> Iterator[Operation]:
     """What happens inside a part before it, for those who do not look into parts."""
     for operation in operations:
-        if isinstance(operation, Part) and any(operation.inside):
-            yield from (each for group in operation.inside for each in group)
-            operation = replace(operation, inside=((), ()))
+        if isinstance(operation, Part) and (any(operation.inside) or operation.between):
+            yield from (each for group in (*operation.inside, operation.between) for each in group)
+            operation = replace(operation, inside=((), ()), between=())
         yield operation

@@ -18,7 +18,7 @@ from estimator.arrays import among
 from estimator.derived_weights import PLACES_OF_LINEAR, TENSORS_OF_LINEAR
 from estimator.features import Ints
 from estimator.job import Job
-from estimator.offload import GROUP, GROUPS, STREAM, aged
+from estimator.offload import GROUP, GROUPS, STREAM, aged, second_step
 from estimator.part_events import PartRun, events_of, ledger_at
 from estimator.program import Program
 from estimator.programs import Profile
@@ -212,16 +212,17 @@ class Replay:
     def _run_around(self, part: op.Part, program: Program, run: PartRun, before: dict[str, int]) -> int | None:
         """`_run`, with what happens inside the part in its places. `before` gets what that leaves on the card."""
         keys, events = run.keys, run.events
-        if not any(part.inside):
+        if not (any(part.inside) or part.between):
             return self._run(program, keys, events, run)
-        cuts = [int(np.flatnonzero(keys == run.base + k)[0]) for k in program.forward]
+        groups = ((), part.between) if part.between else part.inside
+        places = (0, second_step(program.labels, program.moments)) if part.between else program.forward
+        cuts = [int(np.flatnonzero(keys == run.base + k)[0]) for k in places]
         seen, best, start = dict(self.state.bytes_of), None, 0
-        for end, operations in zip((*cuts, len(keys)), (*part.inside, ()), strict=True):
+        for end, operations in zip((*cuts, len(keys)), (*groups, ()), strict=True):
             if end > start:
                 event = self._run(program, keys[start:end], events[start:end], run, last=end == len(keys))
                 best = best if event is None else start + event
-            for operation in operations:
-                self._one(operation)
+            list(map(self._one, operations))
             start = end
         before |= {name: before.get(name, 0) + size - seen.get(name, 0) for name, size in self.state.bytes_of.items()}
         return best

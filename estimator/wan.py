@@ -7,14 +7,17 @@ diffusers c9438378: AutoencoderKLWan (_encode, _decode, tiled_decode), WanPipeli
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from estimator.features import IMAGE_CELLS, Cells, image_values
-from estimator.job import Bucket, Dataset, Sample
+from estimator.job import Bucket, Dataset, Job, Sample
 from estimator.operations import PREVIEW, EmptyCache, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 from estimator.sizes import sizes_of
 from estimator.stays import BLANK
 
+MERGING, RECORDED, UNQUANTISED = ("sample.enter", "sample.leave"), "qfloat8", "bf16"
+"""What of an adapter depends on whether it is merged: its parts, and the kind of weights of which those without were recorded."""
 TILE_PIXELS, TILE_STRIDE_PIXELS = 256, 192  # AutoencoderKLWan: tile_sample_min_width, tile_sample_stride_width
 
 
@@ -57,7 +60,12 @@ def tiled(width: int, height: int, frames: int, cells: Cells = IMAGE_CELLS) -> I
 class WanPlan(Plan):
     """Wan21: with low_vram the transformer is quantised on the host and comes to the card behind the text encoder."""
 
+    merged_whole = True  # an adapter is merged into unquantised weights in one part
     tiles = True  # previews are decoded tile by tile with low_vram, or where model_kwargs asks for it (use_vae_tiling)
+
+    def __init__(self, job: Job, encoders: tuple[str, ...]) -> None:
+        super().__init__(job, encoders)
+        self.merges = self.weights == UNQUANTISED and not job.model.layer_offloading
 
     def load(self) -> Iterator[Operation]:
         for operation in super().load():
@@ -76,6 +84,11 @@ class WanPlan(Plan):
     def cache_item(self, bucket: Bucket) -> Iterator[Operation]:
         yield from coded("latents", "encode", {**sizes_of(self.arch, bucket), "B": 1}, "item")
 
+    def encode_batch(self, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        """A step trains on a copy of its prompts (PromptEmbeds.detach), which its head has; what was encoded is let go."""
+        yield self.encode(values["X"], "embeddings", values["B"])
+        yield Release("embeddings")
+
     def head(self, key: str, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
         if self.text_away and not self.text_cached:  # SDTrainer: cached_blank_embeds.clone().detach(), and then concat_prompt_embeds
             yield Part(BLANK, {"X": values["X"]}, scope)
@@ -83,6 +96,17 @@ class WanPlan(Plan):
             yield from coded(key, "encode", values, scope)
         else:
             yield Part(key, values, scope)
+
+    def sampling(self, when: str) -> Iterator[Operation]:
+        """EMA's copy of an adapter that is merged then comes first, as beside quantised weights, and a flush behind it."""
+        for operation in super().sampling(when):
+            if not (self.merges and self.merged_whole and isinstance(operation, Part) and operation.key.startswith(MERGING)):
+                yield operation
+                continue
+            name, weights, ema, _ = operation.key.split("/")
+            if (name, ema) == (MERGING[0], "ema"):
+                yield from (replace(operation, key=f"{name}/{RECORDED}/{ema}/{when}"), EmptyCache())
+            yield replace(operation, key=f"{name}/{weights}/none/{when}")
 
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
         low_vram = self.job.model.low_vram

@@ -15,18 +15,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from estimator.batches import Batch, Step, one_or_many
-from estimator.experts import BOTH, LOW
+from estimator.experts import BOTH, EXPERTS, LOW
 from estimator.job import Bucket, Job, Sample
 from estimator.lora_merging import FROM_HOST
 from estimator.operations import EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
-from estimator.wan import WanPlan, first_frame
+from estimator.wan import MERGING, RECORDED, WanPlan, first_frame
 
-EXPERTS = ("transformer_1", "transformer_2")
 BOTH_EXPERTS = (0, 1)  # high noise, low noise: what is trained unless a config says otherwise
 # Parts of the adapter that name the weights' kind: Wan 2.1's recordings in qfloat8 serve for all quantised kinds, of whose layers an
 # adapter is made and put to use alike, but for what `setup.read` holds
-MERGING = ("sample.enter", "sample.leave")
-BY_WEIGHTS, RECORDED = ("setup.network/", *MERGING), "qfloat8"
+BY_WEIGHTS = ("setup.network/", *MERGING)
 REBUILT = "uint"  # kinds of the trainer's own quantised layers, which rebuild a weight that is read
 OF_ADAPTER = ("setup.network/", "setup.optimizer/", "setup.ema", "step.ema", "save/", "sample.enter/", "sample.leave/")
 
@@ -37,18 +35,21 @@ class Wan22Plan(WanPlan):
     def __init__(self, job: Job, encoders: tuple[str, ...]) -> None:
         super().__init__(job, encoders)
         self.trained, self.switch_every = job.model.experts or BOTH_EXPERTS, job.train.switch_boundary_every
+        self.moves_layers = job.model.layer_offloading and job.model.layer_offloading_transformer_percent > 0
 
     # ---- where the experts are
+
+    merged_whole = False
 
     def _fitted(self, operations: Iterator[Operation]) -> Iterator[Operation]:
         """The common phases' operations: no move of the whole transformer does anything, and the adapter is both experts'."""
         for operation in operations:
             if isinstance(operation, (MoveIn, MoveOut)) and operation.component == "transformer":
                 continue
-            if isinstance(operation, Part) and operation.key.startswith(MERGING) and self.weights == "bf16":
+            if isinstance(operation, Part) and operation.key.startswith(MERGING) and self.merges:
                 yield from self._merged(operation)
                 continue
-            if isinstance(operation, Part) and operation.key.startswith(BY_WEIGHTS) and self.weights != "bf16":
+            if isinstance(operation, Part) and operation.key.startswith(MERGING if self.weights == "bf16" else BY_WEIGHTS):
                 operation = replace(operation, key=operation.key.replace(f"/{self.weights}", f"/{RECORDED}", 1))
             twice = isinstance(operation, Part) and operation.key.startswith(OF_ADAPTER) and len(self.trained) > 1
             if not twice or not isinstance(operation, Part):
@@ -91,7 +92,8 @@ class Wan22Plan(WanPlan):
 
     def _read(self) -> Iterator[Operation]:
         """The adapter's layers read the weights that they sit on, all before its first tensor comes to the card."""
-        if self.weights.startswith(REBUILT) and not self.job.model.low_vram:
+        all_wait = self.moves_layers and self.job.model.layer_offloading_transformer_percent >= 1  # and are rebuilt there
+        if self.weights.startswith(REBUILT) and not (self.job.model.low_vram or all_wait):
             yield Part(f"setup.read/{self.weights}")
 
     def caching(self) -> Iterator[Operation]:
@@ -124,7 +126,8 @@ class Wan22Plan(WanPlan):
         """With low_vram the high noise expert comes in alone, later the other in its place, and none is left for decoding."""
         if self.job.model.low_vram:
             yield from (MoveIn(EXPERTS[0]), EmptyCache())
-        yield from super().denoise(sample, when, values)
+        for part in super().denoise(sample, when, values):
+            yield replace(part, between=tuple(self._use(1))) if isinstance(part, Part) and self.moves_layers else part
         if self.job.model.low_vram:
             yield from (*self._use(1), MoveOut(EXPERTS[1]))
 

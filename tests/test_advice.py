@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -240,10 +241,16 @@ def test_four_bits_are_the_text_encoders_too_where_it_has_no_key_of_its_own(arch
 
 
 @pytest.mark.parametrize(
-    ("arch", "offered"), [("zimage", True), ("zimage-turbo", True), ("flux1-dev", False), ("qwen-image", True), ("wan21-14b", False)]
-)
-def test_layers_are_offloaded_only_where_the_trainer_does_it_and_it_is_modelled(arch: str, offered: bool) -> None:
+    ("arch", "model", "offered"),
+    [
+        *((arch, {}, True) for arch in ("zimage", "zimage-turbo", "qwen-image", "wan21-14b", "wan22-14b")), ("flux1-dev", {}, False),
+        ("wan22-14b", {"low_vram": True, "weights": "qfloat8"}, True), ("wan21-14b", {"low_vram": True}, False),
+        ("wan22-5b", {"weights": "qfloat8"}, False),
+    ],
+)  # fmt: skip
+def test_layers_are_offloaded_only_where_the_trainer_does_it_and_it_is_modelled(arch: str, model: dict[str, Any], offered: bool) -> None:
     job = replace(heavy_job(), arch=arch)
+    job = replace(job, model=replace(job.model, **model))
     assert ("model.layer_offloading" in {edit.key for edit in edits(job)}) == offered
 
 

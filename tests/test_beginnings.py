@@ -76,7 +76,8 @@ def test_with_expandable_segments_no_other_capacity_is_served() -> None:
 def test_parts_that_differ_in_anything_have_other_names() -> None:
     part, move = op.Part("text/bf16/plain/one", {"X": 7}), (op.MoveIn("vae"),)
     others: dict[str, object] = {
-        "key": "text/bf16/plain/many", "values": {"X": 8}, "scope": "item", "accumulate": True, "inside": (move, ()), "holds": "batch"
+        "key": "text/bf16/plain/many", "values": {"X": 8}, "scope": "item", "accumulate": True, "inside": (move, ()), "holds": "batch",
+        "between": move,
     }  # fmt: skip
     assert others.keys() == {each.name for each in fields(op.Part)}
     names = [beginnings.name_of(part), *(beginnings.name_of(replace(part, **{name: value})) for name, value in others.items())]

@@ -15,7 +15,7 @@ from made_jobs import ROOT
 from estimator import residents
 from estimator.errors import CannotTell, InputError
 from estimator.job import Job
-from estimator.offload import GROUP, SLOTS, STREAM, Layer, aged, choose, deviation_bytes, layers_of, spread
+from estimator.offload import GROUP, MOMENT, SLOTS, STREAM, Layer, aged, choose, deviation_bytes, layers_of, second_step, spread
 from estimator.offload_beside import used_beside
 from estimator.offload_profile import OffloadProfile, chance_bytes, profile_of, waiting
 from estimator.offload_programs import Call, Offloaded, offloaded
@@ -134,13 +134,32 @@ def test_a_second_step_of_denoising_meets_other_slots() -> None:
     layers = [plain(size) for size in sizes]
     copies = {}
     for rounds in (1, 2):
-        program, used = denoised(base, calls, rounds)
-        made = offloaded(program, used, Offloaded(layers, layers, frozenset(range(3))))
+        program, used, what = denoised(base, calls, Offloaded(layers, layers, frozenset(range(3))), rounds=rounds)
+        made = offloaded(program, used, what)
         copies[rounds] = max(copied for _, copied in live(made))
         assert len(used) == 3 * rounds
         assert live(program)[-1] == live(base)[-1]
         assert max(live(program)) == max(live(base))
     assert copies == {1: sum(sizes), 2: sum(sizes) + 9000 + 1000}
+
+
+def test_of_two_experts_the_second_denoises_with_its_own_layers() -> None:
+    """The first has its largest layer on the host and the second the others: no copy of either is made in the other's step."""
+    base, calls = chain(3)
+    base = replace(base, moments=["transformer.block|forward"])
+    layers = [plain(9000), plain(1000), plain(2000)]
+    program, used, what = denoised(base, calls, Offloaded(layers, layers, frozenset({0})), frozenset({1, 2}))
+    made = offloaded(program, used, what)
+    copied = [int(size) for size, stream in zip(made.sizes({}), made.streams, strict=True) if size and stream == STREAM]  # type: ignore[arg-type]
+    assert copied == [9000, 1000, 2000]
+    assert made.copies["forward"] == 3
+    assert what.layers is what.resident
+
+
+def test_a_second_step_begins_behind_the_transformer_and_no_copy_ends_the_first() -> None:
+    moments = ["pipeline", "transformer.block|forward", MOMENT]
+    labels = [0, 0, 2, 1, 2, 1, 0, 0, 1, 0]
+    assert second_step(labels, moments) == 6
 
 
 def test_previews_are_denoised_twice_and_decoded_once() -> None:

@@ -55,13 +55,14 @@ ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used
 OFFLOADING = frozenset({
     "flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "ltx2", "ltx2.3", "ltx2.5", "qwen-image", "qwen-image-edit",
-    "qwen-image-edit-2509", "qwen-image-edit-2511", "wan21-1.3b", "zimage", "zimage-turbo", "zimage-l2p",
+    "qwen-image-edit-2509", "qwen-image-edit-2511", "wan21-1.3b", "wan21-14b", "wan21-i2v-14b", "wan22-14b", "wan22-i2v-14b", "wan22-5b",
+    "zimage", "zimage-turbo", "zimage-l2p",
 })  # fmt: skip
 UNMERGED: frozenset[str] = frozenset()  # those that offloading takes nothing of, with such records of their float8 previews
 OFFLOADED_WEIGHTS = frozenset({"float8", "uint4", "convrot8", *(kind for kind in DERIVED if kind.startswith("uint"))})
 # Architectures of which this is so in some kinds of the transformer's weights only
-OFFLOADED_ALONE = {"qwen-image-edit-2511": OFFLOADED_WEIGHTS, "wan21-1.3b": frozenset({"bf16"})}
-OFFLOADED_ALONE |= dict.fromkeys(("ltx2", "ltx2.3"), frozenset({"bf16", "float8"}))
+OFFLOADED_ALONE = {"qwen-image-edit-2511": OFFLOADED_WEIGHTS} | dict.fromkeys(("ltx2", "ltx2.3"), frozenset({"bf16", "float8"}))
+OFFLOADED_ALONE |= dict.fromkeys(("wan21-1.3b", "wan21-14b", "wan21-i2v-14b", "wan22-5b"), frozenset({"bf16"}))
 QUANTIZE_EXCLUDES = frozenset({"*time_text_embed*"})  # the trainer's own Flex.1 example leaves this embedder unquantised
 ATTENTION = frozenset({"sdpa"})
 MAX_CONTROL_IMAGES = 0

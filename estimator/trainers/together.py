@@ -45,8 +45,8 @@ def _offloaded(model: Model, arch: Arch) -> str:
     only = modelled.OFFLOADED_ALONE.get(arch.key, {model.weights})
     if arch.key not in modelled.OFFLOADING or model.weights not in only:
         return f"layer offloading of {arch.name} in {model.weights}"
-    if arch.offloads_as_it_is and model.low_vram and model.layer_offloading_transformer_percent > 0:
-        return f"layer offloading of {arch.name} with low_vram, on which the trainer stops"
+    if arch.offloads_as_it_is and model.layer_offloading_transformer_percent > 0 and (model.low_vram or model.weights != model.dtype):
+        return f"layer offloading of {arch.name} with low_vram or quantised, on which the trainer stops"
     shares = (model.layer_offloading_transformer_percent, model.layer_offloading_text_encoder_percent)
     for share, weights in zip(shares, (model.weights, model.te_weights), strict=True):
         if share > 0 and weights not in (model.dtype, *modelled.OFFLOADED_WEIGHTS):
