@@ -135,7 +135,8 @@ def test_quantised_weights_are_smaller(arch: str) -> None:
     known = "bf16" in kinds or load_profile(arch).shares_all
     bf16 = sum(load_profile(arch).resident("transformer", "bf16")) if known else 2 * sizes["qfloat8"]
     assert all(sizes[kind] == pytest.approx(bf16 / 2, rel=0.02) for kind in sizes if kind.endswith("float8"))  # Wan 2.2's embedders stay
-    assert "uint4" not in sizes or sizes["uint4"] < 0.35 * bf16
+    most = 0.76 if arch == "omnigen2" else 0.35  # layers of 2520 inputs are in no groups of 64: the trainer leaves them as they are
+    assert "uint4" not in sizes or sizes["uint4"] < most * bf16
 
 
 def test_what_neither_of_two_relatives_recorded_is_said_not_to_be() -> None:
