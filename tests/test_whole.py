@@ -58,6 +58,12 @@ def test_what_has_no_model_is_named(tmp_path: Path, model: dict[str, Any], setti
     assert any(place.endswith(key) for place in named(job)), named(job)
 
 
+def test_a_model_in_float8_is_said_to_learn_next_to_nothing(tmp_path: Path) -> None:
+    model = ZIMAGE | {"quantize": True, "qtype": "float8"}
+    job = read(tmp_path, train=train(optimizer="adamw8bit"), model=model, network=...)
+    assert any("get no gradient" in entry.why for entry in job.unmodelled)
+
+
 def test_an_ema_that_was_not_recorded_is_named(tmp_path: Path) -> None:
     settings = train(optimizer="adamw8bit", noise_scheduler="ddpm", ema_config={"use_ema": True})
     assert any(place.endswith("ema_config") for place in named(read(tmp_path, train=settings, model=SDXL, network=...)))

@@ -13,6 +13,7 @@ from estimator.trainers.section import Section
 
 FILTERS = ("ignore_if_contains", "only_if_contains")  # of the model section: words of parameters' names
 COPIES_GRADIENTS = "adafactor"  # a hook on each parameter that is not fp32 (toolkit/optimizers/adafactor.py: stochastic_accumulation)
+TORCHAO = "float8"  # two steps of Z-Image on the emulated device: gradients of norms and biases alone (docs/log.md)
 ADAPTER = "add network: {type: lora, linear: 16}"
 
 
@@ -27,7 +28,8 @@ def check_whole(process: Section, arch: Arch, model: Model, train: Train) -> Non
         return
     at_model = process.at("model") if section is None else section.at("quantize")
     if model.weights not in modelled.WHOLE_WEIGHTS:
-        found.not_modelled(at_model, True, f"training all of {arch.name} in {model.weights} (set model.quantize: false)")
+        without = "; its quantised layers get no gradient, and stay as they are" if model.weights == TORCHAO else ""
+        found.not_modelled(at_model, True, f"training all of {arch.name} in {model.weights}{without} (set model.quantize: false)")
     for key in FILTERS if section is not None else ():
         if section is not None and section.values.get(key) is not None:
             found.not_modelled(section.at(key), section.values[key], "a part of the parameters is trained")
