@@ -32,18 +32,8 @@ JOBS = (
         "turbo-lokr-16-uint4-no-checkpointing", web_ui("turbo"), (("portraits", [512], {}),),
         {**quantised("uint4"), **lokr(16), **CACHED, **NO_CHECKPOINTING}, SMALL_PREVIEW,
     ),
-    Job(
-        "qwen-lokr-auto-uint4", web_ui("qwen"), (("phone", [512], {}),), {**WEIGHTED, **quantised("uint4"), **lokr(-1), **CACHED},
-        SMALL_PREVIEW,
-    ),
     Job("klein9b-lokr-8-uint4", klein("9b"), (("phone", [512], {}),), {**quantised("uint4"), **lokr(8), **CACHED}, SMALL_PREVIEW),
     Job("klein4b-lokr-auto", klein("4b"), (("portraits", [512, 768], {}),), {**lokr(-1), **CACHED}, SMALL_PREVIEW),
-    Job(
-        "klein4b-lokr-8-uint4-no-checkpointing", klein("4b"), (("phone", [512], {}),),
-        {**quantised("uint4"), **lokr(8), **CACHED, **NO_CHECKPOINTING}, SMALL_PREVIEW,
-    ),
-    Job("klein4b-lokr-16-float8", klein("4b"), (("phone", [768], {}),), {**quantised("float8"), **lokr(16), **CACHED}, SMALL_PREVIEW),
-    Job("klein4b-lokr-4-bf16", klein("4b"), (("portraits", [768], {}),), {**UNQUANTISED, **lokr(4), **CACHED}, SMALL_PREVIEW),
     Job("qwen-lokr-8", web_ui("qwen"), (("portraits", [512], {}),), {**WEIGHTED, **lokr(8), **CACHED}, SMALL_PREVIEW),
     Job("klein9b-lokr-auto", klein("9b"), (("portraits", [512], {}),), {**lokr(-1), **CACHED}, SMALL_PREVIEW),
     Job("flux-dropout", example(FLUX), (("portraits", [512, 768], {}),), {**dropout(0.1), **CACHED}, SMALL_PREVIEW),
