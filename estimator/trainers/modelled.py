@@ -15,6 +15,7 @@ ADAPTERS = frozenset({"lora", "lokr"})
 LOKR = {
     "flux1-dev": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "zimage": frozenset({"bf16", "qfloat8", "float8", "uint4"}),
     "zimage-turbo": frozenset({"bf16", "float8", "uint4"}),
+    "flux2-klein-4b": frozenset({"qfloat8"}),
     "flux2-klein-9b": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "qwen-image": frozenset({"bf16", "qfloat8", "float8"}),
 }  # fmt: skip
 # Where an adapter on some layers was held against whole runs (FLUX.1 dev, Z-Image), and the architectures of the same classes
