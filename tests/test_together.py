@@ -92,14 +92,15 @@ def test_an_edit_of_a_job_has_a_model_where_the_config_with_it_has_one(name: str
 
 
 def test_weights_of_which_no_lokr_is_known_are_not_advised(tmp_path: Path) -> None:
-    """Was: "model.qtype: qfloat8 -> uint4", and with it the answer is exit status 3."""
-    (job,) = read_jobs(write(tmp_path, process(model=FLUX_DEV | EIGHT_BIT, network=LOKR, train=trained(batch_size=4))), (), None)
-    card = find_gpu("RTX3060")
-    estimate = estimate_job(job, card, fast=True)
-    keys = {advice.key for advice in _advice(job, card, estimate)}
-    assert estimate.verdict == OOM
-    assert "model.low_vram" in keys
-    assert not any("model.qtype" in key for key in keys)
+    """Was: "model.qtype: qfloat8 -> uint4", and with it the answer is exit status 3. With a LoRA, of which it is known, it is advised."""
+    advised, card = {}, find_gpu("RTX4080")
+    for network in (LOKR, lora()):
+        (job,) = read_jobs(write(tmp_path, process(model=QWEN | EIGHT_BIT, network=network, train=trained(batch_size=4))), (), None)
+        estimate = estimate_job(job, card, fast=True)
+        assert estimate.verdict == OOM
+        advised[network["type"]] = {advice.key for advice in _advice(job, card, estimate)}
+    assert "train.batch_size" in advised["lokr"] & advised["lora"]
+    assert ("model.qtype" in advised["lokr"], "model.qtype" in advised["lora"]) == (False, True)
 
 
 SOME = {"network_kwargs": {"only_if_contains": ["layers.1.", "layers.20."]}}
