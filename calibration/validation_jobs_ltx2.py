@@ -133,11 +133,11 @@ KINDS_JOBS = (
     ),
 )  # fmt: skip
 IMAGES["still and moving"] = ((700, 500, "medium", 40, 1), (700, 500, "none", 30, 1))
-IMAGES["one moving"] = ((700, 500, "medium", 40, 1),)
 IMAGES["two of one size"] = ((320, 256, "short", 9, 1), (256, 256, "tag", 9, 1))
+IMAGES["one moving"] = ((700, 500, "medium", 40, 1),)
 MORE_KINDS_JOBS = (
     Job(
-        "ltx23-uint4-high-vram", web_ui("ltx2.3"), (("still and moving", [288], frames(17)),),
+        "ltx23-uint4-high-vram", web_ui("ltx2.3"), (("one moving", [288], frames(17)),),
         {**UI_23, **quantised("uint4"), **HIGH_VRAM, **rank(24), **LAST_PREVIEW}, SMALL,
     ),
     Job(
