@@ -19,7 +19,7 @@ from estimator.program import ALLOCATE, EventProgram, Program
 LOADING, REST, LOW_VRAM, PLAIN = "load.transformer", "load.rest", "/low_vram", "/plain"
 SOURCE = "qfloat8"
 MOVED = ("uint4",)  # kinds whose tensors have a name each (others' are of several parts under one)
-CHECKED = frozenset({"ltx2"})
+CHECKED = frozenset({"ltx2", "ltx2.3"})
 """Architectures with a whole run of such a kind without low_vram; of others it is refused as ever."""
 COMPONENT, MOMENT = "transformer", "load: Preparing Model"
 
