@@ -188,9 +188,12 @@ def test_the_search_finds_what_trying_all_finds(name: str, gib: int) -> None:
 
 
 def test_a_card_that_loading_fails_on_by_a_hair_is_soon_given_up() -> None:
-    """With layers offloaded Qwen-Image's text encoder loads but for the wider interval: each of 200,000 ways was tried for itself."""
+    """With the transformer's layers offloaded Qwen-Image's text encoder loads but for the wider interval: each of 200,000 ways was tried
+    for itself. (With its own layers offloaded too, the last level, there is a plan.)"""
     judge = Judge(subject_of("qwen_image_ui"), find_gpu("RTX4080"))
-    assert cheapest(judge, dimensions(judge.subject, "quality")) is None
+    space = dimensions(judge.subject, "quality")
+    without_text = [Dimension(each.name, each.levels[:-1]) if each.name == "offloading" else each for each in space]
+    assert cheapest(judge, without_text) is None
     assert judge.by_rows < 3_000
 
 

@@ -282,16 +282,18 @@ def _precision(what: str, before: int, after: int) -> list[str]:
 
 
 def _offloading(subject: Subject) -> Iterator[Level]:
-    """A share of the transformer's layers waits on the CPU: the least that is needed. Some classes of the trainer move nothing."""
+    """A share of the transformer's layers waits on the CPU: the least that is needed; at last the text encoder's as well. Some classes of
+    the trainer move nothing."""
     arch = subject.arch
     if subject.job.model.layer_offloading or arch.te_qtype_key == "qtype" or arch.layer_offloading == "nothing":
         return
-    for tenth in range(1, OFFLOADING_STEPS + 1):
-        share = tenth / OFFLOADING_STEPS
+    shares = [(tenth / OFFLOADING_STEPS, 0.0) for tenth in range(1, OFFLOADING_STEPS + 1)]
+    for share, of_text in (*shares, (1.0, 1.0)):
         edits = (
             Edit("model.layer_offloading", True),
             Edit("model.layer_offloading_transformer_percent", share),
-            Edit("model.layer_offloading_text_encoder_percent", 0.0),
+            Edit("model.layer_offloading_text_encoder_percent", of_text),
         )
-        why = f"{share:.0%} of the transformer's layers wait on the CPU and are copied for each pass"
-        yield Level(edits, Loss(trouble=OFFLOADING_LEAST + round(OFFLOADING_SCALE * share)), why)
+        also = " and of the text encoder's" if of_text else ""
+        why = f"{share:.0%} of the transformer's layers{also} wait on the CPU and are copied for each pass"
+        yield Level(edits, Loss(trouble=OFFLOADING_LEAST + round(OFFLOADING_SCALE * (share + of_text / OFFLOADING_STEPS))), why)
