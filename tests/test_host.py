@@ -103,7 +103,7 @@ def test_without_ram_nothing_is_judged() -> None:
 
 
 def test_where_nothing_is_known_of_ram_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    main([str(ROOT / "examples" / "chroma_radiance_24gb.yaml"), "--gpu", "RTX4090", "--fast", "--ram", "8GiB", "--json"])
+    main([str(ROOT / "examples" / "ltx25_ui.yaml"), "--gpu", "RTX4090", "--fast", "--ram", "8GiB", "--json"])
     document = json.loads(capsys.readouterr().out)
     assert document["host"] is None
     assert any("not known" in each for each in document["warnings"])
