@@ -164,7 +164,8 @@ class OffloadProfile(ChosenProfile):
             layers = self.layers(component, self.weights_of(component))
             return offload_loading.loaded_late(program, named, self.layers(component, "bf16"), layers, taken)
         made = offload_loading.loaded_first if self._takes_text(AFTER) else offload_loading.loaded
-        return made(program, named, [replace(layer, number=first + layer.number) for layer in self._gone(component)])
+        gone = self._gone(component)
+        return made(program, named, [replace(layer, number=first + layer.number) for layer in gone] if first else gone)
 
     def _calls(self, key: str, component: str) -> tuple[Call, ...]:
         """Where in a recorded part the component's layers are used."""

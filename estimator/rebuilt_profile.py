@@ -116,16 +116,23 @@ def _made(profile: Recorded, key: str) -> tuple[Program, Ints]:
         assert base is not None
         kind, components, names = key.split("/")[1], components_of(profile, key), table_of(profile, "layers")
         layers = tuple(_layers(profile, names, components, each) for each in (base.split("/")[1], kind))
-        unsaved, recorded = base.replace(_FULL, _CHECKPOINTED).replace(_GRAPH, _PLAIN), profile.recorded(base)
-        twin = recorded if unsaved == base else profile.recorded(unsaved)
         through = [name for listed in names.values() for name in listed]
         read = {number for number in layers[0] if through[number].endswith(READ_TWICE)}
         asked = [number for number in layers[0] if through[number].endswith(ASKED)]
+        source = _source(profile, base, layers[0])
+        profile.kept["rebuilt", key] = rebuilt_weights.program(source, key, (layers[0], layers[1]), read, asked)
+    return profile.kept["rebuilt", key]  # type: ignore[return-value]
+
+
+def _source(profile: Recorded, base: str, layers: Mapping[int, Layer]) -> rebuilt_weights.Base:
+    """The recorded part of which those of several kinds of weights are made."""
+    if ("source", base) not in profile.kept:
+        unsaved, recorded = base.replace(_FULL, _CHECKPOINTED).replace(_GRAPH, _PLAIN), profile.recorded(base)
+        twin = recorded if unsaved == base else profile.recorded(unsaved)
         uses = _recorded(profile, base)
         assert uses is not None
-        used = uses[among(uses[:, 0], layers[0])]
-        profile.kept["rebuilt", key] = rebuilt_weights.program(recorded, twin, key, used, (layers[0], layers[1]), read, asked)
-    return profile.kept["rebuilt", key]  # type: ignore[return-value]
+        profile.kept["source", base] = rebuilt_weights.base_of(recorded, twin, uses[among(uses[:, 0], layers)])
+    return profile.kept["source", base]  # type: ignore[return-value]
 
 
 def _layers(profile: Recorded, names: Mapping[str, Sequence[str]], components: Sequence[str], kind: str) -> dict[int, Layer]:

@@ -123,25 +123,41 @@ class _Laid:
         return births
 
 
-def program(
-    base: Program, twin: Program, key: str, calls: Ints, layers: tuple[Mapping[int, Layer], Mapping[int, Layer]],
-    read: Collection[int] = (), asked: Collection[int] = (),
-) -> tuple[EventProgram, Ints]:  # fmt: skip
-    """The base's part as `key`, and where it uses each layer: rows of estimator.offload_programs.Call, as `calls` are of the base.
+@dataclass(frozen=True)
+class Base:
+    """A recorded part of which others are made. `kept`: of each call whether its weight stays for the backward pass, where it does; `ends`:
+    of each tensor that the base's layers alone keep, the one before whose birth it is let go where none does."""
 
-    `twin`: a step's core under checkpointing, a text without a graph (else the base itself); `layers`: in the base's kind of weights, and
-    in the key's; `read`: those whose weight is asked for before it is used; `asked`: those of which the base's was, and the key's is not.
+    program: Program
+    calls: Ints
+    kept: Bools
+    ends: Mapping[int, int]
+
+
+def base_of(base: Program, twin: Program, calls: Ints) -> Base:
+    """A recorded part with its calls (rows of estimator.offload_programs.Call). `twin`: a step's core under checkpointing, a text without
+    a graph (else the base itself)."""
+    uses, own = _Uses(*calls.T), len(base.names) - base.imports
+    makers = [made_by(moment) for moment in base.moments]
+    whose = [makers[row] for row in base.labels[:own]]
+    kept: Bools = (uses.until != NONE) & ~_passed(base, uses, makers)
+    held = kept & (QUANTO in base.key) & (uses.first < uses.output) & ~_convolved(base, uses, makers)  # keep their inputs
+    return Base(base, calls, kept, _ends(base, twin, (uses.input[held], uses.last[held], uses.until[held]), whose))
+
+
+def program(
+    source: Base, key: str, layers: tuple[Mapping[int, Layer], Mapping[int, Layer]], read: Collection[int] = (), asked: Collection[int] = ()
+) -> tuple[EventProgram, Ints]:
+    """The base's part as `key`, and where it uses each layer, as the base's calls.
+
+    `layers`: in the base's kind of weights, and in the key's; `read`: those whose weight is asked for before it is used; `asked`: those of
+    which the base's was, and the key's is not.
     """
     was, now = layers
-    uses = _Uses(*calls.T)
+    base, uses, ends = source.program, _Uses(*source.calls.T), source.ends
     made = np.append(np.flatnonzero(base.events == ALLOCATE), len(base.events))
-    makers = [made_by(moment) for moment in base.moments]
-    whose = [makers[row] for row in base.labels[: len(made) - 1]]
-    kept = (uses.until != NONE) & ~_passed(base, uses, makers)
-    held = kept & (QUANTO in base.key) & (uses.first < uses.output) & ~_convolved(base, uses, makers)  # keep their inputs
-    gone = np.where(kept, made[uses.until], made[uses.output] + 1)  # where the weight is let go
+    gone = np.where(source.kept, made[uses.until], made[uses.output] + 1)  # where the weight is let go
     remade = {number: way for number, layer in now.items() if (way := _remade(layer, read=number in read)) is not None}
-    ends = _ends(base, twin, (uses.input[held], uses.last[held], uses.until[held]), whose)
     laid = _laid(uses, remade, (made[uses.first], gone), len(base.names)).moving(ends, made)
     dropped = _dropped(base, uses, was)
     for first in uses.first[among(uses.layer, [number for number in asked if was[number].what == OWN])].tolist():

@@ -37,7 +37,7 @@ class Lives:
         place = bisect_right(known, last, key=itemgetter(0))
         return known[place - 1][1] if place else None
 
-    @property
+    @cached_property
     def alike(self) -> frozenset[int]:
         """Tensors of the first pass that the twin makes too."""
         return frozenset(k for _, k in self._made)

@@ -71,13 +71,17 @@ def cheapest(judge: Judge, space: Sequence[Dimension], base: tuple[Edit, ...] = 
 
 
 def _apart(space: Sequence[Dimension]) -> list[Sequence[Dimension]]:
-    """The space without layer offloading, and with it. The interval is wider with it, so that the two fail in different phases: where they
-    were searched as one, neither phase spoke for all."""
+    """The space without layer offloading, with it, and with the text encoder's layers offloaded as well.
+
+    The interval is wider with it, so that the two fail in different phases: where they were searched as one, neither phase spoke for all.
+    Of some text encoders it is not known where they use their layers: no end of a space with both could be told.
+    """
     offloading = next((each for each in space if each.name == OFFLOADING and len(each.levels) > 1), None)
     if offloading is None:
         return [space]
-    halves = replace(offloading, levels=offloading.levels[:1]), replace(offloading, levels=offloading.levels[1:])
-    return [[half if each is offloading else each for each in space] for half in halves]
+    parts = itertools.groupby(offloading.levels, key=lambda level: {edit.key: bool(edit.value) for edit in level.edits})
+    alike = [replace(offloading, levels=tuple(levels)) for _, levels in parts]
+    return [[part if each is offloading else each for each in space] for part in alike]
 
 
 def _rising(parts: Sequence[_Search]) -> Iterator[tuple[_Search, Places]]:
@@ -111,10 +115,13 @@ class _Search:
         self.known = Known(self.space, base, judge.subject.job.train)
         self.lowest = tuple(len(each.levels) - 1 if each.name in LAST else 0 for each in self.space)
         self.costs = [[(*level.loss.order, len(level.edits)) for level in each.levels] for each in self.space]
+        least = [tuple(map(min, zip(*costs, strict=True))) for costs in self.costs]
+        self.ahead = [tuple(map(sum, zip(*least[at:], (0, 0, 0, 0), strict=True))) for at in range(len(least) + 1)]
 
     def entry(self, places: Places, part: int) -> Entry:
-        """What the search goes by: the loss of what is decided, then the fewest edits, then what is decided furthest."""
-        aimed = learned = trouble = edits = 0
+        """What the search goes by: the loss of what is decided and the least of what is not, then the fewest edits, then what is decided
+        furthest."""
+        aimed, learned, trouble, edits = self.ahead[len(places)]
         for costs, n in zip(self.costs, places, strict=False):
             each = costs[n]
             aimed, learned, trouble, edits = aimed + each[0], learned + each[1], trouble + each[2], edits + each[3]
