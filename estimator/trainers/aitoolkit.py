@@ -11,7 +11,7 @@ from typing import Any
 
 from estimator.archs import Arch, load_archs
 from estimator.configfile import ConfigFile
-from estimator.job import Dataset, Job, Model, Sample, Train
+from estimator.job import Dataset, Job, Model, Network, Sample, Train
 from estimator.trainers.aitoolkit_compile import report_compiled
 from estimator.trainers.aitoolkit_controls import check_previews
 from estimator.trainers.aitoolkit_data import read_datasets
@@ -161,17 +161,14 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
     resolved = read_model(model_section, dtype, arch_override)
     check_keys(model_section, "model", keys_of_unets(resolved[0]) if resolved else frozenset())
     if resolved is None:
-        if (
-            found.unusable
-        ):  # the rest is read too, so that its problems come along; which architecture it is for makes no difference to them
+        if found.unusable:  # the rest's problems come along, and which architecture it is for makes no difference to them
             _read_rest(process, settings, next(iter(load_archs().archs.values())), Model(""))
         return None
     arch, trainer_arch, model = resolved
     report_compiled(model_section, arch, model)
     network = of_unets(as_recorded(process, network, arch), arch)
     check_network(process, network, arch, model, settings)
-    kind = "fine-tune" if network is None or method == "full" else "LoRA with dropout" if network.dropout else network.kind
-    settings = with_passes(process, settings, arch, model, kind)
+    settings = with_passes(process, settings, arch, model, _trained(method, network))
     settings = check_unet(process, settings, arch, model, network)
     datasets, samples = _read_rest(process, settings, arch, model)
     return Job(
@@ -190,6 +187,13 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
         unmodelled=found.unmodelled,
         warnings=found.warnings,
     )
+
+
+def _trained(method: str, network: Network | None) -> str:
+    """What is trained, as refusals of further passes name it."""
+    if network is None or method == "full":
+        return "fine-tune"
+    return "LoRA with dropout" if network.dropout else network.kind
 
 
 def _check_device(process: Section) -> None:
