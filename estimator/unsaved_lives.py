@@ -9,12 +9,20 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter
 
 from estimator.adapter_sites import BACKWARD, RECOMPUTED, Tape
 
 Block = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The same tensors of a pass that does not save and of one that does, in the order in which they are made."""
+
+    unsaved: list[int]
+    saved: list[int]
 
 
 class Lives:
@@ -27,60 +35,70 @@ class Lives:
     def end(self, k: int) -> int | None:
         """The last tensor that is born before one goes if nothing saves it; None: that is not known."""
         first = self._first.get(k)
-        if first is None or self.twin.died[first] is None:
+        died = None if first is None else self.twin.died[first]
+        if died is None:
             return None
-        last = self.twin.made_before(self.twin.died[first] or 0)
+        last = self.twin.made_before(died)
         if last >= self.twin_forward:
             return None
         block = self.tape.made[k].block
         known = self._remade[block] if k >= self.forward and block is not None else self._made
-        place = bisect_right(known, last, key=itemgetter(0))
-        return known[place - 1][1] if place else None
+        place = bisect_right(known.unsaved, last)
+        return known.saved[place - 1] if place else None
 
     @cached_property
     def alike(self) -> frozenset[int]:
         """Tensors of the first pass that the twin makes too."""
-        return frozenset(k for _, k in self._made)
+        return frozenset(self._made.saved)
 
     @cached_property
-    def _made(self) -> list[tuple[int, int]]:
-        """(In the twin, in the part) of each tensor of the first forward pass."""
+    def _made(self) -> _Pairs:
+        """Each tensor of the first forward pass."""
         if self.tape is self.twin:
-            return [(k, k) for k in range(self.forward)]
-        return sorted(self._matched(range(self.forward), range(self.twin_forward)))
+            return _Pairs([*range(self.forward)], [*range(self.forward)])
+        return self._matched(range(self.forward), range(self.twin_forward))
 
     @cached_property
-    def _remade(self) -> dict[Block, list[tuple[int, int]]]:
+    def _remade(self) -> dict[Block, _Pairs]:
         """The same of each block's recomputed pass."""
         again, first = defaultdict(list), defaultdict(list)
-        for k in range(self.forward, self.tape.own):
-            made = self.tape.made[k]
+        for k, made in enumerate(self.tape.made[self.forward :], self.forward):
             if made.run == RECOMPUTED and made.block is not None:
                 again[made.block].append(k)
-        for k in range(self.twin_forward):
-            block = self.twin.made[k].block
-            if block is not None:
-                first[block].append(k)
+        for k, made in enumerate(self.twin.made[: self.twin_forward]):
+            if made.block is not None:
+                first[made.block].append(k)
         return {block: self._matched(remade, first[block]) for block, remade in again.items()}
 
     @cached_property
     def _first(self) -> dict[int, int]:
         """Of each tensor of a pass that saves, the twin's."""
-        pairs = [*self._made, *(pair for listed in self._remade.values() for pair in listed)]
-        return {k: twin for twin, k in pairs}
+        every = (self._made, *self._remade.values())
+        return {k: twin for pairs in every for twin, k in zip(pairs.unsaved, pairs.saved, strict=True)}
 
-    def _matched(self, ours: Sequence[int], theirs: Sequence[int]) -> list[tuple[int, int]]:
-        """Pairs of tensors of the same module and size, in order; what one side has more is passed over."""
-        out, n = list[tuple[int, int]](), 0
+    @cached_property
+    def _kinds(self) -> tuple[list[int], list[int]]:
+        """A number for each tensor of the part, and of the twin: equal where module and size are."""
+        numbers: dict[tuple[str, int], int] = {}
+        mine, others = (
+            [numbers.setdefault((made.module, size), len(numbers)) for made, size in zip(tape.made, tape.sizes, strict=True)]
+            for tape in (self.tape, self.twin)
+        )
+        return mine, others
+
+    def _matched(self, ours: Sequence[int], theirs: Sequence[int]) -> _Pairs:
+        """Tensors of the same module and size, in order; what one side has more is passed over."""
+        mine, others = self._kinds
+        out, n = _Pairs([], []), 0
         for k in ours:
-            ahead = next((m for m in range(n, min(n + AHEAD, len(theirs))) if self._alike(k, theirs[m])), None)
-            if ahead is not None:
-                out.append((theirs[ahead], k))
-                n = ahead + 1
+            kind = mine[k]
+            for m in range(n, min(n + AHEAD, len(theirs))):
+                if others[theirs[m]] == kind:
+                    out.unsaved.append(theirs[m])
+                    out.saved.append(k)
+                    n = m + 1
+                    break
         return out
-
-    def _alike(self, k: int, other: int) -> bool:
-        return self.tape.made[k].module == self.twin.made[other].module and self.tape.sizes[k] == self.twin.sizes[other]
 
 
 AHEAD = 6
