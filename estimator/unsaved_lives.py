@@ -80,11 +80,12 @@ class Lives:
     def _kinds(self) -> tuple[list[int], list[int]]:
         """A number for each tensor of the part, and of the twin: equal where module and size are."""
         numbers: dict[tuple[str, int], int] = {}
-        mine, others = (
-            [numbers.setdefault((made.module, size), len(numbers)) for made, size in zip(tape.made, tape.sizes, strict=True)]
-            for tape in (self.tape, self.twin)
-        )
-        return mine, others
+
+        def kinds(tape: Tape) -> list[int]:
+            return [numbers.setdefault((made.module, size), len(numbers)) for made, size in zip(tape.made, tape.sizes, strict=True)]
+
+        mine = kinds(self.tape)
+        return mine, mine if self.twin is self.tape else kinds(self.twin)
 
     def _matched(self, ours: Sequence[int], theirs: Sequence[int]) -> _Pairs:
         """Tensors of the same module and size, in order; what one side has more is passed over."""
