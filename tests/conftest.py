@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from estimator import beginnings, dropout_profile, engine, filtered_profile, lokr_profile, offload_profile, programs
 
 # No deadline: on a busy machine it measures the machine, and a slow example is no wrong one.
 settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))  # CI: the same examples each time
@@ -18,6 +21,22 @@ settings.load_profile("project")
 
 # No calibration overlay of whoever runs the tests.
 os.environ["XDG_CONFIG_HOME"] = os.path.join(os.devnull, "config")  # a folder that not even root can make
+
+KEPT = (programs.load_profile, offload_profile._offloading, filtered_profile.filtered, lokr_profile.lokr, dropout_profile.with_dropout)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """What a process keeps of profiles and replays for its short life, and the garbage that it does not collect, goes with each file of
+    tests: of all of them together it is over ten GiB."""
+    yield
+    for cached in KEPT:
+        cached.cache_clear()
+    for kept in (engine._kept, beginnings._names, beginnings._states):
+        kept.clear()
+    gc.enable()
+    gc.collect()
+
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_EMULATED = ROOT / "calibration" / "emulated_cuda" / "run.sh"

@@ -48,6 +48,7 @@ SELECTED = frozenset({
     "sdxl-ui", "sd15-ui", "wan21i-float8-81", "wan5b-uint4-33", "ltx2-float8-81", "edit11-uint4-b2", "hidream-uint4",
     "zimage-whole-adamw-b2", "zimage-whole-adafactor", "zimage-lokr-8-uint4", "flux-whole-adafactor", "sdxl-whole",
     "l2p-offload-half-uint4", "radiance-bf16-b2", "ltx25-ui", "ltx25-no-checkpointing",
+    "sd35-bf16-unloaded-b2", "sd35-medium-b3", "omnigen2-float8-offload-nothing", "ltx23-offload-half-bf16-b2", "wan22i-offload-half-b2",
 })  # fmt: skip
 # Runs whose reserved memory hangs on where single megabytes lie: a block of 200 to 1,200 MiB finds a hole, or a segment is added
 PLACED = (
@@ -61,7 +62,7 @@ MIB = 2**20
 # In one or few kinds of weights, or without settings that the trainer stops on (docs/accuracy.md, What the runs cover).
 FEW_ROWS = frozenset({
     "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "ltx2", "ltx2.3", "zimage-l2p", "chroma-radiance", "hidream",
-    "ltx2.5", "sdxl-aitk", "sd15-aitk", "omnigen2",
+    "ltx2.5", "sdxl-aitk", "sd15-aitk", "omnigen2", "sd35-large-aitk", "sd35-medium-aitk",
 })  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def test_rows_cover_what_users_vary() -> None:
         # the trainer makes float8 of qfloat8 for Z-Image Turbo's transformer
         assert {job.model.weights for job in of_arch} >= {"bf16", "float8", "uint4"}, arch
         assert {job.train.batch_size for job in of_arch} == {1, 2, 4}, arch
-    assert {job.train.batch_size for job in jobs} == {1, 2, 4}
+    assert {job.train.batch_size for job in jobs} >= {1, 2, 4}
     assert {job.network.rank for job in jobs if job.network is not None} >= {8, 16, 32, 64}
     assert {job.train.optimizer for job in jobs} >= {"adamw", "adamw8bit", "adafactor", "prodigy", "automagic3"}
     assert {job.model.weights for job in jobs} >= {"bf16", "qfloat8", "float8", "uint4"}

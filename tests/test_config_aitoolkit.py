@@ -214,7 +214,6 @@ def test_without_a_network_section_the_whole_model_is_trained(tmp_path: Path) ->
         job = read(tmp_path, network=network)
         assert job.network is not None
         assert (job.method, job.network.kind) == ("full", "whole")
-        assert unmodelled_keys(job) == {"network"}
 
 
 def test_starting_late_skips_the_baseline_previews(tmp_path: Path) -> None:
