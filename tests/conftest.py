@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,13 @@ def nothing_kept() -> Iterator[None]:
     """What a process keeps of profiles and replays for its short life, and the garbage that it does not collect, goes with each file of
     tests: of all of them together it is over ten GiB."""
     yield
-    for cached in KEPT:
-        cached.cache_clear()
-    for kept in (engine._kept, beginnings._names, beginnings._states):
-        kept.clear()
-    gc.enable()
-    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # a profile's archive is open as long as the process knows the profile
+        for cached in KEPT:
+            cached.cache_clear()
+        for kept in (engine._kept, beginnings._names, beginnings._states):
+            kept.clear()
+        gc.collect()
 
 
 ROOT = Path(__file__).resolve().parent.parent
