@@ -55,6 +55,11 @@ LARGE_JOBS = (
         "wan14b-bf16-ema", web_ui("wan 14b"), (("clips", [240], frames(33)),),
         {**UNQUANTISED, **HIGH_VRAM, **CACHED, **EMA, **rank(24), **NO_WORKERS}, (clip(416, 240, 17, guidance_scale=1),),
     ),
+    Job(
+        "wan14b-bf16-low-vram", web_ui("wan 14b"), (("clips", [240], frames(33)),),
+        {**UNQUANTISED, **LOW_VRAM, **CACHED_LATENTS, **EMA, **rank(24), **NO_WORKERS},
+        (clip(448, 256, 17), clip(400, 304, 1, SECOND, guidance_scale=1)),
+    ),
 )  # fmt: skip
 # With low_vram the trainer stops at the first preview
 PICTURED_JOBS = (

@@ -3,6 +3,10 @@
 Some classes quantise their model on the card block by block, and bring each to the host again whether low_vram is set or not (LTX-2): the
 transformer is loaded alike then, and what differs is that without low_vram all of it comes to the card at the end. Read off qfloat8's
 recordings, of which there are both.
+
+Wan 2.1's class leaves an unquantised transformer on the host with low_vram until the text encoder is there, and flushes as often as
+without (toolkit/models/wan21/wan21.py, load_wan_transformer): loading is then what was recorded without it, less the transformer's
+tensors. 1.3B and Wan 2.2 14B were recorded with both (tests/test_rebuilt_loading.py).
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ SOURCE = "qfloat8"
 MOVED = ("uint4",)  # kinds whose tensors have a name each (others' are of several parts under one)
 CHECKED = frozenset({"ltx2", "ltx2.3"})
 """Architectures with a whole run of such a kind without low_vram; of others it is refused as ever."""
+UNMOVED = frozenset({"wan21-14b", "wan21-i2v-14b"})
+"""Likewise, of Wan's class unquantised with low_vram."""
+UNQUANTISED = "bf16"
 COMPONENT, MOMENT = "transformer", "load: Preparing Model"
 
 
@@ -43,7 +50,8 @@ def base_key(profile: Loaded, key: str) -> str | None:
     if key.endswith(LOW_VRAM) and f"{name}/{kind}{PLAIN}" in parts:
         if name == REST:
             return low if not _moves(profile.recorded(low)) else None
-        return f"{name}/{kind}{PLAIN}" if _alike(profile, plain, low) else None
+        waits = kind == UNQUANTISED and profile.data["arch"] in UNMOVED
+        return f"{name}/{kind}{PLAIN}" if waits or _alike(profile, plain, low) else None
     other = f"{name}/{kind}{LOW_VRAM}"
     if not key.endswith(PLAIN) or kind not in MOVED or other not in parts or profile.data["arch"] not in CHECKED:
         return None
@@ -59,7 +67,17 @@ def program(profile: Loaded, key: str) -> Program:
         place = _place(profile)
         assert place is not None
         return _with_move(base, key, profile.resident(COMPONENT, key.split("/")[1]), place)
+    if key == f"{LOADING}/{UNQUANTISED}{LOW_VRAM}" and profile.data["arch"] in UNMOVED:
+        return _unmoved(base, key)
     return replace(base, key=key)
+
+
+def _unmoved(base: Program, key: str) -> Program:
+    """A part that does nothing but move a component to the card, without that: its flushes. Of another (ValueError)."""
+    if base.imports or _moves(base) != len(base.names) or (base.events > ALLOCATE).any():
+        raise ValueError(f"{base.key} does more than move the {COMPONENT}")
+    events = base.events[base.events != ALLOCATE]
+    return Program(key, (), np.zeros((0, 0), dtype=np.int64), (), base.moments, (), events, 0, (), {})
 
 
 def _alike(profile: Loaded, plain: str, low: str) -> bool:

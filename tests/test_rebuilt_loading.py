@@ -59,6 +59,31 @@ def test_uint4_without_low_vram_brings_all_of_the_transformer_at_the_end(arch: s
     assert rest.peak({})[0] == sum(rest.sizes({}).tolist())
 
 
+@pytest.mark.parametrize("part", ["load.transformer", "load.rest"])
+@pytest.mark.parametrize("arch", ["wan21-1.3b", "wan22-14b"])
+def test_an_unquantised_wan_with_low_vram_loads_as_without_less_its_tensors(arch: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuilt_loading, "UNMOVED", {arch})
+    key = f"{part}/bf16/low_vram"
+    made, recorded = without(arch, key).program(key), load_profile(arch).recorded(key)
+    assert (made.events.tolist(), made.names) == (recorded.events.tolist(), recorded.names)
+    assert made.peak({}) == recorded.peak({})
+
+
+@pytest.mark.parametrize("arch", sorted(rebuilt_loading.UNMOVED))
+def test_it_stays_on_the_host_until_the_text_encoder_is_there(arch: str) -> None:
+    profile = load_profile(arch)
+    plain, low = (profile.program(f"load.transformer/bf16/{how}") for how in ("plain", "low_vram"))
+    assert plain.stay_bytes("transformer", {}) == tuple(profile.resident("transformer", "bf16"))
+    assert not low.names
+    assert int((plain.events == ALLOCATE).sum()) + len(low.events) == len(plain.events)
+
+
+def test_no_other_part_has_its_tensors_taken() -> None:
+    profile = load_profile("wan21-i2v-14b")  # the rest of its loading moves the image encoder
+    with pytest.raises(ValueError, match="does more than move the transformer"):
+        rebuilt_loading._unmoved(profile.recorded("load.rest/bf16/plain"), "load.rest/bf16/low_vram")
+
+
 def test_what_frees_what_others_made_has_nothing_laid_before_it() -> None:
     program = replace(load_profile("ltx2").recorded("load.rest/qfloat8/low_vram"), imports=1)
     with pytest.raises(ValueError, match="frees what others made"):

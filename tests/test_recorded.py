@@ -53,7 +53,7 @@ def test_kinds_are_those_that_have_a_program(arch: str, low: str) -> None:
         (WAN_5B, set()),
         (WAN_5B | {"quantize": True, "quantize_te": False}, set()),
         (WAN_5B | {"quantize": True, "qtype": "uint3"}, set()),
-        (WAN_14B | {"low_vram": True}, {"model.quantize"}),
+        (WAN_14B | {"low_vram": True}, set()),
         (WAN_14B, set()),
         (TURBO | {"quantize": True}, set()),
         (WAN_5B | {"quantize": True, "qtype": "nvfp4"}, {"model.qtype"}),

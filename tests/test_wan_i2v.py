@@ -159,10 +159,16 @@ def test_the_fewer_bits_the_less_a_step_needs() -> None:
     assert len(set(needs)) == len(needs)
 
 
-def test_bf16_with_low_vram_was_not_recorded_and_is_named(tmp_path: Path) -> None:
-    bare = {**I2V, "quantize": False, "low_vram": True}
-    (entry,) = read(tmp_path, **written(model=bare, train=train(disable_sampling=True))).unmodelled
-    assert entry.place.key.endswith("model.quantize")
+def test_bf16_with_low_vram_is_read_and_needs_as_much_in_a_step_as_with_room(tmp_path: Path) -> None:
+    """The transformer waits for the text encoder while loading, and nothing of a step is smaller for it."""
+    bare, silent = {**I2V, "quantize": False, "quantize_te": False}, train(disable_sampling=True)
+    with_room, low = (read(tmp_path, **written(model={**bare, "low_vram": way}, train=silent)) for way in (False, True))
+    assert low.unmodelled == ()
+    keys = {o.key for o in flat(whole(low)) if isinstance(o, Part)}
+    assert {"load.transformer/bf16/low_vram", "load.rest/bf16/low_vram"} <= keys
+    assert all(load_profile(ARCH).program(key).key == key for key in keys)
+    steps = [[peak.allocated_bytes for peak in bound(job).phases if peak.phase == "train"] for job in (with_room, low)]
+    assert steps[0] == pytest.approx(steps[1], rel=0.001)
 
 
 @pytest.mark.parametrize("qtype", ["qfloat8", "float8", "uint4"])
