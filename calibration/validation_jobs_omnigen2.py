@@ -54,4 +54,8 @@ JOBS = (
         "omnigen2-bf16-b2", UI, (edited("mixed", [640]), ("square", [512], {})),
         {**UNQUANTISED, **batch(2), **CACHED_LATENTS, **EMA, **rank(16)}, (preview(960, 960), edit(1024, 576, "mixed")),
     ),
+    Job(
+        "omnigen2-unloaded", UI, (edited("odd", [512]), ("square", [640], {})),
+        {**quantised("qfloat8"), **UNLOADED, **CACHED_LATENTS, **EMA, **rank(16)}, (preview(768, 1024), edit(640, 800, "odd", SECOND)),
+    ),
 )  # fmt: skip

@@ -13,6 +13,7 @@ from estimator.controls import CONTROLLED_PREVIEW
 from estimator.job import Bucket, Sample
 from estimator.operations import PREVIEW, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.prompts import FittedControls, PromptsApart
+from estimator.stays import PROMPTS_3B
 
 ENCODER = "text_encoder0"
 HELD = "control latents"  # a scope
@@ -53,7 +54,12 @@ class OmniGen2Plan(FittedControls, PromptsApart):
         yield from super().condition(bucket, values, HELD)
 
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
+        """With the text encoder unloaded prompts come from the host and stay, and a preview is otherwise what it is with prompts that it
+        encodes: the pipeline, which is given the encoder, brings that to the card all the same."""
         for operation in super()._preview(sample, when):
-            if sample.controls and isinstance(operation, Part) and operation.key.startswith(f"{PREVIEW}/"):
-                operation = replace(operation, key=CONTROLLED_PREVIEW + operation.key.removeprefix(PREVIEW))
+            if isinstance(operation, Part) and operation.key == "preview.prompts":
+                operation = replace(operation, key=PROMPTS_3B)
+            elif isinstance(operation, Part) and operation.key.startswith(f"{PREVIEW}/"):
+                part = CONTROLLED_PREVIEW if sample.controls else PREVIEW
+                operation = replace(operation, key=part + operation.key.removeprefix(PREVIEW).replace("/cached", "/encoded", 1))
             yield operation

@@ -19,6 +19,7 @@ from estimator.program import ALLOCATE, PeakRow, Program
 
 TOKENS = "control.tokens"  # part: tokens of control images (FLUX.2), kept until the forward is over
 PROMPTS = "preview.kept"  # part: the two cached prompts of a preview (Qwen-Image-Edit), on the card from its first round on
+PROMPTS_3B = "preview.kept/3b"  # part: the same of OmniGen2
 LATENT = "control.latent"  # part: a control image's latent, or its tokens (Qwen-Image-Edit)
 STEP_BEFORE = "preview.step_before"  # part: predictions of LTX-2's denoising step before, while the next runs; behind a bar: how many
 PIXELS_BEFORE = "preview.pixels_before"  # part: the same of a model on pixels; behind a bar: whose pipeline
@@ -36,6 +37,7 @@ T5_BYTES = UMT5_BYTES = 8192  # of a text token: T5-XXL's and UMT5's (Wan) 4096 
 PACKED_BYTES = 128  # of a token of Qwen-Image: 16 channels of 2 x 2 latents, bf16
 LATENT_BYTES, PLACE_BYTES = 256, 32  # of a token of FLUX.2: 128 channels of bf16; four coordinates of 8 bytes
 EMBEDDING_BYTES, MASK_BYTES = 7168, 2  # of a text token: Qwen2.5-VL's 3584 channels of bf16; its mask, bf16 as well
+EMBEDDING_3B_BYTES, MASK_3B_BYTES = 4096, 8  # the same of Qwen2.5-VL 3B's 2048 channels; the mask as the tokenizer has it (OmniGen2)
 PREDICTED_BYTES = 512  # of a token of LTX-2: 128 channels of fp32
 # Complex numbers of 8 bytes for 1536 places in text and 512 each way, half as many as channels (transformer_z_image.py: RopeEmbedder)
 ANGLE_BYTES = (8 * 1536 * 16, 8 * 512 * 24, 8 * 512 * 24)
@@ -67,6 +69,10 @@ PROGRAMS: Mapping[str, Program] = {
     LATENT: staying(LATENT, ("T",), [(PACKED_BYTES,)], "control images: their tokens"),
     PROMPTS: staying(
         PROMPTS, ("X", "N"), [(EMBEDDING_BYTES, 0), (MASK_BYTES, 0), (0, EMBEDDING_BYTES), (0, MASK_BYTES)], "a preview's cached prompts"
+    ),
+    PROMPTS_3B: staying(
+        PROMPTS_3B, ("X", "N"), [(EMBEDDING_3B_BYTES, 0), (MASK_3B_BYTES, 0), (0, EMBEDDING_3B_BYTES), (0, MASK_3B_BYTES)],
+        "a preview's cached prompts",
     ),
     INPUTS: staying(
         INPUTS, ("T", "B*T"), [(LATENT_TOKEN_BYTES, 0)] * 2 + [(0, LATENT_TOKEN_BYTES)] * 2, "a validation batch"

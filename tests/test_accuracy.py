@@ -48,7 +48,8 @@ SELECTED = frozenset({
     "sdxl-ui", "sd15-ui", "wan21i-float8-81", "wan5b-uint4-33", "ltx2-float8-81", "edit11-uint4-b2", "hidream-uint4",
     "zimage-whole-adamw-b2", "zimage-whole-adafactor", "zimage-lokr-8-uint4", "flux-whole-adafactor", "sdxl-whole",
     "l2p-offload-half-uint4", "radiance-bf16-b2", "ltx25-ui", "ltx25-no-checkpointing",
-    "sd35-bf16-unloaded-b2", "sd35-medium-b3", "omnigen2-float8-offload-nothing", "ltx23-offload-half-bf16-b2", "wan22i-offload-half-b2",
+    "sd35-bf16-unloaded-b2", "sd35-medium-b3", "omnigen2-float8-offload-nothing", "omnigen2-unloaded", "ltx23-offload-half-bf16-b2",
+    "wan22i-offload-half-b2",
     "wan21i-bf16-81-low-vram",
 })  # fmt: skip
 # Runs whose reserved memory hangs on where single megabytes lie: a block of 200 to 1,200 MiB finds a hole, or a segment is added

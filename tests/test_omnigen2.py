@@ -83,8 +83,7 @@ def test_with_cached_text_the_trainer_stops_at_a_preview(tmp_path: Path) -> None
     assert problem.place.key == "train.cache_text_embeddings"
     for settings in ({"cache_text_embeddings": True}, {"unload_text_encoder": True}):
         assert not unmodelled_keys(omnigen2(tmp_path, train=train(**settings, disable_sampling=True), sample=asked(512, 512)))
-    unloaded = omnigen2(tmp_path, train=train(unload_text_encoder=True), sample=asked(512, 512))  # does not stop; not recorded
-    assert unmodelled_keys(unloaded) == {"train.unload_text_encoder"}
+    assert not unmodelled_keys(omnigen2(tmp_path, train=train(unload_text_encoder=True), sample=asked(512, 512)))
 
 
 def test_its_norms_are_tritons(tmp_path: Path) -> None:
@@ -118,6 +117,21 @@ def test_a_preview_with_a_control_image_is_a_part_of_its_own(tmp_path: Path, con
     job = omnigen2(tmp_path, sample=asked(512, 512, **({"ctrl_img": control} if control else {})))
     keys = [one.key for one in PLANS["omnigen2"](job, ENCODERS)._preview(job.samples[0], "first") if isinstance(one, Part)]
     assert keys[-1] == f"{kind}/bf16/cfg/encoded/first"
+
+
+def test_with_the_encoder_unloaded_a_round_of_previews_brings_it_back_and_keeps_the_prompts(tmp_path: Path) -> None:
+    job = omnigen2(tmp_path, train=train(unload_text_encoder=True), sample=asked(512, 512, ctrl_img=CONTROL))
+    plan = PLANS["omnigen2"](job, ENCODERS)
+    first, later = (list(plan.sampling(when)) for when in ("first", "later"))
+    for made in (first, later):
+        moves = [one for one in made if one in (MoveIn("text_encoder0"), MoveOut("text_encoder0"))]
+        assert moves == [MoveIn("text_encoder0"), MoveOut("text_encoder0")]
+        keys = [one.key for one in made if isinstance(one, Part)]
+        assert not [key for key in keys if key.startswith("text/")]
+        assert any(key.startswith("preview.controlled/bf16/cfg/encoded/") for key in keys)
+    profile, (kept,) = load_profile("omnigen2"), [one for one in first if isinstance(one, Part) and one.key.startswith("preview.kept")]
+    assert kept not in later
+    assert profile.program(kept.key).sizes({"X": 68, "N": 50}).tolist() == [278528, 544, 204800, 400]  # as a whole run has them
 
 
 # ---------------------------------------------------------------- kernels that are measured

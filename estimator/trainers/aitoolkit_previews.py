@@ -17,7 +17,8 @@ from estimator.trainers.section import Section
 def check_previews_of_pipelines(
     process: Section, settings: Train, arch: Arch, datasets: Sequence[Dataset], samples: Sequence[Sample]
 ) -> None:  # fmt: skip
-    """Previews with cached text, on which the trainer stops, and with a control image that the pipeline makes smaller than they are."""
+    """Previews with cached text, on which the trainer stops (unloaded without it, the encoder comes back for them), and with a control
+    image that the pipeline makes smaller than they are."""
     if settings.disable_sampling or not arch.bare_previews:
         return
     cached = settings.cache_text_embeddings or any(dataset.cache_text_embeddings for dataset in datasets)
@@ -26,9 +27,6 @@ def check_previews_of_pipelines(
         why = "the trainer lets go of the text encoder, which the preview pipeline is then given by its place in an empty list, and stops"
         fix = "set it to false, or train.disable_sampling: true"
         process.found.problem((*process.at("train"), "cache_text_embeddings"), what, why, fix)
-    elif settings.unload_text_encoder:
-        why = f"previews of {arch.name} from prompts that were encoded before (modelled: with train.disable_sampling: true)"
-        process.found.not_modelled((*process.at("train"), "unload_text_encoder"), True, why)
     for sample in samples:
         if sample.controls and max(sample.width, sample.height) > arch.preview_most:
             why = f"a preview of {arch.name} with a control image and a side of more than {arch.preview_most} pixels"
