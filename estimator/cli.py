@@ -85,9 +85,9 @@ def _answer(arguments: list[str]) -> Answer:
     except VersionAsked as version:
         return Answer(f"{version}\n", SAFE_STATUS)
     except InputError as error:
-        return _failure("input", BAD_INPUT_STATUS, error.problems, as_json)
+        return _failure("input", BAD_INPUT_STATUS, error.problems, as_json, error.warnings)
     except CannotTell as error:
-        return _failure("cannot_tell", CANNOT_TELL_STATUS, error.problems, as_json)
+        return _failure("cannot_tell", CANNOT_TELL_STATUS, error.problems, as_json, error.warnings)
     except Exception as error:
         return _failure("internal", INTERNAL_STATUS, [_bug(error)], as_json)
 
@@ -105,15 +105,16 @@ def _bug(error: Exception) -> Problem:
     return Problem(what, why=why, fix="please report it with this line, the version (estimate --version) and the config")
 
 
-def _failure(kind: str, status: int, problems: Sequence[Problem], as_json: bool) -> Answer:
+def _failure(kind: str, status: int, problems: Sequence[Problem], as_json: bool, warnings: Sequence[str] = ()) -> Answer:
     from estimator.report import clean  # messages quote the user's files
 
-    lines = [clean(line) for problem in problems for line in f"estimate: {problem}".split("\n")]
+    said = [*map(str, problems), *(f"warning: {warning}" for warning in warnings)]
+    lines = [clean(line) for each in said for line in f"estimate: {each}".split("\n")]
     document = ""
     if as_json:
         from estimator.jsonout import dumps, error_document
 
-        document = dumps(error_document(kind, status, problems)) + "\n"
+        document = dumps(error_document(kind, status, problems, warnings)) + "\n"
     return Answer(document, status, "".join(f"{line}\n" for line in lines))
 
 

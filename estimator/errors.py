@@ -30,17 +30,17 @@ class Problem:
         return text
 
 
-class InputError(Exception):
+class _Refused(Exception):
+    """What keeps the input from an estimate, all of it, and `warnings`: what else was noticed, so that both can be mended at once."""
+
+    def __init__(self, *problems: Problem, warnings: tuple[str, ...] = ()) -> None:
+        super().__init__("\n".join(str(p) for p in problems))
+        self.problems, self.warnings = problems, warnings
+
+
+class InputError(_Refused):
     """The config, an option or the machine's name cannot be used: exit status 2. Carries every problem found."""
 
-    def __init__(self, *problems: Problem) -> None:
-        super().__init__("\n".join(str(p) for p in problems))
-        self.problems = tuple(problems)
 
-
-class CannotTell(Exception):
+class CannotTell(_Refused):
     """The architecture or a setting is not modelled: exit status 3. Carries what is not modelled, by name."""
-
-    def __init__(self, *problems: Problem) -> None:
-        super().__init__("\n".join(str(p) for p in problems))
-        self.problems = tuple(problems)

@@ -70,12 +70,13 @@ def several_document(documents: Sequence[dict[str, Any]], exit_status: int) -> d
     }
 
 
-def error_document(kind: str, exit_status: int, problems: Sequence[Problem]) -> dict[str, Any]:
-    """What could not be estimated and why. `kind`: input | cannot_tell | internal."""
+def error_document(kind: str, exit_status: int, problems: Sequence[Problem], warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """What could not be estimated and why. `kind`: input | cannot_tell | internal. `warnings`: what else was noticed in the config."""
     return {
         "schema": SCHEMA,
         "verdict": "unknown",
         "error": {"kind": kind, "exit_status": exit_status, "problems": [_problem(problem) for problem in problems]},
+        "warnings": list(warnings),
     }
 
 

@@ -90,11 +90,15 @@ def _estimates(job: Job, gpus: Sequence[Gpu], given: argparse.Namespace) -> list
     from dataclasses import replace
 
     from estimator.engine import estimate_job
+    from estimator.errors import CannotTell
     from estimator.intervals import residual_for
 
     estimates = []
     for gpu in gpus:
-        estimate = estimate_job(job, gpu, fast=given.fast, required=given.required)
+        try:
+            estimate = estimate_job(job, gpu, fast=given.fast, required=given.required)
+        except CannotTell as error:
+            raise CannotTell(*error.problems, warnings=job.warnings) from error
         if len(gpus) == 1 and estimate.phases:
             estimate = replace(estimate, advice=_advice(job, gpu, estimate))
         bounds = residual_for(gpu, job if estimate.phases else None).source

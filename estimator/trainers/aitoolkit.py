@@ -57,8 +57,7 @@ def read_aitoolkit(file: ConfigFile, overrides: Sequence[str] = (), arch_overrid
     jobs = []
     for i, process in enumerate(config["process"]):
         found = Findings(file)
-        check_keys(Section(found, (), file.data), "file")
-        check_keys(Section(found, ("config",), config), "config")
+        _check_tops(found)
         job = _read_process(Section(found, (*PROCESS, i), process), config["name"], arch_override)
         shared.take_over(found)
         if job is not None:
@@ -92,6 +91,7 @@ def known_children(path: KeyPath) -> frozenset[str] | None:
 
 def _check_structure(found: Findings) -> None:
     """job, config, config.name, config.process. Raises InputError with what is missing, CannotTell for jobs that do not train."""
+    _check_tops(found)
     data = found.file.data
     job = data.get("job")
     if job in OTHER_JOBS:
@@ -119,6 +119,13 @@ def _check_structure(found: Findings) -> None:
         if not isinstance(process, dict):
             found.problem((*PROCESS, i), f"expected a map with type, got {shown(process)}", fix="write - type: sd_trainer")
     found.stop_if_unusable()
+
+
+def _check_tops(found: Findings) -> None:
+    """Warn of unknown keys at the top and below config."""
+    for path, table, values in (((), "file", found.file.data), (("config",), "config", found.file.data.get("config"))):
+        if isinstance(values, dict):
+            check_keys(Section(found, path, values), table)
 
 
 def _with_name(file: ConfigFile, found: Findings) -> dict[str, object]:
@@ -161,8 +168,8 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
     resolved = read_model(model_section, dtype, arch_override)
     check_keys(model_section, "model", keys_of_unets(resolved[0]) if resolved else frozenset())
     if resolved is None:
-        if found.unusable:  # the rest's problems come along, and which architecture it is for makes no difference to them
-            _read_rest(process, settings, next(iter(load_archs().archs.values())), Model(""))
+        if found.unusable:
+            _check_rest(process, settings)
         return None
     arch, trainer_arch, model = resolved
     report_compiled(model_section, arch, model)
@@ -187,6 +194,17 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
         unmodelled=found.unmodelled,
         warnings=found.warnings,
     )
+
+
+def _check_rest(process: Section, settings: Train) -> None:
+    """The problems of datasets and previews, and what is to be warned of, where the architecture is not known: which it is makes no
+    difference to the first, and of the second what a family of pictures and one of video have in common."""
+    archs = load_archs().archs.values()
+    readings = []
+    for arch in (next(iter(archs)), next(arch for arch in archs if arch.video)):
+        readings.append(Findings(process.found.file))
+        _read_rest(replace(process, found=readings[-1]), settings, arch, Model(""))
+    process.found.take_over_what_agrees(readings)
 
 
 def _trained(method: str, network: Network | None) -> str:

@@ -7,7 +7,7 @@ non-empty text counts as true.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from estimator.configfile import ConfigFile
@@ -61,16 +61,23 @@ class Findings:
         self._warnings.setdefault(f"{place.key}{line}: {text}" if place.key else text)
 
     def take_over(self, other: Findings) -> None:
-        """Add what another reading has found that stops the whole."""
+        """Add what another reading has found that stops the whole, and what it warned of beside it."""
         self._problems |= other._problems
         self._cannot |= other._cannot
+        self._warnings |= other._warnings
+
+    def take_over_what_agrees(self, readings: Sequence[Findings]) -> None:
+        """Add the first reading's problems and what all of them warn of: of readings of the same for one architecture and another."""
+        first, *others = readings
+        self._problems |= first._problems
+        self._warnings |= {text: None for text in first._warnings if all(text in other._warnings for other in others)}
 
     def stop_if_unusable(self) -> None:
-        """Raises InputError with all problems, else CannotTell with all that cannot be told, else nothing."""
+        """Raises InputError with all problems, else CannotTell with all that cannot be told, else nothing; both with all warnings."""
         if self._problems:
-            raise InputError(*_shortened(list(self._problems)))
+            raise InputError(*_shortened(list(self._problems)), warnings=self.warnings)
         if self._cannot:
-            raise CannotTell(*_shortened(list(self._cannot)))
+            raise CannotTell(*_shortened(list(self._cannot)), warnings=self.warnings)
 
 
 def _shortened(problems: list[Problem]) -> list[Problem]:
