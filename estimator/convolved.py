@@ -7,14 +7,14 @@ Source: ostris/ai-toolkit 27a03a91, toolkit/lora_special.py (create_modules), to
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from estimator.errors import CannotTell, Problem
+from estimator.errors import Problem
 from estimator.optimizer_rules import load_rules
 from estimator.parameters import Convolved
-from estimator.programs import Profile, load_profile
+from estimator.programs import Profile
+from estimator.recorded_beside import BesideProfile, recorded_beside
 
 CONVOLVED = "convolved"  # folder below the architecture's profile
 # Sizes that depend on a parameter as rows and columns, which one of four dimensions has not (`FEATURES` of optimizer_rules)
@@ -22,12 +22,8 @@ _OF_MATRICES = ("rows", "columns", "along", "a row", "a column")
 
 
 @dataclass(frozen=True)
-class ConvolvedProfile(Profile):
-    """`data`, `folder`: of what was recorded with such an adapter; all else is the architecture's own profile's."""
-
-    @cached_property
-    def relative(self) -> Profile | None:
-        return load_profile(self.arch)
+class ConvolvedProfile(BesideProfile):
+    """Recorded with such an adapter."""
 
     @cached_property
     def adapter(self) -> tuple[int, ...]:
@@ -43,13 +39,8 @@ class ConvolvedProfile(Profile):
 @cache
 def convolved(arch: str) -> Profile:
     """The profile of an architecture with an adapter on convolutions too. Raises CannotTell where it has none."""
-    folder = load_profile(arch).folder / CONVOLVED
-    try:
-        data = json.loads((folder / "profile.json").read_text())
-    except FileNotFoundError:
-        why = "an adapter on its convolutions was never recorded"
-        raise CannotTell(Problem(f"network.conv of {arch}", None, why, "remove it, and they have none")) from None
-    return ConvolvedProfile(arch, data, folder)
+    why, fix = "an adapter on its convolutions was never recorded", "remove it, and they have none"
+    return recorded_beside(ConvolvedProfile, arch, CONVOLVED, Problem(f"network.conv of {arch}", None, why, fix))
 
 
 def counts_elements(optimizer: str) -> bool:

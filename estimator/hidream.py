@@ -10,32 +10,23 @@ from dataclasses import replace
 
 from estimator.features import image_values
 from estimator.job import Bucket, Sample
-from estimator.operations import CORE, PREVIEW, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part
+from estimator.operations import CORE, PREVIEW, MoveIn, MoveOut, Operation, Part
 from estimator.padded import PADDED_CORE, PADDED_PREVIEW, is_square
-from estimator.prompts import PromptsApart
+from estimator.prompts import PromptsApart, TextFirst
 
 LLAMA = "text_encoder3"  # the only encoder that leaves the card while others are loaded
 
 
-class HiDreamPlan(PromptsApart):
-    """HidreamModel. With low_vram Llama and the transformer, each quantised on the card, wait on the host until all is loaded."""
+class HiDreamPlan(TextFirst, PromptsApart):
+    """HidreamModel. With low_vram the transformer, quantised on the card, waits on the host like Llama."""
 
-    def load(self) -> Iterator[Operation]:
-        low = self.job.model.low_vram
-        yield Begin("load", "text encoder")
-        yield self.load_text()
-        yield from (MoveOut(LLAMA), EmptyCache()) if low else ()
-        yield End()
-        yield Begin("load", "transformer")
-        yield Part(f"load.transformer/{self.weights}/{self.low}")
-        yield End()
-        yield Begin("load", "the rest")
-        yield Part(f"load.beside/{self.weights}/{self.low}")
+    waits = LLAMA
+
+    def load_rest(self) -> Iterator[Operation]:
         yield Part(f"load.text.t5/{self.te_weights}")
-        # its layers' scales of inputs and outputs, made on the host, come at the end of that part
-        yield from (MoveOut(LLAMA), MoveIn("transformer"), MoveIn(LLAMA)) if low else ()
+        if self.job.model.low_vram:  # its layers' scales of inputs and outputs, made on the host, come at the end of that part
+            yield from (MoveOut(LLAMA), MoveIn("transformer"), MoveIn(LLAMA))
         yield Part(f"load.rest/{self.weights}/{self.low}")
-        yield End()
 
     def core(self, bucket: Bucket) -> str:
         return CORE if is_square(image_values(bucket.width, bucket.height)) else PADDED_CORE

@@ -11,31 +11,22 @@ from dataclasses import replace
 
 from estimator.controls import CONTROLLED_PREVIEW
 from estimator.job import Bucket, Sample
-from estimator.operations import PREVIEW, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
-from estimator.prompts import FittedControls, PromptsApart
+from estimator.operations import PREVIEW, MoveIn, MoveOut, Operation, Part, Release
+from estimator.prompts import FittedControls, PromptsApart, TextFirst
 from estimator.stays import PROMPTS_3B
 
 ENCODER = "text_encoder0"
 HELD = "control latents"  # a scope
 
 
-class OmniGen2Plan(FittedControls, PromptsApart):
-    """OmniGen2Model. With low_vram the text encoder, quantised on the card, waits on the host until all is loaded, and the transformer is
-    quantised there."""
+class OmniGen2Plan(FittedControls, TextFirst, PromptsApart):
+    """OmniGen2Model. With low_vram the transformer is quantised on the host."""
 
-    def load(self) -> Iterator[Operation]:
-        low = self.job.model.low_vram
-        yield Begin("load", "text encoder")
-        yield self.load_text()
-        yield from (MoveOut(ENCODER), EmptyCache()) if low else ()
-        yield End()
-        yield Begin("load", "transformer")
-        yield Part(f"load.transformer/{self.weights}/{self.low}")
-        yield End()
-        yield Begin("load", "the rest")
-        yield Part(f"load.beside/{self.weights}/{self.low}")
-        yield from (MoveIn("transformer"), MoveIn(ENCODER)) if low else ()
-        yield End()
+    waits = ENCODER
+
+    def load_rest(self) -> Iterator[Operation]:
+        if self.job.model.low_vram:
+            yield from (MoveIn("transformer"), MoveIn(ENCODER))
 
     def _held(self, operations: Iterator[Operation]) -> Iterator[Operation]:
         """With cached text the trainer lets go of encoders by the names that other pipelines have, and this one's stays on the card

@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from estimator.batches import one_or_many
 from estimator.job import Bucket, Sample
-from estimator.operations import CONTROLLED_CORE, CORE, Copy, MoveIn, MoveOut, Operation, Part, Release
+from estimator.operations import CONTROLLED_CORE, CORE, Begin, Copy, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 
 PROMPTS = ("positive", "negative")
+
+
+class TextFirst(Plan):
+    """The text encoder is loaded first, quantised on the card; with low_vram the component `waits` is on the host until all is loaded."""
+
+    waits: ClassVar[str]
+
+    def load(self) -> Iterator[Operation]:
+        yield Begin("load", "text encoder")
+        yield self.load_text()
+        yield from (MoveOut(self.waits), EmptyCache()) if self.job.model.low_vram else ()
+        yield End()
+        yield Begin("load", "transformer")
+        yield Part(f"load.transformer/{self.weights}/{self.low}")
+        yield End()
+        yield Begin("load", "the rest")
+        yield Part(f"load.beside/{self.weights}/{self.low}")
+        yield from self.load_rest()
+        yield End()
+
+    def load_rest(self) -> Iterator[Operation]:
+        """What comes behind that which is loaded beside the transformer."""
+        raise NotImplementedError
 
 
 class PromptsApart(Plan):

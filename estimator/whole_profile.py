@@ -8,22 +8,18 @@ toolkit/stable_diffusion_model.py (prepare_optimizer_params).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from estimator.errors import CannotTell, Problem
+from estimator.errors import Problem
 from estimator.parameters import WHOLE, Fixed
-from estimator.programs import Profile, load_profile
+from estimator.programs import Profile
+from estimator.recorded_beside import BesideProfile, recorded_beside
 
 
 @dataclass(frozen=True)
-class WholeProfile(Profile):
-    """`data`, `folder`: of what was recorded without an adapter; all else is the architecture's own profile's."""
-
-    @cached_property
-    def relative(self) -> Profile | None:
-        return load_profile(self.arch)
+class WholeProfile(BesideProfile):
+    """Recorded without an adapter."""
 
     @property
     def adapter_kind(self) -> str:
@@ -42,10 +38,5 @@ class WholeProfile(Profile):
 @cache
 def whole(arch: str) -> Profile:
     """The profile of an architecture that is trained as a whole. Raises CannotTell where it has none."""
-    folder = load_profile(arch).folder / WHOLE
-    try:
-        data = json.loads((folder / "profile.json").read_text())
-    except FileNotFoundError:
-        why, fix = "training the whole model was never recorded", "add network: {type: lora, linear: 16}"
-        raise CannotTell(Problem(f"{arch} without a network section", None, why, fix)) from None
-    return WholeProfile(arch, data, folder)
+    why, fix = "training the whole model was never recorded", "add network: {type: lora, linear: 16}"
+    return recorded_beside(WholeProfile, arch, WHOLE, Problem(f"{arch} without a network section", None, why, fix))

@@ -30,7 +30,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
          "offload_programs", "offload_choice", "offload_profile", "offload_rows", "offload_rounds", "offload_beside", "kronecker",
          "adapter_sites", "filtered_edit", "filtered_flow", "filtered_programs", "filtered_profile", "preservation", "forward_pass",
          "guided_step", "job_profile", "laying", "lokr_programs", "lokr_profile", "lokr_merging", "dropout_programs", "dropout_profile",
-         "tokens", "controls", "padded", "stays", "shared", "unrecorded", "levels", "convolved"},
+         "tokens", "controls", "padded", "stays", "shared", "unrecorded", "levels", "convolved", "recorded_beside"},
         {"values", "files"},
     ),
     "reading": ({"buckets", "datasets", "videos", "trainers"}, {"values", "files", "profiles"}),

@@ -1,0 +1,35 @@
+"""Profiles of jobs that have a recording of their own beside the architecture's, in a folder below it, and are that one's in all else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+from estimator.errors import CannotTell, Problem
+from estimator.programs import Profile, load_profile
+
+P = TypeVar("P", bound="BesideProfile")
+
+
+@dataclass(frozen=True)
+class BesideProfile(Profile):
+    """`data`, `folder`: of what was recorded for such a job; all else is the architecture's own profile's."""
+
+    @cached_property
+    def relative(self) -> Profile | None:
+        return load_profile(self.arch)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def recorded_beside(kind: type[P], arch: str, name: str, otherwise: Problem) -> P:
+    """The profile in the folder `name` below an architecture's. Raises CannotTell with `otherwise` where nothing was recorded."""
+    folder = load_profile(arch).folder / name
+    try:
+        data = json.loads((folder / "profile.json").read_text())
+    except FileNotFoundError:
+        raise CannotTell(otherwise) from None
+    return kind(arch, data, folder)
