@@ -63,7 +63,9 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
 FACTORIES = {("allocator", "allocator_expandable")}
 
 FORBIDDEN = {"torch", "pandas", "matplotlib", "diffusers", "transformers", "numba", "scipy", "calibration"}
-MAX_LINES = 300
+MAX_LINES, MAX_LINES_OF_FUNCTION = 300, 40
+# Longer than that, and why
+LONG = {"estimator/allocator.py run": "the hot loop of a replay, in local names: a call for each event costs more than the event"}
 
 
 def modules(folder: Path) -> list[Path]:
@@ -149,6 +151,19 @@ def test_modules_are_short() -> None:
         str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in modules(PACKAGE) + modules(ROOT / "calibration")
     }
     assert {path: lines for path, lines in lengths.items() if lines > MAX_LINES} == {}
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Each function and method, and how many lines it has with its decorators and its docstring."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = min((node.lineno, *(decorator.lineno for decorator in node.decorator_list)))
+            yield f"{path.relative_to(ROOT).as_posix()} {node.name}", (node.end_lineno or first) - first + 1
+
+
+def test_functions_are_short() -> None:
+    lengths = dict(found for path in modules(PACKAGE) + modules(ROOT / "calibration") for found in functions(path))
+    assert {name for name, lines in lengths.items() if lines > MAX_LINES_OF_FUNCTION} == set(LONG)
 
 
 def test_only_the_command_line_speaks() -> None:

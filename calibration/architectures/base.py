@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from estimator.controls import CONTROLLED_PREVIEW
+from calibration.architectures.candidates import candidates
 from estimator.features import IMAGE_CELLS, Cells
-from estimator.operations import BEGUN_PREVIEW, CONTROLLED_CORE, PREVIEW, TIMED_CORE
-from estimator.padded import PADDED_CORE, PADDED_PREVIEW
+from estimator.operations import PREVIEW
 from estimator.shared import ALL, TEXT, VAE
 
 # Kinds of base weights, and the optimizer that is recorded with each
@@ -38,16 +37,10 @@ def passes(architecture: str, probe: bool) -> tuple[bool | None, ...]:
     return (None,) if not probe else (True,) if architecture in CHECKPOINTED_ALONE else (True, False)
 
 
-# Parts of a VAE that works in chunks, and of an image encoder over what a clip begins with
-CLIPS = ("encode.", "decode", "tile.", "latents", "step.first_frame", "preview.first_frame", "step.given_frame", "preview.given_frame")
-SEEN = ("step.picture", "preview.picture")
 CONTROL_ENCODE = "control_encode"  # phase of a step: the VAE over control images that go beside its noisy latents
 # Parts that the adapter is in, where its kind is all that is recorded anew; and their previews from the start
 WITH_ADAPTER = ("setup.network", "setup.ema", "sample.enter", "sample.leave", "preview", "step.core", "step.ema", "save")
 SAMPLED = {"skip_first_sample": False}
-# Frames that a convolution pads, at each scale of a VAE of factor 8 (estimator.features)
-PADDED = ("C1", "C2", "C4", "C8", "D1", "D2", "D4")
-FRAMED = ("H1", "H2", "H4", "H8")  # the same of a decoder that takes all frames of a clip together
 ENCODED_MEANS, DECODED_MEANS = ("mean2048_T", "mean1024_W2"), ("mean1024_T",)  # over channels, of LTX-2's VAE
 
 
@@ -126,87 +119,9 @@ class Layout:
         """Text tokens of a probe job's caption of so many words (each is one token of the stand-in tokenizer)."""
         return words + self.template_tokens if self.padded_tokens is None else self.padded_tokens
 
-    def _with_lokr(self, key: str, lengths: tuple[str, ...], reductions: tuple[str, ...]) -> tuple[str, ...]:
-        between = self._kron(3)
-        single = (*lengths, *(f"{kron}*{over}" for over in self.reduced for kron in between), *reductions)
-        weights = (*self._kron(1), *self._kron(2))
-        if key.endswith("/many"):
-            return ("1", "B", *weights, *(f"B*{name}" for name in (*between, *single)), *single)
-        return ("1", *weights, *between, *single)
-
-    def _kron(self, which: int) -> tuple[str, ...]:
-        return tuple(f"kron{which}_{inputs}x{outputs}" for inputs, outputs in self.adapted)
-
-    def _with_sound(self, key: str) -> tuple[str, ...]:
-        """Candidates of the parts that only video with sound has; none of others."""
-        kind, many = key.split("/")[0], "/many" in key
-        if kind in ("step.prompts", "step.captions"):
-            return ("1", "B", "B*X") if many else ("1", "X")
-        if kind in ("sound", "decode.sound"):
-            return ("1", "O") if kind == "decode.sound" else ("1", "M", "M2", "M4")  # its encoder halves them twice
-        means: tuple[str, ...] = ()
-        if kind.startswith("encode."):
-            names, means = ("T", "A"), self.means[0]
-        elif kind in ("decode.image", "decode.clip"):
-            names, means = ("T", "A", *(f"{frame}*F" for frame in FRAMED), *FRAMED, "F", "E*F", "E"), self.means[1]
-        elif kind in ("latents", "decode", "decode.joined", "decode.shown") or key.startswith(("step.head/encoded", "step.head/cached")):
-            names = ("T", "A")
-        else:
-            return ()
-        return ("1", "B", *(f"B*{name}" for name in names), *names, *means) if many else ("1", *names, *means)
-
     def features(self, key: str) -> tuple[str, ...]:
         """Candidate features of a part, the likelier first."""
-        kind = key.split("/")[0]
-        if kind.startswith("load") or kind in ("step.end", "setup.read"):
-            return ("1",)
-        if self.beside is not None and kind in (CONTROLLED_CORE, CONTROLLED_PREVIEW):
-            return self.beside.features(key)
-        if self.sound_per_second and (own := self._with_sound(key)):
-            return own
-        if self.video and (key.startswith("step.head/encoded") or kind.startswith(CLIPS)):
-            clip = (*PADDED, "A", "P32", *(("A*K", "K") if kind in ("encode.next", "decode.next") else ("V", "T", "F")))
-            clip += tuple(f"A*{name}" for name in self.norms) if kind.startswith(("decode", "tile.")) else ()
-            return ("1", *clip) if "/many" not in key else ("1", "B", *(f"B*{name}" for name in clip), *clip)
-        if kind in SEEN:  # of one size, after the picture was brought to it
-            return ("1", "B", "A", "B*A")
-        if kind in ("setup.network", "setup.ema", "step.update", "step.ema", "save", "sample.enter", "sample.leave"):
-            return ("1", *self._kron(1), *self._kron(2)) if self.adapted else ("1", "r", *(("c",) * self.convolved))
-        if kind == "preview.prompts":  # N first: where all negative prompts are empty, what has their tokens' size is theirs
-            return ("X", "N", "1")
-        if kind.startswith(("text", "cache_text")):
-            if key.endswith("images"):
-                return ("1", "X", "I", *(f"{name}*Y" for name in self.flash))
-            rows = ("rows32_X",) * self.int8_rows
-            flash = (f"{name}*{name.split('_')[1]}" for name in self.flash_text)
-            return ("1", "B", "B*X", *rows) if key.endswith("/many") else ("1", "X", *rows, *flash)
-        if kind in ("cache_latents.item", "decode"):
-            return ("1", "T", "E", "L32")
-        if self.padded_to and kind in (PREVIEW, PADDED_PREVIEW):  # of one area, or padded to one length
-            return ("1", "r", *(("T", "E", "L32") if kind == PADDED_PREVIEW else ()))
-        if kind == PADDED_CORE:
-            texts = 3 * (self.padded_tokens or 0)
-            sums = tuple(f"reduce{self.width}_{length}" for length in (self.padded_to, self.padded_to + texts, texts))
-            return ("1", "B", "r", "B*r", "B*T", *(f"B*{one}" for one in sums), "T", *sums) if "/many" in key else ("1", "r", "T", "E")
-        sums, rows = (f"reduce{self.width}_{length}" for length in self.reduced), ("rows32_T", "rows32_O") * self.int8_rows
-        reductions, lengths = (*self.scratch, *sums, *rows), self.lengths
-        if kind in (PREVIEW, BEGUN_PREVIEW, CONTROLLED_PREVIEW) and self.guidance == "sequential" and "/cfg" in key:
-            lengths = (*lengths, "N", *({"S": "G", "J": "JG"}[name[0]] + name[1:] for name in lengths if name[0] in "SJ"))
-        if kind == "preview" and self.guidance == "batched" and "/cfg" in key:  # each prompt is padded by itself before they meet
-            lengths = (*lengths, "N", "N32", *self.single_scratch)
-        if self.adapted:
-            return self._with_lokr(key, (*lengths, *self.masks, "E", "L32"), reductions)
-        timed = ("A",) if kind == TIMED_CORE or (self.pixels and kind == PREVIEW) else ()  # pixels of a first frame
-        single = (*lengths, *timed, *self.masks, "E", "L32", *(f"r*{length}" for length in lengths), *reductions)
-        if self.convolved:
-            single = ("c", *(f"c*{length}" for length in lengths if not length[-1].isdigit()), *single)
-        if not key.endswith("/many"):
-            return ("1", "r", *single)
-        over = ("T", "Z") if "Z" in self.lengths else ("T", "X") if "Q" in self.lengths else ("T",)
-        later = ("B>2", "B>3", *(f"B>{n}*{length}" for length in over for n in (2, 3)))
-        by_sample = ("step.core",) * self.sample_by_sample + ("step.head",) * self.heads_by_sample
-        later = later if by_sample and kind.startswith(by_sample) else ()
-        return ("1", "B", "r", "B*r", *(f"B*{name}" for name in single), *single, *later)
+        return candidates(self, key)
 
 
 @dataclass(frozen=True)

@@ -167,13 +167,7 @@ def write(
             for k in order], dtype=np.int32).reshape(-1, 3)  # fmt: skip
         if program.sequence.calls:
             arrays[f"{archive.CALLS}{number}"] = calls_of(program, order)
-        described[key] = {
-            "number": number, "imports": sum(program.sequence.imported), "recordings": program.recordings,
-            "worst_error": round(program.worst_error, 6), "inexact": sorted(set(program.inexact)),
-            **({"made_of": program.made_of} if program.made_of else {}),
-        }  # fmt: skip
-        if program.sequence.workspace_at is not None:
-            described[key]["workspace_at"] = {program.sequence.workspace_thread: program.sequence.workspace_at}
+        described[key] = {"number": number, **_described(program)}
     arrays[archive.COEFFICIENTS] = np.array(list(pool), dtype=np.int64)
     profile = {
         "arch": arch[0], "relative": arch[1], **({"shares": arch[2]} if arch[2] else {}), "made": made,
@@ -183,6 +177,18 @@ def write(
     }  # fmt: skip
     archive.write(out, arrays)
     (out / "profile.json").write_text(readable(with_footprints(profile, out)))
+
+
+def _described(program: Program) -> dict[str, Any]:
+    """What the profile says of a part, besides its number in the archive."""
+    described: dict[str, Any] = {
+        "imports": sum(program.sequence.imported), "recordings": program.recordings,
+        "worst_error": round(program.worst_error, 6), "inexact": sorted(set(program.inexact)),
+        **({"made_of": program.made_of} if program.made_of else {}),
+    }  # fmt: skip
+    if program.sequence.workspace_at is not None:
+        described["workspace_at"] = {program.sequence.workspace_thread: program.sequence.workspace_at}
+    return described
 
 
 def _matrix(program: Program) -> np.ndarray:

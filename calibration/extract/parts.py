@@ -241,10 +241,8 @@ def _outlives(run: Run, event: int, end: int) -> bool:
 
 def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layout) -> Iterator[Occurrence]:
     """Head (batch to the device), core (forward, loss, backward), update (clip, optimizer), EMA, and the end of a step."""
-    chosen = settings(run)
-    rank, weights = adapter(run), chosen["weights"]
-    optimizer, first_step = run.config["train"]["optimizer"], True
-    unloaded = run.config["train"].get("unload_text_encoder", False)
+    rank, weights = adapter(run), settings(run)["weights"]
+    unloaded, when = run.config["train"].get("unload_text_encoder", False), "first"
     for step in (p for p in run.root.inner if p.name == "step"):
         (bucket,) = step.info["buckets"]
         batch, inner = bucket["batch"], {p.name: p for p in step.inner}
@@ -253,11 +251,11 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layo
         checkpointing = "checkpointed" if step.info["gradient_checkpointing"] else "full"
         cached = "cached" if bucket["latents"] else "encoded"
         text = "encoded" if "encode_prompt" in inner else "unloaded" if layout.unloaded_apart and unloaded else "cached"
-        predict, update = inner["predict_noise"], inner["optimizer_step"]
+        predict = inner["predict_noise"]
         condition = inner.get("condition", Phase("condition", predict.first, {}, predict.first))  # control images, just before
         controlled = any(run.events[e][0] == "a" for e in range(condition.first, condition.last))  # or what the step before left goes
         holes = [(p.first, p.last) for p in step.inner if p.name == "encode_prompt"]
-        clip = inner.get("clip_grad", update)
+        clip = inner.get("clip_grad", inner["optimizer_step"])
         if step.info["gradient_checkpointing"]:  # a probe's second pass over a batch finds it on the device already
             apart = text == "encoded" and layout.prompts_apart
             end = holes[0][0] if apart else condition.first
@@ -272,14 +270,19 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layo
             kind = TIMED_CORE if bucket["frames"] > 1 else TIMED_IMAGE_CORE
         core = f"{kind}/{weights}/{checkpointing}{_batch_key(batch)}"
         yield Occurrence(run, core, list(range(condition.last, clip.first)), values)
-        when = "first" if first_step else "later"
-        ema = inner.get("ema_update")
-        released = ema.first if ema else _gradients_gone(run, update.last, step.last)
-        yield Occurrence(run, f"step.update/{optimizer}/{when}", list(range(clip.first, released)), rank)
-        if ema is not None:
-            yield Occurrence(run, "step.ema", list(range(ema.first, ema.last)), rank)
-        yield Occurrence(run, "step.end", list(range(ema.last if ema else released, step.last)), {})
-        first_step = False
+        yield from _update_parts(run, step, clip, when)
+        when = "later"
+
+
+def _update_parts(run: Run, step: Phase, clip: Phase, when: str) -> Iterator[Occurrence]:
+    """What follows a step's backward pass; `clip` is where that ends, `when` "first" of a run's first step, which makes the state."""
+    rank, inner = adapter(run), {p.name: p for p in step.inner}
+    ema = inner.get("ema_update")
+    released = ema.first if ema else _gradients_gone(run, inner["optimizer_step"].last, step.last)
+    yield Occurrence(run, f"step.update/{run.config['train']['optimizer']}/{when}", list(range(clip.first, released)), rank)
+    if ema is not None:
+        yield Occurrence(run, "step.ema", list(range(ema.first, ema.last)), rank)
+    yield Occurrence(run, "step.end", list(range(ema.last if ema else released, step.last)), {})
 
 
 def _gradients_gone(run: Run, first: int, last: int) -> int:

@@ -120,15 +120,20 @@ def record_trainer() -> None:
     dataset = data_loader.AiToolkitDataset
     patch(dataset, "cache_latents_all_latents", "cache_latents", lambda self: {"resolution": self.dataset_config.resolution})
     patch(dataset, "cache_text_embeddings", "cache_text", lambda self: {"resolution": self.dataset_config.resolution})
-    real_after = Base.hook_after_sd_init_before_load
+    record_setup(Base, SDTrainer)
+
+
+def record_setup(base: Any, trainer: Any) -> None:
+    """The model object as soon as there is one, and the optimizer where the set-up ends."""
+    real_after = base.hook_after_sd_init_before_load
 
     def after_init(self: Any) -> Any:
         R.names = tensors.Names(self)
         record_model(self)
         return real_after(self)
 
-    Base.hook_after_sd_init_before_load = after_init
-    real_before = SDTrainer.before_dataset_load
+    base.hook_after_sd_init_before_load = after_init
+    real_before = trainer.before_dataset_load
 
     def before_dataset(self: Any) -> Any:
         while len(R.stack) > 1:  # ends the set-up phase
@@ -136,7 +141,7 @@ def record_trainer() -> None:
         record_optimizer(self)
         return real_before(self)
 
-    SDTrainer.before_dataset_load = before_dataset
+    trainer.before_dataset_load = before_dataset
 
 
 def stop_after(cls: Any, attribute: str) -> None:
@@ -152,6 +157,19 @@ def stop_after(cls: Any, attribute: str) -> None:
 def record_model(process: Any) -> None:
     """Phases that belong to the model object: loading, encoding, predicting, moving."""
     sd = process.sd
+    record_loading(sd, process.is_fine_tuning)
+    record_encoding(sd)
+    record_conditions(R, sd)
+    sd.predict_noise = R.wrap(sd.predict_noise, "predict_noise", lambda *_, **__: {"grad": torch.is_grad_enabled()})
+    for name in ("set_device_state", "restore_device_state", "generate_single_image", "text_encoder_to"):
+        if hasattr(sd, name):
+            setattr(sd, name, R.wrap(getattr(sd, name), name))
+    process.accelerator.backward = R.wrap(process.accelerator.backward, "backward")
+    process.accelerator.clip_grad_norm_ = R.wrap(process.accelerator.clip_grad_norm_, "clip_grad")
+
+
+def record_loading(sd: Any, whole: bool) -> None:
+    """A phase for each status text of the loader, and what can be recorded once the modules are there. `whole`: all is trained."""
     load, status = sd.load_model, sd.print_and_status_update
 
     def status_update(message: Any, *a: Any, **k: Any) -> Any:
@@ -161,13 +179,9 @@ def record_model(process: Any) -> None:
 
     def load_model() -> None:
         frame = R.open("load")
-        try:
-            load()
-        except BaseException as error:
-            R.close(frame, "oom" if recorder.is_oom(error) else "error")
-            raise
+        R.within(frame, load)
         R.close(frame)
-        name_modules(sd, process.is_fine_tuning)
+        name_modules(sd, whole)
         if os.environ.get("TRAINER_STOP") == "load":
             sys.exit(0)
         video.record_experts(R, sd)
@@ -175,15 +189,15 @@ def record_model(process: Any) -> None:
         record_vae(sounds.record(R, sd))
 
     sd.print_and_status_update, sd.load_model = status_update, load_model
+
+
+def record_encoding(sd: Any) -> None:
+    """Prompts that are encoded, with the tokens and images of each."""
     encode = sd.encode_prompt
 
     def encode_prompt(*a: Any, **k: Any) -> Any:
         frame = R.open("encode_prompt", autograd=torch.is_grad_enabled())
-        try:
-            out = encode(*a, **k)
-        except BaseException as error:
-            R.close(frame, "oom" if recorder.is_oom(error) else "error")
-            raise
+        out = R.within(frame, encode, *a, **k)
         frame["tokens"] = list(token_counts.LAST_COUNTS)
         frame["images"] = list(token_counts.LAST_IMAGES)
         R.mark("info", tokens=frame["tokens"], images=frame["images"])
@@ -191,13 +205,6 @@ def record_model(process: Any) -> None:
         return out
 
     sd.encode_prompt = encode_prompt
-    record_conditions(R, sd)
-    sd.predict_noise = R.wrap(sd.predict_noise, "predict_noise", lambda *_, **__: {"grad": torch.is_grad_enabled()})
-    for name in ("set_device_state", "restore_device_state", "generate_single_image", "text_encoder_to"):
-        if hasattr(sd, name):
-            setattr(sd, name, R.wrap(getattr(sd, name), name))
-    process.accelerator.backward = R.wrap(process.accelerator.backward, "backward")
-    process.accelerator.clip_grad_norm_ = R.wrap(process.accelerator.clip_grad_norm_, "clip_grad")
 
 
 def record_vae(vae: Any) -> None:

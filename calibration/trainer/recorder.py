@@ -131,16 +131,20 @@ class Recorder:
             self.close(self.stack[index + 1])
         return self.open(phase)
 
+    def within(self, frame: dict[str, Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What the function returns; if it raises, the open phase is closed, with why it ended."""
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            self.close(frame, "oom" if is_oom(error) else "error:" + type(error).__name__)
+            raise
+
     def wrap(self, function: Callable[..., Any], phase: str, info: Callable[..., dict[str, Any]] | None = None) -> Callable[..., Any]:
         """`function`, recorded as a phase of its own."""
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             frame = self.open(phase, **(info(*args, **kwargs) if info else {}))
-            try:
-                result = function(*args, **kwargs)
-            except BaseException as error:
-                self.close(frame, "oom" if is_oom(error) else "error:" + type(error).__name__)
-                raise
+            result = self.within(frame, function, *args, **kwargs)
             self.close(frame)
             return result
 

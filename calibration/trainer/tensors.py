@@ -87,37 +87,15 @@ class Names:
         return out
 
     def _all(self) -> Iterator[tuple[str, int, Any]]:
-        process = self.process
-        sd = getattr(process, "sd", None)
+        sd = getattr(self.process, "sd", None)
         if sd is None:
             return
         adapter = self._adapter_parameters()
-        trained = adapter or self._own_parameters()
-        adapter_set = {id(p) for p in adapter}
-        encoders = getattr(sd, "text_encoder", None)
-        encoders = encoders if isinstance(encoders, (list, tuple)) else [encoders]
-        unet, vae = getattr(sd, "unet", None), getattr(sd, "vae", None)
-        for name, module in [("transformer", unet), ("vae", vae), *((f"text_encoder{i}", m) for i, m in enumerate(encoders))]:
-            if isinstance(module, torch.nn.Module):
-                own = (tensor for tensor in apply_order(module) if id(tensor) not in adapter_set)
-                yield from ((name, index, tensor) for index, tensor in enumerate(own))
-        for name, module in (*beside(sd), ("image_encoder", getattr(sd, "image_encoder", None))):
-            if not isinstance(module, torch.nn.Module):
-                continue
-            yield from ((name, index, tensor) for index, tensor in enumerate(apply_order(module)))
+        yield from self._modules(sd, {id(p) for p in adapter})
         for index, parameter in enumerate(adapter):
             yield "adapter", index, parameter
-        for index, parameter in enumerate(trained):
-            if parameter.grad is not None:
-                yield "gradient", index, parameter.grad
-        yield from self._optimizer(trained)
-        ema = getattr(process, "ema", None)
-        if ema is not None:
-            for index, tensor in enumerate(ema.shadow_params):
-                yield "ema", index, tensor
-            for index, tensor in enumerate(getattr(ema, "collected_params", None) or []):
-                yield "ema_copy", index, tensor
-        if works_in_chunks(vae):
+        yield from self._training(adapter or self._own_parameters())
+        if works_in_chunks(vae := getattr(sd, "vae", None)):
             yield from clip_tensors(vae)
         for index, parameter in enumerate(recovery_parameters(sd)):
             yield "recovery", index, parameter
@@ -127,6 +105,33 @@ class Names:
         if isinstance(assistant, torch.nn.Module):
             for index, tensor in enumerate(assistant.parameters()):
                 yield "assistant", index, tensor
+
+    def _modules(self, sd: Any, adapter: set[int]) -> Iterator[tuple[str, int, Any]]:
+        """The model's parts, without the parameters of the adapter, which are put into its layers."""
+        encoders = getattr(sd, "text_encoder", None)
+        encoders = encoders if isinstance(encoders, (list, tuple)) else [encoders]
+        unet, vae = getattr(sd, "unet", None), getattr(sd, "vae", None)
+        for name, module in [("transformer", unet), ("vae", vae), *((f"text_encoder{i}", m) for i, m in enumerate(encoders))]:
+            if isinstance(module, torch.nn.Module):
+                own = (tensor for tensor in apply_order(module) if id(tensor) not in adapter)
+                yield from ((name, index, tensor) for index, tensor in enumerate(own))
+        for name, module in (*beside(sd), ("image_encoder", getattr(sd, "image_encoder", None))):
+            if not isinstance(module, torch.nn.Module):
+                continue
+            yield from ((name, index, tensor) for index, tensor in enumerate(apply_order(module)))
+
+    def _training(self, trained: list[Any]) -> Iterator[tuple[str, int, Any]]:
+        """Gradients, the optimizer's state and an EMA's copies."""
+        for index, parameter in enumerate(trained):
+            if parameter.grad is not None:
+                yield "gradient", index, parameter.grad
+        yield from self._optimizer(trained)
+        ema = getattr(self.process, "ema", None)
+        if ema is not None:
+            for index, tensor in enumerate(ema.shadow_params):
+                yield "ema", index, tensor
+            for index, tensor in enumerate(getattr(ema, "collected_params", None) or []):
+                yield "ema_copy", index, tensor
 
     def _adapter_parameters(self) -> list[Any]:
         network = getattr(self.process, "network", None)

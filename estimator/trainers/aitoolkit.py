@@ -156,10 +156,7 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
     found = process.found
     if not _trains(process):
         return None
-    check_keys(process, "process")
-    _check_device(process)
-    if process.values.get("training_folder") is None:
-        found.warn(process.at("training_folder"), "is missing, and the trainer stops without it")
+    _check_process(process)
     train = process.section("train") or Section(found, process.at("train"), {})
     dtype = read_dtype(train)
     settings = read_train(train)
@@ -214,12 +211,15 @@ def _trained(method: str, network: Network | None) -> str:
     return "LoRA with dropout" if network.dropout else network.kind
 
 
-def _check_device(process: Section) -> None:
-    """The trainer asks accelerate for the card, whatever the config says (jobs/process/BaseSDTrainProcess.py: self.device)."""
+def _check_process(process: Section) -> None:
+    """Its own keys. The trainer asks accelerate for the card, whatever the config says (BaseSDTrainProcess.py: self.device)."""
+    check_keys(process, "process")
     device = process.values.get("device", CUDA)
     if device not in (CUDA, FIRST_CARD):
         which = "the trainer takes the first card that it sees; CUDA_VISIBLE_DEVICES in its environment says which that is"
         process.found.warn(process.at("device"), f"{shown(device)} has no effect: {which}")
+    if process.values.get("training_folder") is None:
+        process.found.warn(process.at("training_folder"), "is missing, and the trainer stops without it")
 
 
 def _read_rest(process: Section, settings: Train, arch: Arch, model: Model) -> tuple[tuple[Dataset, ...], tuple[Sample, ...]]:

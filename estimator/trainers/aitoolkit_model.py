@@ -38,19 +38,14 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
     """
     name = model.text("name_or_path", "") or ""
     if not name:
-        model.found.problem(
-            model.at("name_or_path"), "no model is named", "the trainer stops without it", "give a Hugging Face id or a folder"
-        )
-    written, key = trainer_key(model)
-    if key is None:
-        return None
-    assistant = _assistant(model)
-    arch = resolve_arch(model, key, name, assistant, arch_override)
+        fix = "give a Hugging Face id or a folder"
+        model.found.problem(model.at("name_or_path"), "no model is named", "the trainer stops without it", fix)
+    (written, key), assistant = trainer_key(model), _assistant(model)
+    arch = None if key is None else resolve_arch(model, key, name, assistant, arch_override)
     if arch is None:
         return None
     _check_combinations(model, arch, assistant)
     weights, te_weights = given_weights(model, arch) or _weights(model, arch, dtype, assistant)
-    offloading = model.truth("layer_offloading", model.truth("auto_memory", False))
     asked = model.truth("quantize", False)
     if arch.model_class == UNET and (asked or model.truth("quantize_te", False)):
         model.found.warn(model.at("quantize"), f"the trainer does not quantise {arch.name}: its weights stay in {dtype}")
@@ -61,7 +56,7 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
         te_weights=te_weights,
         low_vram=model.truth("low_vram", False),
         assistant_lora=assistant,
-        layer_offloading=offloading,
+        layer_offloading=model.truth("layer_offloading", model.truth("auto_memory", False)),
         layer_offloading_transformer_percent=model.number("layer_offloading_transformer_percent", 1.0),
         layer_offloading_text_encoder_percent=model.number("layer_offloading_text_encoder_percent", 1.0),
         quantize_exclude=_quantize_exclude(model, arch),
