@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from calibration import probes, validation
+from calibration import probes, validation, validation_rows
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import kind_of
 from calibration.architectures.qwen import template_tokens
@@ -57,6 +57,15 @@ def test_probe_previews_have_negative_prompts_of_other_lengths(tmp_path: Path) -
 def test_rows_of_runs_that_are_elsewhere_are_kept(tmp_path: Path) -> None:
     kept = {"flux-ui": {"name": "flux-ui"}, "no such run": {"name": "no such run"}}
     assert validation.collect(tmp_path, kept) == [kept["flux-ui"]]
+
+
+@pytest.mark.parametrize("folder", [validation_rows.FOLDER, validation_rows.COMPILED], ids=["all", "compiled"])
+def test_rows_stand_as_they_are_collected(folder: Path, tmp_path: Path) -> None:
+    """In the jobs' order, one each: a row put somewhere else by hand moves with the next `collect`, which mends it."""
+    kept = {row["name"]: row for row in validation_rows.read(folder)}
+    validation_rows.write(validation.collect(tmp_path, kept), tmp_path)
+    written = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert written == {path.name: path.read_text() for path in folder.glob("*.jsonl")}
 
 
 def decoded(tiles: int) -> tuple[Run, Phase]:
