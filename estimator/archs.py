@@ -51,6 +51,7 @@ class Arch:
     embedder_linears: int = 0
     keeps_positions: bool = False
     measures_kernels: bool = False
+    by_flash_attn: str = ""
     preview_most: int = 0
     bare_previews: bool = False
     without_gradient: tuple[int, ...] = ()

@@ -93,6 +93,13 @@ def test_its_norms_are_tritons(tmp_path: Path) -> None:
         estimate_job(job, replace(card, os="windows"))
 
 
+def test_flash_attn_is_warned_of(tmp_path: Path) -> None:
+    """The trainer's Docker image has it, its requirements have not."""
+    (warning,) = [text for text in omnigen2(tmp_path, model=MODEL).warnings if "flash-attn" in text]
+    assert warning.startswith("OmniGen2 is estimated without flash-attn")
+    assert "computes attention and SwiGLU" in warning
+
+
 # ---------------------------------------------------------------- the timeline
 
 

@@ -14,10 +14,17 @@ from estimator.trainers.section import Section
 TRANSFORMER, TEXT = "load.transformer/", "load.text/"  # parts whose keys have the kind of weights next, and perhaps low_vram behind it
 STEP = "step.core/"  # and what the step is behind it
 CHECKPOINTED_STEP = "step.core/{}/checkpointed/one"  # which all that were recorded have
+FLASH_ATTN = (
+    "{} is estimated without flash-attn: where that is installed, as in the trainer's Docker image, it computes {}, with other tensors,"
+    " which are not modelled"
+)
 
 
 def check_recorded(model: Section, arch: Arch, result: Model) -> None:
-    """Report weights that loading, or steps, were not recorded with. Those that no architecture has are reported elsewhere."""
+    """Report weights that loading, or steps, were not recorded with. Those that no architecture has are reported elsewhere.
+    Warn of what another environment has another kernel for (Arch.by_flash_attn)."""
+    if arch.by_flash_attn:
+        model.found.warn((), FLASH_ATTN.format(arch.name, arch.by_flash_attn))
     try:
         profile = load_profile(arch.key)
     except CannotTell:  # whoever estimates the job says so
