@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from estimator.job import Place
 
+NO_NAME = "(an empty name)"  # of a file
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -21,7 +23,7 @@ class Problem:
         if self.place is not None:
             line = f":{self.place.line}" if self.place.line is not None else ""
             key = f": {self.place.key}" if self.place.key else ""
-            where = f"{self.place.file}{line}{key}: "
+            where = f"{self.place.file or NO_NAME}{line}{key}: "
         text = f"{where}{self.what}"
         if self.why:
             text += f" ({self.why})"

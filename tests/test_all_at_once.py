@@ -11,6 +11,7 @@ from config_writer import FLUX_DEV, outcome, process, read, train, write
 
 from estimator import cli
 from estimator.errors import CannotTell, InputError
+from estimator.trainers.section import MAX_REPORTED
 
 MISTYPED = {"folder_path": "/nowhere/images", "resoluton": 512}
 BETTER = "datasets.0.resoluton (line 16): unknown key here, the trainer ignores it; did you mean 'resolution'?"
@@ -58,6 +59,29 @@ def cli_read(path: Path) -> object:
     from estimator.trainers import read_jobs
 
     return read_jobs(path)
+
+
+def test_very_many_unknown_keys_are_counted_and_not_each_shown(tmp_path: Path) -> None:
+    """The nearest known key of each of 20,000 took 40 seconds."""
+    found = refused(tmp_path, train=train(**STOPS, **{f"batch_siz{n}": 1 for n in range(MAX_REPORTED + 1950)}))
+    assert sum("did you mean" in warning for warning in found.warnings) == MAX_REPORTED
+    assert "train (line 19): 1,950 further unknown keys, which the trainer ignores" in found.warnings
+
+
+def test_a_grid_takes_axes_of_each_time_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two --grid the first was not looked at."""
+    config = str(Path(__file__).parents[1] / "examples" / "zimage_turbo_ui.yaml")
+    grid = ["plan", config, "--gpu", "RTX4090", "--grid", "batch=1,2", "--grid"]
+    assert cli.main([*grid, "rank=4,8"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("batch,rank,")
+    assert cli.main([*grid, "batch=3"]) == 2
+    assert "this axis stands twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["", "--gpu", "RTX4090"], ["diagnose", ""]])
+def test_an_empty_name_is_said(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command) == 2
+    assert capsys.readouterr().err.startswith("estimate: (an empty name): no such file")
 
 
 def test_nothing_is_warned_of_where_nothing_is_odd(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def parser() -> options.Parser:
     made.add_argument("--aim", default="quality", metavar="AIM", help="quality (default), speed, batch, resolution or frames")
     made.add_argument("--keep", action="append", default=[], metavar="KEY", help="do not touch this key; * and ? stand for anything")
     made.add_argument("--steps", action="store_true", help="walk by hand instead: what to lower, and then to raise, in which order")
-    made.add_argument("--grid", nargs="+", metavar="AXIS=VALUES", help="a table of many settings instead: resolution=512,768 batch=1-8")
+    table = "a table of many settings instead: resolution=512,768 batch=1-8"
+    made.add_argument("--grid", nargs="+", action="extend", metavar="AXIS=VALUES", help=table)
     made.add_argument("--confirm", action="store_true", help="with --grid: replay the cells that peak rows do not rule out")
     made.add_argument("-o", "--out", metavar="FILE", help="with --grid: write the table there (.csv, .parquet); default: to the screen")
     made.add_argument("--write", metavar="FILE", help="write the edited config there")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from estimator.trainers.section import Section, nearest
+from estimator.trainers.section import MAX_REPORTED, Section, nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +190,18 @@ def check_keys(section: Section, table: str, modelled: frozenset[str] = frozense
 
     `modelled`: keys that are read for this architecture, though not for others.
     """
-    known, unmodelled = known_keys(table), UNMODELLED.get(table, {})
+    known, unmodelled, unknown = known_keys(table), UNMODELLED.get(table, {}), 0
     for key, value in section.values.items():
         if key in modelled:
             continue
         if key in unmodelled and not unmodelled[key].is_neutral(value):
             section.found.not_modelled(section.at(key), value, unmodelled[key].why)
         elif key not in known:
-            section.found.warn(section.at(key), f"unknown key here, the trainer ignores it{_better(key, known)}")
+            unknown += 1
+            if unknown <= MAX_REPORTED:
+                section.found.warn(section.at(key), f"unknown key here, the trainer ignores it{_better(key, known)}")
+    if unknown > MAX_REPORTED:
+        section.found.warn(section.path, f"{unknown - MAX_REPORTED:,} further unknown keys, which the trainer ignores")
 
 
 def _better(key: str, known: frozenset[str]) -> str:
