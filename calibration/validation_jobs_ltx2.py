@@ -183,5 +183,13 @@ OFFLOADED_JOBS = (
         },
         SMALL, seed=6,
     ),
+    Job(
+        "ltx23-offload-half-uint4", web_ui("ltx2.3"), (("one moving", [320], frames(25)),),
+        {
+            **UI_23, **quantised("uint4"), **offloaded(0.5, 1), **HIGH_VRAM, **UNLOADED, **CACHED_LATENTS, **LAST_PREVIEW, **rank(16),
+            **optimizer("adafactor"),
+        },
+        SMALL, seed=6,
+    ),
 )  # fmt: skip
 JOBS = (*LTX2_JOBS, *LTX23_JOBS, *KINDS_JOBS, *LTX25_JOBS, *MORE_KINDS_JOBS, *OFFLOADED_JOBS)
