@@ -34,7 +34,7 @@ latent frames of 8 (`Cells`). Of a step that counts its samples twice in `B`, `b
   values a thread.
 
 - `normD_kV` (D a width, k times a variable V): the same of one column sum over k V rows of all samples together, such as the gradient of a
-  norm's weight or of a bias, where these are trained;
+  norm's weight or of a bias, where these are trained; `normD_k`: of k rows of each sample;
 - `sumsC_kV` (C channels, k times a variable V): the same of one sum over C channels at each of k V places, fp32 (the norms of Wan 2.2 5B's
   decoder, of 1024 channels; one block is enough for fewer than a thousand);
 
@@ -234,7 +234,7 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
     if name.startswith(("sums", "norm")):
         width, over = _of(name, name[:4])
         base = over.lstrip("0123456789")
-        places = int(over.removesuffix(base) or 1) * variable(base, given)
+        places = int(over.removesuffix(base) or 1) * (variable(base, given) if base else 1)
         return reduce_blocks(places, width) if name.startswith("sums") else reduce_blocks(width, given.get("B", 1) * places)
     if name.startswith("mean"):
         channels, over = _of(name, "mean")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from estimator.job import Model, Network
-from estimator.parameters import LOKR, WHOLE
+from estimator.parameters import DORA, LOKR, WHOLE
 from estimator.programs import Profile, load_profile
 
 
@@ -16,6 +16,10 @@ def profile_of(arch: str, model: Model, network: Network | None = None) -> Profi
         from estimator.lokr_profile import lokr
 
         return lokr(arch)
+    if network is not None and network.kind == DORA:
+        from estimator.dora_profile import dora
+
+        return dora(arch)
     if network is not None and network.kind == WHOLE:
         from estimator.whole_profile import whole
 

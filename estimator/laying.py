@@ -27,7 +27,7 @@ class Laid:
         self.tape = tape
         self.gone: set[int] = set()
         self.ends: dict[int, Place] = {}
-        self.names: dict[int, str] = {}
+        self.names: dict[int, str | None] = {}
         self._sizes: list[Mapping[str, int]] = []
         self._like: list[int] = []
         self._events: list[tuple[Place, int, bool]] = []

@@ -41,22 +41,8 @@ class LokrProfile(Profile):
 
     @cached_property
     def layers(self) -> dict[str, int]:
-        """The number of each layer that has an adapter: those that get gradients by these, the others by their place among all layers."""
-        key = next(key for key in (*self.base.data["parts"], *self._relatives) if key.startswith("step.core/"))
-        tape = Tape(self.base.program(key))
-        found = layers_of(tape)
-        if 2 * len(found) == len(self.adapter):
-            return found
-        adapted = {site.layer for site in sites(tape)}
-        names = [f"transformer.{name}" for name in self.base.holder(key).data.get("layers", {}).get("transformer", ())]
-        numbers = {name: n for n, name in enumerate(name for name in names if name in adapted)}
-        if 2 * len(numbers) != len(self.adapter) or found.items() - numbers.items():
-            raise never(f"{self.arch}: each layer's adapter")
-        return numbers
-
-    @property
-    def _relatives(self) -> Sequence[str]:
-        return tuple(self.base.relative.data["parts"]) if self.base.shares_all and self.base.relative is not None else ()
+        """See `numbered`."""
+        return numbered(self.base)
 
     def program(self, key: str) -> Program:
         """See `Profile`. Raises CannotTell as well where the adapter's tensors are not found."""
@@ -101,6 +87,22 @@ class LokrProfile(Profile):
 
     def __hash__(self) -> int:
         return id(self)
+
+
+def numbered(base: Profile) -> dict[str, int]:
+    """The number of each layer that has an adapter: those that get gradients by these, the others by their place among all layers."""
+    relatives = tuple(base.relative.data["parts"]) if base.shares_all and base.relative is not None else ()
+    key = next(key for key in (*base.data["parts"], *relatives) if key.startswith("step.core/"))
+    tape = Tape(base.program(key))
+    found = layers_of(tape)
+    if 2 * len(found) == len(base.adapter):
+        return found
+    adapted = {site.layer for site in sites(tape)}
+    names = [f"transformer.{name}" for name in base.holder(key).data.get("layers", {}).get("transformer", ())]
+    numbers = {name: n for n, name in enumerate(name for name in names if name in adapted)}
+    if 2 * len(numbers) != len(base.adapter) or found.items() - numbers.items():
+        raise never(f"{base.arch}: each layer's adapter")
+    return numbers
 
 
 def one_by_one(base: Program, widths: Sequence[int]) -> Program:

@@ -1,7 +1,8 @@
 """An optimizer's step on an adapter, as a program: its rule (optimizer_rules) gone through for the adapter's parameters.
 
 The parameters are those of the profile's `setup.network`, in order: of each adapted layer the first matrix, rank x inputs, then the
-second, outputs x rank, which is zero when training starts. Of a LoKr the small matrix, then the large one, zero likewise.
+second, outputs x rank, which is zero when training starts. Of a LoKr the small matrix, then the large one, zero likewise. Of a DoRA the
+magnitudes, the second matrix and the first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from estimator.features import Ints
 from estimator.optimizer_rules import ALL, CONDITIONS, GRADIENT, Event, Shape, expand, load_rules, size_of, size_of_list
-from estimator.parameters import LOKR, LORA, WHOLE, Convolved, Fixed, Size, shapes_of
+from estimator.parameters import LOKR, LORA, WHOLE, Convolved, Fixed, Magnified, Size, shapes_of
 from estimator.program import ALLOCATE, EventProgram, PeakRow, Program
 
 SIZE = {LORA: "r", LOKR: "f", WHOLE: "r"}  # the variable that an adapter's shapes depend on
@@ -68,6 +69,8 @@ class OptimizerProgram(EventProgram):
             convolved = isinstance(self.widths, Convolved) and k in self.widths.places
             if isinstance(self.widths, Fixed):
                 key: tuple[Any, ...] = (slot, *self.widths.shapes[k]) if slot and k >= 0 else (slot,)
+            elif isinstance(self.widths, Magnified):
+                key = (slot, k % 3, self.widths[k]) if slot and k >= 0 else (slot,)
             else:
                 key = (slot, k % 2, *self.widths[first : first + 2], convolved) if slot and k >= 0 else (slot,)
             if key not in sorts:

@@ -11,6 +11,7 @@ from estimator.optimizer_rules import Shape
 HALF_BYTES = 2  # of an element of a model that is trained as a whole: bf16
 ELEMENT_BYTES = 4  # of the adapters that widths are of: fp32, as all are in AI Toolkit
 LORA, LOKR, WHOLE = "lora", "lokr", "whole"  # the last is no adapter: the model's own parameters
+DORA = "dora"  # of a LoRA's shapes and vectors of magnitudes: see Magnified
 
 
 class Convolved(tuple[int, ...]):
@@ -22,6 +23,15 @@ class Convolved(tuple[int, ...]):
         made = super().__new__(cls, tuple(widths))
         made.places = places
         return made
+
+
+class Magnified(tuple[int, ...]):
+    """Bytes of each parameter of a DoRA at rank 1, three of each layer: the magnitudes, a vector that no rank changes, the second matrix
+    and the first. Made of a LoRA's, two of each layer."""
+
+    def __new__(cls, pairs: Sequence[int]) -> Magnified:
+        layers = zip(pairs[::2], pairs[1::2], strict=True)
+        return super().__new__(cls, (width for first, second in layers for width in (second, second, first)))
 
 
 class Fixed(tuple[int, ...]):
@@ -50,6 +60,9 @@ def shapes_of(widths: Sequence[int], size: Size, kind: str = LORA) -> list[Shape
         ranks = [both[k in widths.places] for k in range(len(features))]
         return [(r, width, False) if k % 2 == 0 else (width, r, True) for k, (width, r) in enumerate(zip(features, ranks, strict=True))]
     assert isinstance(size, int)
+    if isinstance(widths, Magnified):
+        each = [((1, width, False), (width, size, True), (size, width, False)) for width in features]
+        return [shapes[k % 3] for k, shapes in enumerate(each)]
     if kind == LORA:
         return [(size, width, False) if k % 2 == 0 else (width, size, True) for k, width in enumerate(features)]
     pairs = [matrices(*pair, size) for pair in zip(features[::2], features[1::2], strict=True)]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from estimator import beginnings, dropout_profile, engine, filtered_profile, lokr_profile, offload_profile, programs
+from estimator import beginnings, dora_profile, dropout_profile, engine, filtered_profile, lokr_profile, offload_profile, programs
 
 # No deadline: on a busy machine it measures the machine, and a slow example is no wrong one.
 settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))  # CI: the same examples each time
@@ -23,7 +23,10 @@ settings.load_profile("project")
 # No calibration overlay of whoever runs the tests.
 os.environ["XDG_CONFIG_HOME"] = os.path.join(os.devnull, "config")  # a folder that not even root can make
 
-KEPT = (programs.load_profile, offload_profile._offloading, filtered_profile.filtered, lokr_profile.lokr, dropout_profile.with_dropout)
+KEPT = (
+    programs.load_profile, offload_profile._offloading, filtered_profile.filtered, lokr_profile.lokr, dropout_profile.with_dropout,
+    dora_profile.dora,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)

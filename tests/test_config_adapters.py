@@ -12,6 +12,7 @@ from estimator.errors import InputError
 from estimator.job import Job
 
 CHROMA = {"name_or_path": "lodestones/Chroma", "arch": "chroma"}
+SDXL = {"name_or_path": "stabilityai/stable-diffusion-xl-base-1.0", "arch": "sdxl"}
 ZIMAGE = {"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage", "quantize": True}
 UINT4 = TURBO | {"quantize": True, "qtype": "uint4"}
 ONLY = {"linear": 16, "network_kwargs": {"only_if_contains": ["layers.3."]}}
@@ -122,14 +123,67 @@ def test_a_lokr_is_named_where_it_was_not_recorded(tmp_path: Path, model: dict[s
     assert any(key.endswith("network.type") for key in named(job))
 
 
-def test_a_dora_on_float8_stops_the_trainer_and_is_named_on_other_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [FLUX_DEV, FLUX_DEV | {"quantize": True}, ZIMAGE, ZIMAGE | {"quantize": False}])
+def test_a_dora_is_read_where_it_is_modelled(tmp_path: Path, model: dict[str, Any]) -> None:
+    job = read(tmp_path, train=train(), model=model, network={"type": "dora", "linear": 24, "conv": 16})
+    assert job.unmodelled == ()
+    assert job.network is not None
+    assert (job.network.kind, job.network.variables) == ("dora", {"r": 24})
+
+
+def test_a_dora_on_float8_stops_the_trainer(tmp_path: Path) -> None:
     """torchao's tensors cannot be added to: tried on the emulated device with a layer of each kind."""
     turbo = TURBO | {"quantize": True, "qtype": "qfloat8"}  # the trainer makes float8 of it
     with pytest.raises(InputError, match="dora on weights in float8"):
         read(tmp_path, train=train(), model=turbo, network={"type": "dora", "linear": 16})
-    for model in (FLUX_DEV, UINT4):
-        job = read(tmp_path, train=train(), model=model, network={"type": "dora", "linear": 16})
-        assert any(key.endswith("network.type") for key in named(job))
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "settings", "key"),
+    [
+        (UINT4, {}, {}, "network.type"), (CHROMA, {}, {}, "network.type"), (ZIMAGE | {"qtype": "qint8"}, {}, {}, "network.type"),
+        (ZIMAGE | {"quantize": False, "layer_offloading": True}, {}, {}, "network.type"),
+        (ZIMAGE, {"network_kwargs": {"only_if_contains": ["layers.3."]}}, {}, "network.type"),
+        (ZIMAGE, {"dropout": 0.1}, {}, "network.dropout"), (ZIMAGE, {}, {"optimizer": "automagic3"}, "network.type"),
+        (ZIMAGE, {}, {"blank_prompt_preservation": True}, "train.blank_prompt_preservation"),
+        (ZIMAGE, {}, {"do_cfg": True}, "train.do_cfg"),
+    ],
+)  # fmt: skip
+def test_a_dora_is_named_where_it_is_not(
+    tmp_path: Path, model: dict[str, Any], more: dict[str, Any], settings: dict[str, Any], key: str
+) -> None:
+    job = read(tmp_path, train=train(**settings), model=model, network={"type": "dora", "linear": 16, **more})
+    assert any(name.endswith(key) for name in named(job))
+
+
+ALL_LAYERS = {"linear": 16, "transformer_only": False}
+
+
+@pytest.mark.parametrize(
+    ("model", "network"),
+    [
+        (SDXL, ALL_LAYERS), (ZIMAGE, ALL_LAYERS | {"network_kwargs": {"only_if_contains": ["layers.3.", "transformer$$layers$$4$$"]}}),
+        (FLUX_DEV, ALL_LAYERS | {"network_kwargs": {"ignore_if_contains": ["embed", "norm_out", "transformer.proj_out"]}}),
+        (FLUX_DEV, {"linear": 16, "transformer_only": "false"}),
+    ],
+    ids=["a UNet", "layers in blocks", "none outside them", "in quotes it is on"],
+)  # fmt: skip
+def test_all_layers_are_no_more_where_none_is_outside_the_blocks(tmp_path: Path, model: dict[str, Any], network: dict[str, Any]) -> None:
+    settings = train(noise_scheduler="ddpm") if model is SDXL else train()
+    assert read(tmp_path, train=settings, model=model, network=network).unmodelled == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "network"),
+    [
+        (FLUX_DEV, ALL_LAYERS), (FLUX_DEV, {"linear": 16, "transformer_only": None}), (CHROMA, ALL_LAYERS),
+        (FLUX_DEV, ALL_LAYERS | {"network_kwargs": {"only_if_contains": ["proj_out"]}}),
+        (ZIMAGE, ALL_LAYERS | {"network_kwargs": {"only_if_contains": ["attention."]}}),
+    ],
+)  # fmt: skip
+def test_layers_outside_the_blocks_are_named(tmp_path: Path, model: dict[str, Any], network: dict[str, Any]) -> None:
+    job = read(tmp_path, train=train(), model=model, network=network)
+    assert any(key.endswith("network.transformer_only") for key in named(job))
 
 
 @pytest.mark.parametrize("factor", [None, "many", [], float("inf"), 10**9])

@@ -363,11 +363,9 @@ def test_a_key_in_the_wrong_section_is_told_where_it_belongs(tmp_path: Path) -> 
         ("model", {"quantize": True, "accuracy_recovery_adapter": "ostris/ara/x.safetensors"}),
         ("model", {"lora_path": "x.safetensors"}),
         ("model", {"assistant_lora_path": "x/y"}),  # on FLUX.1-dev
-        ("model", {"is_flux": True, "split_model_over_gpus": True}),
         ("model", {"use_flux_cfg": True}),
         ("model", {"layer_offloading": True}),  # unquantised: no qfloat8 to turn into float8, merging changes
         ("network", {"type": "lokr", "lokr_full_rank": False}),
-        ("network", {"type": "dora"}),
         ("network", {"dropout": 1.0}),
         ("network", {"transformer_only": False}),
         ("network", {"network_kwargs": {"rank_dropout": 0.1}}),
@@ -445,6 +443,7 @@ def test_switched_off_settings_are_no_obstacle(tmp_path: Path) -> None:
         ("model.qtype", {"model": FLUX_DEV | {"quantize": True, "qtype": "uint4|a|b"}}),
         ("model.qtype_te", {"model": ZIMAGE | {"quantize": True, "qtype_te": "int3"}}),
         ("model.split_model_over_gpus", {"model": FLUX_DEV | {"split_model_over_gpus": True}}),
+        ("model.split_model_over_gpus", {"model": FLUX_DEV | {"is_flux": True, "split_model_over_gpus": True}}),
         ("model.assistant_lora_path", {"model": TURBO | {"qtype": "uint3|a/b/c", "quantize": True}}),
         ("model.inference_lora_path", {"model": FLUX_DEV | {"assistant_lora_path": "a/b", "inference_lora_path": "c/d"}}),
         ("model.arch", {"model": {**FLUX_DEV, "arch": 5}}),

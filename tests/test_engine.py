@@ -53,7 +53,7 @@ def test_verdicts_flip_where_they_should(
 
 def test_what_is_not_modelled_cannot_be_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    status, document = run(capsys, FLUX, "--gpu", "RTX4090", "--set", "network.type=dora")
+    status, document = run(capsys, FLUX, "--gpu", "RTX4090", "--set", "network.type=fullrank")
     assert (status, document["verdict"]) == (3, UNKNOWN)
 
 

@@ -50,12 +50,18 @@ WHOLE = replace(
     buckets=WHOLE_BUCKETS,
     layout=replace(LAYOUT, lengths=(*LAYOUT.lengths, "T128", "X128"), scratch=WHOLE_SUMS),
 )
+# Recorded to hold the rule against (estimator.dora_programs), not shipped: jobs with a magnitude in each layer
+DORA = replace(
+    BASE, relative="zimage", own=WITH_ADAPTER, weights=("bf16", "qfloat8"), beside="dora", network={"type": "dora"}, train=SAMPLED,
+    buckets=FEW, samples=SAMPLES[:2], second=(FEW, SAMPLES[:2]),
+)
 ARCHITECTURES = {
     "zimage": BASE,
     # the trainer makes float8 of qfloat8 here
     "zimage-turbo": replace(BASE, model=TURBO, relative="zimage", weights=("bf16", "float8", "uint4")),
     "zimage-lokr": LOKR,
     "zimage-whole": WHOLE,
+    "zimage-dora": DORA,
     "zimage-turbo-lokr": replace(LOKR, model=TURBO, relative="zimage-turbo", weights=("float8",)),
 }
 

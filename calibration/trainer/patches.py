@@ -206,23 +206,6 @@ def pinned() -> None:
     note(f"Tensor.pin_memory: host tensors of more than {BIG} elements stay pageable (the card sees no difference)")
 
 
-def factored() -> None:
-    """A LoKr makes each layer's whole product once, on the host, to look for nan in it: minutes of arithmetic that no card sees."""
-    from toolkit.models import lokr
-
-    real_init, real_kron = lokr.LokrModule.__init__, lokr.make_kron
-
-    def init(self: Any, *a: Any, **k: Any) -> None:
-        lokr.make_kron = lambda small, _large, _scale: small
-        try:
-            real_init(self, *a, **k)
-        finally:
-            lokr.make_kron = real_kron
-
-    lokr.LokrModule.__init__ = init
-    note("LokrModule: the product that it makes on the host to look for nan is left out")
-
-
 def unwritten() -> None:
     """A whole model's file and its optimizer's are tens of gigabytes of nothing: where all of it is trained, neither is written.
 
@@ -264,13 +247,14 @@ def compiled() -> None:
 
 def install(weights: str) -> None:
     """All of them; the trainer's modules must have been imported."""
-    from calibration.trainer import host_quantisation
+    from calibration.trainer import host_adapters, host_quantisation
 
     for module in MODULES:
         module.patch()
     merges()
     prodigies()
-    factored()
+    host_adapters.factored()
+    host_adapters.unnormed()
     unwritten()
     compiled()
     pinned()

@@ -37,7 +37,7 @@ READ: Mapping[str, frozenset[str]] = {
     "file": _words("job config meta"),
     "config": _words("name process"),
     "process": _words("type name training_folder trigger_word network train model datasets sample save slider"),
-    "network": _words("type linear rank network_kwargs lokr_full_rank lokr_factor dropout"),
+    "network": _words("type linear rank network_kwargs lokr_full_rank lokr_factor dropout transformer_only"),
     "network.network_kwargs": _words("ignore_if_contains only_if_contains"),
     "train": _words(
         "batch_size steps gradient_accumulation gradient_accumulation_steps dtype optimizer optimizer_params"
@@ -131,7 +131,6 @@ UNMODELLED: Mapping[str, Mapping[str, NoModel]] = {
         "torch_profiler": NoModel("the profiler keeps buffers on the card"),
     },
     "network": {
-        "transformer_only": NoModel("puts the adapter on layers outside the blocks too", (True,), off_is_neutral=False),
         "layer_offloading": NoModel("moves the adapter's weights in and out of the card"),
         "all_layers": NoModel("trains full-weight differences of layers that LoRA leaves alone"),
         "lorm": NoModel("distils into a smaller model"),

@@ -14,6 +14,7 @@ from estimator.job import Model
 from estimator.levels import UNET
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_arch import resolve_arch, trainer_key
+from estimator.trainers.aitoolkit_combined import check_combinations
 from estimator.trainers.aitoolkit_compile import compiles
 from estimator.trainers.prequantised import given_weights, quantises_text
 from estimator.trainers.recorded import check_recorded
@@ -44,7 +45,7 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
     arch = None if key is None else resolve_arch(model, key, name, assistant, arch_override)
     if arch is None:
         return None
-    _check_combinations(model, arch, assistant)
+    check_combinations(model, arch, assistant)
     weights, te_weights = given_weights(model, arch) or _weights(model, arch, dtype, assistant)
     asked = model.truth("quantize", False)
     if arch.model_class == UNET and (asked or model.truth("quantize_te", False)):
@@ -180,32 +181,6 @@ def _quantize_exclude(model: Section, arch: Arch) -> tuple[str, ...]:
         model.found.not_modelled(kwargs.at("exclude"), unknown, "leaves other modules unquantised")
     return tuple(dict.fromkeys(patterns))
 
-
-def _check_combinations(model: Section, arch: Arch, assistant: str | None) -> None:
-    """What the trainer refuses."""
-    found = model.found
-    is_flux = model.truth("is_flux", False)
-    for key, what in (("attn_masking", "attention masking"), ("split_model_over_gpus", "splitting over several cards")):
-        if model.truth(key, False):
-            if is_flux:
-                found.not_modelled(model.at(key), True, what)
-            else:
-                found.problem(
-                    model.at(key), f"the trainer refuses {what} unless model.is_flux is true", "`arch: flux` is not enough", "remove it"
-                )
-    recovery = model.values.get("accuracy_recovery_adapter")
-    qtype = model.values.get("qtype")
-    if isinstance(qtype, str) and "|" in qtype:
-        recovery = qtype
-    if recovery is not None and assistant is not None:
-        what = "an accuracy recovery adapter and an assistant LoRA exclude each other"
-        found.problem(model.at("assistant_lora_path"), what, "the trainer refuses them together", "remove one of the two")
-    if arch.te_qtype_key == "qtype" and assistant is not None:
-        for key in ("inference_lora_path", "lora_path"):
-            if model.values.get(key):
-                found.problem(
-                    model.at(key), f"{key} and assistant_lora_path exclude each other", "the trainer refuses them together", "remove one"
-                )
 
 
 def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from estimator.archs import Arch
 from estimator.job import Model, Network, Train
 from estimator.kronecker import AUTO
-from estimator.parameters import WHOLE
+from estimator.parameters import DORA, WHOLE
 from estimator.trainers import modelled
+from estimator.trainers.aitoolkit_dora import check_dora
 from estimator.trainers.aitoolkit_keys import check_keys
+from estimator.trainers.aitoolkit_outside import check_outside
 from estimator.trainers.aitoolkit_whole import check_whole
 from estimator.trainers.section import Section, did_you_mean, shown
 
@@ -60,6 +62,8 @@ def _dropout(network: Section, kind: str) -> bool:
         found.problem(at, f"a dropout of {shown(share)}", "the trainer stops in its first step", "write a number between 0 and 1")
     elif kind == "lokr":
         found.warn(at, "no effect: a LoKr has no dropout")
+    elif kind == DORA:
+        found.not_modelled(at, share, "drops some of what goes through a DoRA, in two places of each layer")
     elif number == 1:
         found.not_modelled(at, share, "nothing is left of what goes through the adapter")
     return kind == "lora"
@@ -119,9 +123,9 @@ def check_network(process: Section, network: Network | None, arch: Arch, model: 
         return
     found = section.found
     filtered = bool(network.ignore_if_contains or network.only_if_contains)
-    if network.kind == "dora" and model.weights == "float8":
-        what, why = "dora on weights in float8", "the trainer stops where it adds to them: torchao's tensors have no such sum"
-        found.problem(section.at("type"), what, why, "write type: lora, or quantise to uint4, or not at all (model.quantize: false)")
+    check_outside(section, network, arch)
+    if network.kind == DORA:
+        check_dora(section, network, arch, model, train)
     if network.dropout and (arch.key not in modelled.DROPPING or model.layer_offloading):
         why = "keeps a mask for every adapter layer" + (", together with layer offloading" if model.layer_offloading else "")
         found.not_modelled(section.at("dropout"), section.values["dropout"], f"{why} (known: {', '.join(sorted(modelled.DROPPING))})")
@@ -134,6 +138,8 @@ def check_network(process: Section, network: Network | None, arch: Arch, model: 
             found.not_modelled(section.at("type"), network.kind, "a LoKr on layers that are moved in and out of the card")
         elif filtered:
             found.not_modelled(section.at("type"), network.kind, "a LoKr that sits on a part of the layers only")
+    elif network.kind == DORA:
+        return
     elif filtered and arch.key in modelled.FILTERED and not model.layer_offloading:
         _check_words(section, network, arch)
     elif filtered:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from estimator.archs import Arch, load_archs
 from estimator.errors import CannotTell, Problem
 from estimator.job import Job, Model, Network, Train
+from estimator.optimizers import is_fused
 from estimator.trainers import modelled
 
 
 def modelled_job(job: Job) -> Job:
     """The job as it is. Raises CannotTell where settings of it have no model together."""
     arch = load_archs().archs[job.arch]
-    what = _of_adapter(job.network, job.model, arch) or _of_text(job, arch)
+    what = _of_adapter(job.network, job.model, arch, job.train.optimizer) or _of_text(job, arch)
     if job.model.compiled and (job.model.layer_offloading or job.model.weights not in modelled.COMPILED.get(arch.key, ())):
         what = "compiled blocks with offloaded layers, or of other weights"
     if not what and job.model.layer_offloading and arch.layer_offloading != "nothing":
@@ -25,9 +26,13 @@ def modelled_job(job: Job) -> Job:
     return job
 
 
-def _of_adapter(network: Network | None, model: Model, arch: Arch) -> str:
+def _of_adapter(network: Network | None, model: Model, arch: Arch, optimizer: str) -> str:
     if network is not None and network.kind == "lokr" and model.weights not in modelled.LOKR.get(arch.key, ()):
         return f"a LoKr on {arch.name} in {model.weights}"
+    if network is not None and network.kind == "dora":
+        if model.weights not in modelled.DORA.get(arch.key, ()) or model.compiled:
+            return f"a DoRA on {arch.name} in {model.weights}{' and compiled blocks' * model.compiled}"
+        return "a DoRA with an optimizer that updates it within the backward pass" if is_fused(optimizer) else ""
     return ""
 
 
@@ -57,7 +62,8 @@ def _offloaded(model: Model, arch: Arch) -> str:
 def _beside_offloading(train: Train, network: Network | None) -> str:
     """What a step has that was never recorded beside layers that are moved."""
     settings = {
-        "a LoKr": network is not None and network.kind == "lokr", "dropout": network is not None and network.dropout,
+        "a LoKr": network is not None and network.kind == "lokr", "a DoRA": network is not None and network.kind == "dora",
+        "dropout": network is not None and network.dropout,
         "an adapter on a part of the layers": network is not None and bool(network.ignore_if_contains or network.only_if_contains),
         "an output that is preserved": train.preserves is not None, "a slider": train.slider is not None,
         "passes besides the one that is trained": train.prior or train.guides_loss or train.guided or train.mean_flow,

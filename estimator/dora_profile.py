@@ -1,0 +1,85 @@
+"""A profile as a job sees it that trains a DoRA in place of a LoRA (`network.type: dora`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+from estimator import core_rules, optimizers
+from estimator.dora_parts import network, one_by_one
+from estimator.dora_previews import adapted
+from estimator.dora_programs import Dora, of_rank
+from estimator.filtered_profile import ONE_BY_ONE
+from estimator.lokr_profile import CACHED, ENCODED, UNQUANTISED, numbered
+from estimator.parameters import Magnified
+from estimator.program import Footprint, Program
+from estimator.programs import Profile, load_profile
+
+NETWORK, PREVIEWS = "setup.network", ("sample.enter", "sample.leave")
+BESIDE = "qfloat8"  # of what is around previews, where the adapter stays beside the weights: nothing of it depends on them
+# Tensors of a layer's weight in the model's type that it is unpacked by
+UNPACKED = {"bf16": 0, "qfloat8": 2}
+
+
+@dataclass(frozen=True)
+class DoraProfile(Profile):
+    """`base`: the profile as recorded, with a LoRA on the same layers."""
+
+    base: Profile
+
+    @cached_property
+    def adapter(self) -> tuple[int, ...]:
+        """Three parameters of each layer, in the optimizer's order."""
+        return Magnified(self.base.adapter)
+
+    @cached_property
+    def layers(self) -> dict[str, int]:
+        """See `numbered`."""
+        return numbered(self.base)
+
+    def program(self, key: str) -> Program:
+        """See `Profile`. Raises CannotTell as well where the adapter's tensors are not found."""
+        if not _rewritten(key):
+            return self.base.program(key)
+        if key not in self._programs:
+            self._programs[key] = self._made(key)
+        return self._programs[key]
+
+    def outline(self, key: str) -> Program | Footprint:
+        """See `Profile`."""
+        return self.program(key) if _rewritten(key) else self.base.outline(key)
+
+    def _made(self, key: str) -> Program:
+        if key.startswith(optimizers.PARTS):
+            return optimizers.program(key, self.adapter)
+        if core_rules.named(key):
+            return core_rules.rewritten(key, self.program)
+        name, *rest = key.split("/")
+        if name == NETWORK:
+            return network(self.base.program(key), self.base.adapter, UNPACKED[rest[0]])
+        if name in ONE_BY_ONE:  # it is never merged into the weights
+            return one_by_one(self.base.program("/".join([name, BESIDE, *rest[1:]]) if name in PREVIEWS else key), self.base.adapter)
+        if name == "preview":
+            return self._preview(key.replace(ENCODED, CACHED))
+        return Dora(self.base.program(key), self.layers, self.base.adapter).program()
+
+    def _preview(self, key: str) -> Program:
+        """Those of unquantised weights were recorded with the adapter merged, and so without."""
+        base = self.base.program(key)
+        if key.split("/")[1] == UNQUANTISED:
+            return adapted(base, self.layers, self.base.adapter)
+        return Dora(of_rank(base), self.layers, self.base.adapter).program()
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def _rewritten(key: str) -> bool:
+    return key.split("/")[0] in (*ONE_BY_ONE, "step.core", "preview") or key.startswith(optimizers.PARTS)
+
+
+@cache
+def dora(arch: str) -> DoraProfile:
+    """The profile of an architecture with a DoRA on all layers."""
+    base = load_profile(arch)
+    return DoraProfile(base.arch, base.data, base.folder, base)
