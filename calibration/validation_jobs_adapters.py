@@ -25,7 +25,6 @@ def lokr(factor: int) -> dict[str, Any]:
     return {"network.type": "lokr", "network.lokr_factor": factor, "network.lokr_full_rank": True}
 
 
-DORA = {"network.type": "dora"}
 PRESERVED = {
     "trigger_word": "p3rs0n", "train.diff_output_preservation": True, "train.diff_output_preservation_class": "person",
 }  # fmt: skip
@@ -61,24 +60,6 @@ JOBS = (
     Job(
         "flux-lokr-16-no-checkpointing-b2", example(FLUX), (("five", [512], {}),),
         {**lokr(16), **CACHED, **NO_CHECKPOINTING, **batch(2)}, SMALL_PREVIEW,
-    ),
-    Job("zimage-dora", web_ui("zimage"), (("phone", [512, 768], {}),), {**DORA, **CACHED, **rank(16)}, SMALL_PREVIEW),
-    Job(
-        "zimage-dora-no-checkpointing-b2", web_ui("zimage"), (("five", [512], {}),),
-        {**DORA, **CACHED, **NO_CHECKPOINTING, **batch(2), **EMA, **optimizer("adamw")}, SMALL_PREVIEW,
-    ),
-    Job(
-        "zimage-dora-bf16-b2", web_ui("zimage"), (("five", [640], {}), ("square", [512], {})),
-        {**DORA, **UNQUANTISED, **HIGH_VRAM, **batch(2), **rank(24), **EMA}, SMALL_PREVIEW,
-    ),
-    Job("flux-dora", web_ui("flux"), (("phone", [512, 768], {}),), {**DORA, **CACHED, **rank(16)}, SMALL_PREVIEW),
-    Job(
-        "flux-dora-no-checkpointing-b2", example(FLUX), (("five", [512], {}),),
-        {**DORA, **CACHED, **NO_CHECKPOINTING, **batch(2), **EMA}, SMALL_PREVIEW,
-    ),
-    Job(
-        "flux-dora-bf16-b2", web_ui("flux"), (("five", [512], {}), ("square", [640], {})),
-        {**DORA, **UNQUANTISED, **HIGH_VRAM, **batch(2), **rank(24), **EMA}, SMALL_PREVIEW,
     ),
     Job("zimage-preserved", web_ui("zimage"), (("mixed", [512], {}),), {**PRESERVED, **CACHED_LATENTS}, SMALL_PREVIEW),
     Job("zimage-blank-preserved-encoded", web_ui("zimage"), (("mixed", [512], {}),), {**BLANK, **CACHED_LATENTS}, SMALL_PREVIEW),
