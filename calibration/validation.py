@@ -25,7 +25,6 @@ from PIL import Image
 from calibration import (
     validation_jobs,
     validation_jobs_adapters,
-    validation_jobs_dora,
     validation_jobs_edit,
     validation_jobs_flex2,
     validation_jobs_flux2,
@@ -59,7 +58,7 @@ JOBS = (
     *validation_jobs_adapters.JOBS, *validation_jobs_flex2.JOBS, *validation_jobs_matrix.JOBS, *validation_jobs_networks.JOBS,
     *validation_jobs_passes.JOBS, *validation_jobs_pixels.JOBS, *validation_jobs_hidream.JOBS, *validation_jobs_neighbours.JOBS,
     *validation_jobs_unet.JOBS, *validation_jobs_whole.JOBS, *validation_jobs_sd3.JOBS, *validation_jobs_wan_offload.JOBS,
-    *validation_jobs_omnigen2.JOBS, *validation_jobs_dora.JOBS,
+    *validation_jobs_omnigen2.JOBS,
 )  # fmt: skip
 DATA = "DATA/"  # in place of the folder that holds a job's images
 RARELY = 10_000  # save_every, sample_every: at the start and the end only

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW, lokr
+from calibration.validation_jobs_dora import JOBS as DORA_JOBS
 from calibration.validation_jobs_flux2 import klein
 from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_settings import *
@@ -15,6 +16,7 @@ def dropout(share: float) -> dict[str, Any]:
 
 
 JOBS = (
+    *DORA_JOBS,
     Job("zimage-lokr-auto", web_ui("zimage"), (("phone", [512, 768], {}),), {**lokr(-1), **CACHED}, SMALL_PREVIEW),
     Job(
         "zimage-lokr-4-bf16-b2", web_ui("zimage"), (("five", [512], {}),),

@@ -42,7 +42,7 @@ SELECTED = frozenset({
     "klein4b-uint4-1280", "klein4b-float8-no-checkpointing", "klein9b-qfloat8-256", "qwen-no-checkpointing-r8", "edit-ui",
     "kontext-float8-b2", "chroma-uint4-1280", "chroma-bf16-b2", "flux2dev-uint4-no-checkpointing", "flux2dev-bf16-b2", "klein9b-edit-two",
     "ltx2-images", "ltx23-images", "wan5b-ui", "first-edit-float8-cached", "flux-two-layers", "zimage-preserved", "turbo-lokr-8",
-    "zimage-lokr-4-bf16-b2", "qwen-lokr-8", "flux-dropout",
+    "zimage-lokr-4-bf16-b2", "qwen-lokr-8", "flux-dropout", "zimage-dora", "flux-dora",
     "flex2-float8-b2", "flex2-uint4-unloaded", "flex2-bf16-no-checkpointing",
     "klein4b-offload-uint4", "qwen-offload-ui", "zimage-offload-half-float8-b2", "hidream-cached",
     "sdxl-ui", "sd15-ui", "wan21i-float8-81", "wan5b-uint4-33", "ltx2-float8-81", "edit11-uint4-b2", "hidream-uint4",
