@@ -1,7 +1,7 @@
 """What moved between two versions of the trainer, of torch or of diffusers: profiles of both, compared part by part.
 
     python -m calibration.drift record ARCH FOLDER [options of calibration.trainer]   # probe jobs, extraction, comparison
-    python -m calibration.drift compare OLD NEW                                        # two folders with profile.json and programs.npz
+    python -m calibration.drift compare OLD NEW                                        # two folders with profile.json and programs.bin
 
 `record` runs the probe jobs of an architecture with the trainer that --trainer names (or AITK) and the python that --python names,
 extracts a profile into FOLDER/profile and compares it with the shipped one.
@@ -11,7 +11,6 @@ Exit status: 0 nothing moved by more than --tolerance, 1 something did.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from estimator.archive import described, sizes_of
 from estimator.controls import CELL
 from estimator.features import image_values
 from estimator.paths import profiles_dir
@@ -47,7 +47,7 @@ class Moved:
 
 def read_profile(folder: Path) -> Profile:
     """The profile in a folder. Raises OSError, ValueError."""
-    data = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
+    data = described(folder)
     return Profile(data["arch"], data, folder)
 
 
@@ -96,7 +96,7 @@ def residents_moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[
         if name not in old or name not in new:
             yield Moved(f"{name}: {'gone' if name in old else 'new'}", None)
             continue
-        (before, tensors), (after, others) = ((sum(s * n for s, n in table), sum(n for _, n in table)) for table in (old[name], new[name]))
+        (before, tensors), (after, others) = ((sum(sizes), len(sizes)) for sizes in (sizes_of(old[name]), sizes_of(new[name])))
         if (before, tensors) != (after, others):
             yield Moved(f"{name}: {before:,} -> {after:,} bytes, {tensors} -> {others} tensors", after / max(before, 1) - 1)
 

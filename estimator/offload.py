@@ -13,9 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import sqrt
+from operator import getitem
 from random import Random
 from typing import Any
+
+from estimator.archive import Later
 
 SLOTS = 4
 """AI_TOOLKIT_OFFLOAD_DEPTH, the trainer's default: slots of the forward ring, and of the backward ring."""
@@ -192,12 +196,12 @@ def second_step(labels: Sequence[int], moments: Sequence[str]) -> int:
     return next(k for k, row in enumerate(labels) if k > first and not inside.get(row, True))
 
 
-def table_of(profile: Any, name: str) -> dict[str, Any]:
+def table_of(profile: Any, name: str) -> Mapping[str, Any]:
     """What a profile knows of its components' layers (`layers`, `places`): the relative's, where the component is the relative's.
 
     The transformer comes first, as in recordings, whose uses of layers are numbered through.
     """
     shared = table_of(profile.relative, name) if profile.shares_all and profile.relative is not None else {}
-    theirs = {key: value for key, value in shared.items() if not profile.has_own_resident(key.split("/")[0])}
-    found = {**theirs, **profile.data.get(name, {})}
-    return dict(sorted(found.items(), key=lambda item: not item[0].startswith("transformer")))
+    mine = profile.data.get(name, {})
+    holders = {key: shared for key in shared if not profile.has_own_resident(key.split("/")[0])} | dict.fromkeys(mine, mine)
+    return Later({key: partial(getitem, holders[key], key) for key in sorted(holders, key=lambda key: not key.startswith("transformer"))})

@@ -229,9 +229,9 @@ class Program:
         return stays, freed
 
 
-def peaks_of(part: Mapping[str, Any], used: Sequence[int]) -> tuple[PeakRow, ...]:
-    """Peak rows of a part as a profile's JSON has it, over some columns of its features."""
-    return tuple(PeakRow(tuple(row["bytes"][c] for c in used), row["moment"]) for row in part["peaks"])
+def peaks_of(part: Mapping[str, Any], features: Sequence[str]) -> tuple[PeakRow, ...]:
+    """Peak rows of a part as a profile's JSON has it, over some features."""
+    return tuple(PeakRow(tuple(row["bytes"].get(name, 0) for name in features), row["moment"]) for row in part["peaks"])
 
 
 class EventProgram(Program):

@@ -1,7 +1,7 @@
 """Memory programs: the recorded allocations and frees of each part of the timeline, with sizes affine in a few features.
 
 An architecture's programs are in `profiles/<arch>/`: `profile.json` says what there is (parts, features, peak rows with their
-moments, residents, and what made them), `programs.npz` holds the events. Both are written by `python -m calibration.extract`.
+moments, residents, and what made them), `programs.bin` holds the events. Both are written by `python -m calibration.extract`.
 
 Each part has a number, by which estimator.archive finds its events and tensors. Imports are tensors of other parts that are freed
 here, always named. An event 0 allocates the next tensor, k > 0 frees the one allocated k allocations ago, -1 empties the cache, and
@@ -10,7 +10,6 @@ here, always named. An event 0 allocates the next tensor, k > 0 frees the one al
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from estimator import core_rules, derived_weights, experts, heads, optimizers, rebuilt_profile, references, shared, stays, unrecorded
-from estimator.archive import Archive
+from estimator.archive import Archive, described, opened, sizes_of
 from estimator.archs import load_archs
 from estimator.arrays import distinct
 from estimator.derived_weights import TENSORS_OF_LINEAR, Derivation
@@ -43,7 +42,7 @@ TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2", "text_encode
 class Profile:
     """An architecture's programs and residents.
 
-    `data["residents"]`: "component" or "component/weights" -> bytes of each tensor, in `.to()` order, as run lengths.
+    `data["residents"]`: "component" or "component/weights" -> bytes of each tensor, in `.to()` order, see `sizes_of`.
     """
 
     arch: str
@@ -52,7 +51,7 @@ class Profile:
 
     @cached_property
     def archive(self) -> Archive:
-        return Archive(self.folder)
+        return opened(self.folder)
 
     @cached_property
     def _programs(self) -> dict[str, Program]:
@@ -82,7 +81,7 @@ class Profile:
 
     @property
     def labels(self) -> list[str]:
-        return self.data["labels"]  # type: ignore[no-any-return]
+        return self.archive.labels
 
     def has(self, key: str) -> bool:
         return key in self.data["parts"] or (self._is_relatives(key) and self.relative is not None and self.relative.has(key))
@@ -220,14 +219,14 @@ class Profile:
         part = self.data["parts"][key]
         number = part["number"]
         table = self.archive.tensors(number)
-        names = [*self.data["names"], None]  # the last is that of -1
+        names = [*self.archive.names, None]  # the last is that of -1
         sizes = self.archive.coefficients
         used = np.flatnonzero(sizes[distinct(table[:, 0])].any(axis=0)).tolist()  # a part is given only the variables that it depends on
-        peaks = peaks_of(part, used)
+        features = tuple(self.data["features"][c] for c in used)
         return Program(
-            key, tuple(self.data["features"][c] for c in used), sizes[:, used][table[:, 0]], tuple(table[:, 1].tolist()), self.labels,
+            key, features, sizes[:, used][table[:, 0]], tuple(table[:, 1].tolist()), self.labels,
             tuple(map(names.__getitem__, table[:, 2].tolist())), self.archive.events(number),
-            part["imports"], peaks, part.get("workspace_at", {}),
+            part["imports"], peaks_of(part, features), part.get("workspace_at", {}),
         )  # fmt: skip
 
     def _footprint(self, key: str) -> Program | Footprint:
@@ -237,9 +236,9 @@ class Profile:
             return self.program(key)
         rows = part["stays"], part["freed"]
         named = {name for side in rows for group in side.values() for _, row in group for name in row}
-        features = self.data["features"]
-        used = [c for c, name in enumerate(features) if name in named or any(row["bytes"][c] for row in part["peaks"])]
-        return Footprint(key, tuple(features[c] for c in used), peaks_of(part, used), rows, part.get("workspace_at", {}))
+        named.update(*(row["bytes"] for row in part["peaks"]))
+        features = tuple(name for name in self.data["features"] if name in named)
+        return Footprint(key, features, peaks_of(part, features), rows, part.get("workspace_at", {}))
 
     def resident(self, component: str, weights: str, unquantised: int = 0) -> list[int]:
         """Bytes of each of a component's tensors when it is on the card. Raises CannotTell.
@@ -274,7 +273,7 @@ class Profile:
         table = self.data["residents"]
         for key in (f"{component}/{weights}", component):
             if key in table:
-                return [size for size, count in table[key] for _ in range(count)]
+                return sizes_of(table[key])
         derivation = derived_weights.DERIVED.get(weights)
         base = self._own_resident(component, derivation.base) if derivation else None
         return None if base is None or derivation is None else derived_weights.residents(base, derivation)
@@ -288,7 +287,7 @@ def load_profile(arch: str) -> Profile:
     """The profile of an architecture key. Raises CannotTell if there is none."""
     folder = profiles_dir() / arch
     try:
-        data = json.loads((folder / "profile.json").read_text())
+        data = described(folder)
     except FileNotFoundError:
         raise CannotTell(Problem(f"{arch} has no memory programs yet", None, "", "see `estimate archs`")) from None
     return Profile(arch, data, folder)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
+from estimator.archive import described
 from estimator.errors import CannotTell, Problem
 from estimator.programs import Profile, load_profile
 
@@ -29,7 +29,7 @@ def recorded_beside(kind: type[P], arch: str, name: str, otherwise: Problem) -> 
     """The profile in the folder `name` below an architecture's. Raises CannotTell with `otherwise` where nothing was recorded."""
     folder = load_profile(arch).folder / name
     try:
-        data = json.loads((folder / "profile.json").read_text())
+        data = described(folder)
     except FileNotFoundError:
         raise CannotTell(otherwise) from None
     return kind(arch, data, folder)

@@ -6,7 +6,6 @@ import gc
 import json
 import os
 import subprocess
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from estimator import beginnings, dora_profile, dropout_profile, engine, filtered_profile, lokr_profile, offload_profile, programs
+from estimator import archive, beginnings, dora_profile, dropout_profile, engine, filtered_profile, lokr_profile, offload_profile, programs
 
 # No deadline: on a busy machine it measures the machine, and a slow example is no wrong one.
 settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))  # CI: the same examples each time
@@ -24,8 +23,8 @@ settings.load_profile("project")
 os.environ["XDG_CONFIG_HOME"] = os.path.join(os.devnull, "config")  # a folder that not even root can make
 
 KEPT = (
-    programs.load_profile, offload_profile._offloading, filtered_profile.filtered, lokr_profile.lokr, dropout_profile.with_dropout,
-    dora_profile.dora,
+    archive.opened, programs.load_profile, offload_profile._offloading, filtered_profile.filtered, lokr_profile.lokr,
+    dropout_profile.with_dropout, dora_profile.dora,
 )  # fmt: skip
 
 
@@ -34,13 +33,11 @@ def nothing_kept() -> Iterator[None]:
     """What a process keeps of profiles and replays for its short life, and the garbage that it does not collect, goes with each file of
     tests: of all of them together it is over ten GiB."""
     yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # a profile's archive is open as long as the process knows the profile
-        for cached in KEPT:
-            cached.cache_clear()
-        for kept in (engine._kept, beginnings._names, beginnings._states):
-            kept.clear()
-        gc.collect()
+    for cached in KEPT:
+        cached.cache_clear()
+    for kept in (engine._kept, beginnings._names, beginnings._states):
+        kept.clear()
+    gc.collect()
 
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,6 +15,7 @@ from config_writer import process
 
 from calibration import drift
 from estimator import cli
+from estimator.archive import sizes_of
 from estimator.drift import recorded_versions
 from estimator.gpus import find_gpu
 from estimator.intervals import residual_for
@@ -123,7 +124,7 @@ def test_the_same_profile_has_not_moved() -> None:
 def test_a_peak_that_moved_is_found_with_its_size(changed: Callable[..., Path]) -> None:
     def taller(data: dict[str, Any]) -> None:
         for row in data["parts"][CORE]["peaks"]:
-            row["bytes"] = [2 * count for count in row["bytes"]]
+            row["bytes"] = {name: 2 * count for name, count in row["bytes"].items()}
 
     text, status = compared(changed(taller))
     assert status == 1
@@ -135,7 +136,7 @@ def test_a_peak_that_moved_is_found_with_its_size(changed: Callable[..., Path]) 
 def test_parts_that_come_and_go_residents_and_versions(changed: Callable[..., Path]) -> None:
     def other(data: dict[str, Any]) -> None:
         data["parts"]["step.core/bf17/checkpointed/one"] = data["parts"].pop(CORE)
-        data["residents"]["vae"] = [[size + 512, count] for size, count in data["residents"]["vae"]]
+        data["residents"]["vae"] = [[size + 512, 1] for size in sizes_of(data["residents"]["vae"])]
         data["made"]["versions"]["torch"] = "3.0"
 
     text, status = compared(changed(other))
@@ -149,7 +150,7 @@ def test_parts_that_come_and_go_residents_and_versions(changed: Callable[..., Pa
 def test_small_moves_are_told_and_pass(changed: Callable[..., Path]) -> None:
     def little(data: dict[str, Any]) -> None:
         for row in data["parts"][CORE]["peaks"]:
-            row["bytes"] = [round(1.001 * count) for count in row["bytes"]]
+            row["bytes"] = {name: round(1.001 * count) for name, count in row["bytes"].items()}
 
     text, status = compared(changed(little))
     assert status == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from calibration.extract.calls import laid
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Refused, extract
 from calibration.extract.runs import Phase, Run, Tensor
+from estimator.archive import described
 from estimator.paths import profiles_dir
 from estimator.programs import Profile
 
@@ -180,13 +180,13 @@ def digest(folder: Path) -> dict[str, str]:
 
 def test_the_same_bytes_each_time(tmp_path: Path) -> None:
     digests = [digest(written(tmp_path / name)) for name in ("one", "two")]
-    assert set(digests[0]) == {"profile.json", "programs.npz"}
+    assert set(digests[0]) == {"profile.json", "programs.bin"}
     assert all(a == b for a, b in pairwise(digests))
 
 
 def test_what_was_written_is_what_the_estimator_reads(tmp_path: Path) -> None:
     folder = written(tmp_path)
-    profile = Profile("made", json.loads((folder / "profile.json").read_text(encoding="utf-8")), folder)
+    profile = Profile("made", described(folder), folder)
     program = profile.program(KEY)
     assert profile.resident("vae", "bf16") == [512, 512, 1024]
     assert program.names == (None, None, None, None, "optimizer:0", "gradient:0")
@@ -197,7 +197,7 @@ def test_what_was_written_is_what_the_estimator_reads(tmp_path: Path) -> None:
 
 
 def rewritten(folder: Path, out: Path) -> Path:
-    data, kept = json.loads((folder / "profile.json").read_text(encoding="utf-8")), stored.read(folder)
+    data, kept = described(folder), stored.read(folder)
     offload = kept.offload if kept.offload["layers"] else None
     build.write((data["arch"], data["relative"], data.get("shares")), kept.programs, kept.tables, kept.made, out, offload)
     return out
@@ -238,6 +238,6 @@ def test_calls_of_a_recording_that_differs_in_a_scalar_are_those_of_the_program(
 
 def test_the_highest_rows_name_their_moment(tmp_path: Path) -> None:
     folder = written(tmp_path)
-    program = Profile("made", json.loads((folder / "profile.json").read_text(encoding="utf-8")), folder).program(KEY)
+    program = Profile("made", described(folder), folder).program(KEY)
     assert [row.moment for row in program.peaks] == ["lora", "out"]  # at high ranks the one, at low ones the other
     assert [program.peak({**JOBS[0], "r": rank})[1] for rank in (1, 512)] == ["out", "lora"]

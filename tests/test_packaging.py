@@ -83,7 +83,7 @@ def test_the_wheel_is_complete_and_small(wheel: Path) -> None:
     assert (infos["calibration/emulated_cuda/run.sh"].external_attr >> 16) & stat.S_IXUSR
     assert not [n for n in infos if n.endswith((".so", ".o", ".pyc")) or "/build/" in n], "build artefacts"
     assert {n.split("/")[0] for n in infos if ".dist-info" not in n} == {"estimator", "calibration"}
-    assert wheel.stat().st_size < 10 * MIB
+    assert wheel.stat().st_size < 8 * MIB
 
 
 def test_an_installed_wheel_finds_its_profiles_and_a_broken_one_says_so(wheel: Path, tmp_path: Path) -> None:

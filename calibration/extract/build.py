@@ -1,10 +1,9 @@
-"""Recorded probe runs of an architecture -> its profile: `profiles/<arch>/profile.json` and `programs.npz`, the same bytes each time."""
+"""Recorded probe runs of an architecture -> its profile: `profiles/<arch>/profile.json` and `programs.bin`, the same bytes each time."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import numpy as np
 
 from calibration.architectures import ARCHITECTURES
 from calibration.architectures.base import Architecture, Layout, words_of
-from calibration.extract import casts, clips, heads, loading, padded, parts, ranks, requantised, sounded, whole
-from calibration.extract.footprints import with_footprints
+from calibration.extract import casts, clips, heads, loading, padded, parts, ranks, requantised, sounded, whole, written
 from calibration.extract.parts import Occurrence
 from calibration.extract.programs import Program, Refused, extract
 from calibration.extract.runs import Run, read
@@ -154,7 +152,7 @@ def write(
     pool: dict[tuple[int, ...], int] = {}
     labels: dict[str, int] = {}
     names: dict[str, int] = {}
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray | Sequence[str]] = {}
     described: dict[str, Any] = {}
     for number, (key, program) in enumerate(programs.items()):
         matrix = _matrix(program)
@@ -168,15 +166,13 @@ def write(
         if program.sequence.calls:
             arrays[f"{archive.CALLS}{number}"] = calls_of(program, order)
         described[key] = {"number": number, **_described(program)}
-    arrays[archive.COEFFICIENTS] = np.array(list(pool), dtype=np.int64)
+    arrays |= {archive.COEFFICIENTS: np.array(list(pool), dtype=np.int64), archive.LABELS: list(labels), archive.NAMES: list(names)}
     profile = {
         "arch": arch[0], "relative": arch[1], **({"shares": arch[2]} if arch[2] else {}), "made": made,
         "features": list(features), "parts": described,
-        "residents": {key: _runs_of(sizes) for key, sizes in sorted(tables.items())}, "labels": list(labels), "names": list(names),
-        **(offload or {}),
+        "residents": {key: written.folded(sizes) for key, sizes in sorted(tables.items())}, **(offload or {}),
     }  # fmt: skip
-    archive.write(out, arrays)
-    (out / "profile.json").write_text(readable(with_footprints(profile, out)))
+    written.write(out, profile, arrays)
 
 
 def _described(program: Program) -> dict[str, Any]:
@@ -233,26 +229,3 @@ def calls_of(program: Program, order: list[int]) -> np.ndarray:
         given, made = (NONE if k is None else place[k] for k in (call.input, call.output))
         rows.append((call.layer, place[call.first], last, given, made, backward, until))
     return np.array(rows, dtype=np.int32)
-
-
-def _runs_of(sizes: list[int]) -> list[list[int]]:
-    """Run lengths: [[bytes, how many in a row], ...]."""
-    out: list[list[int]] = []
-    for size in sizes:
-        if out and out[-1][0] == size:
-            out[-1][1] += 1
-        else:
-            out.append([size, 1])
-    return out
-
-
-def readable(profile: dict[str, Any]) -> str:
-    """JSON with a line for each part, label list and so on: small, and readable in a diff."""
-    lines = []
-    for key, value in profile.items():
-        if key in ("parts", "residents", "layers", "places"):
-            inner = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
-            lines.append(f" {json.dumps(key)}: {{\n{inner}\n }}")
-        else:
-            lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -7,7 +7,6 @@ fewest tensors missing, as extraction lays recordings on each other. Parts that 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from calibration import probes
 from calibration.architectures import ARCHITECTURES
-from calibration.extract import build, stored, tables
+from calibration.extract import build, stored, tables, written
 from calibration.extract.align import LayerCall, Misaligned, Sequence, canonical, overlay
 from calibration.extract.programs import Program
 from calibration.extract.runs import read
@@ -29,11 +28,11 @@ USING = ("step.core/", "preview/", "text/")
 
 def add(arch: str, folders: list[Path], out: Path) -> tuple[list[str], list[str]]:
     """Parts that have calls now, and parts of the recorded kinds of weights that have none."""
-    profile: dict[str, Any] = json.loads((out / "profile.json").read_text())
-    arrays = archive.Archive(out).all()
+    profile: dict[str, Any] = archive.described(out)
+    arrays = archive.opened(out).all()
     parts, kept = profile["parts"], stored.read(out).programs
     nearest: dict[str, tuple[int, list[LayerCall]]] = {}  # of a part: (tensors missing, calls)
-    offload: dict[str, Any] = {"layers": profile.get("layers", {}), "places": profile.get("places", {})}
+    offload: dict[str, Any] = {kind: dict(profile.get(kind, {})) for kind in archive.OF_LAYERS}
     weights: set[str] = set()
     family = ARCHITECTURES[arch]
     for folder in folders:
@@ -60,8 +59,7 @@ def add(arch: str, folders: list[Path], out: Path) -> tuple[list[str], list[str]
             kept[key].sequence.calls = calls
             arrays[f"{archive.CALLS}{parts[key]['number']}"] = build.calls_of(kept[key], build.order_of(kept[key]))
     profile.update(offload if offload["layers"] else {})
-    (out / "profile.json").write_text(build.readable(profile))
-    archive.write(out, arrays)
+    written.write(out, profile, arrays)
     mine = [key for key in parts if key.startswith(USING) and key.split("/")[1] in weights]
     found = [key for key in mine if f"{archive.CALLS}{parts[key]['number']}" in arrays]
     return found, [key for key in mine if key not in found]

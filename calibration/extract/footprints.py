@@ -19,23 +19,20 @@ WRITTEN = ("peaks", "stays", "freed")
 
 
 def with_footprints(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """`data` with `peaks`, `stays` and `freed` of each part (see estimator.program.Footprint), from the events in `programs.npz`."""
+    """`data` with `peaks`, `stays` and `freed` of each part (see estimator.program.Footprint), from the events in `programs.bin`."""
     recorded = {key: {name: value for name, value in part.items() if name not in WRITTEN} for key, part in data["parts"].items()}
     profile = Profile(data["arch"], {**data, "parts": {key: {**part, "peaks": []} for key, part in recorded.items()}}, folder)
-    return {**data, "parts": {key: {**part, **_footprint(profile.recorded(key), data["features"])} for key, part in recorded.items()}}
+    return {**data, "parts": {key: {**part, **_footprint(profile.recorded(key))} for key, part in recorded.items()}}
 
 
-def _footprint(program: Program, features: list[str]) -> dict[str, Any]:
+def _footprint(program: Program) -> dict[str, Any]:
     stays, freed = program.rows
-    peaks = []
-    for row, moment in peak_rows(program):
-        of_feature = dict(zip(program.features, row, strict=True))
-        peaks.append({"bytes": [of_feature.get(name, 0) for name in features], "moment": moment})
-    return {"peaks": peaks, "stays": stays, "freed": freed}
+    rows = [({name: size for name, size in zip(program.features, row, strict=True) if size}, moment) for row, moment in peak_rows(program)]
+    return {"peaks": [{"bytes": row, "moment": moment} for row, moment in rows], "stays": stays, "freed": freed}
 
 
 def main() -> int:
-    from calibration.extract.build import readable
+    from calibration.extract.written import readable
 
     for arch in sys.argv[1:]:
         folder = profiles_dir() / arch

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from calibration.extract import build, stored
 from calibration.extract.programs import Program
+from estimator.archive import OF_LAYERS, described
 
 
 def main(module: str, doc: str | None, corrected: Callable[[str, Program], Program]) -> int:
@@ -17,10 +17,10 @@ def main(module: str, doc: str | None, corrected: Callable[[str, Program], Progr
     parser.add_argument("arch", nargs="+", help="the folder of a profile, such as zimage or zimage-turbo/lokr")
     for arch in parser.parse_args().arch:
         folder = Path(__file__).resolve().parents[2] / "profiles" / arch
-        data, kept = json.loads((folder / "profile.json").read_text()), stored.read(folder)
+        data, kept = described(folder), stored.read(folder)
         programs = {key: corrected(key, program) for key, program in kept.programs.items()}
         found = [key for key, program in programs.items() if program is not kept.programs[key]]
-        beside = {name: data[name] for name in (*stored.OFFLOAD, "adapter") if name in data}
+        beside = {name: data[name] for name in (*OF_LAYERS, "adapter") if name in data}
         build.write((data["arch"], data["relative"], data.get("shares")), programs, kept.tables, kept.made, folder, beside or None)
         print(f"{arch}: {len(found)} parts: {', '.join(found)}")
     return 0

@@ -5,35 +5,33 @@ Read back and written again, a profile is the same to the byte.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from calibration.extract.align import LayerCall, Sequence
 from calibration.extract.programs import Program
+from estimator import archive
 from estimator.offload_programs import NONE, STAYS
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT
 from estimator.programs import Profile
 
-OFFLOAD = ("layers", "places")
-
 
 @dataclass(frozen=True)
 class Stored:
-    """`tables`: residents by component (and kind). `offload`: the tables of `OFFLOAD`. `made`: command, versions and probe jobs."""
+    """`tables`: residents by component (and kind). `offload`: the tables of layers. `made`: command, versions and probe jobs."""
 
     programs: dict[str, Program] = field(default_factory=dict)
     tables: dict[str, list[int]] = field(default_factory=dict)
-    offload: dict[str, Any] = field(default_factory=lambda: {name: {} for name in OFFLOAD})
+    offload: dict[str, Any] = field(default_factory=lambda: {name: {} for name in archive.OF_LAYERS})
     made: dict[str, Any] = field(default_factory=lambda: {"probes": []})
 
 
 def read(folder: Path) -> Stored:
-    data = json.loads((folder / "profile.json").read_text())
+    data = archive.described(folder)
     profile = Profile(data["arch"], data, folder)
-    tables = {key: [size for size, count in runs for _ in range(count)] for key, runs in data["residents"].items()}
-    offload = {name: dict(data.get(name, {})) for name in OFFLOAD}
+    tables = {key: archive.sizes_of(runs) for key, runs in data["residents"].items()}
+    offload = {name: dict(data.get(name, {})) for name in archive.OF_LAYERS}
     return Stored({key: _program(profile, key) for key in data["parts"]}, tables, offload, data["made"])
 
 
