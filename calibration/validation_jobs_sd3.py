@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from calibration.validation_jobs_offload import offloaded
 from calibration.validation_settings import *
 
 LARGE, MEDIUM = "stabilityai/stable-diffusion-3.5-large", "stabilityai/stable-diffusion-3.5-medium"
@@ -34,10 +35,26 @@ JOBS = (
         "sd35-bf16-unloaded-b2", by_key(LARGE), (("portraits", [640], {}), ("wide", [896], {})),
         {"model.quantize": False, **UNLOADED, **UNCACHED, **EMA, **rank(32), **batch(2)}, (preview(832, 1216, guidance_scale=1),),
     ),
+    Job(
+        "sd35-float8-offload-nothing", by_key(LARGE), (("portraits", [576], {}),),
+        {**offloaded(1, 1), **LOW_VRAM, **UNCACHED, **EMA, **rank(24), **batch(2)}, (preview(640, 960),),
+    ),
+    Job(
+        "sd35-uint4", by_key(LARGE), (("phone", [704], {}), ("wide", [512], {})),
+        {"model.qtype": "uint4", **NO_CHECKPOINTING, **UNLOADED, **rank(8), **optimizer("adamw")}, (preview(768, 768),),
+    ),
     Job("sd35-medium-example", sd35_example(MEDIUM), (("phone", [1024], {}), ("odd", [512], {})), {}, TWO_SIZES),
     Job(
         "sd35-medium-b3", by_key(MEDIUM), (("five", [448], {}), ("odd", [256], {})),
         {**batch(3), **NO_CHECKPOINTING, **CACHED_TEXT, **LOW_VRAM, **rank(32)}, (preview(896, 1152),),
     ),
     Job("sd35-medium-unloaded", by_key(MEDIUM), (("square", [640], {}),), {**UNLOADED, **UNCACHED, **rank(8)}, (preview(640, 512),)),
+    Job(
+        "sd35-medium-float8-b2", by_key(MEDIUM), (("five", [640], {}),),
+        {"model.qtype": "float8", **batch(2), **CACHED_TEXT, **EMA, **rank(24)}, (preview(896, 640),),
+    ),
+    Job(
+        "sd35-medium-uint4", by_key(MEDIUM), (("phone", [768], {}),),
+        {"model.qtype": "uint4", **NO_CHECKPOINTING, **UNCACHED, **rank(48), **optimizer("adamw")}, (preview(768, 768, guidance_scale=1),),
+    ),
 )  # fmt: skip

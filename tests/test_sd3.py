@@ -125,7 +125,17 @@ def test_all_stages_of_loading_were_recorded(arch: str, tmp_path: Path) -> None:
     assert len(plan.encoders) == 3
 
 
-@pytest.mark.parametrize("qtype", ["qfloat8", "qint8"])
+@pytest.mark.parametrize("qtype", ["float8", "uint4", "uint6"])
+@pytest.mark.parametrize("low_vram", [False, True])
+def test_each_kind_has_all_parts_of_its_timeline(qtype: str, low_vram: bool, tmp_path: Path) -> None:
+    """Of float8 and uint4 loading, the adapter's making and a text with a graph were recorded; all else is by rule."""
+    job = sd3(tmp_path, {**LARGE, "qtype": qtype, "low_vram": low_vram}, **preview(512, 512))
+    assert job.unmodelled == ()
+    found = simulate(job).phases
+    assert {"load", "sample", "train", "save"} <= {one.phase for one in found}
+
+
+@pytest.mark.parametrize("qtype", ["qfloat8", "qint8", "float8", "uint4"])
 def test_fewer_bits_need_less_while_steps_are_made(qtype: str, tmp_path: Path) -> None:
     def training(model: dict[str, Any]) -> int:
         settings = train(disable_sampling=True, unload_text_encoder=True)
