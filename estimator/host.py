@@ -16,6 +16,7 @@ from estimator.experts import OF_EXPERTS
 from estimator.features import Cells, latent_frames
 from estimator.gpus import GIB
 from estimator.job import Job
+from estimator.levels import UNET
 from estimator.programs import TEXT_ENCODERS, Profile, load_profile
 
 if TYPE_CHECKING:
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 
 PROCESS_BYTES = 4 * GIB
 """Python, torch with CUDA's libraries, the data loader: assumed, not measured."""
-LATENT_BYTES = {"flux2": (256, 16), "flux2_klein": (256, 16), "wan22_5b": (96, 16), "ltx2": (256, 32)}
+LATENT_BYTES = {
+    "flux2": (256, 16), "flux2_klein": (256, 16), "wan22_5b": (96, 16), "ltx2": (256, 32), UNET: (8, 8), "zimage_l2p": (6, 1),
+    "chroma_radiance": (6, 1),
+}  # fmt: skip
 """By model class: bytes of a latent's column of channels in 2 bytes, and pixels on its side (128 channels for 16 x 16 pixels; 48; 128
-for 32 x 32)."""
+for 32 x 32; 4 for 8 x 8; without a VAE the three values of each pixel: toolkit/models/FakeVAE.py, 27a03a91)."""
 LATENT_BYTES_ELSE = (32, 8)
 """The same of the other VAEs: 16 channels for 8 x 8 pixels."""
 

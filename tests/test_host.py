@@ -60,6 +60,16 @@ def test_latents_of_clips_are_as_long_and_wide_as_their_vae_makes_them() -> None
         assert latent_bytes(replace(job, datasets=(dataset,))) == 3 * expected
 
 
+OF_PIXELS = {"sdxl_ui": 4 / 64, "sd15_ui": 4 / 64, "zimage_l2p_ui": 3, "chroma_radiance_24gb": 3}  # values of a latent for each
+
+
+@pytest.mark.parametrize("name", OF_PIXELS)
+def test_latents_of_unets_have_four_channels_and_those_on_pixels_are_the_picture(name: str) -> None:
+    (job,) = read_jobs(ROOT / "examples" / f"{name}.yaml")
+    dataset = replace(job.datasets[0], buckets=(Bucket(512, 512, count=3),), cache_latents=True)
+    assert latent_bytes(replace(job, datasets=(dataset,))) == 3 * 2 * 512 * 512 * OF_PIXELS[name]
+
+
 @pytest.mark.parametrize("resident", [("transformer",), ("transformer", "text_encoder")])
 def test_a_run_file_loads_what_is_resident_one_after_the_other_and_caches_nothing(resident: tuple[str, ...]) -> None:
     """CogVideoX 5B: its transformer is the larger one, so that the text encoder makes no difference."""
