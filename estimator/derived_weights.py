@@ -17,6 +17,7 @@ import numpy as np
 
 from estimator.arrays import among
 from estimator.features import Ints
+from estimator.offload import CODES_TO_WEIGHT
 from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program, peak_rows
 
 SHARDS = (4, 2, 1)  # bits
@@ -24,7 +25,7 @@ UINT4_BITS = 4
 GROUP = 64  # weights that share a scale and a zero point
 # In uint4: half a byte a weight; for each group a scale of two bytes and a zero point of one; cast to two bytes as a weight is rebuilt.
 PACKED_TO_SCALE, PACKED_TO_ZERO = GROUP // 4, GROUP // 2
-CODES_TO_WEIGHT, CODES_TO_ZERO = 2, GROUP // 2
+CODES_TO_ZERO = GROUP // 2
 
 NOTHING: Ints = np.array([], dtype=np.int64)
 

@@ -133,18 +133,19 @@ class Profile:
         """The profile that holds a recorded part: this one or a relative. Raises CannotTell if none does."""
         return self._recorded_by(key) or self
 
-    def _recorded_by(self, key: str) -> Profile | None:
-        """The profile that holds a part, this one or a relative's; None for what is made by rule. Raises CannotTell if none does."""
+    def _recorded_by(self, key: str, arch: str = "") -> Profile | None:
+        """The profile that holds a part, this one or a relative's; None for what is made by rule. Raises CannotTell, of the architecture
+        that was asked for (`arch`, or its own), if none does."""
         if self._has_rule(key):
             return None
         if key in self.data["parts"]:
             return self
         if self.relative is not None and self._is_relatives(key):
-            return self.relative._recorded_by(key)
+            return self.relative._recorded_by(key, arch or self.arch)
         for lender in self.lenders if key.startswith(shared.parts(self.data)) else ():
             if key in lender.data["parts"] or rebuilt_profile.base_key(lender, key) is not None:
                 return lender
-        raise CannotTell(unrecorded.problem(key, self.arch, self.data["parts"]))
+        raise CannotTell(unrecorded.problem(key, arch or self.arch, self.data["parts"]))
 
     def _has_rule(self, key: str) -> bool:
         named = key in stays.PROGRAMS or key in ENCODES or core_rules.named(key) or key.startswith(COMPOSED)

@@ -167,3 +167,9 @@ def test_a_refusal_names_what_was_recorded_instead() -> None:
     with pytest.raises(CannotTell) as caught:
         load_profile("wan22-5b").program("no.such/part")
     assert "of its kind" not in caught.value.problems[0].fix
+
+
+def test_a_refusal_is_of_the_architecture_that_was_asked_for() -> None:
+    """Wan 2.2's parts are its relative's: what neither has is not said of Wan 2.1."""
+    with pytest.raises(CannotTell, match="no such step of wan22-14b was recorded"):
+        load_profile("wan22-14b").program("step.head/encoded/encoded/one/two")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calibration.extract.parts import Occurrence
+from estimator.residents import WORKSPACE_BYTES
 
 MOST_MISSING = 0.1  # of the reference's tensors: more than that is another structure
 MOST_MOVED = 0.002  # of the tensors: those that live a little longer or shorter where lists are rebuilt for each sample
@@ -28,7 +29,6 @@ MOST_GROWTH, SURE_BYTES, GROWTH = 100, 2**18, {"f": 1000, "u": 24}
 LCS_CELLS = 250_000  # groups of one label larger than this (rows x columns) are matched in order, without search
 LIKE = 1000  # what a pair of alike tensors counts in a search: more than all equally long lives of a group
 AUTOGRADS = ("backward", "recompute")  # what autograd's thread does: a checkpointed block runs again on it
-WORKSPACE_BYTES = 8519680  # torch's cuBLAS workspace below compute capability 9.0: one for each thread, made on first use
 
 
 class Misaligned(Exception):

@@ -19,6 +19,7 @@ from calibration.extract.runs import Run, read
 from calibration.extract.stored import Stored
 from calibration.extract.tables import layers, places, residents
 from estimator import archive
+from estimator.offload_programs import NONE, STAYS
 from estimator.parameters import LOKR
 
 
@@ -212,9 +213,6 @@ def coded(program: Program, order: list[int]) -> np.ndarray:
             k = place[~event]
             codes.append(born - k if k < own else -2 - (k - own))
     return np.array(codes, dtype=np.int32)
-
-
-NONE, STAYS = -1, -2
 
 
 def calls_of(program: Program, order: list[int]) -> np.ndarray:

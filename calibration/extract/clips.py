@@ -16,11 +16,11 @@ from calibration.extract.parts import MOVED, Occurrence, component
 from calibration.extract.runs import Phase, Run
 from estimator.features import Cells, image_values
 from estimator.operations import BEGUN_PREVIEW, CORE, PREVIEW, TIMED_CORE
+from estimator.wan import TILE_PIXELS, TILE_STRIDE_PIXELS
 
 FIRST_FRAME, GIVEN_FRAME = "first_frame", "given_frame"  # the trainer's add_first_frame_conditioning, _v22 (calibration/trainer/video.py)
 TWO_EXPERTS = "wan22_14b"  # in the trainer's name of an architecture
 PICTURE = "picture"  # an image encoder's (Wan 2.1 I2V)
-TILE_PIXELS, TILE_STRIDE_PIXELS = 256, 192  # AutoencoderKLWan: tile_sample_min_width, tile_sample_stride_width
 LATENTS_PER_EDGE = 2  # of a token: the transformer's patch
 
 

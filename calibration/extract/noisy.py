@@ -17,8 +17,8 @@ from calibration.extract import mended
 from calibration.extract.align import Sequence
 from calibration.extract.programs import Program
 from estimator.operations import CORE
+from estimator.stays import LATENT_BYTES
 
-LATENT_BYTES = 256  # a token: 128 channels of bf16
 PER_TOKEN = {"one": "T", "many": "B*T"}
 STEP = "step"  # label of what a step makes outside of the model's call
 BEFORE_THE_CORE = ("step.head/cached/cached/", "step.prompts/")

@@ -18,8 +18,8 @@ from estimator.controls import CONTROLLED_PREVIEW
 from estimator.features import encoded_sound, image_values, spectrogram_frames
 from estimator.levels import UNMERGED, levels
 from estimator.operations import CONTROLLED_CORE, CORE, PREVIEW, SOUND_CORE, TIMED_CORE, TIMED_IMAGE_CORE
+from estimator.programs import TEXT_ENCODERS
 
-TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2", "text_encoder3")
 MOVED = ("transformer", "vae", *TEXT_ENCODERS, "connectors", "vocoder", "image_encoder")
 PER_SECOND = 24  # frames: default of a dataset, and what LTX-2's pipeline takes a preview to have
 

@@ -17,11 +17,11 @@ from calibration.extract.affine import solve
 from calibration.extract.align import Misaligned, Sequence, canonical, overlay
 from calibration.extract.parts import Occurrence
 from calibration.extract.windows import joined
+from estimator.allocator_state import UNIT_BYTES
 from estimator.features import feature
 from estimator.parameters import ELEMENT_BYTES
 
 ENOUGH = 0.5  # of the recordings fit a reference: a longer search for a better one does not pay
-UNIT_BYTES = 512  # the allocator's rounding
 PEAK_TOLERANCE = 0.01  # of a part's own peak; the resident weights around it make it far less of a job's
 PEAK_SLACK_BYTES = 8 * 2**20
 # A tensor without an exact formula may be no larger than this, of its part's peak or in bytes, and gets its largest recorded size.

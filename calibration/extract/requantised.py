@@ -24,7 +24,9 @@ from typing import Any
 from calibration.extract.align import LayerCall
 from calibration.extract.align import Sequence as Events
 from calibration.extract.programs import Program, Refused
-from estimator.offload import OWN, WRAPPED, Layer, layers_of
+from estimator.offload import CODES_TO_WEIGHT, OWN, WRAPPED, Layer, layers_of
+from estimator.rebuilt_loading import LOADING
+from estimator.rebuilt_weights import FP32_TO_BF16, PACKED_TO_CODES
 
 # Kinds of weights whose part serves, the likelier first
 BASES = {
@@ -32,13 +34,10 @@ BASES = {
     "sample.enter": ("qfloat8", "uint4", "float8"), "sample.leave": ("qfloat8", "uint4", "float8"), "setup.network": ("bf16", "qfloat8"),
 }  # fmt: skip
 USING, PLAIN = ("step.core", "text", "preview"), "bf16"
-LOADING, SETUP, SETTING_UP, TRANSFORMER = "load.transformer", "setup.network", "setup", "transformer"
-CODES_TO_WEIGHT = 2
-"""Bytes of a weight in bf16 for each byte of it in 8 bits."""
-PACKED_TO_CODES, PACKED_TO_WEIGHT, PACKED_TO_ZEROS = 2, 4, 16
-"""Of packed codes in 4 bits: bytes of unpacked ones for each, of the weight in bf16, and of packed codes for each byte of cast zero points
+SETUP, SETTING_UP, TRANSFORMER = "setup.network", "setup", "transformer"
+PACKED_TO_WEIGHT, PACKED_TO_ZEROS = PACKED_TO_CODES * CODES_TO_WEIGHT, 16
+"""Of packed codes in 4 bits: bytes of the weight in bf16, and of packed codes for each byte of cast zero points
 (2 bytes for a group of 64 weights)."""
-WIDE = 2  # bytes in fp32 for each in bf16
 REBUILT = {"qfloat8": (2, 3), "float8": (2,), "uint4": (3,)}  # how many tensors come before a layer's output
 
 
@@ -202,7 +201,7 @@ def read(program: Program, layers: Sequence[Layer | None]) -> Program:
     for layer in own:
         (codes, weight, zeros), _ = rebuilt(layer)
         n = at + len(sizes)
-        sizes += [codes, weight, zeros, WIDE * weight, weight]
+        sizes += [codes, weight, zeros, FP32_TO_BF16 * weight, weight]
         events += [n, n + 1, n + 2, ~n, ~(n + 2), n + 3, ~(n + 1), n + 4, ~(n + 3), ~(n + 4)]
     place = program.features.index("1")
     rows = [tuple(size * (k == place) for k in range(len(program.features))) for size in sizes]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from calibration.trainer import trace as traces
+from estimator.program import EMPTY_CACHE
 
-EMPTY_CACHE = -1
 BACKWARD = "backward"  # phase of a step: its backward pass
 
 

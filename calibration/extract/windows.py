@@ -11,10 +11,10 @@ from collections import defaultdict
 from dataclasses import replace
 
 from calibration.extract.align import LayerCall, Sequence
+from estimator.windows import RESULT_BY_LSE
 
 WINDOWED = (".visual.blocks.", ".attn|forward")  # of the label of a layer that attends window by window
 RANDOM_STATE = [16, 8]  # bytes: seed and offset (ATen/native/transformers/cuda/flash_attn)
-RESULT_BY_LSE = 40  # of a head's row: 80 values of 2 bytes, and a logsumexp of 4
 
 
 def joined(sequence: Sequence) -> Sequence:
