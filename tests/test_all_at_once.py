@@ -78,6 +78,13 @@ def test_a_grid_takes_axes_of_each_time_it_is_given(capsys: pytest.CaptureFixtur
     assert "this axis stands twice" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("key", ["gradient_checkpointing", "autocast", "optimizer_on_host"])
+def test_a_switch_of_a_run_file_that_is_none_says_what_to_write(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(Path(__file__).parents[1] / "examples" / "runs" / "sana_lora.yaml")
+    assert cli.main([config, "--gpu", "H200", "--fast", "--set", f"run.{key}=yes please"]) == 2
+    assert f"fix: write {key}: true, or {key}: false" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", [["", "--gpu", "RTX4090"], ["diagnose", ""]])
 def test_an_empty_name_is_said(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command) == 2

@@ -100,14 +100,6 @@ def _one_of(section: Section, key: str, choices: Sequence[str], default: str) ->
     return value
 
 
-def _flag(section: Section, key: str, default: bool) -> bool:
-    value = section.values.get(key, default)
-    if not isinstance(value, bool):
-        section.found.problem(section.at(key), f"expected true or false, got {shown(value)}")
-        return default
-    return value
-
-
 def _side(section: Section, key: str, arch: Arch | None) -> int:
     side, unit = section.whole(key, 1024, 1, MAX_SIDE, needed=True), arch.cell_pixels if arch is not None else 1
     if side % unit and arch is not None and arch.unet:
@@ -150,9 +142,9 @@ def _read_run(run: Section, arch_override: str | None) -> Job | None:
     attention = _one_of(run, "attention", ATTENTION, "sdpa")
     if attention not in modelled.ATTENTION:
         found.not_modelled(run.at("attention"), attention, "another attention kernel saves other tensors")
-    checkpointing = _flag(run, "gradient_checkpointing", True)
+    checkpointing = run.flag("gradient_checkpointing", True)
     samples = () if arch is None else _sample(run, arch)
-    autocast = _flag(run, "autocast", arch is not None and arch.harness)
+    autocast = run.flag("autocast", arch is not None and arch.harness)
     if arch is None:
         return None
     _check_arch(run, arch, network, resident, autocast)
@@ -281,7 +273,7 @@ def _sample(run: Section, arch: Arch) -> tuple[Sample, ...]:
             run.found.problem(sample.at(key), f"{key} is missing", "nothing is assumed in a run file", f"write {key}: below sample:")
     cfg = _one_of(sample, "cfg", CFG, "none")
     frames = sample.whole("frames", 1, 1, MAX_FRAMES)
-    tiling = _flag(sample, "vae_tiling", False)
+    tiling = sample.flag("vae_tiling", False)
     if frames > 1 and not arch.video:
         run.found.not_modelled(sample.at("frames"), frames, "video")
     if tiling:

@@ -98,10 +98,7 @@ def gone(run: Section, arch: Arch | None, resident: tuple[str, ...]) -> tuple[tu
 
 def on_host(run: Section, arch: Arch | None, optimizer: str) -> bool:
     """Whether the optimizer is the host's, which gets each gradient as soon as it is there (`optimizer_on_host`)."""
-    value = run.values.get("optimizer_on_host", False)
-    if not isinstance(value, bool):
-        run.found.problem(run.at("optimizer_on_host"), f"expected true or false, got {shown(value)}")
-        return False
+    value = run.flag("optimizer_on_host", False)
     if value and (arch is None or not arch.harness or not optimizers.known(optimizer + optimizers.ON_HOST)):
         run.found.not_modelled(run.at("optimizer_on_host"), value, "this optimizer on the host, or of this architecture")
         return False

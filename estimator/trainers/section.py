@@ -159,6 +159,14 @@ class Section:
             self.found.warn(self.at(key), "an empty value counts as false here, though the default is true")
         return bool(value)
 
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false under `key`, and nothing else, as a run file has it."""
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            self.found.problem(self.at(key), f"expected true or false, got {shown(value)}", "", f"write {key}: true, or {key}: false")
+            return default
+        return value
+
     def text(self, key: str, default: str | None = None) -> str | None:
         """The text under `key`; missing and null give the default."""
         value = self.values.get(key)
