@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW
+from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW, only
 from calibration.validation_jobs_flux2 import klein
 from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_settings import *
@@ -26,6 +26,10 @@ JOBS = (
     Job(
         "flux-dora-bf16-b2", web_ui("flux"), (("five", [512], {}), ("square", [640], {})),
         {**DORA, **UNQUANTISED, **HIGH_VRAM, **batch(2), **rank(24), **EMA}, SMALL_PREVIEW,
+    ),
+    Job(
+        "zimage-dora-attention-only-b2", web_ui("zimage"), (("five", [512], {}),),
+        {**DORA, **only("attention."), **CACHED, **batch(2), **rank(16), **EMA}, SMALL_PREVIEW,
     ),
     Job("flex1-dora", example(FLEX), (("portraits", [512, 768], {}),), {**DORA, **CACHED}, SMALL_PREVIEW),
     Job("klein4b-dora", klein("4b"), (("portraits", [512, 768], {}),), {**DORA, **CACHED, **rank(16)}, SMALL_PREVIEW),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW, lokr
+from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW, lokr, only
 from calibration.validation_jobs_dora import JOBS as DORA_JOBS
 from calibration.validation_jobs_flux2 import klein
 from calibration.validation_jobs_qwen import WEIGHTED
+from calibration.validation_jobs_unet import SD15_BY_HAND
 from calibration.validation_settings import *
 
 
@@ -15,8 +16,14 @@ def dropout(share: float) -> dict[str, Any]:
     return {"network.dropout": share}
 
 
+EVERY_LAYER = {"network.transformer_only": False}  # where none is outside the blocks
 JOBS = (
     *DORA_JOBS,
+    Job("sd15-every-layer", SD15_BY_HAND, (("five", [512], {}),), {**EVERY_LAYER, **batch(2)}, SMALL_PREVIEW),
+    Job(
+        "zimage-every-layer-of-two-blocks", web_ui("zimage"), (("phone", [512], {}),),
+        {**EVERY_LAYER, **only("layers.12.", "layers.21.attention"), **CACHED}, SMALL_PREVIEW,
+    ),
     Job("zimage-lokr-auto", web_ui("zimage"), (("phone", [512, 768], {}),), {**lokr(-1), **CACHED}, SMALL_PREVIEW),
     Job(
         "zimage-lokr-4-bf16-b2", web_ui("zimage"), (("five", [512], {}),),

@@ -17,6 +17,7 @@ from estimator.adapter_sites import never
 from estimator.laying import RECORDED_RANK
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Program, peak_rows
 
+NETWORK = "setup.network/"
 CONSTANT, RANK = "1", "r"
 FEATURES = (CONSTANT, RANK)
 ALPHA_BYTES = 8
@@ -66,19 +67,18 @@ def one_by_one(base: Program, widths: Sequence[int]) -> Program:
 
 def network(base: Program, widths: Sequence[int], unpacked: int) -> Program:
     """`setup.network`; `unpacked`: tensors of each layer's weight in the model's type that are made of it first. Raises CannotTell."""
+    if not base.key.startswith(NETWORK):
+        raise never(base.key)
     listed = Listed(base)
     pairs = [(down // FULL, up // FULL) for down, up in zip(widths[::2], widths[1::2], strict=True)]
     for inputs, outputs in pairs:
         for tensor in [listed.make((HALF * inputs * outputs, 0)) for _ in range(unpacked)]:
             listed.free(tensor)
-    own = len(base.names)
     for n, (inputs, outputs) in enumerate(pairs):
         for which, size in ((1, (0, FULL * outputs)), (2, (0, FULL * inputs)), (0, (FULL * outputs, 0))):
             listed.make(size, f"adapter:{3 * n + which}")
         listed.make((FULL, 0))
     last, multiplier = (FULL, 0), listed.make((FULL, 0))  # as of a LoRA: the multiplier, twice
-    if base.imports or own < 2 or base.events[-1] == ALLOCATE:
-        raise never(base.key)
     listed.make(last)
     listed.free(multiplier)
     return listed.program()

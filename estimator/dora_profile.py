@@ -9,7 +9,7 @@ from estimator import core_rules, optimizers
 from estimator.dora_parts import network, one_by_one
 from estimator.dora_previews import adapted
 from estimator.dora_programs import Dora, of_rank
-from estimator.filtered_profile import ONE_BY_ONE
+from estimator.filtered_profile import ONE_BY_ONE, filtered
 from estimator.lokr_profile import CACHED, ENCODED, UNQUANTISED, numbered
 from estimator.parameters import Magnified
 from estimator.program import Footprint, Program
@@ -79,7 +79,7 @@ def _rewritten(key: str) -> bool:
 
 
 @cache
-def dora(arch: str) -> DoraProfile:
-    """The profile of an architecture with a DoRA on all layers."""
-    base = load_profile(arch)
+def dora(arch: str, ignored: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> DoraProfile:
+    """The profile of an architecture with a DoRA on all layers, or on those that parts of their names leave. Raises CannotTell."""
+    base = filtered(arch, ignored, only or None) if ignored or only else load_profile(arch)
     return DoraProfile(base.arch, base.data, base.folder, base)

@@ -19,7 +19,7 @@ def profile_of(arch: str, model: Model, network: Network | None = None) -> Profi
     if network is not None and network.kind == DORA:
         from estimator.dora_profile import dora
 
-        return dora(arch)
+        return dora(arch, network.ignore_if_contains, network.only_if_contains)
     if network is not None and network.kind == WHOLE:
         from estimator.whole_profile import whole
 

@@ -138,8 +138,6 @@ def check_network(process: Section, network: Network | None, arch: Arch, model: 
             found.not_modelled(section.at("type"), network.kind, "a LoKr on layers that are moved in and out of the card")
         elif filtered:
             found.not_modelled(section.at("type"), network.kind, "a LoKr that sits on a part of the layers only")
-    elif network.kind == DORA:
-        return
     elif filtered and arch.key in modelled.FILTERED and not model.layer_offloading:
         _check_words(section, network, arch)
     elif filtered:
