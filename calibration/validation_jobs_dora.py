@@ -31,6 +31,10 @@ JOBS = (
         "zimage-dora-attention-only-b2", web_ui("zimage"), (("five", [512], {}),),
         {**DORA, **only("attention."), **CACHED, **batch(2), **rank(16), **EMA}, SMALL_PREVIEW,
     ),
+    Job(
+        "zimage-dora-uint4", web_ui("zimage"), (("phone", [512, 768], {}),), {**DORA, **quantised("uint4"), **CACHED, **rank(16)},
+        SMALL_PREVIEW,
+    ),
     Job("flex1-dora", example(FLEX), (("portraits", [512, 768], {}),), {**DORA, **CACHED}, SMALL_PREVIEW),
     Job("klein4b-dora", klein("4b"), (("portraits", [512, 768], {}),), {**DORA, **CACHED, **rank(16)}, SMALL_PREVIEW),
     Job(

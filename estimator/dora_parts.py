@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from estimator.adapter_sites import never
+from estimator.dora_forward import FULL, UNPACKING, Bytes, Sizes, unpacked
 from estimator.laying import RECORDED_RANK
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Program, peak_rows
 
@@ -21,7 +22,7 @@ NETWORK = "setup.network/"
 CONSTANT, RANK = "1", "r"
 FEATURES = (CONSTANT, RANK)
 ALPHA_BYTES = 8
-HALF, FULL = 2, 4  # bytes of an element in the model's type, and in fp32
+QUANTO = "qfloat8"
 Size = tuple[int, int]  # bytes at every rank, and for each rank
 
 
@@ -65,23 +66,39 @@ def one_by_one(base: Program, widths: Sequence[int]) -> Program:
     return _Through(base, widths).program()
 
 
-def network(base: Program, widths: Sequence[int], unpacked: int) -> Program:
-    """`setup.network`; `unpacked`: tensors of each layer's weight in the model's type that are made of it first. Raises CannotTell."""
+def network(base: Program, widths: Sequence[int], kind: str) -> Program:
+    """`setup.network` on weights of a kind. Raises CannotTell."""
     if not base.key.startswith(NETWORK):
         raise never(base.key)
     listed = Listed(base)
     pairs = [(down // FULL, up // FULL) for down, up in zip(widths[::2], widths[1::2], strict=True)]
     for inputs, outputs in pairs:
-        for tensor in [listed.make((HALF * inputs * outputs, 0)) for _ in range(unpacked)]:
-            listed.free(tensor)
+        _unpacked(listed, Sizes(inputs, outputs, {}), kind)
     for n, (inputs, outputs) in enumerate(pairs):
         for which, size in ((1, (0, FULL * outputs)), (2, (0, FULL * inputs)), (0, (FULL * outputs, 0))):
             listed.make(size, f"adapter:{3 * n + which}")
         listed.make((FULL, 0))
-    last, multiplier = (FULL, 0), listed.make((FULL, 0))  # as of a LoRA: the multiplier, twice
-    listed.make(last)
+    multiplier = listed.make((FULL, 0))  # as of a LoRA: the multiplier, twice
+    listed.make((FULL, 0))
     listed.free(multiplier)
     return listed.program()
+
+
+def _unpacked(listed: Listed, size: Sizes, kind: str) -> None:
+    """A layer's weight, which goes to the host."""
+
+    def make(given: Bytes) -> int:
+        return listed.make((given[CONSTANT], 0))
+
+    def free(*tensors: int) -> None:
+        for tensor in tensors:
+            listed.free(tensor)
+
+    steps = UNPACKING[kind]
+    if kind == QUANTO:  # its graph keeps the cast values until the weight is gone
+        free(*(make(size.step(parts)) for parts, _ in steps))
+    else:
+        free(*unpacked(make, free, size, steps))
 
 
 class _Through:

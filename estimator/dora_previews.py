@@ -57,7 +57,7 @@ def _behind(laid: Laid, result: int, widths: Sequence[int], repeats: bool) -> No
     times = make(size.result(FULL))
     half = make(size.result(HALF))
     free(times)
-    more = weighed(make, free, size, 0, saves=False, passes=False)
+    more = weighed(make, free, size, (), saves=False, passes=False)
     free(half)
     total = make(size.result(HALF))
     laid.ends[result] = laid.behind(at)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from estimator import core_rules, optimizers
+from estimator.archs import load_archs
 from estimator.dora_parts import network, one_by_one
 from estimator.dora_previews import adapted
 from estimator.dora_programs import Dora, of_rank
@@ -17,8 +18,6 @@ from estimator.programs import Profile, load_profile
 
 NETWORK, PREVIEWS = "setup.network", ("sample.enter", "sample.leave")
 BESIDE = "qfloat8"  # of what is around previews, where the adapter stays beside the weights: nothing of it depends on them
-# Tensors of a layer's weight in the model's type that it is unpacked by
-UNPACKED = {"bf16": 0, "qfloat8": 2}
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,13 @@ class DoraProfile(Profile):
 
     def _made(self, key: str) -> Program:
         if key.startswith(optimizers.PARTS):
-            return optimizers.program(key, self.adapter)
+            without = {place // 2 for place in load_archs().archs[self.arch].without_gradient}  # of a LoRA's: layers
+            return optimizers.program(key, self.adapter, idle={3 * n + which for n in without for which in range(3)})
         if core_rules.named(key):
             return core_rules.rewritten(key, self.program)
         name, *rest = key.split("/")
         if name == NETWORK:
-            return network(self.base.program(key), self.base.adapter, UNPACKED[rest[0]])
+            return network(self.base.program(key), self.base.adapter, rest[0])
         if name in ONE_BY_ONE:  # it is never merged into the weights
             return one_by_one(self.base.program("/".join([name, BESIDE, *rest[1:]]) if name in PREVIEWS else key), self.base.adapter)
         if name == "preview":

@@ -27,7 +27,7 @@ from dataclasses import replace
 import numpy as np
 
 from estimator.adapter_sites import RECOMPUTED, Returned, Site, Tape, layers_of, never, returned, sites
-from estimator.dora_forward import FULL, HALF, Bytes, Freer, Maker, Sizes, weighed
+from estimator.dora_forward import FULL, HALF, UNPACKING, Bytes, Freer, Maker, Sizes, weighed
 from estimator.features import REDUCE_BLOCK_WIDTH, REDUCE_OUTPUTS_PER_THREAD
 from estimator.laying import BEFORE, RECORDED_RANK, THERE, Laid, Place
 from estimator.program import Program
@@ -44,6 +44,7 @@ class Dora:
         self.tape = Tape(base)
         self.numbers, self.widths = numbers, widths
         self.laid = Laid(self.tape)
+        self.steps = UNPACKING[base.key.split("/")[1]]
         self.sizes: dict[int, Sizes] = {}  # layer's number -> sizes of its tensors
         self.again: set[int] = set()  # likewise, of those that are recomputed
         self.saved: dict[int, tuple[int, ...]] = {}  # likewise: what it saved, see `Weighed`
@@ -68,7 +69,7 @@ class Dora:
         self.again |= {n} if tape.made[site.result].run == RECOMPUTED else set()
         passes = back is None or back.passed is not None
         make, free = maker(laid, laid.before, at, site.result), freer(laid, laid.before, at)
-        made = weighed(make, free, size, self._unpacked(site, size), saves, passes)
+        made = weighed(make, free, size, self.steps if self._packed(site, size) else (), saves, passes)
         laid.ends[site.between[-1]] = laid.before(at)
         freer(laid, laid.behind, at)(*made.passing)
         if saves:
@@ -82,15 +83,14 @@ class Dora:
         for tensor in tensors:
             self.laid.free((until, THERE, 0), tensor)
 
-    def _unpacked(self, site: Site, size: Sizes) -> int:
-        """Tensors of the weight's size that the layer makes to unpack it: none where it is not quantised. Behind them may be the product
-        without its bias."""
+    def _packed(self, site: Site, size: Sizes) -> bool:
+        """Whether the layer itself makes its weight first, which it does where that is quantised."""
         tape, weight, k = self.tape, size.weight(HALF)["1"], site.result - 1
-        k -= tape.made[k].module == site.layer and tape.sizes[k] == tape.sizes[site.result]
-        last = k
-        while k >= 0 and tape.made[k].module == site.layer and tape.base.constants[k] == weight:
+        while k >= 0 and tape.made[k].module == site.layer:
+            if tape.base.constants[k] == weight:
+                return True
             k -= 1
-        return last - k
+        return False
 
     # ---- backward
 

@@ -118,6 +118,6 @@ def test_parts_in_another_order_are_refused() -> None:
     with pytest.raises(CannotTell):
         one_by_one(profile.program("setup.ema"), profile.adapter[::-1])
     with pytest.raises(CannotTell):
-        network(profile.program("setup.ema"), profile.adapter, 0)
+        network(profile.program("setup.ema"), profile.adapter, "bf16")
     with pytest.raises(CannotTell):
         adapted(profile.program("preview/bf16/plain/cached/first"), {"transformer.layers.99.attention.to_q": 0}, profile.adapter[:2])
