@@ -123,7 +123,7 @@ def test_a_lokr_is_named_where_it_was_not_recorded(tmp_path: Path, model: dict[s
     assert any(key.endswith("network.type") for key in named(job))
 
 
-@pytest.mark.parametrize("model", [FLUX_DEV | {"quantize": True}, ZIMAGE])
+@pytest.mark.parametrize("model", [FLUX_DEV, FLUX_DEV | {"quantize": True}, ZIMAGE, ZIMAGE | {"quantize": False}])
 def test_a_dora_is_read_where_it_is_modelled(tmp_path: Path, model: dict[str, Any]) -> None:
     job = read(tmp_path, train=train(), model=model, network={"type": "dora", "linear": 24, "conv": 16})
     assert job.unmodelled == ()
@@ -143,6 +143,7 @@ def test_a_dora_on_float8_stops_the_trainer(tmp_path: Path) -> None:
     [
         (UINT4, {}, {}, "network.type"), (CHROMA, {}, {}, "network.type"), (ZIMAGE | {"qtype": "qint8"}, {}, {}, "network.type"),
         (ZIMAGE | {"quantize": False, "layer_offloading": True}, {}, {}, "network.type"),
+        (ZIMAGE, {"network_kwargs": {"only_if_contains": ["layers.3."]}}, {}, "network.type"),
         (ZIMAGE, {"dropout": 0.1}, {}, "network.dropout"), (ZIMAGE, {}, {"optimizer": "automagic3"}, "network.type"),
         (ZIMAGE, {}, {"blank_prompt_preservation": True}, "train.blank_prompt_preservation"),
         (ZIMAGE, {}, {"do_cfg": True}, "train.do_cfg"),
