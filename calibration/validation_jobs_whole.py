@@ -31,6 +31,11 @@ JOBS = (
     ),
     Job("sdxl-whole", XL_UI, (("portraits", [1024], {}), ("wide", [768], {"batch_size": 2})), {**WHOLE, **CACHED_LATENTS}, SMALL_PREVIEW),
     Job(
+        "klein9b-whole-ema", klein("9b"), (("portraits", [512], {}),),
+        {**WHOLE, **CACHED_LATENTS, **UNLOADED, **EMA, **optimizer("adafactor")}, SMALL_PREVIEW,
+    ),
+    Job("sdxl-whole-ema", XL_UI, (("five", [640], {}),), {**WHOLE, **NO_CHECKPOINTING, **batch(2), **EMA}, SMALL_PREVIEW),
+    Job(
         "flux-whole-adafactor", example(FLUX), (("portraits", [512, 1024], {}),),
         {**WHOLE, **CACHED_TEXT, **NO_EMA, **optimizer("adafactor")}, SMALL_PREVIEW,
     ),

@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from estimator import whole_ema
 from estimator.errors import Problem
 from estimator.parameters import WHOLE, Fixed
+from estimator.program import Program
 from estimator.programs import Profile
 from estimator.recorded_beside import BesideProfile, recorded_beside
 
@@ -30,6 +32,13 @@ class WholeProfile(BesideProfile):
         """Bytes of each of the model's parameters, which have no rank, and their shapes."""
         shapes = [(rows, columns, False) for rows, columns, count in self.data["trained"] for _ in range(count)]
         return Fixed(shapes)
+
+    def _has_rule(self, key: str) -> bool:
+        return (key in whole_ema.PARTS and key not in self.data["parts"]) or super()._has_rule(key)
+
+    def _by_rule(self, key: str) -> Program:
+        averaged = key in whole_ema.PARTS and key not in self.data["parts"]
+        return whole_ema.program(key, self.adapter) if averaged else super()._by_rule(key)
 
     def __hash__(self) -> int:
         return id(self)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from config_writer import FLUX_DEV, TURBO, ZIMAGE, process, read, refusal, train, write
 
+from estimator import whole_ema
 from estimator.advice import edits
 from estimator.cli import main
 from estimator.job import Job, Model, Network
@@ -64,9 +65,30 @@ def test_a_model_in_float8_is_said_to_learn_next_to_nothing(tmp_path: Path) -> N
     assert any("get no gradient" in entry.why for entry in job.unmodelled)
 
 
-def test_an_ema_that_was_not_recorded_is_named(tmp_path: Path) -> None:
-    settings = train(optimizer="adamw8bit", noise_scheduler="ddpm", ema_config={"use_ema": True})
-    assert any(place.endswith("ema_config") for place in named(read(tmp_path, train=settings, model=SDXL, network=...)))
+@pytest.mark.parametrize(("model", "ruled"), [("sdxl", True), ("flux2_klein_9b", False)])
+def test_an_ema_that_was_not_run_is_named(model: str, ruled: bool, tmp_path: Path) -> None:
+    settings = train(optimizer="adamw8bit", noise_scheduler="ddpm" if ruled else "flowmatch", ema_config={"use_ema": True})
+    job = read(tmp_path, train=settings, model=SDXL if ruled else {"name_or_path": "x", "arch": model}, network=...)
+    assert any(place.endswith("ema_config") for place in named(job)) is not ruled
+
+
+@pytest.mark.parametrize("key", sorted(whole_ema.PARTS))
+@pytest.mark.parametrize("arch", ["flux1-dev", "flux2-klein-4b", "zimage"])
+def test_an_ema_by_rule_is_the_recorded_one(arch: str, key: str) -> None:
+    profile = whole(arch)
+    made, recorded = whole_ema.program(key, profile.adapter), profile.recorded(key)
+    assert made.events.tolist() == recorded.events.tolist()
+    assert (made.names, made.imports, made.peak({})) == (recorded.names, recorded.imports, recorded.peak({}))
+    assert made.sizes({}).tolist() == recorded.sizes({}).tolist()
+
+
+@pytest.mark.parametrize("arch", ["flux2-klein-9b", "sdxl-aitk"])
+def test_where_none_was_recorded_an_ema_is_a_copy_of_all_parameters(arch: str) -> None:
+    profile = whole(arch)
+    assert profile.program("setup.ema").stay_bytes("ema", {}) == tuple(profile.adapter)
+    entered = profile.program("sample.enter/bf16/ema/later")
+    assert entered.sums({}, 1)[0] == {"ema_copy": sum(profile.adapter)} == entered.sums({}, 1)[1]
+    assert profile.program("step.ema").exported == ()
 
 
 def test_control_images_are_named(tmp_path: Path) -> None:
@@ -122,7 +144,7 @@ def test_more_of_anything_needs_no_less(arch: str, tmp_path: Path) -> None:
     assert small <= of(gradient_checkpointing=False)
     assert small < of(optimizer="adamw")
     assert model is SDXL or of(optimizer="adafactor") < small
-    assert arch in modelled.WHOLE_WITHOUT_EMA or small < of(ema_config={"use_ema": True})
+    assert small < of(ema_config={"use_ema": True})
 
 
 def test_the_command_says_that_the_method_is_full_and_where_the_gradients_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
