@@ -87,6 +87,11 @@ EDIT_JOBS = (
         (preview(640, 768, ctrl_img="DATA/five/image0.png"),),
     ),
     Job(
+        "first-edit-b2-encoded", web_ui("first edit"), (("five", [512], {"control_path": "DATA/five"}),),
+        {**WEIGHTED, **quantised("uint4", "qfloat8"), **batch(2), **NO_WORKERS, **rank(24)},
+        (preview(640, 768, ctrl_img="DATA/five/image0.png"),),
+    ),
+    Job(
         "first-edit-b3-cached", web_ui("first edit"), (("five", [384], {"control_path": "DATA/five"}),),
         {**WEIGHTED, **quantised("float8"), **batch(3), **CACHED, **HIGH_VRAM, **NO_PREVIEWS, **rank(16), **optimizer("adamw")}, (),
     ),

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from estimator.batches import Batch, one_or_many
 from estimator.controls import BLANK, ENCODE, RAW, TOKEN, Size, cells, latent_size, pixels, scaled, vision_area
-from estimator.edited import EDITED
+from estimator.edited import ALONE, EDITED, FLUSHED
+from estimator.edited import TOGETHER as TEXTS_TOGETHER
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Sample
 from estimator.operations import Copy, EmptyCache, MoveIn, MoveOut, Operation, Part, Release
@@ -23,6 +24,7 @@ from estimator.stays import LATENT, PROMPTS
 
 Pictures = tuple[Size, ...]
 OF_FORWARD = "picture", "latent", "tokens"  # scopes: what the trainer's variables hold of control images until the forward is over
+MORE_TEMPLATE_TOKENS = 64 - 34  # before a prompt: of QwenImageEditPipeline and QwenImagePipeline (prompt_template_encode_start_idx)
 TILE_PIXELS = 256  # AutoencoderKLQwenImage: tile_sample_min_height, tile_sample_min_width
 
 
@@ -55,14 +57,18 @@ class QwenEditPlan(QwenPlan):
     """QwenImageEditPlusModel. `blank`: what a text without pictures is encoded with."""
 
     blank: Pictures = (BLANK,)
-    processes = True  # what the image processor makes of pictures is laid out: not of the first edit's, whose events were not looked at
     flushes = rescales = False  # previews: with low_vram, the cache behind each step of denoising; guidance, the prediction
+    joins = True  # tokens of a preview's control images, behind one another
 
     # ---- prompts
 
     def cells(self, pictures: Pictures) -> int:
         """Of all pictures, as the vision tower gets them."""
         return sum(cells(one, vision_area(self.arch.control_images)) for one in pictures)
+
+    def read(self, seen: Pictures) -> Pictures:
+        """What is read onto the card for the prompts of a preview: what they are encoded with."""
+        return seen
 
     def seen(self, text: Part, pictures: Pictures, tokens: int | None = None) -> Part:
         """An encode of a text, with the pictures it is encoded with: a blank one, where there are none.
@@ -74,7 +80,7 @@ class QwenEditPlan(QwenPlan):
             return text if tokens is None else replace(text, values={**text.values, "X": tokens})
         shown = pixels(tuple(scaled(one, vision_area(self.arch.control_images)) for one in pictures))
         seen = self.cells(pictures)
-        values = {**text.values, "I": seen, "Ib": seen if self.processes else 0, "R": shown, "B": 1}
+        values = {**text.values, "I": seen, "Ib": seen, "R": shown, "B": 1}
         values["X"] = text.values["X"] if tokens is None else tokens
         return replace(text, key=f"{text.key.removesuffix('/many').removesuffix('/one')}/one/{len(pictures)} images", values=values)
 
@@ -87,7 +93,7 @@ class QwenEditPlan(QwenPlan):
             if isinstance(operation, Part) and operation.key.startswith("text/"):
                 pictures, tokens = next(told)
                 if tokens is not None and not shown:  # of a preview: as it was read, until both prompts are encoded
-                    yield Part(RAW, {"R": pixels(pictures)}, "shown")
+                    yield from (Part(RAW, {"R": pixels((one,))}, "shown") for one in self.read(pictures))
                     shown = True
                 yield self.seen(operation, pictures, tokens)
                 if tokens is not None:
@@ -187,7 +193,7 @@ class QwenEditPlan(QwenPlan):
         """No flush between denoising and decoding, whatever low_vram says (qwen_image_edit_plus.py: flush_between_steps = False)."""
         tokens = iter(self.prompts_of(sample))
         if not self.text_away:
-            yield Part(RAW, {"R": pixels(sample.controls)}, "preview")
+            yield from (Part(RAW, {"R": pixels((one,))}, "preview") for one in self.read(sample.seen))
         denoising = False
         for operation in super()._preview(sample, when):
             if isinstance(operation, Part) and operation.key.startswith("text/"):
@@ -213,7 +219,8 @@ class QwenEditPlan(QwenPlan):
         latents, (positive, negative) = self.of_preview(sample), self.prompts_of(sample)
         values = {**self.with_controls(preview, latents), "X": positive, "N": negative, "Q": preview.values["T"]}
         values |= {"Tj": values["T"] if latents else 0, "Tn": values["Q"] if self.rescales else 0}
-        return replace(preview, key=preview.key + EDITED, values=values, inside=(tuple(self.encoded_for_preview(latents)), ()))
+        flushed = FLUSHED if self.flushes and self.job.model.low_vram else ""
+        return replace(preview, key=preview.key + EDITED + flushed, values=values, inside=(tuple(self.encoded_for_preview(latents)), ()))
 
     def encoded_for_preview(self, latents: list[dict[str, int]]) -> Iterator[Operation]:
         """Control images of a preview through the VAE, one by one; with low_vram in tiles, one like the other, whose results are small."""
@@ -221,7 +228,9 @@ class QwenEditPlan(QwenPlan):
             size, tile = {"R": latent["T"] * TOKEN**2}, image_values(TILE_PIXELS, TILE_PIXELS) if self.job.model.low_vram else latent
             yield from (Release("pictures"), Part(RAW, size, "pictures"), Part(RAW, size, "control"), Release("control"))
             yield from (Part(ENCODE, tile, "control"), Part(LATENT, latent, "control"), Part(LATENT, latent, "control"), Release("control"))
-            yield Part(LATENT, latent, "preview")
+            yield Part(LATENT, latent, "apart" if self.joins else "preview")
+        if latents and self.joins:
+            yield from (Part(LATENT, {"T": sum(latent["T"] for latent in latents)}, "preview"), Release("apart"))
         yield Release("pictures")
 
     def sampling(self, when: str) -> Iterator[Operation]:
@@ -240,7 +249,29 @@ class QwenFirstEditPlan(QwenEditPlan):
 
     blank = ()
     flushes = rescales = True
-    processes = False
+    joins = False
+
+    def read(self, seen: Pictures) -> Pictures:
+        """The picture given as ctrl_img is read as ctrl_img_1 too, which nothing uses."""
+        return (*seen, *seen)
+
+    def seen(self, text: Part, pictures: Pictures, tokens: int | None = None) -> Part:
+        """A text by itself, not one of a list; those of a batch at once, each with its picture."""
+        part, count = super().seen(text, pictures, tokens), text.values["B"]
+        if not pictures or count == 1:
+            return replace(part, key=part.key + ALONE) if pictures else part
+        values = {**part.values, **{name: count * part.values[name] for name in ("I", "Ib", "R")}, "B": count}
+        return replace(part, key=part.key + TEXTS_TOGETHER, values=values)
+
+    def prepare(self) -> Iterator[Operation]:
+        """Texts without a picture go through the encoder in a longer template than that of the programs, which is Qwen-Image's."""
+        for operation in super().prepare():
+            if isinstance(operation, Part) and operation.key.startswith("text/") and "I" not in operation.values:
+                tokens = operation.values["X"]
+                yield replace(operation, values={**operation.values, "X": tokens + MORE_TEMPLATE_TOKENS}, scope="template")
+                yield from (Part(PROMPTS, {"X": tokens, "N": 0}, operation.scope), Release("template"))
+            else:
+                yield operation
 
     def in_step(self, bucket: Bucket) -> Pictures:
         return ((bucket.width, bucket.height),) if bucket.controls else ()

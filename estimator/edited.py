@@ -11,18 +11,23 @@ against all events of a step of the trainer with one control image (docs/log.md,
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
 from estimator.features import Ints
-from estimator.program import ALLOCATE, Program
+from estimator.frequencies import kept_in
+from estimator.program import ALLOCATE, EMPTY_CACHE, EventProgram, Program
 from estimator.references import first_of_backward, gradient_cut, of_the_picture, with_own
 from estimator.rewriting import widened, written
 from estimator.stays import PACKED_BYTES
 
 EDITED = "/edited"  # behind the key of a step's core, or a preview
+FLUSHED = "/flushed"  # behind such a preview's: torch's cache is emptied behind each step of denoising
+ALONE = "/alone"  # behind the key of a text with its pictures, which the first edit encodes by itself
+TOGETHER = "/together"  # behind the key of a text with one picture: those of a batch, encoded at once
 PREVIEWS = "preview/"  # what keys of previews begin with
+PICTURED = frozenset({"1", "I", "Ib", "R"})  # features of a text's encode that are not the words'
 NORM_BYTES = 2  # of a token's norm, bf16
 TIMESTEP_BYTES = 2  # of a timestep
 CACHED_PROMPTS = "sample"  # the moment at which a preview's cached prompts come to the card
@@ -51,17 +56,75 @@ def edited_preview(preview: Program) -> Program:
     It denoises twice: what the first has left lies about in the second. `Tj`: tokens of all images joined, in each step anew (none: 0);
     `Tn`: tokens whose prediction guidance rescales (QwenImageEditPipeline; the trainer's own of 2509 and 2511 does not: 0).
     """
+    return _twice(_one_step(preview))
+
+
+def _one_step(preview: Program) -> Program:
     first = preview.forward[1]
     made_by = [preview.moments[row].startswith("transformer") for row in preview.labels]
     features, rows = with_own(preview, [k for k in range(len(preview.names)) if not made_by[k]], 0)
     words = [features.index(name) for name in ("X", "N") if name in features]
     found = [k for k in range(first) if preview.moments[preview.labels[k]] == CACHED_PROMPTS and rows[k, words].any()]
-    rows[found] = 0
+    rows[[*found, *kept_in(preview)]] = 0  # frequencies of positions are laid apart, and stay behind the first step
     features, rows = _rescaled(preview, features, rows)
     more = (0,) * (len(features) - len(preview.features))
     peaks = tuple(replace(row, coefficients=(*row.coefficients, *more)) for row in preview.peaks)
-    own = replace(preview, key=preview.key + EDITED, features=features, coefficients=rows, peaks=peaks)
-    return own if preview.streams is not None else _twice(own)  # with offloaded layers there are two steps already
+    return replace(preview, key=preview.key + EDITED, features=features, coefficients=rows, peaks=peaks)
+
+
+def flushed(preview: Program) -> Program:
+    """An edited preview with torch's cache emptied between its two steps: before the second one's joined tokens."""
+    joined = int(np.flatnonzero(preview.coefficients[:, preview.features.index("Tj")])[-1])
+    at = int(np.flatnonzero(preview.events == ALLOCATE)[joined])
+    workspace_at = {thread: place + (place > at) for thread, place in preview.workspace_at.items()}
+    return replace(preview, key=preview.key + FLUSHED, events=np.insert(preview.events, at, EMPTY_CACHE), workspace_at=workspace_at)
+
+
+def alone(text: Program) -> Program:
+    """A text's encode with its pictures that is no member of a list: what it gives and its mask are not joined, which copies them."""
+    copies, gone = text.exported[-2:], list[int]()
+    for k in copies:
+        alike = (text.coefficients[text.tensor_of_event] == text.coefficients[k]).all(axis=1)
+        gone.append(int(np.flatnonzero(alike & (text.events > ALLOCATE))[-1]))
+    rows = text.coefficients.copy()
+    rows[list(copies)] = 0
+    return replace(text, key=text.key + ALONE, coefficients=rows, events=np.delete(text.events, gone))
+
+
+def together(text: Program) -> Program:
+    """`alone` of as many texts as `B` says, of one length, each with its picture: `X` tokens each, `I` and `R` of all pictures.
+
+    The vision tower gets all pictures in a row. Behind it whatever grows with a prompt's tokens, those of the template among them, is there
+    for every text: what one has of `X` tokens is as large as its template's tokens ask beside them, or the template is gone.
+    """
+    single = alone(text)
+    names = [f"B*{name}" for name in single.features if name not in PICTURED]
+    features = ("1", *(name for name in single.features if name in PICTURED and name != "1"), "B", *names)
+    rows = np.zeros((len(single.names), len(features)), dtype=np.int64)
+    worded = single.coefficients[:, [n for n, name in enumerate(single.features) if name not in PICTURED]].any(axis=1)
+    for n, name in enumerate(single.features):
+        column = single.coefficients[:, n]
+        if name in PICTURED:
+            rows[:, features.index(name)] = np.where(worded, 0, column)
+            if name == "1":
+                rows[:, features.index("B")] = np.where(worded, column, 0)
+        else:
+            rows[:, features.index(f"B*{name}")] = column
+    own = {each.name: getattr(single, each.name) for each in fields(single)}
+    return EventProgram(**own | {"key": text.key + TOGETHER, "features": features, "coefficients": rows, "peaks": ()})
+
+
+def tensors_of_step(preview: Program) -> int:
+    """Of a preview that `edited_preview` rewrites: how many there are from the first of its one step on."""
+    return len(preview.names) - _begin(_one_step(preview))
+
+
+def _begin(preview: Program) -> int:
+    """The first tensor of a preview's step: its timestep, which comes before the transformer."""
+    begin = preview.forward[1]
+    while (preview.coefficients[begin - 1] <= TIMESTEP_BYTES).all():
+        begin -= 1
+    return begin
 
 
 def _rescaled(preview: Program, features: tuple[str, ...], rows: Ints) -> tuple[tuple[str, ...], Ints]:
@@ -79,9 +142,7 @@ def _rescaled(preview: Program, features: tuple[str, ...], rows: Ints) -> tuple[
 def _twice(preview: Program) -> Program:
     """With a second step of denoising: what the first leaves goes when the second has made its prediction, with the latents before it."""
     tensors, births, count = preview.tensor_of_event, preview.events == ALLOCATE, len(preview.names)
-    begin = preview.forward[1]
-    while (preview.coefficients[begin - 1] <= TIMESTEP_BYTES).all():  # the step's timestep, which comes before the transformer
-        begin -= 1
+    begin = _begin(preview)
     start = int(np.flatnonzero(births)[begin])
     step, made = tensors[start:], births[start:]
     left = [k for k in preview.exported if k >= begin]

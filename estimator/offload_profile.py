@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from estimator import core_rules, derived_weights, experts, offload_beside, offload_loading, offload_programs, optimizers, rebuilt_profile
+from estimator.edited import EDITED
 from estimator.errors import CannotTell
 from estimator.job import Job, Model
 from estimator.offload import OWN, table_of
 from estimator.offload_choice import AFTER, BEFORE, ChosenProfile, Shares, unknown
 from estimator.offload_programs import Call, Offloaded
-from estimator.offload_rounds import denoised
+from estimator.offload_rounds import denoised, in_two_steps
 from estimator.offload_rows import Outline
 from estimator.program import Footprint, Program
 from estimator.programs import Profile, load_profile
@@ -110,6 +111,8 @@ class OffloadProfile(ChosenProfile):
 
     def _made(self, key: str, core_of: Callable[[str], Program], make: Making) -> Program:
         key, whose = experts.split(key)
+        edited = key.startswith(f"{PREVIEW}/") and key.endswith(EDITED)
+        key = key.removesuffix(EDITED) if edited else key
         name, *rest = key.split("/")
         if name in (LOAD_TRANSFORMER, LOAD_TEXT, LOAD_REST):
             return self._loaded(name, key)
@@ -133,7 +136,9 @@ class OffloadProfile(ChosenProfile):
         base, calls = self.base.program(recorded), self._calls(recorded, components[0])
         if name == PREVIEW and self.model.assistant_lora is not None:
             calls, what = offload_beside.used_beside(base, calls, what)
-        if name in PREVIEWS and make is _rewritten:
+        if edited:
+            base, calls = in_two_steps(base, calls)
+        elif name in PREVIEWS and make is _rewritten:
             base, calls, what = denoised(base, calls, what, *(self.taken.get(each, frozenset()) for each in components[1:]))
         program = make(base, calls, what)
         if derived is None or (make == self._outlined and derived[1].casts):  # see derived_weights.of_same_outline

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from estimator.arrays import among
+from estimator.edited import edited_preview, tensors_of_step
 from estimator.features import Ints
 from estimator.offload import TRANSFORMER
 from estimator.offload_programs import Call, Offloaded
@@ -53,6 +54,12 @@ def denoised(
     return program, tuple(_later(call, count * n, each * n) for n in range(rounds) for call in calls), _beside(what, others)
 
 
+def in_two_steps(base: Program, calls: Sequence[Call]) -> tuple[Program, tuple[Call, ...]]:
+    """A preview's program with control images, which has two steps anyway, and the uses of layers in both: behind each's joined tokens."""
+    places = 1, 2 + tensors_of_step(base)
+    return edited_preview(base), tuple(_later(call, by) for by in places for call in calls)
+
+
 def _passing_once(base: Program, count: int) -> Ints:
     """What comes and goes before the first step begins. (What stays of it is let go behind each step, and made again.)"""
     labelled = [row for row, moment in enumerate(base.moments) if moment.startswith(ONCE)]
@@ -68,7 +75,7 @@ def _beside(what: Offloaded, others: tuple[frozenset[int], ...]) -> Offloaded:
     return Offloaded(layers if what.resident is what.layers else (*what.resident,) * many, layers, taken)
 
 
-def _later(call: Call, by: int, layers: int) -> Call:
+def _later(call: Call, by: int, layers: int = 0) -> Call:
     """The call behind so many tensors more, of the layer behind so many. Numbers below 0 say something else."""
     places = call.first, call.last, call.input, call.output, call.backward, call.until
     return Call(call.layer + layers, *(at + by if at >= 0 else at for at in places))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,12 +17,20 @@ from estimator.residents import State, adds, component_of, freed_at_once, rounde
 
 @dataclass(frozen=True, slots=True)
 class PartRun:
-    """`keys` and `events` for `Allocator.run`; own tensors have keys from `base` on. `taken`: key -> component and bytes of each import."""
+    """`keys` and `events` for `Allocator.run`; own tensors have keys from `base` on. `taken`: key -> component and bytes of each import.
+
+    `absent`: the program's events of imports that are not on the card, which are not among these.
+    """
 
     keys: Ints
     events: Ints
     base: int
     taken: Mapping[int, tuple[str, int]]
+    absent: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def place(self, event: int) -> int:
+        """Where an event of the program is here, behind all that came before it."""
+        return event - int(np.searchsorted(self.absent, event))
 
 
 def events_of(program: Program, part: op.Part, sizes: Ints, base: int, state: State) -> PartRun:
@@ -30,7 +38,7 @@ def events_of(program: Program, part: op.Part, sizes: Ints, base: int, state: St
     tensors = program.tensor_of_event
     keys = tensors + base
     events = np.append(sizes, [FREE, EMPTY_CACHE])[program.size_of_event]
-    own, absent = len(program.names) - program.imports, []
+    own, absent, left_out = len(program.names) - program.imports, [], np.zeros(0, dtype=np.int64)
     taken: dict[int, tuple[str, int]] = {}
     real = np.arange(len(program.names)) + base
     for k in range(own, len(program.names)):  # imports: whatever of this name is on the card
@@ -47,13 +55,13 @@ def events_of(program: Program, part: op.Part, sizes: Ints, base: int, state: St
     if program.imports:
         keys = np.where(tensors < own, keys, real[tensors])
     if absent:
-        there = ~among(tensors, absent)
-        keys, events = keys[there], events[there]
+        out = among(tensors, absent)
+        keys, events, left_out = keys[~out], events[~out], np.flatnonzero(out)
     added = [tensors for group, tensors, _ in program.kept if adds(part.accumulate, group)]
     if added:
         doubled = {base + k for k in np.concatenate(added).tolist() if state.holds(program.names[k] or "")}
         keys, events = freed_at_once(keys, events, doubled) if doubled else (keys, events)
-    return PartRun(keys, events, base, taken)
+    return PartRun(keys, events, base, taken, left_out)
 
 
 def ledger_at(program: Program, key: str, sizes: Ints, before: Mapping[str, int], run: PartRun, at: int) -> dict[str, int]:

@@ -19,17 +19,16 @@ from estimator.allocator import FREE
 from estimator.archs import load_archs
 from estimator.arrays import among
 from estimator.features import Ints
+from estimator.frequencies import EMBEDDER, kept_in
 from estimator.part_events import PartRun
 from estimator.program import Program
 from estimator.residents import State
 
 GROUP = "positions"
-EMBEDDER = re.compile(r"\.pos_embed\|")
 TRANSFORMER = re.compile("transformer")
 TABLES, TABLE_BYTES = 2, 4096 * 64 * 8
 TOKEN_BYTES = 64 * 8
 EDGE_BYTES = 28 * 8  # of a row or a column of tokens
-PASSING = 3  # tensors that are made on the way to each picture's, before it
 FORWARD = (op.PREVIEW, op.CORE)  # parts that the transformer runs in
 
 
@@ -44,9 +43,7 @@ def needed(arch: str, part: op.Part) -> Mapping[str, int]:
 
 def without(program: Program, sizes: Ints) -> Ints:
     """The bytes of a part's tensors without those that it keeps itself, and what passes. The forward's own copy of all stays a part's."""
-    mine = [k for k in program.exported if EMBEDDER.search(program.moments[program.labels[k]])]
-    passing = [k - n for k in mine if np.count_nonzero(program.coefficients[k]) and not program.constants[k] for n in range(1, PASSING + 1)]
-    return np.where(among(np.arange(len(sizes)), [*mine, *passing]), 0, sizes)
+    return np.where(among(np.arange(len(sizes)), kept_in(program)), 0, sizes)
 
 
 def laid(program: Program, run: PartRun, wanted: Mapping[str, int], state: State) -> tuple[PartRun, list[tuple[int, int]]]:

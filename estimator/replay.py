@@ -277,7 +277,7 @@ class Replay:
         places = dict[str, int]()
         if first_in(part.key, program.workspace_at) and not self.state.holds("workspace:forward"):
             at = program.workspace_at.get("forward")
-            places["forward"] = at if at is not None else first_forward_product(program, part.key)
+            places["forward"] = run.place(at if at is not None else first_forward_product(program, part.key))
         if part.key.startswith("step.core") and not self.state.holds("workspace:backward"):
             places["backward"] = first_product(program, run.keys - run.base, run.events) + 1
         made: list[int] = []

@@ -13,6 +13,8 @@ from test_edit import SQUARE, TALL, WIDE, pictures
 from estimator.advice import edits
 from estimator.batches import steps_of
 from estimator.controls import ENCODE, LATENT_AREA, RAW, Size, cells
+from estimator.edited import ALONE
+from estimator.edited import TOGETHER as TOGETHER_TEXTS
 from estimator.errors import InputError
 from estimator.features import image_values
 from estimator.job import Bucket, Job, Sample
@@ -59,11 +61,11 @@ def test_what_the_trainer_stops_on_is_a_problem(
         edit(train, [{"prompt": "a", **sample}], tmp_path, folder_path="d", **entry)
 
 
-@pytest.mark.parametrize(("cached", "named"), [(True, False), (False, True)])
-def test_batches_of_control_images_are_named_where_their_prompts_are_encoded_together(cached: bool, named: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cached", [False, True])
+def test_batches_of_control_images_are_known_whether_their_text_is_cached_or_not(cached: bool, tmp_path: Path) -> None:
     data, control = pictures(tmp_path / "d", SQUARE), pictures(tmp_path / "c", SQUARE)
     one = edit({"batch_size": 2, "cache_text_embeddings": cached}, folder=tmp_path, folder_path=data, control_path=control)
-    assert ("batch_size" in {unknown.place.key.rpartition(".")[2] for unknown in one.unmodelled}) == named
+    assert "batch_size" not in {unknown.place.key.rpartition(".")[2] for unknown in one.unmodelled}
 
 
 def made(**train: Any) -> Job:
@@ -91,8 +93,8 @@ def test_a_step_has_the_control_image_at_the_pictures_size_and_a_preview_at_a_me
 
 
 def test_the_prompts_picture_is_the_bucket_in_a_step_and_the_file_where_text_is_cached() -> None:
-    preview, *step = [values["R"] for values in parts(made(), RAW)]
-    assert (preview, set(step)) == (640 * 960, {512 * 768})
+    preview, again, *step = [values["R"] for values in parts(made(), RAW)]
+    assert (preview, again, set(step)) == (640 * 960, 640 * 960, {512 * 768})
     cached = made(cache_text_embeddings=True)
     assert {values["I"] for values in parts(cached, "text/") if "I" in values} == {cells(SQUARE, LATENT_AREA), cells(TALL, LATENT_AREA)}
 
@@ -114,6 +116,35 @@ def test_nothing_advises_what_the_trainer_refuses(tmp_path: Path) -> None:
     one = edit(folder=tmp_path, folder_path=pictures(tmp_path / "d", SQUARE), control_path=pictures(tmp_path / "c", SQUARE))
     assert "train.unload_text_encoder" not in {tried.key for tried in edits(one)}
     assert "train.unload_text_encoder" in {tried.key for tried in edits(job("flux1-dev"))}
+
+
+@pytest.mark.parametrize("kind", ["bf16", "qfloat8", "uint4"])
+def test_texts_of_a_batch_go_through_the_tower_in_a_row_and_through_the_rest_side_by_side(kind: str) -> None:
+    """A batch of one is a text by itself; of three, what grows with words or is the template's is there three times."""
+    key = f"text/{kind}/plain/one/1 images"
+    single, batch = (load_profile(FIRST_EDIT).program(f"{key}{ending}") for ending in (ALONE, TOGETHER_TEXTS))
+    values = {"X": 1500, "I": 1369, "Ib": 1369, "R": 1024 * 1024}
+    once = single.sizes(values | {"B": 1})
+    assert batch.sizes(values | {"B": 1}).tolist() == once.tolist()
+    of_pictures = {name: 3 * values[name] for name in ("I", "Ib", "R")}
+    more = batch.sizes(values | of_pictures | {"B": 3})
+    of_weights = once == single.sizes(dict.fromkeys(values, 0) | {"B": 1})
+    template = single.coefficients[:, single.features.index("X")] != 0
+    assert (more[of_weights & ~template] == once[of_weights & ~template]).all()
+    assert (more[template] == 3 * once[template]).all()
+
+
+def test_a_batch_has_its_texts_in_one_encode() -> None:
+    one = made()
+    one = replace(one, datasets=tuple(replace(each, batch_size=2) for each in one.datasets))
+    (text,) = [op for op in steps(plan_of(one, load_profile(FIRST_EDIT)), steps_of(one, 30)[:1]) if op_is_text(op)]
+    assert isinstance(text, Part)
+    assert text.key.endswith(TOGETHER_TEXTS)
+    assert (text.values["B"], text.values["I"]) == (2, 2 * cells((512, 768), LATENT_AREA))
+
+
+def op_is_text(operation: object) -> bool:
+    return isinstance(operation, Part) and operation.key.startswith("text/")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

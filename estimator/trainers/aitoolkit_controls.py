@@ -67,7 +67,7 @@ def read_controls(section: Section, arch: Arch, train: Train, *, cached: bool, b
     found, folders = section.found, folders_of(section)
     if arch.control_images != PROMPTS:
         rule = read_optional(section, folders, arch)
-        return _read_single(section, rule, arch, 1 if cached else batch_size) if arch.control_images == SINGLE else rule
+        return _read_single(section, rule, arch) if arch.control_images == SINGLE else rule
     encodes = not train.unload_text_encoder or cached
     if not folders:
         if encodes:
@@ -106,15 +106,12 @@ def read_optional(section: Section, folders: tuple[str, ...], arch: Arch) -> Con
     return ControlRule(folders, absent, small, fitted)
 
 
-def _read_single(section: Section, rule: ControlRule, arch: Arch, encoded: int) -> ControlRule:
-    """Every picture needs its control image, of which the latents' channels are half. `encoded`: so many prompts are encoded at once."""
+def _read_single(section: Section, rule: ControlRule, arch: Arch) -> ControlRule:
+    """Every picture needs its control image, of which the latents' channels are half."""
     place = section.at("control_path")
     if not rule.folders:
         what = f"no control images: {arch.name} puts one beside every picture"
         section.found.problem(place, what, "the trainer stops without them", "give control_path, a folder with the same file names")
-    if encoded > 1:
-        what = f"prompts of several control images with {arch.name}, encoded at once (modelled: with train.cache_text_embeddings: true)"
-        section.found.not_modelled(section.at("batch_size"), encoded, what)
     return replace(rule, needed=True)
 
 
