@@ -22,6 +22,8 @@ TEXTS = (
     (25, (SQUARE, SQUARE)), (90, (WIDE, TALL)), (140, (PHONE, WIDE)), (7, (TALL, PHONE)),
     (40, (SQUARE, SQUARE, SQUARE)), (110, (WIDE, TALL, PHONE)), (15, (PHONE, PHONE, SQUARE)), (160, (TALL, TALL, WIDE)),
 )  # fmt: skip
+# Buckets of 2511 with a recovery adapter, of the first job and the second: what else there is has been seen with Qwen-Image's
+RECOVERED = tuple(tuple(qwen.BUCKETS[n] for n in chosen) for chosen in ((0, 1, 2, 4, 5, 6, 8), (0, 1, 3, 4, 5, 7, 8)))
 # 2511's transformer modulates token by token (zero_cond_t): what it trains on is Qwen-Image's class without control images, since a
 # control image is tokens like the others. What it shares with 2509 (text encoder, VAE, adapter) is not recorded again.
 ARCHITECTURES = {
@@ -31,8 +33,8 @@ ARCHITECTURES = {
     ),
     "qwen-image-edit-2511": Architecture(
         {"name_or_path": "Qwen/Qwen-Image-Edit-2511", "arch": "qwen_image"}, qwen.BUCKETS, qwen.SAMPLES, qwen.LAYOUT,
-        relative="qwen-image-edit-2509", weights=("bf16", "qfloat8", "float8", "uint4"), negatives=qwen.NEGATIVES,
-        own=("step.core", "preview"),
+        relative="qwen-image-edit-2509", weights=("bf16", "qfloat8", "float8", qwen.RECOVERED, "uint4"), negatives=qwen.NEGATIVES,
+        own=("step.core", "preview"), fewer={qwen.RECOVERED: ((RECOVERED[0], qwen.SAMPLES), (RECOVERED[1], qwen.SAMPLES))},
     ),
 }
 
