@@ -11,9 +11,10 @@ from estimator.lora_merging import FROM_HOST, from_host
 from estimator.loss_weights import WEIGHED, weighed
 from estimator.program import Program
 from estimator.references import REFERENCED, referenced
+from estimator.wan_text import PADDED_TEXT, padded_text
 
 _RULES = {GUIDED: guided, WEIGHED: weighed, REFERENCED: referenced, EDITED: edited, FROM_HOST: from_host}
-_RULES |= {FLUSHED: flushed, ALONE: alone, TOGETHER: together}
+_RULES |= {FLUSHED: flushed, ALONE: alone, TOGETHER: together, PADDED_TEXT: padded_text}
 
 
 def named(key: str) -> bool:
@@ -31,5 +32,5 @@ def rewritten(key: str, core_of: Callable[[str], Program]) -> Program:
 
 def recorded(key: str) -> str:
     """The part that was recorded: no rule changes its peak rows, or what outlives it (guidance: some latents around the transformer)."""
-    key = key.removesuffix(FLUSHED).removesuffix(ALONE).removesuffix(TOGETHER)
+    key = key.removesuffix(FLUSHED).removesuffix(ALONE).removesuffix(TOGETHER).removesuffix(PADDED_TEXT)
     return key.removesuffix(GUIDED).removesuffix(WEIGHED).removesuffix(REFERENCED).removesuffix(EDITED).removesuffix(FROM_HOST)

@@ -11,10 +11,11 @@ from dataclasses import replace
 
 from estimator.features import IMAGE_CELLS, Cells, image_values
 from estimator.job import Bucket, Dataset, Job, Sample
-from estimator.operations import PREVIEW, EmptyCache, MoveIn, MoveOut, Operation, Part, Release
+from estimator.operations import PREVIEW, Copy, EmptyCache, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 from estimator.sizes import sizes_of
 from estimator.stays import BLANK
+from estimator.wan_text import PADDED_TEXT
 
 MERGING, RECORDED, UNQUANTISED = ("sample.enter", "sample.leave"), "qfloat8", "bf16"
 """What of an adapter depends on whether it is merged: its parts, and the kind of weights of which those without were recorded."""
@@ -78,11 +79,27 @@ class WanPlan(Plan):
         yield from super()._cache_text(dataset, home)
         home.update(transformer=self.job.model.layer_offloading and self.job.model.layer_offloading_transformer_percent > 0)
 
+    def prepare(self) -> Iterator[Operation]:
+        """What stays of the first empty prompt is a copy (PromptEmbeds.detach); each of a preview's goes before the next is encoded."""
+        copied = False
+        for operation in super().prepare():
+            if isinstance(operation, Part) and operation.scope == "job" and operation.key.startswith("text/") and not copied:
+                yield from (replace(operation, scope="embeddings"), Copy("embeddings", "job"), Release("embeddings"))
+                copied = True
+                continue
+            yield operation
+            if isinstance(operation, Part) and operation.scope == "prompt":
+                yield Release("prompt")
+
     def after_text(self) -> Iterator[Operation]:
         yield MoveIn("transformer")
 
     def cache_item(self, bucket: Bucket) -> Iterator[Operation]:
         yield from coded("latents", "encode", {**sizes_of(self.arch, bucket), "B": 1}, "item")
+
+    def encode(self, tokens: int, scope: str, batch: int = 1, graph: bool = False) -> Part:
+        part = super().encode(tokens, scope, batch, graph)
+        return part if batch > 1 else replace(part, key=part.key + PADDED_TEXT)
 
     def encode_batch(self, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
         """A step trains on a copy of its prompts (PromptEmbeds.detach), which its head has; what was encoded is let go."""
