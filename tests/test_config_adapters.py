@@ -123,7 +123,9 @@ def test_a_lokr_is_named_where_it_was_not_recorded(tmp_path: Path, model: dict[s
     assert any(key.endswith("network.type") for key in named(job))
 
 
-@pytest.mark.parametrize("model", [FLUX_DEV, FLUX_DEV | {"quantize": True}, ZIMAGE, ZIMAGE | {"quantize": False}])
+@pytest.mark.parametrize(
+    "model", [FLUX_DEV, FLUX_DEV | {"quantize": True}, ZIMAGE, ZIMAGE | {"quantize": False}, ZIMAGE | {"qtype": "uint4"}]
+)
 def test_a_dora_is_read_where_it_is_modelled(tmp_path: Path, model: dict[str, Any]) -> None:
     job = read(tmp_path, train=train(), model=model, network={"type": "dora", "linear": 24, "conv": 16})
     assert job.unmodelled == ()

@@ -31,7 +31,8 @@ RECORDED = [
     ("preview/bf16/cfg/cached/later", {"T": 1024, "E": 64, "A": 1024, "B": 2, "r": 24, "X": 18, "N": 14}, 1_135_040_740),
 ]
 CLOSE = 400_000  # bytes: tensors of the trainer's own around the transformer
-CORES = [f"step.core/{weights}/{rest}" for weights in ("bf16", "qfloat8") for rest in ("full/one", "full/many", "checkpointed/many")]
+WAYS = ("full/one", "full/many", "checkpointed/many")
+CORES = [f"step.core/{weights}/{way}" for weights in ("bf16", "qfloat8", "uint4") for way in WAYS]
 
 
 def values(key: str, **more: int) -> dict[str, int]:
