@@ -108,6 +108,7 @@ def order(run: Run, job: Job) -> list[Step]:
                 bucket, dataset = known[width, height, frames]
                 for control, mask in peak.given[number : number + 1]:
                     bucket = replace(bucket, controls=bucket.controls if control else (), masked=mask)
+                bucket = replace(bucket, uneven=bucket.uneven and peak.uneven[number])
                 padded = dataset.text_tokens if not bucket.text_tokens else None  # every text of one length, whatever it says
                 # with unload_text_encoder the step trains on the empty prompt, whatever the caption
                 batches.append(Batch(bucket, size, padded or tokens or load_archs().archs[job.arch].text_tokens("")))

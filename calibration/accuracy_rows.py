@@ -27,6 +27,7 @@ class Peak:
 
     `buckets`: of a training step, (width, height, batch, text tokens of the longest item, frames) of each batch.
     `given`: of each batch, whether chance gave it a control image, and a mask (Flex.2; none: chance has no part in it).
+    `uneven`: of each batch, whether its captions differ in length.
     `encoded`: of latent caching, the sizes (width, height, frames) of the images in the order in which the trainer found them.
     """
 
@@ -38,6 +39,7 @@ class Peak:
     buckets: tuple[tuple[int, int, int, int, int], ...] = ()
     encoded: tuple[tuple[int, int, int], ...] = ()
     given: tuple[tuple[bool, bool], ...] = ()
+    uneven: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,9 @@ def _peak(one: dict[str, Any]) -> Peak:
     buckets = tuple((b["width"], b["height"], b["batch"], max(b["text_tokens"] or [0]), b.get("frames", 1)) for b in one.get("buckets", ()))
     encoded = tuple((width, height, *(more or [1])) for width, height, *more in one.get("encoded", ()))
     given = tuple((b["control"], b["mask"]) for b in one.get("buckets", ()) if "mask" in b)
+    uneven = tuple(len({*(b["text_tokens"] or ())}) > 1 for b in one.get("buckets", ()))
     peaks = one["allocated_peak"], one["reserved_peak"]
-    return Peak(one["phase"], _label(one, buckets), *peaks, "outcome" in one, buckets, encoded, given)
+    return Peak(one["phase"], _label(one, buckets), *peaks, "outcome" in one, buckets, encoded, given, uneven)
 
 
 def _label(one: dict[str, Any], buckets: Iterable[tuple[int, int, int, int, int]]) -> str:

@@ -45,7 +45,7 @@ def write_images(
 ) -> list[dict[str, Any]]:
     """One folder with one image (or clip) for each bucket; the resolution is large enough that its own size is the bucket.
 
-    `controlled`: and one beside it with a control image of the same size. `begins`: as of an Architecture.
+    `controlled`: a control image of the same size beside it. `begins`: as of an Architecture. Of a caption for each item: as many images.
     """
     entries: list[dict[str, Any]] = []
     for width, height, batch, caption, *video in buckets:
@@ -53,11 +53,12 @@ def write_images(
         sound = marked and not begins
         place = folder / f"{width}x{height}b{batch}"
         place.mkdir(parents=True, exist_ok=True)
-        if frames and frames[0] > 1:
-            write_clip(place / "image.avi", width, height, frames[0], sound=sound)
-        else:
-            Image.new("RGB", (width, height)).save(place / "image.png")
-        (place / "image.txt").write_text(words(caption))
+        for number, count in enumerate(caption) if isinstance(caption, tuple) else (("", caption),):
+            if frames and frames[0] > 1:
+                write_clip(place / "image.avi", width, height, frames[0], sound=sound)
+            else:
+                Image.new("RGB", (width, height)).save(place / f"image{number}.png")
+            (place / f"image{number}.txt").write_text(words(count))
         entries.append({"folder_path": str(place), "caption_ext": "txt", "resolution": 2048, "batch_size": batch})
         if frames:
             entries[-1].update({"num_frames": frames[0]} | ({"do_audio": True} if sound else {"do_i2v": True} if marked else {}))
@@ -141,8 +142,7 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
     """The probe job `index` (0, 1, or one of the others above) of an architecture and a kind of base weights, as AI Toolkit reads it."""
     family, optimizer = ARCHITECTURES[arch], OPTIMIZER_WITH.get(weights, OPTIMIZER_WITH_OTHERS)
     cached, unloaded = index in (1, CAPTIONED), index == UNLOADED
-    rank = RANKS[optimizer][cached]
-    caption = captions_cached(family, index)
+    rank, caption, told = RANKS[optimizer][cached], captions_cached(family, index), family.caches_text or index == CAPTIONED
     without = unloaded or index == UNCACHED or (index == CAPTIONED and not (family.captioned and family.captioned[1]))  # no previews
     datasets = job_datasets(family, weights, index, run)
     model: dict[str, Any] = dict(family.model, quantize=weights != "bf16", low_vram=index == LOADED or (cached and not family.loaded))
@@ -158,8 +158,8 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
         "train": {
             "batch_size": 1, "steps": 1 if family.texts else len(datasets) + 1, "gradient_accumulation": 1, "train_unet": True,
             "train_text_encoder": False, "gradient_checkpointing": True, "noise_scheduler": "flowmatch", "optimizer": optimizer, "lr": 1e-4,
-            "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": caption and family.caches_text,
-            "unload_text_encoder": unloaded or (caption and not family.caches_text), "disable_sampling": without,
+            "dtype": "bf16", "ema_config": {"use_ema": cached, "ema_decay": 0.99}, "cache_text_embeddings": caption and told,
+            "unload_text_encoder": unloaded or (caption and not told), "disable_sampling": without,
             "skip_first_sample": bool(family.own) and weights != "bf16", **family.train,
         },
         "model": model,
@@ -172,8 +172,8 @@ def config(arch: str, weights: str, index: int, run: Path) -> dict[str, Any]:
 
 
 def captions_cached(family: Architecture, index: int) -> bool:
-    """Whether a probe job caches its text: the second, or the one that is there for it."""
-    return index == CAPTIONED or (index == 1 and family.captioned is None)
+    """Whether a probe job caches its text, or unloads the encoder: the second, or the one that is there for it."""
+    return index == CAPTIONED or (index == 1 and (family.captioned is None or not family.caches_text))
 
 
 def job_datasets(family: Architecture, weights: str, index: int, run: Path) -> list[dict[str, Any]]:
@@ -204,7 +204,7 @@ def job_datasets(family: Architecture, weights: str, index: int, run: Path) -> l
             entry["num_workers"] = 0
         held_picture = entry.get("do_i2v", False) and entry["num_frames"] == 1
         disk = (cached or (number % 2 == turn and not family.encodes)) and not family.pictured and not held_picture and index != UNCACHED
-        entry.update(cache_latents_to_disk=disk, cache_text_embeddings=caption and family.caches_text)
+        entry.update(cache_latents_to_disk=disk, cache_text_embeddings=caption and (family.caches_text or index == CAPTIONED))
     if family.layout.conditioned:
         put_beside(datasets, sorted(family.weights).index(weights) + index)
     return datasets

@@ -30,6 +30,7 @@ from calibration import (
     validation_jobs_flux2,
     validation_jobs_hidream,
     validation_jobs_ltx2,
+    validation_jobs_lumina2,
     validation_jobs_matrix,
     validation_jobs_neighbours,
     validation_jobs_networks,
@@ -58,10 +59,9 @@ JOBS = (
     *validation_jobs_adapters.JOBS, *validation_jobs_flex2.JOBS, *validation_jobs_matrix.JOBS, *validation_jobs_networks.JOBS,
     *validation_jobs_passes.JOBS, *validation_jobs_pixels.JOBS, *validation_jobs_hidream.JOBS, *validation_jobs_neighbours.JOBS,
     *validation_jobs_unet.JOBS, *validation_jobs_whole.JOBS, *validation_jobs_sd3.JOBS, *validation_jobs_wan_offload.JOBS,
-    *validation_jobs_omnigen2.JOBS,
+    *validation_jobs_omnigen2.JOBS, *validation_jobs_lumina2.JOBS,
 )  # fmt: skip
-DATA = "DATA/"  # in place of the folder that holds a job's images
-RARELY = 10_000  # save_every, sample_every: at the start and the end only
+DATA, RARELY = "DATA/", 10_000  # in place of the folder of a job's images; save_every, sample_every: at the start and the end only
 # Phases of the launcher (top level) by the names that estimates have; `setup` and `set_device_state` are not judged on their own
 PHASES = {"load": "load", "setup": "setup", "cache_latents": "cache_latents", "cache_text": "cache_text", "prepare": "prepare",
           "sample": "sample", "step": "train", "validate": "train", "save": "save"}  # fmt: skip

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "data" / "emulated_runs"
+FLAGS = {"is_v3": "sd3", "is_lumina2": "lumina2"}
 COMPILED = FOLDER.with_name("compiled_runs")
 
 
 def arch_key(config: dict[str, Any]) -> str:
-    """`model.arch` of a process section without its variant; configs older than that key are FLUX.1's, or say is_v3."""
+    """`model.arch` of a process section without its variant; configs older than that key are FLUX.1's, or say another."""
     model = config["model"]
-    return str(model.get("arch", "sd3" if model.get("is_v3") else "flux")).split(":")[0]
+    flagged = next((key for flag, key in FLAGS.items() if model.get(flag)), "flux")
+    return str(model.get("arch", flagged)).split(":")[0]
 
 
 def read(folder: Path = FOLDER) -> list[dict[str, Any]]:

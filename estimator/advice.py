@@ -150,7 +150,8 @@ def _free_edits(job: Job) -> Iterator[Edit]:
     if not job.train.gradient_checkpointing:
         yield _train(job, "gradient_checkpointing", True, "same result; each step takes about a third longer")
     previews = bool(job.samples) and not job.train.disable_sampling
-    if not job.text_cached and arch.caches_text and not (arch.previews_need_text and previews):
+    goes_on = not (arch.previews_need_text and previews) and (arch.cached_previews or job.train.disable_sampling)
+    if not job.text_cached and arch.caches_text and goes_on:
         datasets = tuple(replace(each, cache_text_embeddings=True) for each in job.datasets)
         why = "the text encoder is used once, then leaves the card; captions can no longer be dropped or changed while training"
         edit = _train(job, "cache_text_embeddings", True, why)

@@ -59,7 +59,10 @@ class Arch:
     padded_to: int = 0
     preview_side: int = 0
     single_captions: bool = False
+    masks_uneven: bool = False
     previews_need_text: bool = False
+    cached_previews: bool = True
+    te_path: bool = False
     needs_checkpointing: bool = False
     recorded_without: tuple[str, ...] = ()
     no_layers: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from estimator.archs import load_archs
 from estimator.job import Bucket, Dataset, Job
@@ -79,7 +79,8 @@ def steps_of(job: Job, text_tokens: int) -> tuple[Step, ...]:
         for bucket in dataset.buckets:
             tokens = bucket.text_tokens or dataset.text_tokens or text_tokens
             size, sound = (bucket.width, bucket.height, bucket.frames), (bucket.sound_tokens, bucket.sound)
-            key = (*size, dataset.batch_size, bucket.controls, *sound, bucket.begins, bucket.masked)
+            bucket = replace(bucket, uneven=False) if bucket.uneven and dataset.batch_size == 1 else bucket
+            key = (*size, dataset.batch_size, bucket.controls, *sound, bucket.begins, bucket.masked, bucket.uneven)
             if key not in found or found[key].text_tokens < tokens:
                 found[key] = Batch(bucket, dataset.batch_size, tokens)
     ordered = sorted(found.values(), key=lambda b: (b.bucket.width * b.bucket.height * b.bucket.frames * b.size, b.text_tokens, b.bucket))

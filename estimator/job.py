@@ -103,7 +103,7 @@ class Bucket:
     `sound_tokens`: of the sound that a model of video with sound makes beside the pictures; `sound`: it is trained too,
     and comes from a spectrogram of `sound_frames`.
     `begins`: its clips begin with their own first frame, or its images are in a dataset that asks for it (Wan 2.2 5B: do_i2v).
-    `masked`: masks are put beside its pictures (Flex.2).
+    `masked`: masks are put beside its pictures (Flex.2). `uneven`: captions of a batch may differ in length (Lumina2).
     """
 
     width: int
@@ -117,6 +117,7 @@ class Bucket:
     sound_frames: int = 0
     begins: bool = False
     masked: bool = False
+    uneven: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from estimator.estimate import Variant
 
 # Forward, loss, backward of a step: alone, with control images, with the sound of clips, with outputs that are preserved; with a
-# timestep for each token, of clips that begin with a given picture or of single images
+# timestep for each token, of clips that begin with a given picture or of single images; of captions that differ in length (Lumina2)
 CORE, CONTROLLED_CORE, SOUND_CORE, PRESERVING_CORE = "step.core", "step.core.controlled", "step.core.sound", "step.core.preserving"
-TIMED_CORE, TIMED_IMAGE_CORE = "step.core.timed", "step.core.timed_image"
+TIMED_CORE, TIMED_IMAGE_CORE, UNEVEN_CORE = "step.core.timed", "step.core.timed_image", "step.core.uneven"
 PREVIEW, BEGUN_PREVIEW = "preview", "preview.begun"  # denoising; from a first latent frame that is given and held
 
 

@@ -19,7 +19,7 @@ from estimator.job import Bucket, Dataset, Job, Sample
 from estimator.lokr_merging import AWAY
 from estimator.loss_weights import WEIGHED
 from estimator.offload import LEFT_BEHIND
-from estimator.operations import CORE, PRESERVING_CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
+from estimator.operations import CORE, PRESERVING_CORE, UNEVEN_CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.parameters import WHOLE
 from estimator.sizes import sizes_of
 
@@ -106,6 +106,8 @@ class Plan:
 
     def core(self, bucket: Bucket) -> str:
         """The part that holds forward, loss and backward."""
+        if bucket.uneven:
+            return UNEVEN_CORE
         return CORE if self.job.train.preserves is None else PRESERVING_CORE
 
     def after_loading(self) -> Iterator[Operation]:

@@ -17,6 +17,7 @@ MAX_TEXT_TOKENS = 512  # max_sequence_length of both pipelines: FLUX pads to it,
 QWEN_IMAGE_END_TOKENS = 5  # <|im_end|>, a line break, <|im_start|>, assistant, a line break
 QWEN_IMAGE_MAX_TOKENS = 1024  # tokenizer_max_length of the pipeline
 OMNIGEN2_TEMPLATE_TOKENS, OMNIGEN2_MAX_TOKENS = 2 * 25, 256
+LUMINA2_TEMPLATE_TOKENS, LUMINA2_MAX_TOKENS = 31, 256  # <bos>, the system prompt (26 words and marks), " <Prompt Start> " (4)
 GEMMA_BEGIN_TOKENS = 1  # <bos>
 GEMMA_MAX_TOKENS = 1024  # max_length of LTX2Model.get_prompt_embeds (ostris/ai-toolkit 27a03a91)
 
@@ -90,7 +91,19 @@ def omnigen2_tokens(prompt: str) -> int:
     return min(word_tokens(prompt) + OMNIGEN2_TEMPLATE_TOKENS, OMNIGEN2_MAX_TOKENS)
 
 
+def lumina2_tokens(prompt: str) -> int:
+    """Estimated tokens of a prompt that Lumina2 joins to a picture, of the 256 that it is padded to and cut at, beginning included.
+
+    Before the prompt stands the pipeline's system prompt, 30 tokens of Gemma-2's by hand with " <Prompt Start> ", and <bos> (source:
+    Lumina2Pipeline.encode_prompt, diffusers c9438378; ostris/ai-toolkit 27a03a91, stable_diffusion_model.py: max_sequence_length).
+    """
+    return min(word_tokens(prompt) + LUMINA2_TEMPLATE_TOKENS, LUMINA2_MAX_TOKENS)
+
+
 # By the name that profiles/archs.yaml uses
-TEMPLATES = {"qwen3_chat": qwen3_chat_tokens, "qwen_image": qwen_image_tokens, "gemma": gemma_tokens, "omnigen2": omnigen2_tokens}
+TEMPLATES = {
+    "qwen3_chat": qwen3_chat_tokens, "qwen_image": qwen_image_tokens, "gemma": gemma_tokens, "omnigen2": omnigen2_tokens,
+    "lumina2": lumina2_tokens,
+}  # fmt: skip
 # Of prompts that control images are part of
 IMAGE_TEMPLATES = {"qwen_image_edit": qwen_edit_tokens, "qwen_image_first_edit": qwen_first_edit_tokens}

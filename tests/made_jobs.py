@@ -113,6 +113,8 @@ def taken(made: Job) -> bool:
     texts = batch == 1 if made.text_cached else not made.train.unload_text_encoder
     if arch.previews_need_text and (made.text_cached or made.train.unload_text_encoder) and not made.train.disable_sampling:
         return False
+    if made.text_cached and not arch.cached_previews and not made.train.disable_sampling:
+        return False
     return (made.train.gradient_checkpointing or not arch.needs_checkpointing) and (texts or not arch.single_captions)
 
 

@@ -51,7 +51,7 @@ SELECTED = frozenset({
     "l2p-offload-half-uint4", "radiance-bf16-b2", "ltx25-ui", "ltx25-no-checkpointing",
     "sd35-bf16-unloaded-b2", "sd35-medium-b3", "omnigen2-float8-offload-nothing", "omnigen2-unloaded", "ltx23-offload-half-bf16-b2",
     "wan22i-offload-half-b2",
-    "wan21i-bf16-81-low-vram",
+    "wan21i-bf16-81-low-vram", "lumina2-ui-b2",
 })  # fmt: skip
 # Runs whose reserved memory hangs on where single megabytes lie: a block of 200 to 1,200 MiB finds a hole, or a segment is added
 PLACED = (
@@ -65,7 +65,7 @@ MIB = 2**20
 # In one or few kinds of weights, or without settings that the trainer stops on (docs/accuracy.md, What the runs cover).
 FEW_ROWS = frozenset({
     "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "ltx2", "ltx2.3", "zimage-l2p", "chroma-radiance", "hidream",
-    "ltx2.5", "sdxl-aitk", "sd15-aitk", "omnigen2", "sd35-large-aitk", "sd35-medium-aitk",
+    "ltx2.5", "sdxl-aitk", "sd15-aitk", "omnigen2", "sd35-large-aitk", "sd35-medium-aitk", "lumina2-aitk",
 })  # fmt: skip
 
 

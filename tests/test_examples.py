@@ -38,6 +38,7 @@ ARCHS = {
     "sd15_ui": "sd15-aitk",
     "sd35_large_24gb": "sd35-large-aitk",
     "sd35_medium_16gb": "sd35-medium-aitk",
+    "lumina2_ui": "lumina2-aitk",
     "zimage_base_ui": "zimage",
     "zimage_turbo_ui": "zimage-turbo",
     "zimage_l2p_ui": "zimage-l2p",

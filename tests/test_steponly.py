@@ -47,7 +47,7 @@ ROW = {
     "frames": 17, "text_tokens": 100, "batch_size": 1,
 }  # fmt: skip
 NEAREST = {
-    "lumina2": "lumina2", "sd2": "sd15", "pixart_sigma": "pixart-sigma",
+    "sd2": "sd15", "pixart_sigma": "pixart-sigma",
 }  # fmt: skip
 """Keys of AI Toolkit that are not modelled -> the architecture that run files have instead."""
 FACTORY = {

@@ -9,6 +9,7 @@ from calibration.architectures import (
     hidream,
     ltx2,
     ltx25,
+    lumina2,
     omnigen2,
     qwen,
     qwen_edit,
@@ -24,6 +25,6 @@ from calibration.architectures.base import Architecture
 
 MODULES = (
     omnigen2, stable_diffusion, stable_diffusion3, flux_base, flux, flux2, chroma, chroma_radiance, zimage, zimage_l2p, qwen, qwen_edit,
-    wan_5b, wan_i2v, wan, ltx2, ltx25, hidream,
+    wan_5b, wan_i2v, wan, ltx2, ltx25, hidream, lumina2,
 )  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {name: one for module in MODULES for name, one in module.ARCHITECTURES.items()}

@@ -131,7 +131,7 @@ class Architecture:
     what does not depend on weights is seen at more sizes. `other_samples`: the same instead of `samples`. `negatives`: words of each
     preview's negative prompt (none: all empty). `relative`: an architecture with the same text encoder and VAE, whose recordings of them
     serve where an own one is lacking (text encoder and transformer may be quantised differently, and not every pair was recorded).
-    `caches_text`: the trainer can; where it cannot, the text encoder is unloaded instead. `weights`: qtypes, as a config has them.
+    `caches_text`: the trainer can (and make previews); else the text encoder is unloaded instead. `weights`: qtypes, as a config has them.
     `texts`: (caption words, sizes of control images) of each text, where only the text encoder is recorded. `own`: beginnings of the parts
     that are recorded; all else is the relative's, to the last weight (none: all parts are its own). `left`: beginnings of parts that are
     left to the relative. `unloaded`: buckets of a further job, whose text encoder is unloaded without its text being cached, with cached

@@ -36,14 +36,15 @@ def occurrences(run: Run, layout: Layout, only_text: bool = False) -> Iterator[O
     for entry in run.config["datasets"]:
         folder = run.path / "data" / Path(entry["folder_path"]).name
         width, height = (int(n) for n in folder.name.split("b")[0].split("x"))
-        words[width, height, entry["batch_size"]] = words_of((folder / "image.txt").read_text())
+        told = sorted(folder.glob("*.txt")) if run.config["train"].get("unload_text_encoder") is not True else ()
+        words[width, height, entry["batch_size"]] = [words_of(path.read_text()) for path in told] or [0]  # unloaded: the empty prompt
     prompts = [(words_of(s["prompt"]), words_of(s.get("neg", ""))) for s in run.config["sample"]["samples"]]
     yield from parts.setup_parts(run)
     yield from parts.text_parts(run, layout)
     yield from parts.caching_parts(run, layout)
     yield from parts.cache_text_parts(run)
     yield from parts.sample_parts(run, lambda i: tuple(map(layout.caption_tokens, prompts[i])), layout)
-    yield from parts.step_parts(run, lambda b: layout.caption_tokens(words[b["width"], b["height"], b["batch"]]), layout)
+    yield from parts.step_parts(run, lambda b: [*map(layout.caption_tokens, words[b["width"], b["height"], b["batch"]])], layout)
     yield from parts.save_parts(run)
 
 

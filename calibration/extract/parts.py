@@ -17,7 +17,7 @@ from calibration.extract.runs import Phase, Run, first_preview
 from estimator.controls import CONTROLLED_PREVIEW
 from estimator.features import encoded_sound, image_values, spectrogram_frames
 from estimator.levels import UNMERGED, levels
-from estimator.operations import CONTROLLED_CORE, CORE, PREVIEW, SOUND_CORE, TIMED_CORE, TIMED_IMAGE_CORE
+from estimator.operations import CONTROLLED_CORE, CORE, PREVIEW, SOUND_CORE, TIMED_CORE, TIMED_IMAGE_CORE, UNEVEN_CORE
 from estimator.programs import TEXT_ENCODERS
 
 MOVED = ("transformer", "vae", *TEXT_ENCODERS, "connectors", "vocoder", "image_encoder")
@@ -239,15 +239,15 @@ def _outlives(run: Run, event: int, end: int) -> bool:
     return died is None or died >= end
 
 
-def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layout) -> Iterator[Occurrence]:
-    """Head (batch to the device), core (forward, loss, backward), update (clip, optimizer), EMA, and the end of a step."""
+def step_parts(run: Run, captions: Callable[[dict[str, Any]], list[int]], layout: Layout) -> Iterator[Occurrence]:
+    """Head (batch to the device), core (forward, loss, backward), and what follows. `captions`: tokens of one for a batch, or of each."""
     rank, weights = adapter(run), settings(run)["weights"]
     unloaded, when = run.config["train"].get("unload_text_encoder", False), "first"
     for step in (p for p in run.root.inner if p.name == "step"):
         (bucket,) = step.info["buckets"]
         batch, inner = bucket["batch"], {p.name: p for p in step.inner}
         sizes = sizes_of(layout, bucket["width"], bucket["height"], bucket["frames"], bool(bucket.get("sound")))
-        values = {**sizes, "B": batch, **rank, "X": captions(bucket)}
+        values = {**sizes, "B": batch, **rank, "X": max(captions(bucket))}
         checkpointing = "checkpointed" if step.info["gradient_checkpointing"] else "full"
         cached = "cached" if bucket["latents"] else "encoded"
         text = "encoded" if "encode_prompt" in inner else "unloaded" if layout.unloaded_apart and unloaded else "cached"
@@ -265,7 +265,8 @@ def step_parts(run: Run, captions: Callable[[dict[str, Any]], int], layout: Layo
             if controlled:
                 beside, *events = conditions.cut(condition, layout.conditioned)
                 yield Occurrence(run, beside + _batch_key(batch), without_moves(run, list(range(*events))), values)
-        kind = CONTROLLED_CORE if controlled and not layout.conditioned else SOUND_CORE if bucket.get("sound") else CORE
+        own = UNEVEN_CORE if len({*captions(bucket)}) > 1 else SOUND_CORE if bucket.get("sound") else CORE
+        kind = CONTROLLED_CORE if controlled and not layout.conditioned else own
         if bucket.get("begins"):
             kind = TIMED_CORE if bucket["frames"] > 1 else TIMED_IMAGE_CORE
         core = f"{kind}/{weights}/{checkpointing}{_batch_key(batch)}"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import BatchEncoding
 
-from calibration.architectures import qwen
+from calibration.architectures import lumina2, qwen
 
 LAST_MASK: list[Any] = [None]  # host copy of the newest attention mask, for shapes that depend on it
 LAST_COUNTS: list[int] = []  # valid tokens of each text of the newest call, without what the pipeline drops of its template
@@ -18,7 +18,8 @@ LAST_IMAGES: list[int] = []  # text tokens that each image of the newest call be
 def count_tokens(text: str) -> int:
     """Tags, words and marks are one token each, every second long word (7 letters and more) two; known templates as they really count."""
     before, after, text = qwen.template_tokens(text)
-    return before + after + len(re.findall(r"<[^>]*>|\w+|[^\w\s]", text)) + len(re.findall(r"\w{7,}", text)) // 2
+    began, _, text = lumina2.template_tokens(text)
+    return before + began + after + len(re.findall(r"<[^>]*>|\w+|[^\w\s]", text)) + len(re.findall(r"\w{7,}", text)) // 2
 
 
 class Tokenizer:
@@ -88,7 +89,8 @@ def pretrained(cls: Any, path: Any = None, *_: Any, **__: Any) -> Tokenizer:
 
 def cached_tokens(batch: Any) -> list[int] | None:
     """Text tokens of each item whose embedding comes from the cache; None where the step encodes (its `encode_prompt` says them)."""
-    embeds = getattr(getattr(batch, "prompt_embeds", None), "text_embeds", None)
-    if embeds is None:
-        return None
+    prompts = getattr(batch, "prompt_embeds", None)
+    embeds, words = getattr(prompts, "text_embeds", None), lumina2.words_of(prompts)
+    if embeds is None or words is not None:  # padded, of which the transformer gets the words
+        return words  # type: ignore[no-any-return]
     return [int(one.shape[-2]) for one in embeds]

@@ -209,7 +209,14 @@ def _worst(entry: _Entry, resolution: int, arch: Arch) -> Bucket:
     size = unequal(*size, arch.bucket_divisor) if arch.padded_to and not entry.square else size
     frames = entry.frames
     bucket = Bucket(*size, frames.frames, controls=entry.controls.assumed, begins=frames.begins, masked=entry.controls.masked)
+    bucket = replace(bucket, uneven=_uneven(entry, arch, entry.only_text is None))
     return frames.with_sound(bucket, arch, None)
+
+
+def _uneven(entry: _Entry, arch: Arch, differ: bool) -> bool:
+    """Whether a batch may hold captions that differ in length, where that counts. `differ`: captions of the bucket's items do, or may."""
+    dropped = entry.dataset.drops_captions and entry.only_text is None
+    return arch.masks_uneven and entry.dataset.batch_size > 1 and (differ or dropped)
 
 
 def _buckets(
@@ -218,6 +225,7 @@ def _buckets(
     size = _size_rule(entry, resolution, arch)
     buckets: dict[tuple[int, int, int], Bucket] = {}
     unlike: set[tuple[int, int, int]] = set()
+    lengths = dict[tuple[int, int, int], set[int]]()
     for image in images:
         width, height = max(1, int(image.width * entry.scale)), max(1, int(image.height * entry.scale))
         key = (*size(width, height), entry.frames.of(image))
@@ -225,8 +233,10 @@ def _buckets(
         known = entry.frames.with_sound(buckets.get(key, first), arch, image)
         unlike |= {key} if known.controls and controls[image.path] not in ((), known.controls) else set()
         most = max(known.controls, controls[image.path], key=lambda sizes: (len(sizes), pixels(sizes)))
-        longest = max(known.text_tokens, tokens.get(image.path, 0))
-        buckets[key] = replace(known, count=known.count + entry.copies, text_tokens=longest, controls=most)
+        lengths.setdefault(key, set()).add(tokens.get(image.path, 0))
+        uneven = _uneven(entry, arch, len(lengths[key]) > 1)
+        count, longest = known.count + entry.copies, max(lengths[key])
+        buckets[key] = replace(known, count=count, text_tokens=longest, controls=most, uneven=uneven)
     check_batches(entry.section, arch, entry.dataset.batch_size, sorted(unlike))
     return tuple(bucket for _, bucket in sorted(buckets.items()))
 

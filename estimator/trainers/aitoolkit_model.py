@@ -193,6 +193,8 @@ def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
         found.not_modelled(model.at(arch.te_qtype_key), result.te_weights, f"the text encoder in this quantisation ({QUANTISATIONS})")
     if result.assistant_lora is not None and arch.key not in modelled.ASSISTANT_LORA_ARCHS:
         found.not_modelled(model.at("assistant_lora_path"), result.assistant_lora, f"an assistant LoRA on {arch.name}")
+    if arch.te_path and (path := model.values.get("te_name_or_path")) is not None:
+        found.not_modelled(model.at("te_name_or_path"), path, f"{arch.name} with another text encoder")
     _report_recovery(model, recovered)
     _report_offloading(model, arch, result)
     if model.truth("use_flux_cfg", False):
