@@ -17,8 +17,8 @@ from estimator.job import Job
 from estimator.outside import extra_at_peak, most_bytes, outside, room
 from estimator.residents import PhasePeak, Simulation, workspace_of
 from estimator.residual import Residual, interval
-from estimator.rows import bound
-from estimator.timeline import outgrows, simulate, survives_start
+from estimator.rows import Rows, begun, bound
+from estimator.timeline import granted_at_start, outgrows, simulate
 
 REQUIRED_STEP_BYTES = 64 * 2**20  # precision of the search for the smallest capacity
 RECORDED_CAPABILITY = "8.9"  # of the emulated device that the programs were recorded on
@@ -67,9 +67,14 @@ def estimate_job(job: Job, gpu: Gpu, *, fast: bool = False, required: bool = Fal
     return replace(estimate, required_bytes=needed)
 
 
-def rows_of(job: Job, gpu: Gpu) -> Simulation:
-    """The job by peak rows, as they are on the card. Raises CannotTell."""
-    return bound(job, workspace_bytes=workspace_of(gpu))
+def rows_of(job: Job, gpu: Gpu, start: Rows | None = None) -> Simulation:
+    """The job by peak rows, as they are on the card. `start`: `start_of` one that begins alike. Raises CannotTell."""
+    return bound(job, start, workspace_bytes=workspace_of(gpu))
+
+
+def start_of(job: Job, gpu: Gpu) -> Rows:
+    """What is before the first previews, by peak rows, as it is on the card. Raises CannotTell."""
+    return begun(job, workspace_bytes=workspace_of(gpu))
 
 
 def surely_unsafe(job: Job, gpu: Gpu, rows: Simulation | None = None) -> list[PhasePeak]:
@@ -135,15 +140,22 @@ EARLY = frozenset({"load", "prepare", "cache_latents", "cache_text"})
 """The phases before the first previews."""
 
 
-def fails_at_start(job: Job, gpu: Gpu, *, loading_only: bool) -> bool:
-    """Whether a job runs out of memory before its first previews (or loading), with the most room that one which starts alike has there.
+LOADING = frozenset({"load"})
 
-    No such job is safe, as far as more room never fails where less does not. Raises CannotTell.
+
+def needed_at_start(job: Job, gpu: Gpu, peaks: Iterable[PhasePeak], *, loading_only: bool, known_bytes: int | None = None) -> int | None:
+    """Bytes with which a job goes through all before its first previews (or loading); None where it runs out of memory there with the most
+    room that one which starts alike has. No such job is safe.
+
+    `peaks`: its peak rows. `known_bytes`: with so many one that starts alike went through: more room never fails where less does not.
+    Raises CannotTell.
     """
-    workspace, phases = workspace_of(gpu), {"load"} if loading_only else EARLY
-    rows = [peak for peak in bound(job, workspace_bytes=workspace).phases if peak.phase in phases]
-    most = room(gpu, residual_for(gpu, job, narrowest=True), rows).low_bytes
-    return not survives_start(job, max(most, 0), loading_only=loading_only, workspace_bytes=workspace)
+    phases = LOADING if loading_only else EARLY
+    space = room(gpu, residual_for(gpu, job, narrowest=True), [peak for peak in peaks if peak.phase in phases])
+    most = max(space.low_bytes, 0)
+    if known_bytes is not None and known_bytes <= most:
+        return known_bytes
+    return granted_at_start(job, most, loading_only=loading_only, workspace_bytes=workspace_of(gpu))
 
 
 def failing_alone(peaks: Iterable[PhasePeak], job: Job, gpu: Gpu) -> list[PhasePeak]:

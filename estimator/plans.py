@@ -119,8 +119,13 @@ def before_previews(plan: Plan) -> Iterator[Operation]:
 
 def before_steps(plan: Plan) -> Iterator[Operation]:
     """Everything up to the first training step."""
-    train = plan.job.train
     yield from before_previews(plan)
+    yield from first_previews(plan)
+
+
+def first_previews(plan: Plan) -> Iterator[Operation]:
+    """The previews before training, if there are, and the way into it."""
+    train = plan.job.train
     if not (train.skip_first_sample or train.disable_sampling) and plan.makes_previews:
         yield from plan.sampling("first")
     yield from plan.enter_loop()

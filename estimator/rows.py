@@ -44,7 +44,9 @@ class _Counts:
         return sum(self.held.values())
 
 
-class _Rows:
+class Rows:
+    """Operations on peak rows: what is on the card, and the peaks of the phases that ended."""
+
     def __init__(self, profile: Profile, job: Job, workspace_bytes: int) -> None:
         self.profile, self.job, self.workspace_bytes = profile, job, workspace_bytes
         self.unquantised = unquantised_linears(job.model, load_archs().archs[job.arch].embedder_linears)
@@ -52,6 +54,13 @@ class _Rows:
         self.peaks: list[PhasePeak] = []
         self._begin = op.Begin("")
         self._best: tuple[int, str, dict[str, int]] = (0, "", {})
+
+    def fork(self, profile: Profile, job: Job) -> Rows:
+        """An independent continuation of a job that was alike up to here."""
+        other = Rows(profile, job, self.workspace_bytes)
+        counts, scopes = self.counts, {scope: dict(held) for scope, held in self.counts.scopes.items()}
+        other.counts, other.peaks = _Counts(dict(counts.held), dict(counts.groups), scopes), list(self.peaks)
+        return other
 
     def run(self, operations: Iterable[op.Operation]) -> None:
         for operation in op.flat(operations):
@@ -175,12 +184,23 @@ def rounded_sum(sizes: Ints) -> int:
     return int((-(-sizes // UNIT_BYTES) * UNIT_BYTES).sum())
 
 
-def bound(job: Job, *, workspace_bytes: int = WORKSPACE_BYTES) -> Simulation:
-    """Peaks of all phases from peak rows. Raises CannotTell for a combination that was never recorded."""
+def begun(job: Job, *, workspace_bytes: int = WORKSPACE_BYTES) -> Rows:
+    """All before a job's first previews. Raises CannotTell for a combination that was never recorded."""
+    profile = profile_of(job.arch, job.model, job.network)
+    rows = Rows(profile, job, workspace_bytes)
+    rows.run(plans.before_previews(plans.plan_of(job, profile)))
+    return rows
+
+
+def bound(job: Job, start: Rows | None = None, *, workspace_bytes: int = WORKSPACE_BYTES) -> Simulation:
+    """Peaks of all phases from peak rows. `start`: of a job that begins alike, what is before its first previews.
+
+    Raises CannotTell for a combination that was never recorded.
+    """
     profile = profile_of(job.arch, job.model, job.network)
     plan = plans.plan_of(job, profile)
-    rows = _Rows(profile, job, workspace_bytes)
-    rows.run(plans.before_steps(plan))
+    rows = (start or begun(job, workspace_bytes=workspace_bytes)).fork(profile, job)
+    rows.run(plans.first_previews(plan))
     before = len(rows.peaks)
     up = steps_of(job, plan.tokens(None))
     rows.run(plans.steps(plan, (*plans.warm_up(plan, up), *up)))  # the first step has no optimizer state yet: the smallest bucket once more

@@ -83,12 +83,20 @@ def _orders(job: Job, plan: Plan, room_to_spare: bool) -> list[tuple[Step, ...]]
     return orders_of(up)
 
 
-def survives_start(job: Job, capacity_bytes: int, *, loading_only: bool, workspace_bytes: int = WORKSPACE_BYTES) -> bool:
-    """Whether all before the first previews (or loading alone) goes through under a capacity. Raises CannotTell as `simulate` does."""
+def granted_at_start(
+    job: Job, capacity_bytes: int, *, loading_only: bool, workspace_bytes: int = WORKSPACE_BYTES
+) -> int | None:  # fmt: skip
+    """Bytes that all before the first previews (or loading alone) is granted under a capacity; None if it does not go through.
+
+    Under any capacity down to that it goes through alike. Raises CannotTell as `simulate` does.
+    """
     profile = profile_of(job.arch, job.model, job.network)
     plan = plans.plan_of(job, profile)
     start = Replay(profile, job, capacity_bytes, workspace_bytes)
-    return ahead(start, plan.load() if loading_only else plans.before_previews(plan))[1]
+    end, done = ahead(start, plan.load() if loading_only else plans.before_previews(plan))
+    if not done:
+        return None
+    return capacity_bytes if job.expandable_segments else end.granted_bytes  # with them what is granted depends on the capacity
 
 
 def orders_of(up: tuple[Step, ...]) -> list[tuple[Step, ...]]:

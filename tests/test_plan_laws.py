@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from estimator.engine import estimate_job, fails_at_start, failure, room_bytes, rows_of, surely_safe, surely_unsafe
+from estimator.engine import estimate_job, failure, needed_at_start, room_bytes, rows_of, surely_safe, surely_unsafe
 from estimator.errors import CannotTell, InputError
 from estimator.estimate import SAFE, UNKNOWN
 from estimator.gpus import find_gpu
@@ -148,7 +148,8 @@ def test_what_one_replay_decides_is_what_check_says(name: str, sets: tuple[str, 
     if surely_safe(job, gpu, capacity):
         assert alone is None
         assert estimate_job(job, gpu).verdict == SAFE
-    early = fails_at_start(job, gpu, loading_only=True) or fails_at_start(job, gpu, loading_only=False)
+    rows = rows_of(job, gpu).phases
+    early = any(needed_at_start(job, gpu, rows, loading_only=loading_only) is None for loading_only in (True, False))
     if surely_unsafe(job, gpu) or early or (alone is not None and alone.decides):
         assert estimate_job(job, gpu).verdict != SAFE
 

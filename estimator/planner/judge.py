@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from estimator.engine import (
     EARLY,
+    LOADING,
     Failure,
     estimate_job,
     failing_alone,
-    fails_at_start,
     failure,
+    needed_at_start,
     room_bytes,
     rows_of,
+    start_of,
     surely_safe,
     surely_unsafe,
 )
 from estimator.errors import CannotTell
 from estimator.estimate import OOM, SAFE, Estimate
 from estimator.gpus import Gpu
+from estimator.intervals import residual_for
+from estimator.job import Job
+from estimator.outside import outside
 from estimator.planner.edits import Edit
 from estimator.planner.sight import LOAD, START, TRAIN, seen
 from estimator.planner.subject import Subject
 from estimator.residents import PhasePeak, Simulation, workspace_of
+from estimator.rows import Rows
 
 NOT_SAFE = "not safe"
 """Borderline or out of memory: which of the two has not been looked into."""
@@ -49,6 +56,18 @@ class Judge:
             self.by_rows += 1
             self._rows[edits] = None if job is None or rows is None else tuple(surely_unsafe(job, self.gpu, rows))
         return self._rows[edits]
+
+    def failing_alone(self, edits: tuple[Edit, ...]) -> list[PhasePeak] | None:
+        """Those of the failing phases that fail whatever the others are; None where the edited config cannot be estimated at all."""
+        peaks, job = self.failing(edits), self.subject.read(edits)
+        return None if peaks is None or job is None else failing_alone(peaks, job, self.gpu)
+
+    def failing_early(self, edits: tuple[Edit, ...]) -> list[PhasePeak] | None:
+        """The phases before the first previews that fail by peak rows whatever comes after them; None where they cannot be estimated."""
+        job, rows = self.subject.read(edits), self._start(edits)
+        if job is None or rows is None:
+            return None
+        return failing_alone(rows.peaks, job, self.gpu)
 
     def estimate(self, edits: tuple[Edit, ...]) -> Estimate:
         """The replayed estimate of the edited config. The edits must be readable. Raises CannotTell."""
@@ -83,11 +102,20 @@ class Judge:
         """
         what = part, seen(edits, part)
         if what not in self._starts:
-            job, phases = self.subject.read(edits), {LOAD} if part == LOAD else EARLY
+            job, rows, phases = self.subject.read(edits), self._start(edits), LOADING if part == LOAD else EARLY
             assert job is not None
-            early = [peak for peak in self.failing(edits) or () if peak.phase in phases]
-            self._starts[what] = not failing_alone(early, job, self.gpu) and not fails_at_start(job, self.gpu, loading_only=part == LOAD)
+            assert rows is not None
+            ruled_out = any(peak.phase in phases for peak in self.failing_early(edits) or ())
+            self._starts[what] = not ruled_out and self._begins(job, rows.peaks, what)
         return self._starts[what]
+
+    def _begins(self, job: Job, peaks: Sequence[PhasePeak], what: tuple[str, tuple[Edit, ...]]) -> bool:
+        """Whether a replay of LOAD or START goes through; what one needed serves the cards of its kind."""
+        known, key = self.subject.needed, (*what, workspace_of(self.gpu))
+        needed = needed_at_start(job, self.gpu, peaks, loading_only=what[0] == LOAD, known_bytes=known.get(key))
+        if needed is not None:
+            known[key] = needed
+        return needed is not None
 
     def safe(self, edits: tuple[Edit, ...]) -> bool:
         """Safe by the rule of `check`, which replays training steps in other orders as well: these are asked only where they matter."""
@@ -134,8 +162,27 @@ class Judge:
         bounds, key = self.subject.bounds, (edits, workspace_of(self.gpu))
         if key not in bounds:
             job = self.subject.read(edits)
+            start = self._start(edits)
             try:
-                bounds[key] = None if job is None else rows_of(job, self.gpu)
+                bounds[key] = None if job is None or start is None else rows_of(job, self.gpu, start)
             except CannotTell:
                 bounds[key] = None
         return bounds[key]
+
+    def _start(self, edits: tuple[Edit, ...]) -> Rows | None:
+        """Peak rows of all before the first previews, for all that begin alike; None where that cannot be estimated."""
+        starts, key = self.subject.starts, (seen(edits, START), workspace_of(self.gpu))
+        job = self.subject.read(edits)
+        if job is not None and key not in starts:
+            try:
+                starts[key] = start_of(job, self.gpu)
+            except CannotTell:
+                starts[key] = None
+        return None if job is None else starts[key]
+
+
+def has_room_of(card: Gpu, other: Gpu, job: Job) -> bool:
+    """Whether a card leaves a job at least the room that another does, at the high end of everything: what is safe there is safe on it."""
+    mine, theirs = residual_for(card, job), residual_for(other, job)
+    no_wider = set(mine.reasons) <= set(theirs.reasons) and workspace_of(card) <= workspace_of(other)
+    return no_wider and card.total_bytes - outside(card).high_bytes >= other.total_bytes - outside(other).high_bytes

@@ -9,7 +9,7 @@ from typing import Any
 
 from estimator.job import Train
 from estimator.planner.edits import Dimension, Edit
-from estimator.planner.sight import AFTER_TEXT, CACHES_TEXT, CHECKPOINTS, ENDS, UNSEEN, UNTOLD, lowering, seen
+from estimator.planner.sight import AFTER_TEXT, CACHES_TEXT, CHECKPOINTS, ENDS, lowering, seen
 
 Places = tuple[int, ...]
 """A level for each dimension, or for the first ones."""
@@ -66,23 +66,14 @@ class Known:
         self._views: dict[tuple[str, bool], _View] = {}
         self._graves: dict[Any, _Grave] = {}
 
-    def failing(self, places: Places) -> tuple[str, ...] | None:
-        """The phases that fail at these places (one for each dimension); None where it is not known of all."""
-        found = []
-        for phase in UNSEEN:
-            view = self._view(phase, places)
-            fails = view.fails.get(view.key(places))
-            if fails is None:
-                return None
-            if fails:
-                found.append(phase)
-            if fails and phase == UNTOLD:
-                return (UNTOLD,)
-        return tuple(found)
+    def fails(self, phase: str, places: Places) -> bool | None:
+        """Whether a phase fails at these places (one for each dimension); None where that is not known."""
+        view = self._view(phase, places)
+        return view.fails.get(view.key(places))
 
-    def note(self, places: Places, failing: Collection[str]) -> None:
-        """These phases fail at these places, and no others; UNTOLD: nothing is known of the others."""
-        for phase in (UNTOLD,) if UNTOLD in failing else UNSEEN:
+    def note(self, places: Places, phases: Iterable[str], failing: Collection[str]) -> None:
+        """Of these phases, those fail at these places."""
+        for phase in phases:
             view = self._view(phase, places)
             view.fails[view.key(places)] = phase in failing
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from estimator.estimate import Estimate
-from estimator.gpus import Gpu, all_gpus
+from estimator.gpus import GIB, Gpu, all_gpus
+from estimator.intervals import residual_for
+from estimator.job import Job
 from estimator.kernels import without_flash
 from estimator.planner.costs import time_ratio
 from estimator.planner.edits import Edit, Level, merged
 from estimator.planner.growth import Growth, alone, driven
-from estimator.planner.judge import Judge
+from estimator.planner.judge import Judge, has_room_of
 from estimator.planner.search import Named, cheapest, named
 from estimator.planner.space import dimensions
 from estimator.planner.speed import fastest
@@ -112,9 +115,19 @@ def _step_back(judge: Judge, name: str, level: Level) -> Level:
 def smallest_card(subject: Subject, gpu: Gpu, aim: str) -> Gpu | None:
     """The smallest card of the catalogue on which some reachable config is safe, of those larger than `gpu`: its size is what is wanting,
     unless nothing is called safe on it whatever its size."""
-    for card in all_gpus(gpu.os):
-        if (card.total_bytes > gpu.total_bytes or without_flash(gpu)) and not without_flash(card):
-            judge = Judge(subject, card)
-            if cheapest(judge, dimensions(subject, aim)) is not None:
-                return card
-    return None
+    cards = [each for each in all_gpus(gpu.os) if each.total_bytes > gpu.total_bytes or without_flash(gpu)]
+    left, found = [each for each in cards if not without_flash(each)], None
+    while left:
+        card = _speaks_for_most(left, subject.job)
+        if cheapest(Judge(subject, card), dimensions(subject, aim)) is not None:
+            found, left = card, left[: left.index(card)]
+        else:  # neither is anything on cards that have no more room for the same
+            left = [each for each in left if each is not card and not has_room_of(card, each, subject.job)]
+    return found
+
+
+def _speaks_for_most(cards: Sequence[Gpu], job: Job) -> Gpu:
+    """Of cards by size the middle one, or one sold as large whose interval is narrower, or that is a little larger."""
+    gib = round(cards[len(cards) // 2].total_bytes / GIB)
+    alike = [each for each in cards if round(each.total_bytes / GIB) == gib]
+    return min(alike, key=lambda each: (len(residual_for(each, job).reasons), -each.total_bytes))

@@ -13,12 +13,12 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from estimator.engine import EARLY, failing_alone
+from estimator.engine import EARLY
 from estimator.kernels import without_flash
 from estimator.planner.edits import NOTHING, Dimension, Edit, Level, Loss, merged
 from estimator.planner.judge import Judge
 from estimator.planner.known import Known, Places
-from estimator.planner.sight import BESIDE_STEPS, LOAD, START, TRAIN, UNSEEN, UNTOLD, phase_of
+from estimator.planner.sight import AFTERWARDS, BEFORE_PREVIEWS, BESIDE_STEPS, LOAD, START, TRAIN, UNTOLD, phase_of
 
 SPEED, OFFLOADING, FRAMES = "speed", "offloading", "frames"
 """SPEED: the dimension of all that changes the time of a step."""
@@ -163,19 +163,29 @@ class _Search:
         if at and places[-1] == self.lowest[at - 1]:
             return False  # what would be tried was, one place earlier
         whole = places + self.lowest[at:]
-        for part in sorted(self.replayed):
-            if not self._starts(whole, part):
-                self.known.bury(part, whole, at)
-        if self.known.dead(places):
+        if any(self._buries(phase, whole, at) for phase in BEFORE_PREVIEWS):
             return True
-        for phase in self._failing(whole):
-            ends = self.known.ends(phase, whole, at)
-            corners = [tuple(corner.get(d, n) for d, n in enumerate(whole)) for corner in ends]
-            if all(phase in self._failing(corner) for corner in corners):
-                self.known.bury(phase, whole, at)
-                if self.known.dead(places):
-                    return True
-        return False
+        for part in sorted(self.replayed):
+            if self._stops(part, whole) and all(self._stops(part, corner) for corner in self._corners(part, whole, at)):
+                self.known.bury(part, whole, at)
+        return self.known.dead(places) or any(self._buries(phase, whole, at) for phase in AFTERWARDS)
+
+    def _buries(self, phase: str, whole: Places, at: int) -> bool:
+        """Whether all that begins with the first `at` of these places fails, now that the phase has been looked at where it is least."""
+        if not self._fails(phase, whole):
+            return False
+        if all(self._fails(phase, corner) for corner in self._corners(phase, whole, at)):
+            self.known.bury(phase, whole, at)
+        return self.known.dead(whole[:at])
+
+    def _corners(self, phase: str, whole: Places, at: int) -> Iterator[Places]:
+        """Where a phase could be less than at these places, of which the first `at` are decided."""
+        return (tuple(corner.get(d, n) for d, n in enumerate(whole)) for corner in self.known.ends(phase, whole, at))
+
+    def _stops(self, part: str, places: Places) -> bool:
+        """Whether a replay of LOAD or START runs out of memory at these places, as far as it can be told."""
+        edits = self.edits(places)
+        return self.judge.failing_early(edits) is not None and not self.judge.starts(edits, part)
 
     def following(self, places: Places, fails: bool) -> int:
         """The level of the last dimension to look at after this one. Of frames, the first that does not fail as well.
@@ -187,18 +197,20 @@ class _Search:
             return places[-1] + 1
         return bisect_left(range(len(last.levels)), 1, places[-1] + 1, key=lambda n: not self.fails((*decided, n)))
 
-    def _starts(self, places: Places, part: str) -> bool:
-        """Whether it is not known to fail by replay."""
-        edits = self.edits(places)
-        return self.judge.failing(edits) is None or self.judge.starts(edits, part)
+    def _fails(self, phase: str, places: Places) -> bool:
+        """Whether the phase fails at these places by its own bytes; UNTOLD: whether nothing can be told.
 
-    def _failing(self, places: Places) -> tuple[str, ...]:
-        """The phases that fail at these places by their own bytes; UNTOLD alone where nothing can be told."""
-        failing = self.known.failing(places)
-        if failing is None:
-            edits, judge = self.edits(places), self.judge
-            peaks, job = judge.failing(edits), judge.subject.read(edits)
-            told = {UNTOLD} if peaks is None or job is None else {phase_of(peak) for peak in failing_alone(peaks, job, judge.gpu)}
-            failing = tuple(phase for phase in UNSEEN if phase in told)  # in one order in every process
-            self.known.note(places, failing)
-        return failing
+        Programs of training steps are made only where what comes before them fails in nothing.
+        """
+        fails = self.known.fails(phase, places)
+        if fails is not None:
+            return fails
+        edits, early = self.edits(places), phase in BEFORE_PREVIEWS
+        peaks = self.judge.failing_early(edits) if early else self.judge.failing_alone(edits)
+        if peaks is not None:
+            failing = {phase_of(peak) for peak in peaks}
+            self.known.note(places, BEFORE_PREVIEWS if early else AFTERWARDS, failing)
+            return phase in failing
+        if not early:
+            self.known.note(places, (UNTOLD,), (UNTOLD,))
+        return phase == UNTOLD

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import cache
 
+from estimator.engine import EARLY
 from estimator.planner.edits import Edit
 from estimator.residents import PhasePeak
 
@@ -37,6 +39,8 @@ UNSEEN: Mapping[str, tuple[str, ...]] = {
     "save": ("train.gradient_checkpointing", "sample.*"),
 }
 """Phase -> patterns of the keys that make no difference to it."""
+BEFORE_PREVIEWS = tuple(phase for phase in UNSEEN if phase in EARLY)
+AFTERWARDS = tuple(phase for phase in UNSEEN if phase not in EARLY)
 _UNSEEN_AT_START = (*_BATCH, "train.optimizer", "sample.*")
 
 TEXT_WEIGHTS = ("model.quantize_te", "model.qtype_te")
@@ -46,6 +50,7 @@ AFTER_TEXT = frozenset({BASELINE, "sample", "train", "save"})
 
 LOWERING: Mapping[str, frozenset[str]] = {
     LOAD: frozenset({"offloading"}),
+    START: frozenset({"previews"}),
     "prepare": frozenset({"offloading", "latents", "previews"}),
     "cache_latents": frozenset({"buckets", "frames", "controls"}),
     "cache_text": frozenset({"buckets", "frames", "controls"}),
@@ -60,6 +65,7 @@ CHECKPOINTED_ONLY = {"train": frozenset({"offloading"})}
 """Of these only with gradient checkpointing: without, every offloaded layer keeps its input, and the most is not the least."""
 ENDS: Mapping[str, frozenset[str]] = {
     UNTOLD: frozenset({"batch", "buckets", "frames", "controls", "checkpointing", "optimizer", "offloading", "previews"}),
+    START: frozenset({"buckets", "frames", "controls", "checkpointing", "offloading"}),
     "cache_text": frozenset({"offloading", "checkpointing", "latents"}),
     "sample": frozenset({"latents"}),
     "train": frozenset({"batch", "previews", "latents"}),
@@ -77,8 +83,13 @@ def phase_of(peak: PhasePeak) -> str:
 
 def seen(edits: Iterable[Edit], phase: str, text_away: bool = False) -> tuple[Edit, ...]:
     """Those edits that make a difference to a phase. `text_away`: text is cached and its encoder gone."""
+    return tuple(edit for edit in edits if _sees(phase, text_away, edit.key))
+
+
+@cache  # of some thirty keys, asked thousands of times
+def _sees(phase: str, text_away: bool, key: str) -> bool:
     unseen = (*(_UNSEEN_AT_START if phase == START else UNSEEN[phase]), *(TEXT_WEIGHTS if text_away and phase in AFTER_TEXT else ()))
-    return tuple(edit for edit in edits if not any(fnmatchcase(edit.key, pattern) for pattern in unseen))
+    return not any(fnmatchcase(key, pattern) for pattern in unseen)
 
 
 def lowering(phase: str, checkpointed: bool) -> frozenset[str]:

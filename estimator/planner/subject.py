@@ -16,6 +16,7 @@ from estimator.errors import CannotTell, InputError, Problem
 from estimator.job import Job, Place, Unmodelled
 from estimator.planner.edits import Edit
 from estimator.residents import Simulation
+from estimator.rows import Rows
 from estimator.trainers import is_run_file, named_version
 from estimator.trainers.aitoolkit import PROCESS, overridden, read_aitoolkit
 from estimator.trainers.section import nearest
@@ -39,8 +40,10 @@ class Subject:
     job: Job
     trainer_version: str | None = None
     bounds: dict[tuple[tuple[Edit, ...], int], Simulation | None] = field(default_factory=dict)  # peak rows, for the cards of one kind
+    starts: dict[tuple[tuple[Edit, ...], int], Rows | None] = field(default_factory=dict)  # what is before the first previews, likewise
+    needed: dict[tuple[str, tuple[Edit, ...], int], int] = field(default_factory=dict)  # bytes with which that goes through
     _scans: dict[str, Any] = field(default_factory=dict)
-    _read: dict[tuple[str, ...], Job | None] = field(default_factory=dict)
+    _read: dict[tuple[Edit, ...], Job | None] = field(default_factory=dict)
 
     @property
     def arch(self) -> Arch:
@@ -93,15 +96,16 @@ class Subject:
 
     def read(self, edits: Sequence[Edit]) -> Job | None:
         """The job of the edited config; None where the trainer would refuse it, or something in it is not modelled."""
-        overrides = tuple(edit.override for edit in edits)
-        if overrides not in self._read:
+        key = tuple(edits)
+        if key not in self._read:
+            overrides = tuple(edit.override for edit in edits)
             try:
                 with remembered(self._scans):
                     (job,) = read_aitoolkit(self.file, (*self.sets, *overrides), self.arch_override)
-                self._read[overrides] = None if job.unmodelled else _for_version(job, self.trainer_version)
+                self._read[key] = None if job.unmodelled else _for_version(job, self.trainer_version)
             except (InputError, CannotTell):
-                self._read[overrides] = None
-        return self._read[overrides]
+                self._read[key] = None
+        return self._read[key]
 
 
 def covers(pattern: str, key: str) -> bool:
