@@ -14,13 +14,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from estimator.errors import CannotTell, Problem
+from estimator.features import Ints
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program
 
 FORWARD, RECOMPUTED, BACKWARD = "forward", "recompute", "backward"
+RUNS = {FORWARD: 0, RECOMPUTED: 1, BACKWARD: 2}
 INNER = "/Linear"  # the module that a LoRA's matrices are to the layer they are in
 BLOCK = re.compile(r"transformer(?:_1|_2)?\.(\w+)\.(\d+)(?=[./]|$)")
 CAST = "ToCopyBackward0"
@@ -33,26 +36,56 @@ def never(what: str) -> CannotTell:
     return CannotTell(Problem(f"{what} is not where an adapter's tensors are looked for", None, "", "train all layers"))
 
 
-@dataclass(frozen=True)
-class Made:
-    """Who made a tensor: the module's name, the pass, and the node of the backward pass ("" elsewhere)."""
+class Made(NamedTuple):
+    """Who made a tensor: the module's name, the pass, the node of the backward pass ("" elsewhere), and the transformer block that the
+    module is or is in (the list's name, and its number there)."""
 
     module: str
     run: str
     node: str
-
-    @cached_property
-    def block(self) -> tuple[str, int] | None:
-        """The transformer block that the module is or is in: the list's name, and its number there."""
-        found = BLOCK.match(self.module)
-        return (found.group(1), int(found.group(2))) if found else None
+    block: tuple[str, int] | None
 
 
 @cache  # parts of a profile have their moments' names in common
 def made_by(moment: str) -> Made:
+    """What the name of a moment says."""
     module, bar, rest = moment.partition("|")
     run, _, node = rest.partition(" ")
-    return Made(module if bar else "", run if bar else module, node)
+    return Made(module, run, node, _block(module)) if bar else Made("", module, "", None)
+
+
+def node_of(moment: str) -> str:
+    """The node of the backward pass alone."""
+    return moment.partition("|")[2].partition(" ")[2]
+
+
+@cache
+def _block(module: str) -> tuple[str, int] | None:
+    found = BLOCK.match(module)
+    return (found.group(1), int(found.group(2))) if found else None
+
+
+@dataclass(frozen=True)
+class Makers:
+    """Who made each tensor of a program, by columns: numbers of the module, the pass (RUNS; -1: none of them), the block (-1: none)."""
+
+    module: Ints
+    run: Ints
+    block: Ints
+
+
+def makers(program: Program, modules: dict[str, int]) -> Makers:
+    """`modules`: numbers of names, to which the program's are added."""
+    numbers, runs = [], []
+    for moment in program.moments:
+        module, bar, rest = moment.partition("|")
+        numbers.append(modules.setdefault(module if bar else "", len(modules)))
+        runs.append(RUNS.get(rest.partition(" ")[0] if bar else module, -1))
+    blocks: dict[tuple[str, int] | None, int] = {None: -1}
+    inside = np.array([blocks.setdefault(_block(module), len(blocks) - 1) for module in modules], dtype=np.int64)
+    rows = program.label_rows[: len(program.names) - program.imports]
+    module_of = np.array(numbers, dtype=np.int64)[rows]
+    return Makers(module_of, np.array(runs, dtype=np.int64)[rows], inside[module_of])
 
 
 class Tape:

@@ -24,7 +24,8 @@ _FIRST_PROCESS: KeyPath = ("config", "process", 0)
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A config as plain values. `lines` has the line of each value by its path; `overridden`: paths that `--set` has put there."""
+    """A config as plain values. `lines` has the line of each value of the file by its path; `overridden`: paths that `--set` has put over
+    these."""
 
     name: str
     data: Mapping[str, object]

@@ -207,7 +207,7 @@ def _edited(base: Program, key: str, coefficients: Ints, dropped: set[int], doub
     order = np.append(tensors[at[made]], imported)
     names = np.array(base.names, dtype=object)[order]
     names[: len(order) - len(imported)][nth[made] > 0] = None
-    labels = tuple(np.array(base.labels)[order].tolist())
+    labels = tuple(base.label_rows[order].tolist())
     if dropped:
         peaks = peak_rows(base.features, coefficients[order], events, labels, base.moments, len(order) - len(imported))
     return replace(

@@ -15,8 +15,9 @@ from dataclasses import replace
 import numpy as np
 
 from estimator.derived_weights import highest
+from estimator.layer_calls import NONE, Call
 from estimator.offload import PLAIN, Layer
-from estimator.offload_programs import NONE, Call, Offloaded
+from estimator.offload_programs import Offloaded
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program
 
 COMPONENT = "assistant"

@@ -13,9 +13,10 @@ from estimator import core_rules, derived_weights, experts, offload_beside, offl
 from estimator.edited import EDITED
 from estimator.errors import CannotTell
 from estimator.job import Job, Model
+from estimator.layer_calls import Call
 from estimator.offload import OWN, table_of
 from estimator.offload_choice import AFTER, BEFORE, ChosenProfile, Shares, unknown
-from estimator.offload_programs import Call, Offloaded
+from estimator.offload_programs import Offloaded
 from estimator.offload_rounds import denoised, in_two_steps
 from estimator.offload_rows import Outline
 from estimator.program import Footprint, Program

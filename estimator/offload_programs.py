@@ -17,29 +17,16 @@ from estimator import adapter_sites
 from estimator.adapter_sites import made_by
 from estimator.arrays import Bools, among
 from estimator.features import Ints
+from estimator.layer_calls import NONE, STAYS, Call
 from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, HELD, MOMENT, OWN, SLOTS, STREAM, WRAPPED, Layer, slot_name
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, EventProgram, Program
 
-NONE, STAYS = -1, -2
 COPY, MADE = 1, 2  # of tensors that the base has not: on the copies' stream, or on the default one
 IMPORTED = -2  # the first tensor of the slots that was there before; the next is one less
 REBUILD = "rebuild"
 KEEP, LET_GO = "keep", "let go"  # a copy whose codes the layer's backward needs; that this one is over
 FP32_TO_BF16, CHECKPOINTED = 2, "/checkpointed/"
 PARTS = 4  # the most tensors that a slot holds besides a bias
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A row of a profile's calls (see the module): its places are numbers of tensors, in order of allocation."""
-
-    layer: int
-    first: int
-    last: int
-    input: int
-    output: int
-    backward: int
-    until: int
 
 
 @dataclass(frozen=True)

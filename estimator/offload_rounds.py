@@ -16,8 +16,9 @@ import numpy as np
 from estimator.arrays import among
 from estimator.edited import edited_preview, tensors_of_step
 from estimator.features import Ints
+from estimator.layer_calls import Call
 from estimator.offload import TRANSFORMER
-from estimator.offload_programs import Call, Offloaded
+from estimator.offload_programs import Offloaded
 from estimator.program import ALLOCATE, FIRST_IMPORT, Program
 
 ROUNDS = 2
@@ -32,7 +33,7 @@ def denoised(
     `others`: layers of a further expert that wait on the host; its step comes second.
     """
     labelled = [row for row, moment in enumerate(base.moments) if moment.startswith(TRANSFORMER)]
-    inside = np.flatnonzero(among(np.array(base.labels), labelled))
+    inside = np.flatnonzero(among(base.label_rows, labelled))
     if not len(inside) or rounds < 2:
         return base, tuple(calls), what
     count = int(inside[-1]) + 1
@@ -63,7 +64,7 @@ def in_two_steps(base: Program, calls: Sequence[Call]) -> tuple[Program, tuple[C
 def _passing_once(base: Program, count: int) -> Ints:
     """What comes and goes before the first step begins. (What stays of it is let go behind each step, and made again.)"""
     labelled = [row for row, moment in enumerate(base.moments) if moment.startswith(ONCE)]
-    inside = np.flatnonzero(among(np.array(base.labels[:count]), labelled))
+    inside = np.flatnonzero(among(base.label_rows[:count], labelled))
     return np.flatnonzero(base.deaths[: inside[-1] + 1] <= inside[-1] + 1) if len(inside) else inside
 
 

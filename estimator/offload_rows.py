@@ -12,10 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from estimator.arrays import among, distinct
+from estimator.arrays import Bools, among, distinct
 from estimator.features import Ints
+from estimator.layer_calls import NONE, STAYS, Call, by_columns
 from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, SLOTS, WRAPPED
-from estimator.offload_programs import NONE, STAYS, Call, Offloaded
+from estimator.offload_programs import Offloaded
 from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program, points_of
 
 NEAR = 24  # of the highest allocations at each workload
@@ -27,87 +28,93 @@ class Outline:
     """What is the same for every choice of layers: the base's candidates, and each call's effect on them."""
 
     def __init__(self, base: Program, calls: Sequence[Call], what: Offloaded) -> None:
-        self.base, self.calls = base, calls
+        self.base, self.uses = base, by_columns(calls)
         own = len(base.names) - base.imports
-        events, tensors = base.events, base.tensor_of_event
-        births = np.flatnonzero(events == ALLOCATE)
-        signs = np.where(events == ALLOCATE, 1, np.where(events == EMPTY_CACHE, 0, -1))
-        one = np.vstack([base.coefficients, np.zeros((1, len(base.features)), dtype=np.int64)])
-        totals = np.cumsum(one[tensors] * signs[:, None], axis=0)[births]
+        totals = _running_totals(base)
         self.deaths = base.deaths
         self.dropped, self.of_layer = self._rebuilt(what)
         self.points = points_of(base.features, WORKLOADS)
         longer = np.zeros((own + 2, len(base.features)), dtype=np.int64)
-        tensor, start, end = self._kept([c for c in calls if what.layers[c.layer].bounces])
+        tensor, start, end = self._kept(_bouncing(what)[self.uses.layer])
         np.add.at(longer, start, base.coefficients[tensor])
         np.add.at(longer, end, -base.coefficients[tensor])
         near: set[int] = set()
-        for each in (totals, totals + np.cumsum(longer, axis=0)[:own]):
-            values = self.points.T @ each.T.astype(np.float64)  # each workload's in a row: found five times as fast
+        for each in (totals, totals + np.cumsum(longer.T, axis=1)[:, :own]):
+            values = self.points.T @ each
             near |= {place for row in values for place in _highest(row).tolist()}
         self.at = np.array(sorted(near), dtype=np.int64)
-        self.totals = totals[self.at]
+        self.totals = totals[:, self.at].T
 
     def _rebuilt(self, what: Offloaded) -> tuple[Ints, Ints]:
         """Tensors of weights that float8 layers rebuild, and the layer of each."""
-        constant = self.base.constants.tolist()
-        found, layers = [], []
-        for call in self.calls:
-            layer = what.resident[call.layer]
-            if layer.what == WRAPPED:
-                weight = CODES_TO_WEIGHT * layer.sizes[0]
-                mine = [k for k in range(call.first, call.last) if k != call.output and constant[k] == weight]
-                found += mine
-                layers += [call.layer] * len(mine)
-        return np.array(found, dtype=np.int64), np.array(layers, dtype=np.int64)
+        constant, uses = self.base.constants, self.uses
+        weights = np.array([CODES_TO_WEIGHT * layer.sizes[0] if layer.what == WRAPPED else NONE for layer in what.resident], dtype=np.int64)
+        calls = np.flatnonzero(weights[uses.layer] != NONE)
+        lengths = uses.last[calls] - uses.first[calls]
+        whose = np.repeat(calls, lengths)
+        tensors = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths) + uses.first[whose]
+        found = (constant[tensors] == weights[uses.layer[whose]]) & (tensors != uses.output[whose])
+        return tensors[found], uses.layer[whose[found]]
 
-    def _kept(self, calls: Sequence[Call]) -> tuple[Ints, Ints, Ints]:
-        """Inputs that are kept longer: tensor, the allocation before which the base frees it, the one until which it is kept."""
-        own, until = len(self.deaths) - 1, dict[int, int]()
-        for call in calls:
-            if call.input != NONE and call.until != NONE:
-                until[call.input] = max(until.get(call.input, 0), own + 1 if call.until == STAYS else call.until)
-        rows = [(k, int(self.deaths[k]), end) for k, end in until.items() if end > self.deaths[k]]
-        tensor, start, end = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-        return tensor, start, end
+    def _kept(self, which: Bools) -> tuple[Ints, Ints, Ints]:
+        """Inputs of these calls that are kept longer: tensor, the allocation before which the base frees it, the one until which it is
+        kept."""
+        uses, stays = self.uses, len(self.deaths)
+        kept = which & (uses.input != NONE) & (uses.until != NONE)
+        until = np.zeros(stays, dtype=np.int64)
+        np.maximum.at(until, uses.input[kept], np.where(uses.until[kept] == STAYS, stays, uses.until[kept]))
+        tensors = np.flatnonzero(until > self.deaths)
+        return tensors, self.deaths[tensors], until[tensors]
 
     def program(self, what: Offloaded) -> Program:
         """The base with the peak rows of this choice; events are not changed."""
         base, at = self.base, self.at
         taken = np.array(sorted(what.taken), dtype=np.int64)
-        used = [c for c in self.calls if c.layer in what.taken]
-        tensor, start, end = self._kept([c for c in used if what.layers[c.layer].bounces])
+        used, bounces = among(self.uses.layer, taken), _bouncing(what)[self.uses.layer]
+        tensor, start, end = self._kept(used & bounces)
         there = (at[:, None] >= start) & (at[:, None] < end)
-        totals = self.totals + there.astype(np.int64) @ base.coefficients[tensor]
+        totals = self.totals + there.astype(np.float64) @ base.coefficients[tensor]
         other = any(layer.what != WRAPPED for layer in what.layers[:1]) or what.layers is not what.resident
         gone = self.dropped if other else self.dropped[among(self.of_layer, taken)]
         lives = (at[:, None] >= gone) & (at[:, None] < self.deaths[gone])
-        totals = totals - lives.astype(np.int64) @ base.coefficients[gone]
-        totals[:, base.features.index("1")] += self._slots(what, used)
+        totals = totals - lives.astype(np.float64) @ base.coefficients[gone]
+        totals[:, base.features.index("1")] += self._slots(what, used, bounces)
         keep = ~among(at, gone)
-        values = totals[keep].astype(np.float64) @ self.points
-        moments, labels, best = base.moments, base.labels, distinct(values.argmax(axis=0)) if keep.any() else []
-        rows = tuple(PeakRow(tuple(totals[keep][n].tolist()), moments[labels[int(at[keep][n])]]) for n in best)
-        copies = {FORWARD: len(used), BACKWARD: len(used)}
-        return base.with_peaks(rows, copies)
+        totals, at = totals[keep], at[keep]
+        best = distinct((totals @ self.points).argmax(axis=0)) if len(at) else []
+        rows = tuple(PeakRow(tuple(map(int, totals[n])), base.moments[base.labels[int(at[n])]]) for n in best)
+        return base.with_peaks(rows, dict.fromkeys((FORWARD, BACKWARD), int(np.count_nonzero(used))))
 
-    def _slots(self, what: Offloaded, used: Sequence[Call]) -> Ints:
+    def _slots(self, what: Offloaded, used: Bools, bounces: Bools) -> Ints:
         """Bytes in the slots at each candidate: the last copies of each ring."""
-        out = np.zeros(len(self.at), dtype=np.int64)
-        for ring in (FORWARD, BACKWARD):
-            rows = []
-            for call in used:
-                weight, bias = what.layers[call.layer].copied
-                place = call.first if ring == FORWARD else call.backward
-                if ring == FORWARD or (what.layers[call.layer].bounces and call.until != NONE and place != NONE):
-                    rows.append((place, sum(weight) + (sum(bias) if ring == FORWARD else 0)))
-            if rows:
-                rows.sort()
-                places, sizes = np.array(rows, dtype=np.int64).T
-                sums = np.append(0, np.cumsum(sizes))
-                made = np.searchsorted(places, self.at, side="right")
-                out += sums[made] - sums[np.maximum(made - SLOTS, 0)]
-        return out
+        uses, copied = self.uses, [layer.copied for layer in what.layers]
+        weights, biases = (np.array([sum(sizes) for sizes in side], dtype=np.int64)[uses.layer] for side in zip(*copied, strict=True))
+        again = used & bounces & (uses.until != NONE) & (uses.backward != NONE)
+        return self._last(uses.first[used], (weights + biases)[used]) + self._last(uses.backward[again], weights[again])
+
+    def _last(self, places: Ints, sizes: Ints) -> Ints:
+        """Of what is copied at these places the bytes of the last ones at each candidate."""
+        order = np.lexsort((sizes, places))
+        sums = np.append(0, np.cumsum(sizes[order]))
+        made = np.searchsorted(places[order], self.at, side="right")
+        last: Ints = sums[made] - sums[np.maximum(made - SLOTS, 0)]
+        return last
+
+
+def _bouncing(what: Offloaded) -> Bools:
+    """Of each layer whether its weights are copied again for its backward pass."""
+    return np.array([layer.bounces for layer in what.layers], dtype=np.bool_)
+
+
+def _running_totals(base: Program) -> npt.NDArray[np.float64]:
+    """[feature, own tensor]: what is there when it has been made. One feature after the other: what is in the processor's cache is added up
+    several times as fast."""
+    births, tensors = base.events == ALLOCATE, base.tensor_of_event
+    signs = np.where(births, 1, np.where(base.events == EMPTY_CACHE, 0, -1))
+    totals = np.empty((len(base.features), np.count_nonzero(births)))  # whole numbers below 2**53
+    for row, sizes in zip(totals, np.ascontiguousarray(base.coefficients.T), strict=True):
+        row[:] = np.cumsum(sizes[tensors] * signs)[births]
+    return totals
 
 
 def _highest(row: npt.NDArray[np.float64]) -> Ints:

@@ -105,6 +105,11 @@ class Program:
         return sizes
 
     @cached_property
+    def label_rows(self) -> Ints:
+        """`labels`, to take many at once."""
+        return np.array(self.labels, dtype=np.int64)
+
+    @cached_property
     def tensor_of_event(self) -> Ints:
         """The tensor that each event allocates or frees; -1 for empty_cache."""
         born = np.cumsum(self.events == ALLOCATE)
@@ -272,7 +277,8 @@ def left_out(program: Program, key: str, label: str) -> Program:
 
 
 def points_of(features: tuple[str, ...], domain: Mapping[str, Sequence[int]]) -> npt.NDArray[np.float64]:
-    """[feature, workload]: the features' values at every combination of a domain's variables B, T, X and r (or f); images, not clips."""
+    """[feature, workload]: the features' values at every combination of a domain's variables B, T, X and r (or f), each once; images, not
+    clips."""
     workloads = np.array(list(product(*domain.values())), dtype=np.int64)
     values = dict(zip(domain, workloads.T, strict=True))
     values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"], "Q": values["T"]}
@@ -281,7 +287,8 @@ def points_of(features: tuple[str, ...], domain: Mapping[str, Sequence[int]]) ->
     values |= {"u": -(-values["T"] // 4), "v": -(-values["T"] // 16)}  # of a UNet's levels
     values = {"f": np.full_like(values["T"], NOMINAL_FACTOR)} | values | {"W": values["X"]}
     values |= {"c": values.get("r", values["f"])}
-    return np.array([np.broadcast_to(feature(name, values), len(workloads)) for name in features], dtype=np.float64)
+    points = np.array([np.broadcast_to(feature(name, values), len(workloads)) for name in features], dtype=np.float64)
+    return np.array([*dict.fromkeys(map(tuple, points.T.tolist()))], dtype=np.float64).T
 
 
 def peak_rows(

@@ -8,7 +8,7 @@ A kind of weights changes nothing else in them:
   points; `bf16` makes nothing. The input is not kept for the layer; the weight is, until the gradient of the input is there.
 
 `uint4` may be made of `float8` as well. How long a tensor lives that no layer keeps is known from the same pass where nothing is kept
-(estimator.unsaved_lives). Where each layer is used is known of recorded parts (estimator.offload_programs.Call). T5 asks for the weight of
+(estimator.unsaved_lives). Where each layer is used is known of recorded parts (estimator.layer_calls.Call). T5 asks for the weight of
 one layer in each block twice before it uses it, to compare types, which makes it anew in uint4.
 Source: optimum-quanto 0.2.4 QTensorLinear; torchao 0.10.0 AffineQuantizedTensor.dequantize; toolkit/util/uintx_quant.py, ostris_quant.py;
 and recorded kinds of architectures that have all of them, which this gives tensor for tensor (tests/test_rebuilt_weights.py).
@@ -22,11 +22,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from estimator.adapter_sites import FORWARD, RECOMPUTED, Made, Tape, made_by
+from estimator.adapter_sites import FORWARD, RECOMPUTED, RUNS, Makers, makers, node_of
 from estimator.arrays import Bools, among
 from estimator.features import Ints
+from estimator.layer_calls import NONE, STAYS, Uses
 from estimator.offload import CODES_TO_WEIGHT, OWN, WRAPPED, Layer
-from estimator.offload_programs import NONE, STAYS
 from estimator.program import ALLOCATE, EventProgram, Program
 from estimator.rewriting import widened, written
 from estimator.unsaved_lives import Lives
@@ -81,19 +81,6 @@ class _Remade:
 
 
 @dataclass(frozen=True)
-class _Uses:
-    """A part's calls by columns (estimator.offload_programs.Call)."""
-
-    layer: Ints
-    first: Ints
-    last: Ints
-    input: Ints
-    output: Ints
-    backward: Ints
-    until: Ints
-
-
-@dataclass(frozen=True)
 class _Laid:
     """What is laid in between a base's events. `rows`: of each event the base's event that it comes before, the call, its turn there, the
     tensor, and whether it is made; of each further tensor its bytes, and the base's tensor that is made at the same moment."""
@@ -135,14 +122,16 @@ class Base:
 
 
 def base_of(base: Program, twin: Program, calls: Ints) -> Base:
-    """A recorded part with its calls (rows of estimator.offload_programs.Call). `twin`: a step's core under checkpointing, a text without
+    """A recorded part with its calls (rows of estimator.layer_calls.Call). `twin`: a step's core under checkpointing, a text without
     a graph (else the base itself)."""
-    uses, own = _Uses(*calls.T), len(base.names) - base.imports
-    makers = [made_by(moment) for moment in base.moments]
-    whose = [makers[row] for row in base.labels[:own]]
-    kept: Bools = (uses.until != NONE) & ~_passed(base, uses, makers)
-    held = kept & (QUANTO in base.key) & (uses.first < uses.output) & ~_convolved(base, uses, makers)  # keep their inputs
-    return Base(base, calls, kept, _ends(base, twin, (uses.input[held], uses.last[held], uses.until[held]), whose))
+    uses, own = Uses(*calls.T), len(base.names) - base.imports
+    kept: Bools = uses.until != NONE
+    if CHECKPOINTED in base.key:
+        kept &= ~_passed(makers(base, {}))[uses.output]
+    if QUANTO not in base.key:
+        return Base(base, calls, kept, {})
+    held = kept & (uses.first < uses.output) & ~_convolved(base, uses)  # keep their inputs
+    return Base(base, calls, kept, _ends(base, twin, (uses.input[held], uses.last[held], uses.until[held]), own))
 
 
 def program(
@@ -154,7 +143,7 @@ def program(
     which the base's was, and the key's is not.
     """
     was, now = layers
-    base, uses, ends = source.program, _Uses(*source.calls.T), source.ends
+    base, uses, ends = source.program, Uses(*source.calls.T), source.ends
     made = np.append(np.flatnonzero(base.events == ALLOCATE), len(base.events))
     gone = np.where(source.kept, made[uses.until], made[uses.output] + 1)  # where the weight is let go
     remade = {number: way for number, layer in now.items() if (way := _remade(layer, read=number in read)) is not None}
@@ -165,7 +154,7 @@ def program(
     return _joined(base, key, laid, dropped, list(ends)), _renumbered(uses, made, laid, dropped)
 
 
-def _renumbered(uses: _Uses, made: Ints, laid: _Laid, dropped: Bools) -> Ints:
+def _renumbered(uses: Uses, made: Ints, laid: _Laid, dropped: Bools) -> Ints:
     """The calls by the tensors' new numbers."""
     left = np.append(0, np.cumsum(~dropped[: len(made) - 1]))
     further = laid.places[laid.births]
@@ -175,7 +164,7 @@ def _renumbered(uses: _Uses, made: Ints, laid: _Laid, dropped: Bools) -> Ints:
     return np.stack([uses.layer, *(np.where(row < 0, row, table[row]) for row, table in places)], axis=1)
 
 
-def _dropped(base: Program, uses: _Uses, was: Mapping[int, Layer]) -> Bools:
+def _dropped(base: Program, uses: Uses, was: Mapping[int, Layer]) -> Bools:
     """The base's tensors that its layers make of their weights, in a forward pass and in the backward one."""
     count = len(base.names)
     starts = np.bincount(uses.first, minlength=count + 1) - np.bincount(uses.output, minlength=count + 1)
@@ -188,26 +177,26 @@ def _dropped(base: Program, uses: _Uses, was: Mapping[int, Layer]) -> Bools:
     return dropped
 
 
-def _passed(base: Program, uses: _Uses, makers: Sequence[Made]) -> Bools:
-    """Whether each is in the first forward pass of a checkpointed block, in which nothing is kept. (OmniGen2's refiners are not.)"""
-    again = {made.block for made in makers if made.run == RECOMPUTED} - {None}
-    first = np.array([made.run == FORWARD and made.block in again for made in makers])
-    passed: Bools = first[np.array(base.labels)[uses.output]] & (CHECKPOINTED in base.key)
+def _passed(made: Makers) -> Bools:
+    """Of a part's tensors, those of the first forward pass of a checkpointed block, in which nothing is kept. (OmniGen2's refiners are
+    not.)"""
+    again = made.block[made.run == RUNS[RECOMPUTED]]
+    passed: Bools = (made.run == RUNS[FORWARD]) & (made.block >= 0) & among(made.block, again)
     return passed
 
 
-def _convolved(base: Program, uses: _Uses, makers: Sequence[Made]) -> Bools:
+def _convolved(base: Program, uses: Uses) -> Bools:
     """Whether each one's backward pass is a convolution's, which keeps the input in every kind of weights."""
-    convolves = np.array([CONVOLUTION in made.node for made in makers])
-    convolved: Bools = convolves[np.array(base.labels)[uses.backward]] & (uses.backward != NONE)
+    convolves = np.array([CONVOLUTION in node_of(moment) for moment in base.moments])
+    convolved: Bools = convolves[base.label_rows[uses.backward]] & (uses.backward != NONE)
     return convolved
 
 
-def _ends(base: Program, twin: Program, held: tuple[Ints, Ints, Ints], whose: Sequence[Made]) -> dict[int, int]:
+def _ends(base: Program, twin: Program, held: tuple[Ints, Ints, Ints], own: int) -> dict[int, int]:
     """Tensors that layers alone keep -> the tensor before whose birth each is let go where none does. `held`: of the calls that keep
-    their inputs, these, the last tensor made in each, and until when."""
+    their inputs, these, the last tensor made in each, and until when; `own`: how many tensors the part makes."""
     until, last = defaultdict[int, int](int), dict[int, int]()
-    stays = len(whose) + 1
+    stays = own + 1
     for k, done, end in zip(*(row.tolist() for row in held), strict=True):
         if k != NONE:
             until[k] = max(until[k], end if end != STAYS else stays)
@@ -215,9 +204,7 @@ def _ends(base: Program, twin: Program, held: tuple[Ints, Ints, Ints], whose: Se
     alone = {k for k, end in until.items() if base.deaths[k] == end}
     if not alone:
         return {}
-    tape, text = Tape(base), GRAPH in base.key
-    ends = Lives(tape, tape if twin is base else Tape(twin))
-    out = {}
+    text, ends, out = GRAPH in base.key, Lives(base, twin), {}
     for k in sorted(alone):
         # what attention gives is kept by its own node: behind it stands what a text without a graph has not
         end = None if text and k + 1 not in ends.alike else ends.end(k)
@@ -226,7 +213,7 @@ def _ends(base: Program, twin: Program, held: tuple[Ints, Ints, Ints], whose: Se
     return out
 
 
-def _laid(uses: _Uses, remade: Mapping[int, _Remade], places: tuple[Ints, Ints], count: int) -> _Laid:
+def _laid(uses: Uses, remade: Mapping[int, _Remade], places: tuple[Ints, Ints], count: int) -> _Laid:
     """Each call's weight, made before the layer's first tensor and let go. `places`: of both, of each call; `count`: the base's tensors."""
     starts, ends = places
     rows, sizes, like = [np.zeros((0, 5), dtype=np.int64)], [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]

@@ -27,11 +27,13 @@ def written(base: Program, key: str, events: tuple[Ints, Bools], rows: tuple[Seq
     codes = np.where(births, ALLOCATE, np.cumsum(births) - number[tensors])
     imported = (tensors >= own) & (tensors < count)
     codes = np.where(imported, FIRST_IMPORT - (tensors - own), np.where(tensors < 0, EMPTY_CACHE, codes))
-    old = np.array([*range(count), *like])[order]
+    old = np.append(np.arange(count), np.array(like, dtype=np.int64))[order]
+    names = np.full(count + len(like), None, dtype=object)
+    names[:count] = base.names
     more = [0] * (len(features) - len(base.features))
     return replace(
-        base, key=key, features=tuple(features), coefficients=coefficients[order], labels=tuple(np.array(base.labels)[old].tolist()),
-        names=tuple(np.array([*base.names, *[None] * len(like)], dtype=object)[order].tolist()), events=codes,
+        base, key=key, features=tuple(features), coefficients=coefficients[order], labels=tuple(base.label_rows[old].tolist()),
+        names=tuple(names[order].tolist()), events=codes,
         peaks=tuple(replace(row, coefficients=(*row.coefficients, *more)) for row in base.peaks),
         streams=None if base.streams is None else base.streams[old],
     )  # fmt: skip

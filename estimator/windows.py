@@ -35,7 +35,7 @@ def joined(program: Program) -> list[int]:
     if not program.key.startswith(TEXT) or program.first_in(ATTENTION) is None:
         return []
     rows = {n for n, moment in enumerate(program.moments) if (found := ATTENTION.search(moment)) and int(found[1]) not in ACROSS}
-    table, labels = program.coefficients, np.array(program.labels)
+    table, labels = program.coefficients, program.label_rows
     alike = np.flatnonzero(among(labels[:-1], rows) & (labels[:-1] == labels[1:]))
     ratio = (table[alike] == RESULT_BY_LSE * table[alike + 1]).all(axis=1) & table[alike].any(axis=1)
     return alike[ratio].tolist()  # type: ignore[no-any-return]

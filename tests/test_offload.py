@@ -15,10 +15,11 @@ from made_jobs import ROOT
 from estimator import residents
 from estimator.errors import CannotTell, InputError
 from estimator.job import Job
+from estimator.layer_calls import Call
 from estimator.offload import GROUP, MOMENT, SLOTS, STREAM, Layer, aged, choose, deviation_bytes, layers_of, second_step, spread
 from estimator.offload_beside import used_beside
 from estimator.offload_profile import OffloadProfile, chance_bytes, profile_of, waiting
-from estimator.offload_programs import Call, Offloaded, offloaded
+from estimator.offload_programs import Offloaded, offloaded
 from estimator.offload_rounds import denoised
 from estimator.program import ALLOCATE, EventProgram, Program
 from estimator.programs import load_profile

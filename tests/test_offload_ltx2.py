@@ -11,10 +11,11 @@ from made_jobs import ROOT
 
 from estimator.batches import Batch
 from estimator.job import Job
+from estimator.layer_calls import NONE, STAYS, Call
 from estimator.offload import OWN, SLOTS, Layer, layers_of
 from estimator.offload_left import RUNS, left
 from estimator.offload_profile import OffloadProfile, profile_of
-from estimator.offload_programs import NONE, STAYS, Call, Offloaded, offloaded
+from estimator.offload_programs import Offloaded, offloaded
 from estimator.operations import MoveIn, MoveOut
 from estimator.plans import PLANS
 from estimator.program import ALLOCATE, Program

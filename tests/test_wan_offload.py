@@ -16,9 +16,9 @@ from estimator.experts import EXPERTS, LOW
 from estimator.host import host_memory
 from estimator.job import Bucket, Job
 from estimator.job_profile import profile_of
+from estimator.layer_calls import Call
 from estimator.offload import second_step, table_of
 from estimator.offload_profile import OffloadProfile
-from estimator.offload_programs import Call
 from estimator.operations import EmptyCache, MoveIn, MoveOut, Part
 from estimator.plans import after_steps, before_steps, plan_of
 from estimator.program import ALLOCATE

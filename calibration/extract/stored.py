@@ -12,7 +12,7 @@ from typing import Any
 from calibration.extract.align import LayerCall, Sequence
 from calibration.extract.programs import Program
 from estimator import archive
-from estimator.offload_programs import NONE, STAYS
+from estimator.layer_calls import NONE, STAYS
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT
 from estimator.programs import Profile
 

@@ -45,10 +45,7 @@ def apply_overrides(
             problems += error.problems
     if problems:
         raise InputError(*problems)
-    lines = file.lines
-    for n in {len(path) for path in set_paths}:
-        lines = {path: line for path, line in lines.items() if path[:n] not in set_paths}
-    return replace(file, data=data, lines=lines, overridden=file.overridden | set_paths)
+    return replace(file, data=data, overridden=file.overridden | set_paths)
 
 
 def _copied(node: Any) -> Any:
