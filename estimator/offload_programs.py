@@ -26,7 +26,9 @@ IMPORTED = -2  # the first tensor of the slots that was there before; the next i
 REBUILD = "rebuild"
 KEEP, LET_GO = "keep", "let go"  # a copy whose codes the layer's backward needs; that this one is over
 FP32_TO_BF16, CHECKPOINTED = 2, "/checkpointed/"
-PARTS = 4  # the most tensors that a slot holds besides a bias
+BIAS = "bias"
+WEIGHT_PARTS = "0", "1", "2", "3", HELD  # all that a slot can hold besides a bias
+SLOT_PARTS = (*WEIGHT_PARTS, BIAS)
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,7 @@ class _Editor:
         self.constants = base.constants.tolist()
         self.dropped: set[int] = set()
         self.dropped_free: set[int] = set()  # freed elsewhere than the base does
-        self.places: list[int] = []  # of each event that is laid in: the base's event before which it comes, its tensor, and
-        self.tensors: list[int] = []
-        self.births: list[bool] = []  # whether it is made there
+        self.laid: list[tuple[int, int, bool]] = []  # events: the base's before which it comes, its tensor, whether it is made there
         self.made: list[tuple[int, int]] = []  # tensors that the base has not: COPY or MADE, and bytes
         self.slots: dict[str, list[dict[str, int]]] = {FORWARD: [], BACKWARD: []}  # each copy's tensors, by part
         self.imports: dict[str, int] = {}  # names of slots' tensors that were there before -> number of import
@@ -175,8 +175,8 @@ class _Editor:
         self._replace(ring, slot, weights_only=True)
         if ring == FORWARD:
             for size in bias:
-                slot["bias"] = self._allocate((COPY, size))
-            self._forget(ring, "bias")
+                slot[BIAS] = self._allocate((COPY, size))
+            self._forget(ring, (BIAS,))
 
     def _rebuild(self, weight: int) -> None:
         """OstrisLinear.weight of a layer that is stuck: on the card, by way of fp32, and then held by the slot."""
@@ -189,24 +189,24 @@ class _Editor:
 
     def _replace(self, ring: str, slot: dict[str, int], weights_only: bool) -> None:
         self.slots[ring].append(slot)
-        for part in (*map(str, range(PARTS)), HELD):
-            self._forget(ring, part)
-        if not weights_only:
-            self._forget(ring, "bias")
+        self._forget(ring, WEIGHT_PARTS if weights_only else SLOT_PARTS)
 
-    def _forget(self, ring: str, part: str) -> None:
-        """Free that tensor of the slot that has just been written anew."""
+    def _forget(self, ring: str, parts: Sequence[str]) -> None:
+        """Free these tensors of the slot that has just been written anew."""
         at = len(self.slots[ring]) - 1 - SLOTS
-        if at >= 0:
-            if part in self.slots[ring][at]:
-                gone = self.slots[ring][at].pop(part)
+        if at < 0:
+            for part in parts:
+                name = slot_name(ring, -at, part)  # the copy number -1 was the last one before this part
+                self._free(IMPORTED - self.imports.setdefault(name, len(self.imports)))
+            return
+        slot = self.slots[ring][at]
+        for part in parts:
+            if part in slot:
+                gone = slot.pop(part)
                 if gone in self.held:
                     self.passed.add(gone)
                 else:
                     self._free(gone)
-            return
-        name = slot_name(ring, -at, part)  # the copy number -1 was the last one before this part
-        self._event(IMPORTED - self.imports.setdefault(name, len(self.imports)), born=False)
 
     def _let_go(self, call: int) -> None:
         """A layer's backward is over: codes go unless they lie in a slot still."""
@@ -216,27 +216,24 @@ class _Editor:
                 self._free(tensor)
 
     def _allocate(self, tensor: tuple[int, int]) -> int:
+        number = len(self.base.names) + len(self.made)
         self.made.append(tensor)
-        self._event(len(self.base.names) + len(self.made) - 1, born=True)
-        return self.tensors[-1]
+        self.laid.append((self.at, number, True))
+        return number
 
     def _free(self, tensor: int) -> None:
-        self._event(tensor, born=False)
-
-    def _event(self, tensor: int, *, born: bool) -> None:
-        self.places.append(self.at)
-        self.tensors.append(tensor)
-        self.births.append(born)
+        self.laid.append((self.at, tensor, False))
 
     # ---- the program
 
     def _finished(self, tensors: Ints, births: Bools, gone: Bools) -> Program:
         """From the base's events: the tensor of each, whether it is made there, and whether the event is left out."""
-        base, count, places = self.base, len(self.base.names), np.array(self.places, dtype=np.int64)
+        base, count = self.base, len(self.base.names)
+        places, own, born = np.array(self.laid, dtype=np.int64).reshape(-1, 3).T
         before = np.append(0, np.cumsum(~gone))  # events of the base that are left in, before each
         workspace_at = {thread: int(before[at] + np.searchsorted(places, at)) for thread, at in base.workspace_at.items()}
-        tensors = np.insert(tensors[~gone], before[places], self.tensors)
-        births = np.insert(births[~gone], before[places], self.births)
+        tensors = np.insert(tensors[~gone], before[places], own)
+        births = np.insert(births[~gone], before[places], born == 1)
         imported = np.array([*range(self.own, count), *(IMPORTED - n for n in range(len(self.imports)))], dtype=np.int64)
         order = np.append(tensors[births], imported)
         features, coefficients, labels, streams = self._rows(order)
