@@ -61,8 +61,8 @@ def edited_preview(preview: Program) -> Program:
 
 def _one_step(preview: Program) -> Program:
     first = preview.forward[1]
-    made_by = [preview.moments[row].startswith("transformer") for row in preview.labels]
-    features, rows = with_own(preview, [k for k in range(len(preview.names)) if not made_by[k]], 0)
+    outside = ~preview.made_in("transformer")[: len(preview.names)]
+    features, rows = with_own(preview, np.flatnonzero(outside), 0)
     words = [features.index(name) for name in ("X", "N") if name in features]
     found = [k for k in range(first) if preview.moments[preview.labels[k]] == CACHED_PROMPTS and rows[k, words].any()]
     rows[[*found, *kept_in(preview)]] = 0  # frequencies of positions are laid apart, and stay behind the first step

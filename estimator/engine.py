@@ -136,11 +136,9 @@ def _decides(job: Job, gpu: Gpu, tight: Simulation, capacity_bytes: int) -> bool
     return first_step is None or tight.failed < first_step or outgrows(job, capacity_bytes, workspace_bytes=workspace_of(gpu))
 
 
-EARLY = frozenset({"load", "prepare", "cache_latents", "cache_text"})
-"""The phases before the first previews."""
-
-
 LOADING = frozenset({"load"})
+EARLY = LOADING | {"prepare", "cache_latents", "cache_text"}
+"""The phases before the first previews."""
 
 
 def needed_at_start(job: Job, gpu: Gpu, peaks: Iterable[PhasePeak], *, loading_only: bool, known_bytes: int | None = None) -> int | None:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import numpy as np
 
 from estimator.errors import CannotTell, Problem
-from estimator.program import ALLOCATE, DOMAIN, Program, points_of
+from estimator.program import ALLOCATE, Program
 from estimator.rewriting import widened, written
+from estimator.workloads import DOMAIN, points_of
 
 WEIGHED = "/weighed"  # behind the key of a step's core
 PER_SAMPLE, WEIGHT_BYTES = "B", 4  # a weight of each sample: fp32, as the loss is

@@ -17,7 +17,7 @@ from estimator.layer_calls import Call
 from estimator.offload import OWN, table_of
 from estimator.offload_choice import AFTER, BEFORE, ChosenProfile, Shares, unknown
 from estimator.offload_programs import Offloaded
-from estimator.offload_rounds import denoised, in_two_steps
+from estimator.offload_rounds import beside, denoised, in_two_steps
 from estimator.offload_rows import Outline
 from estimator.program import Footprint, Program
 from estimator.programs import Profile, load_profile
@@ -140,7 +140,9 @@ class OffloadProfile(ChosenProfile):
         if edited:
             base, calls = in_two_steps(base, calls)
         elif name in PREVIEWS and make is _rewritten:
-            base, calls, what = denoised(base, calls, what, *(self.taken.get(each, frozenset()) for each in components[1:]))
+            one, uses, further = base, calls, len(what.layers) if components[1:] else 0
+            base, calls = self._once(("denoised", recorded, further, len(calls)), lambda: denoised(one, uses, further))
+            what = beside(what, *(self.taken.get(each, frozenset()) for each in components[1:]))
         program = make(base, calls, what)
         if derived is None or (make == self._outlined and derived[1].casts):  # see derived_weights.of_same_outline
             return program

@@ -25,17 +25,14 @@ ROUNDS = 2
 ONCE = "connectors"  # moments of what runs before the first step alone: LTX-2's, over the prompts
 
 
-def denoised(
-    base: Program, calls: Sequence[Call], what: Offloaded, *others: frozenset[int], rounds: int = ROUNDS
-) -> tuple[Program, tuple[Call, ...], Offloaded]:  # fmt: skip
-    """A preview's program with so many steps, its calls, and its layers. What is decoded is what the last step has made.
+def denoised(base: Program, calls: Sequence[Call], further: int = 0, rounds: int = ROUNDS) -> tuple[Program, tuple[Call, ...]]:
+    """A preview's program with so many steps, and its calls. What is decoded is what the last step has made.
 
-    `others`: layers of a further expert that wait on the host; its step comes second.
+    `further`: by so many the numbers of layers are higher in each step than in the one before (see `beside`).
     """
-    labelled = [row for row, moment in enumerate(base.moments) if moment.startswith(TRANSFORMER)]
-    inside = np.flatnonzero(among(base.label_rows, labelled))
+    inside = np.flatnonzero(base.made_in(TRANSFORMER))
     if not len(inside) or rounds < 2:
-        return base, tuple(calls), what
+        return base, tuple(calls)
     count = int(inside[-1]) + 1
     born = np.cumsum(base.events == ALLOCATE)
     step = base.events[born <= count]
@@ -51,8 +48,7 @@ def denoised(
         base, events=events, coefficients=np.concatenate(sizes),
         labels=(*base.labels[:count] * (rounds - 1), *base.labels), names=(*[None] * (count * (rounds - 1)), *base.names),
     )  # fmt: skip
-    each = len(what.layers) if others else 0
-    return program, tuple(_later(call, count * n, each * n) for n in range(rounds) for call in calls), _beside(what, others)
+    return program, tuple(_later(call, count * n, further * n) for n in range(rounds) for call in calls)
 
 
 def in_two_steps(base: Program, calls: Sequence[Call]) -> tuple[Program, tuple[Call, ...]]:
@@ -63,13 +59,14 @@ def in_two_steps(base: Program, calls: Sequence[Call]) -> tuple[Program, tuple[C
 
 def _passing_once(base: Program, count: int) -> Ints:
     """What comes and goes before the first step begins. (What stays of it is let go behind each step, and made again.)"""
-    labelled = [row for row, moment in enumerate(base.moments) if moment.startswith(ONCE)]
-    inside = np.flatnonzero(among(base.label_rows[:count], labelled))
+    inside = np.flatnonzero(base.made_in(ONCE)[:count])
     return np.flatnonzero(base.deaths[: inside[-1] + 1] <= inside[-1] + 1) if len(inside) else inside
 
 
-def _beside(what: Offloaded, others: tuple[frozenset[int], ...]) -> Offloaded:
-    """The layers with those of further experts behind them."""
+def beside(what: Offloaded, *others: frozenset[int]) -> Offloaded:
+    """The layers with those of further experts behind them. `others`: those of each that wait on the host; its step comes second."""
+    if not others:
+        return what
     count, many = len(what.layers), 1 + len(others)
     taken = frozenset(count * n + k for n, each in enumerate((what.taken, *others)) for k in each)
     layers = (*what.layers,) * many

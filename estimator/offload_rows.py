@@ -17,7 +17,8 @@ from estimator.features import Ints
 from estimator.layer_calls import NONE, STAYS, Call, by_columns
 from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, SLOTS, WRAPPED
 from estimator.offload_programs import Offloaded
-from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program, points_of
+from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program
+from estimator.workloads import points_of
 
 NEAR = 24  # of the highest allocations at each workload
 STRETCH = 64  # allocations that are looked at as one, to find those

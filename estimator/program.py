@@ -7,20 +7,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from estimator.arrays import distinct
+from estimator.arrays import Bools, distinct
 from estimator.features import Ints, feature
+from estimator.workloads import DOMAIN, FACTORED, points_of
 
 ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
-NOMINAL_FACTOR = 8  # of a LoKr
-# Workloads at which peak rows are told apart, of programs that are made here
-DOMAIN = {"B": (1, 2, 4, 8), "T": (256, 1024, 2304, 4096, 9216), "X": (16, 128, 512), "r": (4, 32, 128)}
-FACTORED = {"B": (1, 2, 4, 8), "T": (256, 1024, 2304, 4096, 9216), "X": (16, 128, 512), "f": (4, 8, 16, -1)}  # likewise, with a LoKr
 
 
 @dataclass(frozen=True)
@@ -109,6 +105,11 @@ class Program:
         """`labels`, to take many at once."""
         return np.array(self.labels, dtype=np.int64)
 
+    def made_in(self, start: str) -> Bools:
+        """Of each tensor whether the moment at which it was made begins so."""
+        begins: Bools = np.array([moment.startswith(start) for moment in self.moments], dtype=np.bool_)[self.label_rows]
+        return begins
+
     @cached_property
     def tensor_of_event(self) -> Ints:
         """The tensor that each event allocates or frees; -1 for empty_cache."""
@@ -163,11 +164,12 @@ class Program:
 
         Of a preview: the first of its latents, and the first inside the transformer.
         """
-        first = next(k for k, row in enumerate(self.labels) if self.moments[row].startswith("transformer"))
+        first = int(np.flatnonzero(self.made_in("transformer"))[0])
         if self.key.startswith("preview"):
             sized = [n for n, name in enumerate(self.features) if not {"T", "Q"}.isdisjoint(name.split("*"))]
             return next(k for k in range(first) if self.coefficients[k, sized].any()), first
-        return first, next(k for k, row in enumerate(self.labels) if k > first and self.moments[row] == "step")
+        step = np.array([moment == "step" for moment in self.moments])[self.label_rows]
+        return first, first + int(np.flatnonzero(step[first:])[0])
 
     @cached_property
     def latents(self) -> int | None:
@@ -274,21 +276,6 @@ def left_out(program: Program, key: str, label: str) -> Program:
     peaks = peak_rows(program.features, coefficients, events, labels, program.moments, len(kept))
     names = tuple(program.names[k] for k in kept)
     return Program(key, program.features, coefficients, labels, program.moments, names, events, 0, peaks, {})
-
-
-def points_of(features: tuple[str, ...], domain: Mapping[str, Sequence[int]]) -> npt.NDArray[np.float64]:
-    """[feature, workload]: the features' values at every combination of a domain's variables B, T, X and r (or f), each once; images, not
-    clips."""
-    workloads = np.array(list(product(*domain.values())), dtype=np.int64)
-    values = dict(zip(domain, workloads.T, strict=True))
-    values |= {"E": (2 * np.sqrt(values["T"])).astype(np.int64), "N": values["X"], "A": values["T"], "Q": values["T"]}
-    of_an_image = {"F": 1, "K": 1, "I": 0, "R": 0, "Ib": 0, "O": 1, "M": 5}
-    values |= {name: np.full_like(values["T"], value) for name, value in of_an_image.items()}
-    values |= {"u": -(-values["T"] // 4), "v": -(-values["T"] // 16)}  # of a UNet's levels
-    values = {"f": np.full_like(values["T"], NOMINAL_FACTOR)} | values | {"W": values["X"]}
-    values |= {"c": values.get("r", values["f"])}
-    points = np.array([np.broadcast_to(feature(name, values), len(workloads)) for name in features], dtype=np.float64)
-    return np.array([*dict.fromkeys(map(tuple, points.T.tolist()))], dtype=np.float64).T
 
 
 def peak_rows(

@@ -10,7 +10,7 @@ Source: ostris/ai-toolkit 27a03a91, extensions_built_in/diffusion_models/flux2/f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -87,11 +87,12 @@ def gradient_cut(core: Program, product: int) -> tuple[int, int]:
 
 def of_the_picture(core: Program, first: int, over: int, product: int) -> tuple[tuple[str, ...], Ints]:
     """Features, and bytes of all tensors and of three more: with `Q` for `T` where they are made outside the transformer."""
-    made_by = [core.moments[row].startswith("transformer") for row in core.labels]
-    return with_own(core, [k for k in range(product) if k < first or k >= over or not made_by[k]], 3)
+    inside = core.made_in("transformer")[:product]
+    inside[:first] = inside[over:] = False
+    return with_own(core, np.flatnonzero(~inside), 3)
 
 
-def with_own(program: Program, tensors: Sequence[int], more: int) -> tuple[tuple[str, ...], Ints]:
+def with_own(program: Program, tensors: Ints, more: int) -> tuple[tuple[str, ...], Ints]:
     """Features, and bytes of all tensors (and room for `more`): with `Q` for `T` in those of some."""
     renamed = {name: "*".join("Q" if factor == "T" else factor for factor in name.split("*")) for name in program.features}
     features = (*program.features, *(new for name, new in renamed.items() if new != name))

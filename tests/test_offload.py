@@ -20,7 +20,7 @@ from estimator.offload import GROUP, MOMENT, SLOTS, STREAM, Layer, aged, choose,
 from estimator.offload_beside import used_beside
 from estimator.offload_profile import OffloadProfile, chance_bytes, profile_of, waiting
 from estimator.offload_programs import Offloaded, offloaded
-from estimator.offload_rounds import denoised
+from estimator.offload_rounds import beside, denoised
 from estimator.program import ALLOCATE, EventProgram, Program
 from estimator.programs import load_profile
 from estimator.references import first_of_backward
@@ -135,8 +135,8 @@ def test_a_second_step_of_denoising_meets_other_slots() -> None:
     layers = [plain(size) for size in sizes]
     copies = {}
     for rounds in (1, 2):
-        program, used, what = denoised(base, calls, Offloaded(layers, layers, frozenset(range(3))), rounds=rounds)
-        made = offloaded(program, used, what)
+        program, used = denoised(base, calls, rounds=rounds)
+        made = offloaded(program, used, Offloaded(layers, layers, frozenset(range(3))))
         copies[rounds] = max(copied for _, copied in live(made))
         assert len(used) == 3 * rounds
         assert live(program)[-1] == live(base)[-1]
@@ -149,8 +149,8 @@ def test_of_two_experts_the_second_denoises_with_its_own_layers() -> None:
     base, calls = chain(3)
     base = replace(base, moments=["transformer.block|forward"])
     layers = [plain(9000), plain(1000), plain(2000)]
-    program, used, what = denoised(base, calls, Offloaded(layers, layers, frozenset({0})), frozenset({1, 2}))
-    made = offloaded(program, used, what)
+    what = beside(Offloaded(layers, layers, frozenset({0})), frozenset({1, 2}))
+    made = offloaded(*denoised(base, calls, len(layers)), what)
     copied = [int(size) for size, stream in zip(made.sizes({}), made.streams, strict=True) if size and stream == STREAM]  # type: ignore[arg-type]
     assert copied == [9000, 1000, 2000]
     assert made.copies["forward"] == 3
