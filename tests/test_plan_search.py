@@ -12,23 +12,27 @@ import pytest
 
 from estimator.engine import surely_unsafe
 from estimator.errors import CannotTell, InputError
-from estimator.gpus import find_gpu
+from estimator.gpus import all_gpus, find_gpu
 from estimator.intervals import residual_for
+from estimator.kernels import without_flash
 from estimator.offload_profile import profile_of
 from estimator.outside import allocated_on_card, extra_at_peak
 from estimator.planner.edits import NOTHING, Dimension, Edit, merged
 from estimator.planner.judge import Judge
+from estimator.planner.plans import smallest_card
 from estimator.planner.search import cheapest
 from estimator.planner.sight import ENDS, LOAD, LOWERING, START, UNSEEN, UNTOLD, lowering, phase_of, seen
 from estimator.planner.space import dimensions
 from estimator.planner.subject import Subject, read_subject
 from estimator.plans import before_previews, plan_of
 from estimator.rows import bound
+from estimator.timeline import granted_at_start
 
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.yaml"))
 WASTEFUL = ("train.batch_size=4", "train.gradient_checkpointing=false", "train.optimizer=adamw", "model.low_vram=false")
 GPU = find_gpu("A100-40G")
 RESIDUAL = residual_for(GPU)
+SEGMENTS_BYTES = 16 * 2**20
 
 
 @cache
@@ -120,6 +124,44 @@ def test_a_phase_is_least_where_it_is_said_to_be(name: str) -> None:
                     assert min(tops) <= here, (phase, each.name, places)
                     compared += 1
     assert compared > 10
+
+
+def granted(subject: Subject, space: Sequence[Dimension], places: Sequence[int]) -> int | None:
+    """Bytes that a replay of all before the first previews is granted with room to spare. None: cannot be told."""
+    job = subject.read(edits_at(space, places))
+    try:
+        return None if job is None else granted_at_start(job, 2**40, loading_only=False)
+    except CannotTell:
+        return None
+
+
+def test_a_start_is_granted_least_where_it_is_said_to_be() -> None:
+    """But for where its blocks come to lie, which is worth some segments of 2 MiB."""
+    random, compared = Random(1), 0
+    for name in (path.stem for path in EXAMPLES):
+        subject = subject_of(name)
+        space = dimensions(subject, "quality")
+        places, wanted = drawn(random, space), LOWERING[START] | ENDS[START]
+        d = random.choice([d for d, each in enumerate(space) if each.name in wanted and len(each.levels) > 1])
+        last = len(space[d].levels) - 1
+        here, least, most = (granted(subject, space, other_places(places, d, n)) for n in (random.randrange(last + 1), last, 0))
+        if here is None or least is None or most is None:
+            continue
+        assert here >= (least if space[d].name in LOWERING[START] else min(least, most)) - SEGMENTS_BYTES, (name, space[d].name, places)
+        compared += 1
+    assert compared > 10
+
+
+@pytest.mark.parametrize(("name", "gpu"), [("qwen_edit_ui", "RTX4090"), ("flux2_dev_ui", "8GB")])
+def test_the_smallest_card_is_the_first_of_all_that_are_larger(name: str, gpu: str) -> None:
+    subject, card = read_subject(str(EXAMPLES[0].parent / f"{name}.yaml"), (), None, ("model.*",)), find_gpu(gpu)
+    larger = (each for each in all_gpus("linux") if each.total_bytes > card.total_bytes and not without_flash(each))
+    space = dimensions(subject, "quality")
+    first = next((each for each in larger if cheapest(Judge(subject, each), space) is not None), None)
+    found = smallest_card(subject, card, "quality")
+    assert first is not None
+    assert found is not None
+    assert found.name == first.name
 
 
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])

@@ -41,19 +41,24 @@ class Judge:
 
     subject: Subject
     gpu: Gpu
-    by_rows: int = 0
     replayed: int = 0
+    _looked_at: set[tuple[Edit, ...]] = field(default_factory=set)
     _rows: dict[tuple[Edit, ...], tuple[PhasePeak, ...] | None] = field(default_factory=dict)
     _estimates: dict[tuple[Edit, ...], Estimate] = field(default_factory=dict)
     _starts: dict[tuple[str, tuple[Edit, ...]], bool] = field(default_factory=dict)
     _early: dict[tuple[Edit, ...], list[Failure]] = field(default_factory=dict)
     _failures: dict[tuple[Edit, ...], Failure | None] = field(default_factory=dict)
 
+    @property
+    def by_rows(self) -> int:
+        """Configs of which some peak rows were looked at."""
+        return len(self._looked_at)
+
     def failing(self, edits: tuple[Edit, ...]) -> tuple[PhasePeak, ...] | None:
         """The phases that peak rows rule out; None where the edited config cannot be estimated at all."""
         if edits not in self._rows:
             job, rows = self.subject.read(edits), self._bound(edits)
-            self.by_rows += 1
+            self._looked_at.add(edits)
             self._rows[edits] = None if job is None or rows is None else tuple(surely_unsafe(job, self.gpu, rows))
         return self._rows[edits]
 
@@ -65,6 +70,7 @@ class Judge:
     def failing_early(self, edits: tuple[Edit, ...]) -> list[PhasePeak] | None:
         """The phases before the first previews that fail by peak rows whatever comes after them; None where they cannot be estimated."""
         job, rows = self.subject.read(edits), self._start(edits)
+        self._looked_at.add(edits)
         if job is None or rows is None:
             return None
         return failing_alone(rows.peaks, job, self.gpu)
