@@ -137,10 +137,10 @@ class OffloadProfile(ChosenProfile):
         base, calls = self.base.program(recorded), self._calls(recorded, components[0])
         if name == PREVIEW and self.model.assistant_lora is not None:
             calls, what = offload_beside.used_beside(base, calls, what)
+        one, uses, further = base, calls, len(what.layers) if components[1:] else 0
         if edited:
-            base, calls = in_two_steps(base, calls)
+            base, calls = self._once(("edited", recorded), lambda: in_two_steps(one, uses))
         elif name in PREVIEWS and make is _rewritten:
-            one, uses, further = base, calls, len(what.layers) if components[1:] else 0
             base, calls = self._once(("denoised", recorded, further, len(calls)), lambda: denoised(one, uses, further))
             what = beside(what, *(self.taken.get(each, frozenset()) for each in components[1:]))
         program = make(base, calls, what)
