@@ -145,7 +145,6 @@ def test_a_dora_on_float8_stops_the_trainer(tmp_path: Path) -> None:
     [
         (UINT4, {}, {}, "network.type"), (CHROMA, {}, {}, "network.type"), (ZIMAGE | {"qtype": "qint8"}, {}, {}, "network.type"),
         (ZIMAGE | {"quantize": False, "layer_offloading": True}, {}, {}, "network.type"),
-        (ZIMAGE, {"network_kwargs": {"only_if_contains": ["layers.3."]}}, {}, "network.type"),
         (ZIMAGE, {"dropout": 0.1}, {}, "network.dropout"), (ZIMAGE, {}, {"optimizer": "automagic3"}, "network.type"),
         (ZIMAGE, {}, {"blank_prompt_preservation": True}, "train.blank_prompt_preservation"),
         (ZIMAGE, {}, {"do_cfg": True}, "train.do_cfg"),

@@ -114,6 +114,16 @@ def test_it_is_never_merged(key: str) -> None:
     assert len(load_profile("zimage").program(key).events) > 0
 
 
+@pytest.mark.parametrize("key", ["step.core/bf16/full/many", "step.core/qfloat8/checkpointed/one"])
+@pytest.mark.parametrize(("arch", "only"), [("zimage", "attention."), ("flux1-dev", "single_transformer_blocks.7.proj_out")])
+def test_on_some_layers_it_has_their_parameters(arch: str, only: str, key: str) -> None:
+    profile = dora(arch, (), (only,))
+    assert len(profile.adapter) < len(dora(arch).adapter)
+    core = profile.program(key)
+    assert {name for name in core.names if name and name.startswith("gradient:")} == {f"gradient:{n}" for n in range(len(profile.adapter))}
+    assert peak_of_events(core, values(key)) < peak_of_events(dora(arch).program(key), values(key))
+
+
 def test_parts_in_another_order_are_refused() -> None:
     profile = load_profile("zimage")
     with pytest.raises(CannotTell):

@@ -28,8 +28,6 @@ def check_dora(section: Section, network: Network, arch: Arch, model: Model, tra
         found.not_modelled(place, kind, "a DoRA on layers that are moved in and out of the card")
     elif model.compiled:
         found.not_modelled(place, kind, "a DoRA in compiled blocks")
-    elif network.ignore_if_contains or network.only_if_contains:
-        found.not_modelled(place, kind, "a DoRA that sits on a part of the layers only")
     elif is_fused(train.optimizer):
         found.not_modelled(place, kind, f"a DoRA with {train.optimizer}, which updates it within the backward pass")
 
