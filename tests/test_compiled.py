@@ -9,17 +9,26 @@ import pytest
 from config_writer import unmodelled_keys
 
 from calibration.accuracy_compare import ALLOCATED_BAR, Row, compare
-from calibration.accuracy_rows import Run, read_rows
+from calibration.accuracy_rows import Run, read_job, read_rows
 from calibration.validation_rows import COMPILED
 from estimator.engine import estimate_job
+from estimator.errors import InputError
 from estimator.estimate import OOM
 from estimator.gpus import find_gpu
-from estimator.intervals import profile, residual_for
+from estimator.intervals import COMPILED_RUN, residual_for
 from estimator.job import Job
-from estimator.trainers import read_jobs
+from estimator.residual import ends
+from estimator.trainers import modelled, read_jobs
 
 TURBO = Path(__file__).parent.parent / "examples" / "zimage_turbo_ui.yaml"
 BLOCKS = ("model.compile=true", "model.block_compile=true")
+# What runs take more, as a share: parts of an operation that are kernels of their own there and one kernel on a card (docs/log.md)
+UNFUSED = 0.035
+NO_ADAPTER = "model.assistant_lora_path=null"
+FLUX1 = {
+    "flux": "black-forest-labs/FLUX.1-dev", "flux_kontext": "black-forest-labs/FLUX.1-Kontext-dev", "flex1": "ostris/Flex.1-alpha",
+    "flex2": "ostris/Flex.2-preview",
+}  # fmt: skip
 GPU = find_gpu("A100-40G")
 RUNS = read_rows(COMPILED)
 
@@ -35,12 +44,32 @@ def turbo(*sets: str) -> Job:
         (("model.compile=true",), "model.compile"),
         ((*BLOCKS, "model.compile_mode=max-autotune"), "model.compile_mode"),
         ((*BLOCKS, "model.layer_offloading=true"), "model.compile"),
-        ((*BLOCKS, "model.arch=qwen_image", "model.name_or_path=Qwen/Qwen-Image", "model.assistant_lora_path="), "model.compile"),
-        ((*BLOCKS, "model.qtype=uint4"), "model.compile"),
+        ((*BLOCKS, "network.type=lokr"), "model.compile"),
+        ((*BLOCKS, "model.compile_fullgraph=true"), "model.compile_fullgraph"),
+        ((*BLOCKS, "model.arch=hidream", "model.name_or_path=HiDream-ai/HiDream-I1-Full", NO_ADAPTER), "model.compile"),
+        ((*BLOCKS, "model.qtype=convrot8"), "model.compile"),
     ],
 )
 def test_what_no_compiled_run_had_is_named(sets: tuple[str, ...], named: str) -> None:
     assert named in unmodelled_keys(turbo(*sets))
+
+
+@pytest.mark.parametrize("arch", FLUX1)
+@pytest.mark.parametrize("qtype", ["qfloat8", "qint8", "float8"])
+def test_the_trainer_stops_on_flux1s_single_blocks_with_weights_that_are_tensor_subclasses(arch: str, qtype: str) -> None:
+    of_flux = (f"model.arch={arch}", f"model.name_or_path={FLUX1[arch]}", NO_ADAPTER, "sample.samples=[]", f"model.qtype={qtype}")
+    with pytest.raises(InputError) as stopped:
+        turbo(*of_flux, *BLOCKS)
+    assert [problem.place.key for problem in stopped.value.problems if problem.place] == ["model.compile"]
+    assert "two parts of one tensor" in str(stopped.value)
+    assert not turbo(*of_flux).unmodelled
+    unquantised = turbo(*of_flux, *BLOCKS, "model.quantize=false")
+    assert not [one for one in unmodelled_keys(unquantised) if "compile" in one]
+
+
+def test_what_stops_the_trainer_is_not_called_modelled() -> None:
+    for arch in modelled.COMPILE_STOPS:
+        assert not modelled.COMPILED[arch] & modelled.SUBCLASSES
 
 
 def test_blocks_are_compiled_only_with_compile() -> None:
@@ -75,10 +104,17 @@ def test_the_transformer_stays_on_the_card() -> None:
 
 
 @pytest.mark.parametrize("run", RUNS, ids=[run.name for run in RUNS])
-def test_runs_with_the_compilers_choice_take_no_more_than_estimated_and_not_less_than_the_low_end(run: Run) -> None:
-    residual, rows = residual_for(GPU), [row for row in compare(run) if isinstance(row, Row)]
-    assert residual.spread("allocated", "train").low_share < profile().compiled
-    assert len(rows) > 10
+def test_runs_with_the_compilers_choice_take_no_more_than_estimated_and_are_between_low_and_high(run: Run) -> None:
+    job, rows = read_job(run), [row for row in compare(run) if isinstance(row, Row)]
+    residual = residual_for(GPU, job)
+    assert any("compiled" in reason for reason in residual.reasons)
+    assert len(rows) > 8
     for row in rows:
-        low = profile().compiled if row.phase in ("train", "sample", "save") else ALLOCATED_BAR
-        assert -ALLOCATED_BAR < row.allocated_error < low / (1 - low), (row.phase, row.label)
+        assert row.allocated_error > -(UNFUSED if row.phase == "train" else ALLOCATED_BAR), (row.phase, row.label)
+        assert row.phase in COMPILED_RUN or not row.misses, (row.phase, row.label)
+        for figure, taken, estimated in (
+            ("allocated", row.allocated_bytes, row.estimated_allocated_bytes),
+            ("reserved", row.reserved_bytes, row.estimated_reserved_bytes),
+        ):
+            low, _, high = ends(estimated, residual.spread(figure, row.phase))
+            assert low < taken < max(high, estimated * (1 + UNFUSED)), (row.phase, row.label, figure)

@@ -23,6 +23,7 @@ HIDREAM = {"name_or_path": "HiDream-ai/HiDream-I1-Full", "arch": "hidream", "qua
            "model_kwargs": {"llama_model_path": "unsloth/Meta-Llama-3.1-8B-Instruct"}}  # fmt: skip
 EIGHT_BIT = {"quantize": True, "quantize_te": True}
 FOUR_BIT = {**EIGHT_BIT, "qtype": "uint4", "qtype_te": "uint4"}
+BLOCKS = {"compile": True, "block_compile": True}
 LOKR, WORDS = {"type": "lokr"}, ["ff_i.experts", "ff_i.gate"]
 VALIDATION = {"validation_items": [{"image_path": "/nowhere/a.png", "prompt": "a"}]}
 SLIDER = {"positive_prompt": "glad", "target_class": "person", "negative_prompt": "sad"}
@@ -49,6 +50,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "cfg": {"model": ZIMAGE | EIGHT_BIT, "train": trained(do_cfg=True)},
     "validated": {"model": QWEN, "train": trained(validation_config=VALIDATION)},
     "slider": {"model": ZIMAGE | EIGHT_BIT, "type": "concept_slider", "slider": SLIDER},
+    "compiled": {"model": ZIMAGE | EIGHT_BIT | BLOCKS}, "compiled flux": {"model": FLUX_DEV | BLOCKS},
     "hidream": {"model": HIDREAM, "network": lora(network_kwargs={"ignore_if_contains": WORDS}), "train": trained(batch_size=2)},
     "edit 2511": {
         "model": {"name_or_path": "Qwen/Qwen-Image-Edit-2511", "arch": "qwen_image_edit_plus:2511"},

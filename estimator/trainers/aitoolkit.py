@@ -169,7 +169,7 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
             _check_rest(process, settings)
         return None
     arch, trainer_arch, model = resolved
-    report_compiled(model_section, arch, model)
+    report_compiled(model_section, arch, model, network)
     network = of_unets(as_recorded(process, network, arch), arch)
     check_network(process, network, arch, model, settings)
     settings = with_passes(process, settings, arch, model, _trained(method, network))

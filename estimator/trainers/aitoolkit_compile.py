@@ -7,13 +7,18 @@ does nothing any more; block_compile compiles its blocks one by one), ostris/ai-
 from __future__ import annotations
 
 from estimator.archs import Arch
-from estimator.job import Model
+from estimator.job import Model, Network
 from estimator.trainers import modelled
 from estimator.trainers.section import Section
 
 PLAIN_MODES = ("default", None)
 APPROXIMATE = (
-    "compiled blocks are estimated as they are without, which is approximate: what they keep is chosen by the compiler, and is mostly less"
+    "approximate: compiled blocks are estimated as they are without. What they keep is chosen by the compiler, and is mostly less: "
+    "the low end of steps, previews and saving is lower for it"
+)
+STOPS = (
+    "the trainer stops in its first step, with torch 2.13 and 2.14: the weights of quanto and torchao are tensor subclasses, with which "
+    "torch.compile takes no block that returns two parts of one tensor, as FLUX.1's single blocks do"
 )
 
 
@@ -25,8 +30,8 @@ def compiles(model: Section) -> bool:
     return compiled
 
 
-def report_compiled(model: Section, arch: Arch, result: Model) -> None:
-    """What of compiled transformers is not modelled; and that the rest is approximate."""
+def report_compiled(model: Section, arch: Arch, result: Model, network: Network | None) -> None:
+    """What of compiled transformers is not modelled, or stops the trainer; and that the rest is approximate."""
     if not result.compiled:
         return
     found, at = model.found, model.at("compile")
@@ -34,10 +39,24 @@ def report_compiled(model: Section, arch: Arch, result: Model) -> None:
         found.not_modelled(at, True, "the transformer is compiled as a whole (known: its blocks one by one, block_compile: true)")
     elif (mode := model.values.get("compile_mode")) not in PLAIN_MODES:
         found.not_modelled(model.at("compile_mode"), mode, "tries kernels in memory of its own, or keeps graphs with pools of their own")
+    elif model.truth("compile_fullgraph", False):
+        found.not_modelled(model.at("compile_fullgraph"), True, "the trainer stops where a block is no single graph, which was not tried")
+    elif arch.key in modelled.COMPILE_STOPS and result.weights in modelled.SUBCLASSES:
+        fix = "write compile: false, or do not quantise the transformer (model.quantize: false)"
+        found.problem(at, f"compiled blocks of {arch.name} in {result.weights}", STOPS, fix)
     elif result.weights not in modelled.COMPILED.get(arch.key, ()):
-        known = "; ".join(f"{key} in {', '.join(sorted(weights))}" for key, weights in sorted(modelled.COMPILED.items()))
-        found.not_modelled(at, True, f"compiled blocks of {arch.name} in {result.weights} (known: {known})")
+        found.not_modelled(at, True, f"compiled blocks of {arch.name} in {result.weights}, of which no step was run (known: {_known()})")
     elif result.layer_offloading:
         found.not_modelled(at, True, "compiled blocks whose layers are moved in and out of the card")
+    elif network is not None and network.kind not in modelled.COMPILED_ADAPTERS:
+        found.not_modelled(at, True, f"compiled blocks with a {network.kind}, of which no step was run (known: lora)")
     else:
         found.warn(at, APPROXIMATE)
+
+
+def _known() -> str:
+    """Architectures by the kinds of weights that are known of them."""
+    kinds: dict[str, list[str]] = {}
+    for key, weights in sorted(modelled.COMPILED.items()):
+        kinds.setdefault("any weights" if weights == modelled.WEIGHTS else ", ".join(sorted(weights)), []).append(key)
+    return "; ".join(f"{', '.join(keys)} in {weights}" for weights, keys in kinds.items())

@@ -50,9 +50,19 @@ MEAN_FLOW = frozenset({"flux1-dev"})
 # control images, and there is none
 VALIDATION_STOPS = frozenset({"chroma", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b"})
 MEAN_FLOW_STOPS = frozenset({"zimage", "zimage-turbo"})  # an assertion in the class's unpatchify
-# Compiled blocks: architecture -> its weights. Turbo's steps ran with the compiler's choice of what is kept, and Z-Image is of its class;
-# with FLUX.1 dev in qfloat8 torch stops ("ANY output aliasing ... if there are any subclass outputs": docs/log.md, Compiled blocks)
-COMPILED = {"zimage": frozenset({"float8"}), "zimage-turbo": frozenset({"float8"})}
+# Compiled blocks: architecture -> its weights. Whole runs with the compiler's choice of what is kept, and architectures of the same blocks
+# (docs/log.md, Compiled blocks)
+FLUX1_BLOCKS = frozenset({"flux1-dev", "flux1-schnell", "flex1", "flux1-kontext", "flex2"})
+FLUX2_BLOCKS = frozenset({"flux2-dev", "flux2-klein-4b", "flux2-klein-9b"})
+COMPILED = {
+    **dict.fromkeys(FLUX1_BLOCKS, frozenset({"bf16"})),
+    **dict.fromkeys((*FLUX2_BLOCKS, "zimage", "zimage-turbo", "qwen-image", "qwen-image-edit", "qwen-image-edit-2509"), WEIGHTS),
+    **dict.fromkeys(("wan21-1.3b", "wan21-14b"), WEIGHTS),
+}  # fmt: skip
+# Weights that are tensor subclasses (quanto's, torchao's), with which torch stops on blocks that return two parts of one tensor (FLUX.1's)
+SUBCLASSES = frozenset({"qfloat8", "float8", *(kind for kind, one in DERIVED.items() if one.base == "qfloat8")})
+COMPILE_STOPS = FLUX1_BLOCKS
+COMPILED_ADAPTERS = frozenset({"lora"})
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used

@@ -17,8 +17,7 @@ def modelled_job(job: Job) -> Job:
     """The job as it is. Raises CannotTell where settings of it have no model together."""
     arch = load_archs().archs[job.arch]
     what = _of_adapter(job.network, job.model, arch, job.train.optimizer) or _of_text(job, arch)
-    if job.model.compiled and (job.model.layer_offloading or job.model.weights not in modelled.COMPILED.get(arch.key, ())):
-        what = "compiled blocks with offloaded layers, or of other weights"
+    what = what or _compiled(job.model, job.network, arch)
     if not what and job.model.layer_offloading and arch.layer_offloading != "nothing":
         what = _offloaded(job.model, arch) or _beside_offloading(job.train, job.network)
     if what:
@@ -33,6 +32,13 @@ def _of_adapter(network: Network | None, model: Model, arch: Arch, optimizer: st
         if model.weights not in modelled.DORA.get(arch.key, ()) or model.compiled:
             return f"a DoRA on {arch.name} in {model.weights}{' and compiled blocks' * model.compiled}"
         return "a DoRA with an optimizer that updates it within the backward pass" if is_fused(optimizer) else ""
+    return ""
+
+
+def _compiled(model: Model, network: Network | None, arch: Arch) -> str:
+    known = not model.layer_offloading and model.weights in modelled.COMPILED.get(arch.key, ())
+    if model.compiled and not (known and (network is None or network.kind in modelled.COMPILED_ADAPTERS)):
+        return "compiled blocks with offloaded layers, of other weights or with another adapter"
     return ""
 
 
