@@ -9,21 +9,23 @@ from typing import Any
 
 from calibration.validation_jobs_flux2 import klein
 from calibration.validation_jobs_qwen import WEIGHTED
-from calibration.validation_jobs_settings import CACHED, COMPILE, ONE_PREVIEW
 from calibration.validation_jobs_wan import frames
 from calibration.validation_settings import *
 
+CACHED: dict[str, Any] = {**CACHED_LATENTS, **CACHED_TEXT}
+ONE_PREVIEW = (preview(512, 512),)
+COMPILE: dict[str, Any] = {"model.compile": True, "model.block_compile": True}
 BLOCKS: dict[str, Any] = {**COMPILE, **CACHED, **rank(16)}
 BF16: dict[str, Any] = {**UNQUANTISED, **HIGH_VRAM}
 ONE_SIZE, TWO_SIZES = (("square", [512], {}),), (("portraits", [512], {}),)
 KLEIN = klein("4b")
 JOBS = (
+    Job("turbo-compiled", web_ui("turbo"), (("five", [512], {}),), {**CACHED, **COMPILE}, ONE_PREVIEW),
+    Job("turbo-compiled-no-checkpointing", web_ui("turbo"), (("five", [512], {}),), {**CACHED, **COMPILE, **NO_CHECKPOINTING}, ()),
     Job("flux-bf16-compiled", web_ui("flux"), TWO_SIZES, {**BLOCKS, **BF16}, ONE_PREVIEW),
-    Job("flux-uint4-compiled", web_ui("flux"), ONE_SIZE, {**BLOCKS, **quantised("uint4")}, ()),
     Job("qwen-qfloat8-compiled", web_ui("qwen"), ONE_SIZE, {**BLOCKS, **WEIGHTED}, ()),
     Job("klein4b-bf16-compiled", KLEIN, TWO_SIZES, {**BLOCKS, **BF16}, ONE_PREVIEW),
     Job("klein4b-qfloat8-compiled", KLEIN, ONE_SIZE, BLOCKS, ()),
-    Job("klein4b-bf16-compiled-no-checkpointing", KLEIN, ONE_SIZE, {**BLOCKS, **BF16, **NO_CHECKPOINTING}, ()),
     Job("wan1b-bf16-compiled", web_ui("wan 1.3b"), (("clips", [288], frames(17)),), {**BLOCKS, **BF16}, ()),
     Job("zimage-qfloat8-compiled", web_ui("zimage"), ONE_SIZE, BLOCKS, ()),
     Job("turbo-uint4-compiled", web_ui("turbo"), ONE_SIZE, {**BLOCKS, **quantised("uint4")}, ()),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from calibration.validation_jobs_compiled import JOBS as COMPILED_JOBS
 from calibration.validation_settings import *
 
 CACHED: dict[str, Any] = {**CACHED_LATENTS, **CACHED_TEXT}
 ONE_PREVIEW = (preview(512, 512),)
-COMPILE: dict[str, Any] = {"model.compile": True, "model.block_compile": True}
 # Automagic3's window of signs is full after 8 steps: 12 batches of one
 JOBS = (
     Job(
@@ -39,6 +39,5 @@ JOBS = (
         "schnell-qfloat8-e5m2-adamw8", web_ui("schnell"), (("odd", [512], {}),),
         {**quantised("qfloat8_e5m2"), **CACHED, **optimizer("adamw8"), **EMA}, ONE_PREVIEW,
     ),
-    Job("turbo-compiled", web_ui("turbo"), (("five", [512], {}),), {**CACHED, **COMPILE}, ONE_PREVIEW),
-    Job("turbo-compiled-no-checkpointing", web_ui("turbo"), (("five", [512], {}),), {**CACHED, **COMPILE, **NO_CHECKPOINTING}, ()),
+    *COMPILED_JOBS,
 )  # fmt: skip
