@@ -50,8 +50,8 @@ JOBS = (
     ),
     Job("sd35-medium-unloaded", by_key(MEDIUM), (("square", [640], {}),), {**UNLOADED, **UNCACHED, **rank(8)}, (preview(640, 512),)),
     Job(
-        "sd35-medium-float8-b2", by_key(MEDIUM), (("five", [640], {}),),
-        {"model.qtype": "float8", **batch(2), **CACHED_TEXT, **EMA, **rank(24)}, (preview(896, 640),),
+        "sd35-medium-float8-b2", by_key(MEDIUM), (("portraits", [640], {}),),
+        {"model.qtype": "float8", **LOW_VRAM, **batch(2), **CACHED_TEXT, **EMA, **rank(24)}, (preview(896, 640),),
     ),
     Job(
         "sd35-medium-uint4", by_key(MEDIUM), (("phone", [768], {}),),

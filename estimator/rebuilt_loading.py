@@ -7,6 +7,9 @@ recordings, of which there are both.
 Wan 2.1's class leaves an unquantised transformer on the host with low_vram until the text encoder is there, and flushes as often as
 without (toolkit/models/wan21/wan21.py, load_wan_transformer): loading is then what was recorded without it, less the transformer's
 tensors. 1.3B and Wan 2.2 14B were recorded with both (tests/test_rebuilt_loading.py).
+
+Stable Diffusion 3.5 with low_vram is quantised on the host, and then comes to the card whole (toolkit/stable_diffusion_model.py): loading
+is what was left of it without low_vram, in the module's order, between two flushes, and the rest the same. Large was recorded with both.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from estimator.features import Ints
-from estimator.program import ALLOCATE, EventProgram, Program
+from estimator.program import ALLOCATE, EMPTY_CACHE, EventProgram, Program
 
 LOADING, REST, LOW_VRAM, PLAIN = "load.transformer", "load.rest", "/low_vram", "/plain"
 SOURCE = "qfloat8"
@@ -27,6 +30,8 @@ CHECKED = frozenset({"ltx2", "ltx2.3"})
 """Architectures with a whole run of such a kind without low_vram; of others it is refused as ever."""
 UNMOVED = frozenset({"wan21-14b", "wan21-i2v-14b"})
 """Likewise, of Wan's class unquantised with low_vram."""
+BROUGHT = frozenset({"sd35-medium-aitk"})
+"""Likewise, of Stable Diffusion 3.5 quantised with low_vram."""
 UNQUANTISED = "bf16"
 COMPONENT, MOMENT = "transformer", "load: Preparing Model"
 
@@ -48,10 +53,10 @@ def base_key(profile: Loaded, key: str) -> str | None:
     if not {low, plain} <= set(parts):
         return None
     if key.endswith(LOW_VRAM) and f"{name}/{kind}{PLAIN}" in parts:
-        if name == REST:
+        if name == REST and profile.data["arch"] not in BROUGHT:
             return low if not _moves(profile.recorded(low)) else None
-        waits = kind == UNQUANTISED and profile.data["arch"] in UNMOVED
-        return f"{name}/{kind}{PLAIN}" if waits or _alike(profile, plain, low) else None
+        ruled = name == REST or profile.data["arch"] in (UNMOVED if kind == UNQUANTISED else BROUGHT)
+        return f"{name}/{kind}{PLAIN}" if ruled or _alike(profile, plain, low) else None
     other = f"{name}/{kind}{LOW_VRAM}"
     if not key.endswith(PLAIN) or kind not in MOVED or other not in parts or profile.data["arch"] not in CHECKED:
         return None
@@ -67,9 +72,18 @@ def program(profile: Loaded, key: str) -> Program:
         place = _place(profile)
         assert place is not None
         return _with_move(base, key, profile.resident(COMPONENT, key.split("/")[1]), place)
-    if key == f"{LOADING}/{UNQUANTISED}{LOW_VRAM}" and profile.data["arch"] in UNMOVED:
-        return _unmoved(base, key)
+    if key.startswith(LOADING) and key.endswith(LOW_VRAM) and profile.data["arch"] in UNMOVED | BROUGHT:
+        return _unmoved(base, key) if profile.data["arch"] in UNMOVED else _brought(base, key)
     return replace(base, key=key)
+
+
+def _brought(base: Program, key: str) -> Program:
+    """What stays of a part, made at once in the order of its names, between two flushes."""
+    numbers = {tensor: [int(n) for n in str(base.names[tensor]).partition(":")[2].split(".")] for tensor in base.exported}
+    order = sorted(numbers, key=numbers.__getitem__)
+    labels, names = tuple(base.labels[tensor] for tensor in order), tuple(base.names[tensor] for tensor in order)
+    events = np.array([EMPTY_CACHE, *[ALLOCATE] * len(order), EMPTY_CACHE], dtype=np.int64)
+    return EventProgram(key, base.features, base.coefficients[order], labels, base.moments, names, events, 0, (), {}).with_rows
 
 
 def _unmoved(base: Program, key: str) -> Program:

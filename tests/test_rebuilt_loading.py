@@ -78,6 +78,17 @@ def test_it_stays_on_the_host_until_the_text_encoder_is_there(arch: str) -> None
     assert int((plain.events == ALLOCATE).sum()) + len(low.events) == len(plain.events)
 
 
+@pytest.mark.parametrize("part", ["load.transformer", "load.rest"])
+@pytest.mark.parametrize("kind", ["float8", "uint4"])
+def test_quantised_on_the_host_it_comes_to_the_card_whole(kind: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuilt_loading, "BROUGHT", {"sd35-large-aitk"})
+    key = f"{part}/{kind}/low_vram"
+    made, recorded = without("sd35-large-aitk", key).program(key), load_profile("sd35-large-aitk").recorded(key)
+    assert (made.events.tolist(), made.names) == (recorded.events.tolist(), recorded.names)
+    assert made.sizes({}).tolist() == recorded.sizes({}).tolist()
+    assert made.peak({})[0] == recorded.peak({})[0]
+
+
 def test_no_other_part_has_its_tensors_taken() -> None:
     profile = load_profile("wan21-i2v-14b")  # the rest of its loading moves the image encoder
     with pytest.raises(ValueError, match="does more than move the transformer"):

@@ -127,9 +127,10 @@ def test_all_stages_of_loading_were_recorded(arch: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("qtype", ["float8", "uint4", "uint6"])
 @pytest.mark.parametrize("low_vram", [False, True])
-def test_each_kind_has_all_parts_of_its_timeline(qtype: str, low_vram: bool, tmp_path: Path) -> None:
+@of_both
+def test_each_kind_has_all_parts_of_its_timeline(arch: str, qtype: str, low_vram: bool, tmp_path: Path) -> None:
     """Of float8 and uint4 loading, the adapter's making and a text with a graph were recorded; all else is by rule."""
-    job = sd3(tmp_path, {**LARGE, "qtype": qtype, "low_vram": low_vram}, **preview(512, 512))
+    job = sd3(tmp_path, {**ARCHS[arch], "qtype": qtype, "low_vram": low_vram}, **preview(512, 512))
     assert job.unmodelled == ()
     found = simulate(job).phases
     assert {"load", "sample", "train", "save"} <= {one.phase for one in found}
