@@ -39,8 +39,6 @@ def check_whole(process: Section, arch: Arch, model: Model, train: Train) -> Non
     if (pictured := _controlled(process)) is not None:
         number, key, value = pictured
         found.not_modelled((*process.at("datasets"), number, key), value, f"control images where all of {arch.name} is trained")
-    if train.ema and arch.key in modelled.WHOLE_WITHOUT_EMA:
-        found.not_modelled((*process.at("train"), "ema_config"), True, f"an EMA of all of {arch.name}")
     if train.optimizer not in modelled.WHOLE_OPTIMIZERS:
         names = ", ".join(sorted(modelled.WHOLE_OPTIMIZERS))
         found.not_modelled((*process.at("train"), "optimizer"), train.optimizer, f"a step on parameters in bf16 (known: {names})")

@@ -26,7 +26,6 @@ DROPPING = FILTERED  # dropout in adapters: held against whole runs of FLUX.1 de
 # Architectures that are trained as a whole, without a network section, and the optimizers whose step was recorded on parameters in bf16
 WHOLE = frozenset({"flux1-dev", "flux2-klein-4b", "flux2-klein-9b", "sdxl-aitk", "zimage"})
 WHOLE_WEIGHTS = frozenset({"bf16"})
-WHOLE_WITHOUT_EMA = frozenset({"flux2-klein-9b"})  # of which no EMA was run
 WHOLE_OPTIMIZERS = frozenset({"adafactor", "adamw", "adamw8bit"})
 DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
 WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the transformer
