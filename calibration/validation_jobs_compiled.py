@@ -23,6 +23,7 @@ JOBS = (
     Job("turbo-compiled", web_ui("turbo"), (("five", [512], {}),), {**CACHED, **COMPILE}, ONE_PREVIEW),
     Job("turbo-compiled-no-checkpointing", web_ui("turbo"), (("five", [512], {}),), {**CACHED, **COMPILE, **NO_CHECKPOINTING}, ()),
     Job("flux-bf16-compiled", web_ui("flux"), TWO_SIZES, {**BLOCKS, **BF16}, ONE_PREVIEW),
+    Job("flux-uint4-compiled", web_ui("flux"), ONE_SIZE, {**BLOCKS, **quantised("uint4")}, ()),
     Job("qwen-qfloat8-compiled", web_ui("qwen"), ONE_SIZE, {**BLOCKS, **WEIGHTED}, ()),
     Job("klein4b-bf16-compiled", KLEIN, TWO_SIZES, {**BLOCKS, **BF16}, ONE_PREVIEW),
     Job("klein4b-qfloat8-compiled", KLEIN, ONE_SIZE, BLOCKS, ()),

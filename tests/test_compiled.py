@@ -63,8 +63,8 @@ def test_the_trainer_stops_on_flux1s_single_blocks_with_weights_that_are_tensor_
     assert [problem.place.key for problem in stopped.value.problems if problem.place] == ["model.compile"]
     assert "two parts of one tensor" in str(stopped.value)
     assert not turbo(*of_flux).unmodelled
-    unquantised = turbo(*of_flux, *BLOCKS, "model.quantize=false")
-    assert not [one for one in unmodelled_keys(unquantised) if "compile" in one]
+    for plain in ("model.quantize=false", "model.qtype=uint4"):
+        assert not [one for one in unmodelled_keys(turbo(*of_flux, *BLOCKS, plain)) if "compile" in one]
 
 
 def test_what_stops_the_trainer_is_not_called_modelled() -> None:

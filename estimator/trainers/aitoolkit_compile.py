@@ -42,7 +42,7 @@ def report_compiled(model: Section, arch: Arch, result: Model, network: Network 
     elif model.truth("compile_fullgraph", False):
         found.not_modelled(model.at("compile_fullgraph"), True, "the trainer stops where a block is no single graph, which was not tried")
     elif arch.key in modelled.COMPILE_STOPS and result.weights in modelled.SUBCLASSES:
-        fix = "write compile: false, or do not quantise the transformer (model.quantize: false)"
+        fix = "write compile: false, or quantise to uint4, or not at all (model.quantize: false)"
         found.problem(at, f"compiled blocks of {arch.name} in {result.weights}", STOPS, fix)
     elif result.weights not in modelled.COMPILED.get(arch.key, ()):
         found.not_modelled(at, True, f"compiled blocks of {arch.name} in {result.weights}, of which no step was run (known: {_known()})")

@@ -53,13 +53,13 @@ MEAN_FLOW_STOPS = frozenset({"zimage", "zimage-turbo"})  # an assertion in the c
 # (docs/log.md, Compiled blocks)
 FLUX1_BLOCKS = frozenset({"flux1-dev", "flux1-schnell", "flex1", "flux1-kontext", "flex2"})
 FLUX2_BLOCKS = frozenset({"flux2-dev", "flux2-klein-4b", "flux2-klein-9b"})
+# Weights that are tensor subclasses (quanto's, torchao's), with which torch stops on blocks that return two parts of one tensor (FLUX.1's)
+SUBCLASSES = frozenset({"qfloat8", "float8", *(kind for kind, one in DERIVED.items() if one.base == "qfloat8")})
 COMPILED = {
-    **dict.fromkeys(FLUX1_BLOCKS, frozenset({"bf16"})),
+    **dict.fromkeys(FLUX1_BLOCKS, WEIGHTS - SUBCLASSES),
     **dict.fromkeys((*FLUX2_BLOCKS, "zimage", "zimage-turbo", "qwen-image", "qwen-image-edit", "qwen-image-edit-2509"), WEIGHTS),
     **dict.fromkeys(("wan21-1.3b", "wan21-14b"), WEIGHTS),
 }  # fmt: skip
-# Weights that are tensor subclasses (quanto's, torchao's), with which torch stops on blocks that return two parts of one tensor (FLUX.1's)
-SUBCLASSES = frozenset({"qfloat8", "float8", *(kind for kind, one in DERIVED.items() if one.base == "qfloat8")})
 COMPILE_STOPS = FLUX1_BLOCKS
 COMPILED_ADAPTERS = frozenset({"lora"})
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
