@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from calibration.validation_jobs_offload import offloaded
 from calibration.validation_settings import *
 
 NAME = "Alpha-VLLM/Lumina-Image-2.0"
@@ -49,6 +50,10 @@ JOBS = (
     Job(
         "lumina2-float8-b2", UI, (("mixed", [736], {}), ("phone", [512], {})),
         {**quantised("float8"), **batch(2), **NO_CHECKPOINTING, **CACHED, **rank(24)},
+    ),
+    Job(
+        "lumina2-float8-offload-nothing", UI, (("square", [528], {}),),
+        {**quantised("qfloat8"), **offloaded(1, 0.5), **UNLOADED, **rank(8), "train.disable_sampling": True},
     ),
     Job(
         "lumina2-uint4-low-vram", UI, (("wide", [896], {}), ("five", [608], {})),
