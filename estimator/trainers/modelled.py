@@ -19,7 +19,10 @@ LOKR = {
     "flux2-klein-9b": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "qwen-image": frozenset({"bf16", "qfloat8", "float8"}),
 }  # fmt: skip
 # Likewise, with a DoRA
-DORA = {"flux1-dev": frozenset({"bf16", "qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "uint4"})}
+DORA = {
+    "flux1-dev": frozenset({"bf16", "qfloat8"}), "flux2-klein-4b": frozenset({"qfloat8"}),
+    "zimage": frozenset({"bf16", "qfloat8", "uint4"}),
+}  # fmt: skip
 # Where an adapter on some layers was held against whole runs (FLUX.1 dev, Z-Image), and the architectures of the same classes
 FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"})
 DROPPING = FILTERED  # dropout in adapters: held against whole runs of FLUX.1 dev and Z-Image, the others are of the same classes
