@@ -57,4 +57,8 @@ JOBS = (
         "sd35-medium-uint4", by_key(MEDIUM), (("phone", [768], {}),),
         {"model.qtype": "uint4", **NO_CHECKPOINTING, **UNCACHED, **rank(48), **optimizer("adamw")}, (preview(768, 768, guidance_scale=1),),
     ),
+    Job(
+        "sd35-medium-offload-nothing", by_key(MEDIUM), (("square", [512], {}),),
+        {**offloaded(1, 0.5), **UNLOADED, **rank(8), "train.disable_sampling": True},
+    ),
 )  # fmt: skip

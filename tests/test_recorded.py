@@ -73,8 +73,8 @@ def test_what_was_not_recorded_is_named_with_its_key(tmp_path: Path, model: dict
         ({"qtype": "uint3"}, set()),
         ({"layer_offloading": True}, set()),
         ({"layer_offloading": True, "qtype": "uint4"}, set()),
-        ({"layer_offloading": True, "quantize": False}, {"model.layer_offloading"}),
-        ({"layer_offloading": True, "layer_offloading_transformer_percent": 0.0, "quantize": False}, {"model.layer_offloading"}),
+        ({"layer_offloading": True, "quantize": False}, set()),
+        ({"layer_offloading": True, "layer_offloading_transformer_percent": 0.0, "quantize": False}, set()),
     ],
 )
 def test_weights_that_only_a_relatives_steps_have_are_named(tmp_path: Path, model: dict[str, Any], named: set[str]) -> None:
