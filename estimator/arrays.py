@@ -27,3 +27,14 @@ def distinct(numbers: Ints) -> list[int]:
     """Each of them once, rising. The table is as long as they are apart."""
     low = int(numbers.min()) if numbers.size else 0
     return (np.flatnonzero(np.bincount(numbers - low)) + low).tolist()
+
+
+def joined(rows: tuple[Ints, Bools], at: Ints, further: tuple[Ints, Bools]) -> tuple[Ints, Bools]:
+    """Two rows of the same length with further numbers before these places, which rise: numpy's insert, for both at once."""
+    places = at + np.arange(len(at))
+    old = np.ones(len(rows[0]) + len(at), dtype=np.bool_)
+    old[places] = False
+    numbers, switches = np.empty(len(old), dtype=np.int64), np.empty(len(old), dtype=np.bool_)
+    numbers[old], switches[old] = rows
+    numbers[places], switches[places] = further
+    return numbers, switches

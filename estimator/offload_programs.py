@@ -15,7 +15,7 @@ import numpy as np
 
 from estimator import adapter_sites
 from estimator.adapter_sites import made_by
-from estimator.arrays import Bools, among
+from estimator.arrays import Bools, among, joined
 from estimator.features import Ints
 from estimator.layer_calls import NONE, STAYS, Call
 from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, HELD, MOMENT, OWN, SLOTS, STREAM, WRAPPED, Layer, slot_name
@@ -232,8 +232,7 @@ class _Editor:
         places, own, born = np.array(self.laid, dtype=np.int64).reshape(-1, 3).T
         before = np.append(0, np.cumsum(~gone))  # events of the base that are left in, before each
         workspace_at = {thread: int(before[at] + np.searchsorted(places, at)) for thread, at in base.workspace_at.items()}
-        tensors = np.insert(tensors[~gone], before[places], own)
-        births = np.insert(births[~gone], before[places], born == 1)
+        tensors, births = joined((tensors[~gone], births[~gone]), before[places], (own, born == 1))
         imported = np.array([*range(self.own, count), *(IMPORTED - n for n in range(len(self.imports)))], dtype=np.int64)
         order = np.append(tensors[births], imported)
         features, coefficients, labels, streams = self._rows(order)
@@ -262,7 +261,7 @@ class _Editor:
         wide = np.zeros((self._count, len(features)), dtype=np.int64)
         wide[:count, : len(base.features)] = base.coefficients
         labels, streams = np.full(self._count, len(base.moments)), np.zeros(self._count, dtype=np.int64)
-        labels[:count] = base.labels
+        labels[:count] = base.label_rows
         kinds = [kind for kind, _ in self.made]
         for n, name in enumerate(self.imports):
             streams[IMPORTED - n] = 0 if name.startswith(HELD) else STREAM

@@ -105,6 +105,11 @@ class Program:
         """`labels`, to take many at once."""
         return np.array(self.labels, dtype=np.int64)
 
+    @cached_property
+    def named(self) -> Ints:
+        """Tensors that have names."""
+        return np.array([k for k, name in enumerate(self.names) if name is not None], dtype=np.int64)
+
     def made_in(self, start: str) -> Bools:
         """Of each tensor whether the moment at which it was made begins so."""
         begins: Bools = np.array([moment.startswith(start) for moment in self.moments], dtype=np.bool_)[self.label_rows]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from estimator.adapter_sites import FORWARD, RECOMPUTED, RUNS, Makers, makers, node_of
-from estimator.arrays import Bools, among
+from estimator.arrays import Bools, among, joined
 from estimator.features import Ints
 from estimator.layer_calls import NONE, STAYS, Uses
 from estimator.offload import CODES_TO_WEIGHT, OWN, WRAPPED, Layer
@@ -255,11 +255,10 @@ def _joined(base: Program, key: str, laid: _Laid, dropped: Bools, moved: Sequenc
     features = base.features if "1" in base.features else (*base.features, "1")
     rows = widened(base, features, len(laid.sizes))
     rows[len(base.names) :, features.index("1")] = laid.sizes
-    at = before[laid.places]
-    joined = np.insert(tensors[left], at, laid.tensors), np.insert(births[left], at, laid.births)
+    events = joined((tensors[left], births[left]), before[laid.places], (laid.tensors, laid.births))
     workspace_at = {thread: int(before[at] + np.searchsorted(laid.places, at)) for thread, at in base.workspace_at.items()}
-    moments = [moment.replace(QUANTOS, PRODUCTS) for moment in base.moments]
-    one = written(base, key, joined, (features, rows), laid.like.tolist())
+    moments = [moment.replace(QUANTOS, PRODUCTS) if QUANTOS in moment else moment for moment in base.moments]
+    one = written(base, key, events, (features, rows), laid.like)
     return EventProgram(
         key, one.features, one.coefficients, one.labels, moments, one.names, one.events, one.imports, (), workspace_at, streams=one.streams
     )

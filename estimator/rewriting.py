@@ -12,7 +12,7 @@ from estimator.features import Ints
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Program
 
 
-def written(base: Program, key: str, events: tuple[Ints, Bools], rows: tuple[Sequence[str], Ints], like: Sequence[int]) -> Program:
+def written(base: Program, key: str, events: tuple[Ints, Bools], rows: tuple[Sequence[str], Ints], like: Sequence[int] | Ints) -> Program:
     """The base's program as `key`, with more tensors, which are numbered behind its names. What outlives the part stays as it is.
 
     `events`: the tensor of each event (-1: empty_cache), and whether it is made there. `rows`: features, the base's before others, and the
@@ -28,12 +28,12 @@ def written(base: Program, key: str, events: tuple[Ints, Bools], rows: tuple[Seq
     imported = (tensors >= own) & (tensors < count)
     codes = np.where(imported, FIRST_IMPORT - (tensors - own), np.where(tensors < 0, EMPTY_CACHE, codes))
     old = np.append(np.arange(count), np.array(like, dtype=np.int64))[order]
-    names = np.full(count + len(like), None, dtype=object)
-    names[:count] = base.names
+    names = np.full(len(order), None, dtype=object)
+    names[number[base.named]] = [base.names[k] for k in base.named.tolist()]
     more = [0] * (len(features) - len(base.features))
     return replace(
         base, key=key, features=tuple(features), coefficients=coefficients[order], labels=tuple(base.label_rows[old].tolist()),
-        names=tuple(names[order].tolist()), events=codes,
+        names=tuple(names.tolist()), events=codes,
         peaks=tuple(replace(row, coefficients=(*row.coefficients, *more)) for row in base.peaks),
         streams=None if base.streams is None else base.streams[old],
     )  # fmt: skip
