@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW, only
 from calibration.validation_jobs_flux2 import klein
-from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_settings import *
 
 DORA = {"network.type": "dora"}
@@ -35,11 +34,5 @@ JOBS = (
         "zimage-dora-uint4", web_ui("zimage"), (("phone", [512, 768], {}),), {**DORA, **quantised("uint4"), **CACHED, **rank(16)},
         SMALL_PREVIEW,
     ),
-    Job("flex1-dora", example(FLEX), (("portraits", [512, 768], {}),), {**DORA, **CACHED}, SMALL_PREVIEW),
     Job("klein4b-dora", klein("4b"), (("portraits", [512, 768], {}),), {**DORA, **CACHED, **rank(16)}, SMALL_PREVIEW),
-    Job(
-        "klein9b-dora-bf16-b2", klein("9b"), (("five", [512], {}),),
-        {**DORA, **CACHED, **UNQUANTISED, **HIGH_VRAM, **batch(2), **rank(16)}, SMALL_PREVIEW,
-    ),
-    Job("qwen-dora", web_ui("qwen"), (("portraits", [512], {}),), {**WEIGHTED, **DORA, **CACHED, **rank(16)}, SMALL_PREVIEW),
 )  # fmt: skip
