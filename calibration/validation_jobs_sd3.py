@@ -50,6 +50,15 @@ JOBS = (
     ),
     Job("sd35-medium-unloaded", by_key(MEDIUM), (("square", [640], {}),), {**UNLOADED, **UNCACHED, **rank(8)}, (preview(640, 512),)),
     Job(
+        "sd35-medium-bf16-b2", by_key(MEDIUM), (("portraits", [640], {}),),
+        {"model.quantize": False, **LOW_VRAM, **UNCACHED, **EMA, **rank(32), **batch(2)}, (preview(896, 704),),
+    ),
+    Job(
+        "sd35-medium-bf16", by_key(MEDIUM), (("phone", [896], {}), ("odd", [512], {})),
+        {"model.quantize": False, **NO_CHECKPOINTING, **CACHED_TEXT, **rank(8), **optimizer("adamw")},
+        (preview(768, 1024), preview(640, 832, guidance_scale=1)),
+    ),
+    Job(
         "sd35-medium-float8-b2", by_key(MEDIUM), (("portraits", [640], {}),),
         {"model.qtype": "float8", **LOW_VRAM, **batch(2), **CACHED_TEXT, **EMA, **rank(24)}, (preview(896, 640),),
     ),

@@ -51,7 +51,7 @@ SELECTED = frozenset({
     "l2p-offload-half-uint4", "radiance-bf16-b2", "ltx25-ui", "ltx25-no-checkpointing",
     "sd35-bf16-unloaded-b2", "sd35-medium-b3", "omnigen2-float8-offload-nothing", "omnigen2-unloaded", "ltx23-offload-half-bf16-b2",
     "wan22i-offload-half-b2",
-    "wan21i-bf16-81-low-vram", "lumina2-ui-b2",
+    "wan21i-bf16-81-low-vram", "lumina2-ui-b2", "sd35-medium-bf16-b2",
 })  # fmt: skip
 # Runs whose reserved memory hangs on where single megabytes lie: a block of 200 to 1,200 MiB finds a hole, or a segment is added
 PLACED = (

@@ -126,6 +126,10 @@ def test_what_was_never_recorded_is_named() -> None:
         load_profile("mochi")
 
 
+# Bytes of a transformer that no kind of weights changes, where they are many: 3.5 medium's table of 384 x 384 positions is a buffer in bf16
+UNCHANGED = {"sd35-medium-aitk": 384 * 384 * 1536 * 2}
+
+
 @archs
 def test_quantised_weights_are_smaller(arch: str) -> None:
     kinds = [kind for kind in ("bf16", "qfloat8", "float8", "uint4") if load_profile(arch).has(f"load.transformer/{kind}/plain")]
@@ -134,7 +138,8 @@ def test_quantised_weights_are_smaller(arch: str) -> None:
         pytest.skip("not recorded unquantised")
     known = "bf16" in kinds or load_profile(arch).shares_all
     bf16 = sum(load_profile(arch).resident("transformer", "bf16")) if known else 2 * sizes["qfloat8"]
-    assert all(sizes[kind] == pytest.approx(bf16 / 2, rel=0.02) for kind in sizes if kind.endswith("float8"))  # Wan 2.2's embedders stay
+    half = (bf16 + UNCHANGED.get(arch, 0)) / 2
+    assert all(sizes[kind] == pytest.approx(half, rel=0.02) for kind in sizes if kind.endswith("float8"))  # Wan 2.2's embedders stay
     most = 0.76 if arch == "omnigen2" else 0.35  # layers of 2520 inputs are in no groups of 64: the trainer leaves them as they are
     assert "uint4" not in sizes or sizes["uint4"] < most * bf16
 

@@ -119,30 +119,42 @@ def test_an_adapter_has_the_elements_of_the_blocks(arch: str) -> None:
 
 
 @of_both
+def test_unquantised_it_is_as_large_as_from_diffusers(arch: str) -> None:
+    """The same checkpoint, recorded of the trainer and of diffusers' class alone: a size of the transformer that no rule has a part in."""
+    trained, plain = (sum(load_profile(name).resident("transformer", "bf16")) for name in (arch, arch.removesuffix("-aitk")))
+    assert trained == plain > 0
+
+
+@of_both
 def test_all_stages_of_loading_were_recorded(arch: str, tmp_path: Path) -> None:
     plan = plan_of(sd3(tmp_path, ARCHS[arch]), load_profile(arch))
     assert {one.key.split("/")[0] for one in plan.load() if isinstance(one, Part)} == set(LOAD)
     assert len(plan.encoders) == 3
 
 
-@pytest.mark.parametrize("qtype", ["float8", "uint4", "uint6"])
+def in_kind(model: dict[str, Any], kind: str) -> dict[str, Any]:
+    return {**model, "quantize": False} if kind == "bf16" else {**model, "qtype": kind}
+
+
+@pytest.mark.parametrize("kind", ["bf16", "float8", "uint4", "uint6"])
 @pytest.mark.parametrize("low_vram", [False, True])
 @of_both
-def test_each_kind_has_all_parts_of_its_timeline(arch: str, qtype: str, low_vram: bool, tmp_path: Path) -> None:
-    """Of float8 and uint4 loading, the adapter's making and a text with a graph were recorded; all else is by rule."""
-    job = sd3(tmp_path, {**ARCHS[arch], "qtype": qtype, "low_vram": low_vram}, **preview(512, 512))
+def test_each_kind_has_all_parts_of_its_timeline(arch: str, kind: str, low_vram: bool, tmp_path: Path) -> None:
+    """Of float8 and uint4 loading, the adapter's making and a text with a graph were recorded, of bf16 previews; the rest is by rule."""
+    job = sd3(tmp_path, {**in_kind(ARCHS[arch], kind), "low_vram": low_vram}, **preview(512, 512))
     assert job.unmodelled == ()
     found = simulate(job).phases
     assert {"load", "sample", "train", "save"} <= {one.phase for one in found}
 
 
 @pytest.mark.parametrize("qtype", ["qfloat8", "qint8", "float8", "uint4"])
-def test_fewer_bits_need_less_while_steps_are_made(qtype: str, tmp_path: Path) -> None:
+@of_both
+def test_fewer_bits_need_less_while_steps_are_made(arch: str, qtype: str, tmp_path: Path) -> None:
     def training(model: dict[str, Any]) -> int:
         settings = train(disable_sampling=True, unload_text_encoder=True)
         return max(one.allocated_bytes for one in simulate(sd3(tmp_path, model, train=settings)).phases if one.phase == "train")
 
-    assert training({**LARGE, "qtype": qtype}) < training({**LARGE, "quantize": False})
+    assert training(in_kind(ARCHS[arch], qtype)) < training(in_kind(ARCHS[arch], "bf16"))
 
 
 @of_both

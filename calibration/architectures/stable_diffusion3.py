@@ -43,7 +43,7 @@ MORE_SAMPLES = ((640, 1024, 4.0, 9), (1152, 896, 4.0, 9), (832, 640, 1.0, 9))
 # Text encoders and VAE are large's, and so is what becomes of them
 MEDIUM = replace(
     LARGE, model={"name_or_path": "stabilityai/stable-diffusion-3.5-medium", "arch": "sd3"}, relative="sd35-large-aitk", uncached=(),
-    buckets=MEDIUM_BUCKETS, second=(MORE_BUCKETS, MORE_SAMPLES), fewer={"bf16": ((FEW, SAMPLES), (FEW, MORE_SAMPLES))},
+    buckets=MEDIUM_BUCKETS, second=(MORE_BUCKETS, MORE_SAMPLES), fewer={"bf16": ((FEW, SAMPLES), (FEW, (*SAMPLES, *MORE_SAMPLES)))},
     left=("step.update/", "load.text/", "text/", "cache_latents.item", "step.head/encoded", "preview.prompts"),
     layout=replace(LAYOUT, width=1536, lengths=("T", "S", "S128", "T128")),
 )  # fmt: skip
