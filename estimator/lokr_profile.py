@@ -77,7 +77,7 @@ class LokrProfile(Profile):
         return Lokr(self.base.program(recorded), self.layers, self.adapter, self._inputs(recorded)).program()
 
     def _inputs(self, key: str) -> dict[int, int]:
-        """The layer's own result -> its input, where the part makes it (see offload_programs.Call). Of none where that was not recorded:
+        """The layer's own result -> its input, where the part makes it (see layer_calls.Call). Of none where that was not recorded:
         quanto's kinds, in which the layer saves its input itself."""
         holder = self.base.holder(key)
         part = holder.data["parts"].get(key)

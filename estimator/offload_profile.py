@@ -135,13 +135,14 @@ class OffloadProfile(ChosenProfile):
         recorded = key if derived is None else derived[0]
         what = Offloaded(resident, layers, self.taken.get(components[0], frozenset()))
         base, calls = self.base.program(recorded), self._calls(recorded, components[0])
-        if name == PREVIEW and self.model.assistant_lora is not None:
+        beside_it = name == PREVIEW and self.model.assistant_lora is not None
+        if beside_it:
             calls, what = offload_beside.used_beside(base, calls, what)
         one, uses, further = base, calls, len(what.layers) if components[1:] else 0
         if edited:
-            base, calls = self._once(("edited", recorded), lambda: in_two_steps(one, uses))
+            base, calls = self._once(("edited", recorded, beside_it), lambda: in_two_steps(one, uses))
         elif name in PREVIEWS and make is _rewritten:
-            base, calls = self._once(("denoised", recorded, further, len(calls)), lambda: denoised(one, uses, further))
+            base, calls = self._once(("denoised", recorded, further, beside_it), lambda: denoised(one, uses, further))
             what = beside(what, *(self.taken.get(each, frozenset()) for each in components[1:]))
         program = make(base, calls, what)
         if derived is None or (make == self._outlined and derived[1].casts):  # see derived_weights.of_same_outline

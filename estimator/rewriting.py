@@ -11,6 +11,7 @@ from estimator.arrays import Bools
 from estimator.features import Ints
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Program
 
+GONE = -1  # in place of the number of a tensor that is left out
 
 def written(base: Program, key: str, events: tuple[Ints, Bools], rows: tuple[Sequence[str], Ints], like: Sequence[int] | Ints) -> Program:
     """The base's program as `key`, with more tensors, which are numbered behind its names. What outlives the part stays as it is.
@@ -22,14 +23,15 @@ def written(base: Program, key: str, events: tuple[Ints, Bools], rows: tuple[Seq
     features, coefficients = rows
     count, own = len(base.names), len(base.names) - base.imports
     order = np.append(tensors[births], np.arange(own, count))
-    number = np.zeros(count + len(like), dtype=np.int64)
+    number = np.full(count + len(like), GONE, dtype=np.int64)
     number[order] = np.arange(len(order))
     codes = np.where(births, ALLOCATE, np.cumsum(births) - number[tensors])
     imported = (tensors >= own) & (tensors < count)
     codes = np.where(imported, FIRST_IMPORT - (tensors - own), np.where(tensors < 0, EMPTY_CACHE, codes))
     old = np.append(np.arange(count), np.array(like, dtype=np.int64))[order]
     names = np.full(len(order), None, dtype=object)
-    names[number[base.named]] = [base.names[k] for k in base.named.tolist()]
+    named = base.named[number[base.named] != GONE]
+    names[number[named]] = [base.names[k] for k in named.tolist()]
     more = [0] * (len(features) - len(base.features))
     return replace(
         base, key=key, features=tuple(features), coefficients=coefficients[order], labels=tuple(base.label_rows[old].tolist()),

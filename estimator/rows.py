@@ -56,7 +56,7 @@ class Rows:
         self._best: tuple[int, str, dict[str, int]] = (0, "", {})
 
     def fork(self, profile: Profile, job: Job) -> Rows:
-        """An independent continuation of a job that was alike up to here."""
+        """An independent continuation, at the end of a phase, of a job that was alike up to here."""
         other = Rows(profile, job, self.workspace_bytes)
         counts, scopes = self.counts, {scope: dict(held) for scope, held in self.counts.scopes.items()}
         other.counts, other.peaks = _Counts(dict(counts.held), dict(counts.groups), scopes), list(self.peaks)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from estimator.errors import CannotTell, Problem
 from estimator.program import ALLOCATE, Program
 from estimator.rewriting import written
 
@@ -19,13 +20,13 @@ WORDS = 512  # tokens of a padded prompt
 
 
 def padded_text(text: Program) -> Program:
-    """The encode of one prompt with its padding. A program that does not end with what stays is left as it is."""
+    """The encode of one prompt with its padding. Raises CannotTell of a program that does not end with the prompt that stays."""
     tensors, births, count = text.tensor_of_event, text.events == ALLOCATE, len(text.names)
     last = int(text.exported[-1])
-    if not births[-1] or tensors[-1] != last:
-        return text
-    alike = (text.coefficients == text.coefficients[last]).all(axis=1)
-    given = max(k for k in range(last) if alike[k])  # by the encoder
+    alike = np.flatnonzero((text.coefficients[:last] == text.coefficients[last]).all(axis=1))
+    if not births[-1] or tensors[-1] != last or not len(alike):
+        raise CannotTell(Problem(f"how the prompt of {text.key} is padded is not known", None, "it does not end with what stays"))
+    given = int(alike[-1])  # by the encoder
     freed = np.flatnonzero((tensors == given) & ~births)
     kept = np.delete(np.arange(len(tensors) - 1), freed)
     zeros, joined, stacked = range(count, count + 3)

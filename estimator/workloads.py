@@ -1,4 +1,4 @@
-"""Workloads at which the peak rows of programs that are made here are told apart."""
+"""Workloads at which the peak rows of programs that are made by rule are told apart."""
 
 from __future__ import annotations
 

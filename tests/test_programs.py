@@ -12,6 +12,7 @@ from estimator.features import feature
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Footprint, Program
 from estimator.programs import Profile, load_profile
 from estimator.residents import UNIT_BYTES
+from estimator.rewriting import written
 from tests.made_jobs import ARCHS, values, weights_of
 
 archs = pytest.mark.parametrize("arch", ARCHS)
@@ -178,3 +179,13 @@ def test_a_refusal_is_of_the_architecture_that_was_asked_for() -> None:
     """Wan 2.2's parts are its relative's: what neither has is not said of Wan 2.1."""
     with pytest.raises(CannotTell, match="no such step of wan22-14b was recorded"):
         load_profile("wan22-14b").program("step.head/encoded/encoded/one/two")
+
+
+def test_the_name_of_a_tensor_that_is_left_out_goes_with_it() -> None:
+    """Of three tensors, of which the first two are left out, both with names; a further one comes in the middle."""
+    sizes = np.array([[1], [2], [4]])
+    base = Program("step.x", ("1",), sizes, (0, 0, 0), ["step"], ("a:0", "a:1", None), np.array([ALLOCATE] * 3), 0, (), {})
+    events = np.array([3, 2]), np.array([True, True])
+    made = written(base, "step.y", events, (("1",), np.array([[1], [2], [4], [8]])), [2])
+    assert made.names == (None, None)
+    assert made.sizes({}).tolist() == [8, 4]

@@ -19,7 +19,7 @@ from calibration.extract.runs import Run, read
 from calibration.extract.stored import Stored
 from calibration.extract.tables import layers, places, residents
 from estimator import archive
-from estimator.offload_programs import NONE, STAYS
+from estimator.layer_calls import NONE, STAYS
 from estimator.parameters import LOKR
 
 

@@ -116,18 +116,19 @@ def smallest_card(subject: Subject, gpu: Gpu, aim: str) -> Gpu | None:
     """The smallest card of the catalogue on which some reachable config is safe, of those larger than `gpu`: its size is what is wanting,
     unless nothing is called safe on it whatever its size."""
     cards = [each for each in all_gpus(gpu.os) if each.total_bytes > gpu.total_bytes or without_flash(gpu)]
-    left, found = [each for each in cards if not without_flash(each)], None
-    while left:
-        card = _speaks_for_most(left, subject.job)
+    left, found, looked_at = [each for each in cards if not without_flash(each)], None, 1
+    while left:  # further and further until one is, then by halves: where many are, those on which much is are dear to look at
+        card = _speaks_for_most(left, min(looked_at, len(left)) - 1 if found is None else len(left) // 2, subject.job)
         if cheapest(Judge(subject, card), dimensions(subject, aim)) is not None:
             found, left = card, left[: left.index(card)]
         else:  # neither is anything on cards that have no more room for the same
-            left = [each for each in left if each is not card and not has_room_of(card, each, subject.job)]
+            left, looked_at = [each for each in left if each is not card and not has_room_of(card, each, subject.job)], 2 * looked_at
     return found
 
 
-def _speaks_for_most(cards: Sequence[Gpu], job: Job) -> Gpu:
-    """Of cards by size the middle one, or one sold as large whose interval is narrower, or that is a little larger."""
-    gib = round(cards[len(cards) // 2].total_bytes / GIB)
+def _speaks_for_most(cards: Sequence[Gpu], number: int, job: Job) -> Gpu:
+    """Of cards by size, the one of this number or one of the same GiB: that with the narrowest interval, then the largest. What fails on it
+    fails on most of them."""
+    gib = round(cards[number].total_bytes / GIB)
     alike = [each for each in cards if round(each.total_bytes / GIB) == gib]
     return min(alike, key=lambda each: (len(residual_for(each, job).reasons), -each.total_bytes))

@@ -1,6 +1,7 @@
 """The cheapest combination of edits that is safe: by rising loss through the peak rows, and only what they let pass through the replay.
 
-Peak rows are a lower bound, so what they reject no replay would call safe: the first that the replay calls safe has the least loss of all.
+Peak rows are a lower bound, so what they reject no replay would call safe: the first that the replay calls safe has the least loss of all
+(but for what fits by a few MiB alone, where a start was taken to fail between its ends: estimator.planner.sight).
 Settings are decided one after the other. Before any way is followed further, the lowest that it can lead to is tried: where that fails,
 all that lies on the way fails (estimator.planner.sight).
 """

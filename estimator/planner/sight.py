@@ -1,7 +1,8 @@
 """What each phase of a job sees of an edit, and which settings only ever lower it: with these the search skips what could not help.
 
 Both are said of peak rows and of every architecture, and held by tests over all examples (tests/test_plan_search.py). Of START it is
-said of replays, and true to some segments of 2 MiB: where blocks come to lie is no simple matter.
+said of replays, what they allocate and are granted, and where it is least is true to some segments of 2 MiB: where blocks come to lie is
+no simple matter. (Of previews of two sizes that become one, one prompt less is encoded; nothing of it stays.)
 """
 
 from __future__ import annotations
