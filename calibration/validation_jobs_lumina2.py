@@ -59,4 +59,9 @@ JOBS = (
         "lumina2-uint4-low-vram", UI, (("wide", [896], {}), ("five", [608], {})),
         {**quantised("uint4"), **LOW_VRAM, **UNCACHED, **batch(3), **rank(32), **optimizer("prodigy")}, (preview(896, 1024),),
     ),
+    Job(
+        "lumina2-uint4-offload-nothing-b2", UI, (("portraits", [768], {}),),
+        {**quantised("uint4"), **offloaded(0.5, 0.5), **LOW_VRAM, **NO_CHECKPOINTING, **batch(2), **CACHED_LATENTS, **CACHED, **EMA,
+         **rank(12)},
+    ),
 )  # fmt: skip

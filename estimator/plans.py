@@ -16,6 +16,7 @@ from estimator.flux2 import Flux2KleinPlan, Flux2Plan
 from estimator.hidream import HiDreamPlan
 from estimator.job import Dataset, Job
 from estimator.ltx2 import Ltx2Plan
+from estimator.lumina2 import Lumina2Plan
 from estimator.omnigen2 import OmniGen2Plan
 from estimator.operations import Begin, Copy, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
@@ -84,7 +85,7 @@ PLANS: Mapping[str, type[Plan]] = {
     "flux2_klein": Flux2KleinPlan, "chroma": ChromaPlan, "chroma_radiance": RadiancePlan, "zimage_l2p": L2pPlan,
     "wan": WanPlan, "wan22_14b": Wan22Plan, "wan22_14b_i2v": Wan22FromImagePlan, "wan22_5b": Wan5bPlan, "wan21_i2v": Wan21FromImagePlan,
     "qwen": QwenPlan, "qwen_edit": QwenEditPlan, "qwen_first_edit": QwenFirstEditPlan, "ltx2": Ltx2Plan, "hidream": HiDreamPlan,
-    "omnigen2": OmniGen2Plan, "harness": StepOnlyPlan,
+    "omnigen2": OmniGen2Plan, "lumina2": Lumina2Plan, "harness": StepOnlyPlan,
 }  # fmt: skip
 
 

@@ -129,9 +129,15 @@ def _source(profile: Recorded, base: str, layers: Mapping[int, Layer]) -> rebuil
     if ("source", base) not in profile.kept:
         unsaved, recorded = base.replace(_FULL, _CHECKPOINTED).replace(_GRAPH, _PLAIN), profile.recorded(base)
         twin = recorded if unsaved == base else profile.recorded(unsaved)
+        shown = f"{_PREVIEWS[0]}/{base.split('/')[1]}/" if base.startswith(_CORE) else None
+
+        def preview() -> Program | None:
+            key = next((key for key in profile.data["parts"] if shown is not None and key.startswith(shown)), None)
+            return None if key is None else profile.recorded(key)
+
         uses = _recorded(profile, base)
         assert uses is not None
-        profile.kept["source", base] = rebuilt_weights.base_of(recorded, twin, uses[among(uses[:, 0], layers)])
+        profile.kept["source", base] = rebuilt_weights.base_of(recorded, twin, uses[among(uses[:, 0], layers)], preview)
     return profile.kept["source", base]  # type: ignore[return-value]
 
 

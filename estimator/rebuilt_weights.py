@@ -17,7 +17,7 @@ and recorded kinds of architectures that have all of them, which this gives tens
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,9 +121,9 @@ class Base:
     ends: Mapping[int, int]
 
 
-def base_of(base: Program, twin: Program, calls: Ints) -> Base:
+def base_of(base: Program, twin: Program, calls: Ints, preview: Callable[[], Program | None] = lambda: None) -> Base:
     """A recorded part with its calls (rows of estimator.layer_calls.Call). `twin`: a step's core under checkpointing, a text without
-    a graph (else the base itself)."""
+    a graph (else the base itself). `preview`: of the same weights, where there is any."""
     uses, own = Uses(*calls.T), len(base.names) - base.imports
     kept: Bools = uses.until != NONE
     if CHECKPOINTED in base.key:
@@ -131,7 +131,7 @@ def base_of(base: Program, twin: Program, calls: Ints) -> Base:
     if QUANTO not in base.key:
         return Base(base, calls, kept, {})
     held = kept & (uses.first < uses.output) & ~_convolved(base, uses)  # keep their inputs
-    return Base(base, calls, kept, _ends(base, twin, (uses.input[held], uses.last[held], uses.until[held]), own))
+    return Base(base, calls, kept, _ends(base, Lives(base, twin, preview), (uses.input[held], uses.last[held], uses.until[held]), own))
 
 
 def program(
@@ -192,7 +192,7 @@ def _convolved(base: Program, uses: Uses) -> Bools:
     return convolved
 
 
-def _ends(base: Program, twin: Program, held: tuple[Ints, Ints, Ints], own: int) -> dict[int, int]:
+def _ends(base: Program, ends: Lives, held: tuple[Ints, Ints, Ints], own: int) -> dict[int, int]:
     """Tensors that layers alone keep -> the tensor before whose birth each is let go where none does. `held`: of the calls that keep
     their inputs, these, the last tensor made in each, and until when; `own`: how many tensors the part makes."""
     until, last = defaultdict[int, int](int), dict[int, int]()
@@ -204,7 +204,7 @@ def _ends(base: Program, twin: Program, held: tuple[Ints, Ints, Ints], own: int)
     alone = {k for k, end in until.items() if base.deaths[k] == end}
     if not alone:
         return {}
-    text, ends, out = GRAPH in base.key, Lives(base, twin), {}
+    text, out = GRAPH in base.key, {}
     for k in sorted(alone):
         # what attention gives is kept by its own node: behind it stands what a text without a graph has not
         end = None if text and k + 1 not in ends.alike else ends.end(k)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from estimator import asked
 from estimator.controls import RAW, RAW_BYTES_PER_PIXEL
 from estimator.program import ALLOCATE, PeakRow, Program
 
@@ -64,6 +65,7 @@ def staying(key: str, features: tuple[str, ...], rows: Sequence[tuple[int, ...]]
 
 
 PROGRAMS: Mapping[str, Program] = {
+    **asked.PROGRAMS,
     RAW: staying(RAW, ("R",), [(RAW_BYTES_PER_PIXEL,)], "a control image as it was read"),
     TOKENS: staying(TOKENS, ("T",), [(LATENT_BYTES,), (PLACE_BYTES,)], "control images: their tokens"),
     LATENT: staying(LATENT, ("T",), [(PACKED_BYTES,)], "control images: their tokens"),

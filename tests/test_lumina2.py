@@ -12,10 +12,11 @@ from PIL import Image
 from calibration import probes
 from calibration.architectures.lumina2 import LOAD, template_tokens
 from estimator.advice import edits
+from estimator.asked import ASKED, BITS, GEMMA2_2B, PROGRAMS
 from estimator.job import Job
-from estimator.operations import Part
+from estimator.operations import Begin, MoveIn, Operation, Part
 from estimator.parameters import ELEMENT_BYTES
-from estimator.plans import plan_of
+from estimator.plans import before_previews, plan_of
 from estimator.program import Program
 from estimator.programs import load_profile
 from estimator.timeline import simulate
@@ -168,6 +169,34 @@ def test_all_stages_of_loading_were_recorded(tmp_path: Path) -> None:
     assert len(plan.encoders) == 1
 
 
+@pytest.mark.parametrize("qtype", ["float8", "uint4", "uint6"])
+@pytest.mark.parametrize("transformer", [False, True])
+def test_each_kind_has_all_parts_of_its_timeline(qtype: str, transformer: bool, tmp_path: Path) -> None:
+    """Of float8 and uint4 loading was recorded, all else is by rule; the text encoder is quantised beside a transformer in bf16 as well."""
+    job = lumina2(tmp_path, model={**MODEL, "quantize": transformer, "qtype": qtype, "low_vram": True}, **preview(512, 512))
+    assert (job.unmodelled, job.model.te_weights) == ((), qtype)
+    assert {"load", "sample", "train", "save"} <= {one.phase for one in simulate(job).phases}
+
+
+def test_layer_offloading_is_not_attached_and_leaves_uint4_as_it_is(tmp_path: Path) -> None:
+    """ModelConfig makes float8 of qfloat8 alone, and the class has no manager: uint4 needs the same with layer offloading."""
+    def peaks(**settings: Any) -> list[tuple[int, int]]:
+        job = lumina2(tmp_path, model={**MODEL, "quantize": True, "qtype": "uint4", **settings}, train=train(disable_sampling=True))
+        return [(one.allocated_bytes, one.reserved_bytes) for one in simulate(job).phases]
+
+    assert peaks() == peaks(layer_offloading=True, layer_offloading_transformer_percent=0.5, low_vram=True)
+
+
+@pytest.mark.parametrize(("qtype", "more"), [("uint4", "float8"), ("float8", "bf16")])
+def test_fewer_bits_need_less_while_steps_are_made(qtype: str, more: str, tmp_path: Path) -> None:
+    def training(kind: str) -> int:
+        weights = {"quantize": kind != "bf16", "quantize_te": False} | ({} if kind == "bf16" else {"qtype": kind})
+        found = simulate(lumina2(tmp_path, model={**MODEL, **weights}, train=train(disable_sampling=True))).phases
+        return max(one.allocated_bytes for one in found if one.phase == "train")
+
+    assert training(qtype) < training(more) - 2**29
+
+
 @pytest.mark.parametrize("checkpointing", ["checkpointed", "full"])
 def test_captions_that_differ_are_attended_to_by_another_kernel(checkpointing: str) -> None:
     """Memory-efficient attention, which has a mask, rounds the rows of what it keeps up to 32, where FlashAttention does to 128."""
@@ -190,3 +219,86 @@ def test_text_that_is_cached_or_unloaded_is_off_the_card(tmp_path: Path) -> None
     resident = training()
     for setting in ("cache_text_embeddings", "unload_text_encoder"):
         assert resident - training(**{setting: True}) > 2 * 2**30  # Gemma-2 2B in 8 bit
+
+
+# ---------------------------------------------------------------- the weight that presets of devices ask for
+
+
+def asked(operations: list[Operation]) -> list[int]:
+    return [at for at, one in enumerate(operations) if isinstance(one, Part) and one.key.startswith(ASKED)]
+
+
+@pytest.mark.parametrize("kind", BITS)
+def test_a_weight_that_is_asked_for_is_made_in_fp32_and_let_go(kind: str) -> None:
+    """bf16 and fp32 beside one another are its peak, whatever the bits: 122 MiB of cache_text in `lumina2-uint4-offload-nothing-b2`."""
+    part = PROGRAMS[f"{ASKED}/{kind}"]
+    alive: list[int] = []
+    totals, born = [0], 0
+    for event in part.events.tolist():
+        if event:
+            alive.remove(born - event)
+        else:
+            alive.append(born)
+            born += 1
+        totals.append(sum(part.sizes({}).tolist()[k] for k in alive))
+    assert (alive, born) == ([], len(part.names))
+    assert max(totals) == part.peak({})[0] == 6 * GEMMA2_2B
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "times"),
+    [
+        ({"qtype": "uint4"}, {}, 2), ({"qtype": "uint3"}, {}, 2), ({"qtype": "float8"}, {}, 0), ({"qtype": "qfloat8"}, {}, 0),
+        ({"qtype": "uint4", "quantize_te": False}, {}, 0), ({"qtype": "uint4"}, {"unload_text_encoder": True}, 0),
+    ],
+)  # fmt: skip
+def test_a_round_of_previews_asks_twice_for_it_before_anything_moves(
+    model: dict[str, Any], settings: dict[str, Any], times: int, tmp_path: Path
+) -> None:
+    job = lumina2(tmp_path, model={**MODEL, "quantize": True, **model}, train=train(**settings), **preview(512, 512))
+    operations = list(plan_of(job, load_profile(ARCH)).sampling("first"))
+    found = asked(operations)
+    assert len(found) == times
+    assert all(at < operations.index(MoveIn("vae")) for at in found)
+
+
+def test_caching_asks_for_it_once_in_each_phase(tmp_path: Path) -> None:
+    settings = train(cache_text_embeddings=True, disable_sampling=True)
+    data = [{"folder_path": str(tmp_path), "resolution": [512, 768], "cache_latents_to_disk": True}]
+    job = lumina2(tmp_path, model={**MODEL, "quantize": True, "qtype": "uint4"}, train=settings, datasets=data)
+    operations = list(before_previews(plan_of(job, load_profile(ARCH))))
+    before = [operations[at - 1] for at in asked(operations)]
+    assert [one.phase for one in before if isinstance(one, Begin)] == ["cache_latents", "cache_text", "cache_latents"]
+    assert len(before) == 3
+
+
+# ---------------------------------------------------------------- refiners, which are not made again
+
+
+def ways(program: Program, block: str) -> dict[str, int]:
+    """Of the first pass of a block: its inputs of attention and of the feed-forward, and what is within that -> how many of its tensors are
+    born after them before they go."""
+    own = f"transformer.{block}"
+    inside = [
+        (number, moment.replace(own, "block")) for number, moment in enumerate(map(program.moments.__getitem__, program.labels))
+        if moment.startswith((f"{own}.", f"{own}|")) and moment.endswith("|forward")
+    ]  # fmt: skip
+    places = {number: place for place, (number, _) in enumerate(inside)}
+    names = [name for _, name in inside]
+    out = {}
+    for what, behind in (("block.norm1|forward", "block.attn"), ("block.feed_forward|forward", "block.feed_forward.linear_2")):
+        first = next(at for at, name in enumerate(names) if name.startswith(behind))
+        at = max(place for place in range(first) if names[place] == what)
+        last = int(program.deaths[inside[at][0]]) - 1
+        out[what] = places.get(last, len(inside)) - at
+    return out
+
+
+@pytest.mark.parametrize("kind", ["bf16", "float8", "uint4"])
+@pytest.mark.parametrize("how", ["checkpointed/one", "full/many"])
+def test_what_refiners_multiply_lives_as_in_blocks_that_save_nothing(kind: str, how: str) -> None:
+    """As in a uint4 step that was recorded beside: it goes with the function that has it, not with its last use (17 tensors for 120)."""
+    made = load_profile(ARCH).program(f"step.core/{kind}/{how}")
+    like = ways(made, "layers.0")
+    assert [ways(made, f"noise_refiner.{number}") for number in (0, 1)] == [like, like]
+    assert ways(made, "context_refiner.0")["block.feed_forward|forward"] == like["block.feed_forward|forward"] > 3
