@@ -133,7 +133,7 @@ def _decides(job: Job, gpu: Gpu, tight: Simulation, capacity_bytes: int) -> bool
     """
     assert tight.failed is not None
     first_step = next((i for i, p in enumerate(tight.phases) if p.phase == "train"), None)
-    return first_step is None or tight.failed < first_step or outgrows(job, capacity_bytes, workspace_bytes=workspace_of(gpu))
+    return first_step is None or tight.failed < first_step or outgrows(job, capacity_bytes, tight, workspace_bytes=workspace_of(gpu))
 
 
 LOADING = frozenset({"load"})

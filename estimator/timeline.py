@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from random import Random
 
 from estimator import plans
@@ -53,13 +54,15 @@ def simulate(
     return _finished([*begun.peaks, *shown, *end.peaks[len(worst.peaks) :]], end)
 
 
-def outgrows(job: Job, capacity_bytes: int, *, workspace_bytes: int = WORKSPACE_BYTES) -> bool:
+def outgrows(job: Job, capacity_bytes: int, tight: Simulation | None = None, *, workspace_bytes: int = WORKSPACE_BYTES) -> bool:
     """Whether training steps in the first order that is replayed with room to spare reserve more than the capacity.
 
-    Raises CannotTell as `simulate` does.
+    `tight`: the job under that capacity, where it is at hand. Raises CannotTell as `simulate` does.
     """
     profile = profile_of(job.arch, job.model, job.network)
     plan = plans.plan_of(job, profile)
+    if tight is not None and _fails_in_steps(tight) and _orders(job, plan, True) == _orders(job, plan, False):
+        return True  # it is the same replay, up to where memory ran out
     for allowed in (capacity_bytes, None):  # up to the first refusal both are the same, and the start under this capacity is often at hand
         begun, done = ahead(Replay(profile, job, allowed, workspace_bytes), plans.before_steps(plan))
         if done and not any(peak.retries for peak in begun.peaks):
@@ -67,6 +70,12 @@ def outgrows(job: Job, capacity_bytes: int, *, workspace_bytes: int = WORKSPACE_
     branch, done = ahead(begun, plans.steps(plan, _orders(job, plan, True)[0]))
     trained = branch.peaks[len(begun.peaks) :]
     return not done or any(peak.retries or peak.reserved_bytes > capacity_bytes for peak in trained)
+
+
+def _fails_in_steps(tight: Simulation) -> bool:
+    """Whether memory ran out in a training step, and no block was released before the first one."""
+    before = takewhile(lambda peak: peak.phase != "train", tight.phases)
+    return tight.failed is not None and tight.phases[tight.failed].phase == "train" and not any(peak.retries for peak in before)
 
 
 def _orders(job: Job, plan: Plan, room_to_spare: bool) -> list[tuple[Step, ...]]:
