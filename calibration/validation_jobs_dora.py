@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW, only
-from calibration.validation_jobs_flux2 import klein
+from calibration.validation_jobs_edit import ONE
+from calibration.validation_jobs_flux2 import CHROMA, klein
+from calibration.validation_jobs_qwen import WEIGHTED
+from calibration.validation_jobs_wan import clip, frames
 from calibration.validation_settings import *
 
 DORA = {"network.type": "dora"}
@@ -35,4 +38,24 @@ JOBS = (
         SMALL_PREVIEW,
     ),
     Job("klein4b-dora", klein("4b"), (("portraits", [512, 768], {}),), {**DORA, **CACHED, **rank(16)}, SMALL_PREVIEW),
+    Job("qwen-dora", web_ui("qwen"), (("portraits", [512, 640], {}),), {**DORA, **WEIGHTED, **CACHED, **rank(16)}, SMALL_PREVIEW),
+    Job("klein9b-dora", klein("9b"), (("phone", [512, 640], {}),), {**DORA, **CACHED, **rank(24)}, SMALL_PREVIEW),
+    Job(
+        "wan1b-dora", web_ui("wan 1.3b"), (("short clips", [320], frames(21)), ("small", [384], {})), {**DORA, **CACHED, **rank(16)},
+        (clip(480, 320, 33),),
+    ),
+    Job("flex-dora", web_ui("flex1"), (("portraits", [512, 768], {}),), {**DORA, **CACHED, **rank(16)}, SMALL_PREVIEW),
+    Job("chroma-dora", CHROMA, (("phone", [512, 640], {}),), {**DORA, **CACHED_LATENTS, **rank(16)}, SMALL_PREVIEW),
+    Job(
+        "turbo-dora-bf16", web_ui("turbo"), (("portraits", [512, 640], {}),), {**DORA, **CACHED, **UNQUANTISED, **rank(24)},
+        SMALL_PREVIEW,
+    ),
+    Job(
+        "turbo-dora-uint4-b2", web_ui("turbo"), (("five", [512], {}),),
+        {**DORA, **CACHED, **quantised("uint4"), **batch(2), **EMA, **rank(16)}, SMALL_PREVIEW,
+    ),
+    Job(
+        "first-edit-dora", web_ui("first edit"), (("odd", [512], {"control_path": ONE[0]}),), {**DORA, **WEIGHTED, **CACHED, **rank(16)},
+        (preview(512, 512, ctrl_img=f"{ONE[0]}/image0.png"),),
+    ),
 )  # fmt: skip

@@ -2,7 +2,8 @@
 
 The trainer merges a LoRA into unquantised weights before it makes previews, so that these were recorded without one; a DoRA it leaves
 where it is (`ToolkitNetworkMixin.merge_in`). What a LoRA makes in a forward pass without gradients (estimator.adapter_sites) is laid behind
-each layer's result, and what a DoRA makes behind that. Two prompts that go through together have the multiplier repeated.
+each layer's result, and what a DoRA makes behind that. A training adapter (Z-Image Turbo's) is within the layer: the result is its sum, and
+the layer is through when what was added to is gone. Two prompts that go through together have the multiplier repeated.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from estimator.adapter_sites import FORWARD, Tape, never
+from estimator.adapter_sites import FORWARD, INNER, Tape, never
 from estimator.dora_forward import FULL, HALF, weighed
 from estimator.dora_programs import CONSTANT, RANK, freer, maker, sizes_of
 from estimator.laying import BEFORE, RECORDED_RANK, THERE, Laid
@@ -29,7 +30,8 @@ def adapted(base: Program, numbers: Mapping[str, int], widths: Sequence[int]) ->
     laid, seen = Laid(tape), set[str]()
     for k in range(tape.own):
         made = tape.made[k]
-        if made.module not in numbers or made.run != FORWARD or (k + 1 < tape.own and tape.made[k + 1].module == made.module):
+        following = tape.made[k + 1].module if k + 1 < tape.own else ""
+        if made.module not in numbers or made.run != FORWARD or following in (made.module, made.module + INNER):
             continue
         seen.add(made.module)
         n = numbers[made.module]
@@ -41,8 +43,8 @@ def adapted(base: Program, numbers: Mapping[str, int], widths: Sequence[int]) ->
 
 def _behind(laid: Laid, result: int, widths: Sequence[int], repeats: bool) -> None:
     """One layer's adapter."""
-    tape, at = laid.tape, laid.tape.born[result]
-    died = tape.died[result]
+    tape = laid.tape
+    at, died = _returned(tape, result), tape.died[result]
     if died is None:
         raise never(tape.made[result].module)
     size = sizes_of(tape, result, widths)
@@ -63,6 +65,17 @@ def _behind(laid: Laid, result: int, widths: Sequence[int], repeats: bool) -> No
     laid.ends[result] = laid.behind(at)
     free(given, scaled, *repeated, *more.passing)
     laid.free((died, THERE, 0), total)
+
+
+def _returned(tape: Tape, result: int) -> int:
+    """The event with which the layer is through: its result's birth, or the end of the last that a training adapter on it lets go."""
+    layer, k, until = tape.made[result].module, result - 1, tape.next_birth(result)
+    ends = [tape.born[result]]
+    while k >= 0 and tape.made[k].module in (layer, layer + INNER):
+        died = tape.died[k]
+        ends += [died] if died is not None and died < until else []
+        k -= 1
+    return max(ends)
 
 
 def _unranked(base: Program) -> Program:

@@ -17,7 +17,8 @@ from estimator.program import Footprint, Program
 from estimator.programs import Profile, load_profile
 
 NETWORK, PREVIEWS = "setup.network", ("sample.enter", "sample.leave")
-BESIDE = "qfloat8"  # of what is around previews, where the adapter stays beside the weights: nothing of it depends on them
+# Kinds of what is around previews, where the adapter stays beside the weights and nothing depends on them: the first that was recorded
+BESIDE = ("qfloat8", "uint4")
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,15 @@ class DoraProfile(Profile):
         if name == NETWORK:
             return network(self.base.program(key), self.base.adapter, rest[0])
         if name in ONE_BY_ONE:  # it is never merged into the weights
-            return one_by_one(self.base.program("/".join([name, BESIDE, *rest[1:]]) if name in PREVIEWS else key), self.base.adapter)
+            return one_by_one(self.base.program(self._beside(key) if name in PREVIEWS else key), self.base.adapter)
         if name == "preview":
             return self._preview(key.replace(ENCODED, CACHED))
         return Dora(self.base.program(key), self.layers, self.base.adapter).program()
+
+    def _beside(self, key: str) -> str:
+        name, _, *rest = key.split("/")
+        keys = ["/".join([name, kind, *rest]) for kind in BESIDE]
+        return next((one for one in keys if self.base.has(one)), keys[0])
 
     def _preview(self, key: str) -> Program:
         """Those of unquantised weights were recorded with the adapter merged, and so without."""

@@ -91,8 +91,10 @@ class LokrProfile(Profile):
 
 def numbered(base: Profile) -> dict[str, int]:
     """The number of each layer that has an adapter: those that get gradients by these, the others by their place among all layers."""
-    relatives = tuple(base.relative.data["parts"]) if base.shares_all and base.relative is not None else ()
-    key = next(key for key in (*base.data["parts"], *relatives) if key.startswith("step.core/"))
+    holder = base
+    while holder.shares_all and "step.core" not in holder.kinds and holder.relative is not None:
+        holder = holder.relative
+    key = next(key for key in holder.data["parts"] if key.startswith("step.core/"))
     tape = Tape(base.program(key))
     found = layers_of(tape)
     if 2 * len(found) == len(base.adapter):

@@ -120,10 +120,10 @@ class WanPlan(Plan):
             if not (self.merges and self.merged_whole and isinstance(operation, Part) and operation.key.startswith(MERGING)):
                 yield operation
                 continue
-            name, weights, ema, _ = operation.key.split("/")
+            name, weights, ema, _, *away = operation.key.split("/")
             if (name, ema) == (MERGING[0], "ema"):
                 yield from (replace(operation, key=f"{name}/{RECORDED}/{ema}/{when}"), EmptyCache())
-            yield replace(operation, key=f"{name}/{weights}/none/{when}")
+            yield replace(operation, key="/".join((name, weights, "none", when, *away)))
 
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
         low_vram = self.job.model.low_vram

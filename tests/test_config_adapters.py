@@ -12,7 +12,9 @@ from estimator.errors import InputError
 from estimator.job import Job
 
 CHROMA = {"name_or_path": "lodestones/Chroma", "arch": "chroma"}
+KONTEXT = {"name_or_path": "black-forest-labs/FLUX.1-Kontext-dev", "arch": "flux_kontext"}
 KLEIN = {"name_or_path": "black-forest-labs/FLUX.2-klein-base-4B", "arch": "flux2_klein_4b", "quantize": True}
+QWEN = {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image", "quantize": True}
 SDXL = {"name_or_path": "stabilityai/stable-diffusion-xl-base-1.0", "arch": "sdxl"}
 ZIMAGE = {"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage", "quantize": True}
 UINT4 = TURBO | {"quantize": True, "qtype": "uint4"}
@@ -126,7 +128,10 @@ def test_a_lokr_is_named_where_it_was_not_recorded(tmp_path: Path, model: dict[s
 
 @pytest.mark.parametrize(
     "model",
-    [FLUX_DEV, FLUX_DEV | {"quantize": True}, KLEIN, ZIMAGE, ZIMAGE | {"quantize": False}, ZIMAGE | {"qtype": "uint4"}],
+    [
+        FLUX_DEV, FLUX_DEV | {"quantize": True}, KLEIN, ZIMAGE, ZIMAGE | {"quantize": False}, ZIMAGE | {"qtype": "uint4"}, UINT4, TURBO,
+        CHROMA | {"quantize": True}, QWEN,
+    ],
 )
 def test_a_dora_is_read_where_it_is_modelled(tmp_path: Path, model: dict[str, Any]) -> None:
     job = read(tmp_path, train=train(), model=model, network={"type": "dora", "linear": 24, "conv": 16})
@@ -145,7 +150,8 @@ def test_a_dora_on_float8_stops_the_trainer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "more", "settings", "key"),
     [
-        (UINT4, {}, {}, "network.type"), (CHROMA, {}, {}, "network.type"), (ZIMAGE | {"qtype": "qint8"}, {}, {}, "network.type"),
+        (UINT4 | {"qtype": "uint3"}, {}, {}, "network.type"), (KONTEXT, {}, {}, "network.type"),
+        (ZIMAGE | {"qtype": "qint8"}, {}, {}, "network.type"),
         (ZIMAGE | {"quantize": False, "layer_offloading": True}, {}, {}, "network.type"),
         (KLEIN, {"network_kwargs": {"only_if_contains": ["double_blocks.3."]}}, {}, "network.network_kwargs.only_if_contains"),
         (ZIMAGE, {"dropout": 0.1}, {}, "network.dropout"), (ZIMAGE, {}, {"optimizer": "automagic3"}, "network.type"),
