@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW
-from calibration.validation_jobs_flux2 import klein
-from calibration.validation_jobs_unet import XL_UI
+from calibration.validation_jobs_flux2 import CHROMA, NO_WORKERS, klein
+from calibration.validation_jobs_lumina2 import UI as LUMINA2
+from calibration.validation_jobs_sd3 import MEDIUM, by_key
+from calibration.validation_jobs_unet import SD15_UI, XL_UI
+from calibration.validation_jobs_wan import clip, frames
 from calibration.validation_settings import *
 
 WHOLE: dict[str, Any] = {"network": None, **UNQUANTISED}
+WITHOUT_ADAPTER: dict[str, Any] = {"model.assistant_lora_path": None}
 JOBS = (
     Job("zimage-whole", web_ui("zimage"), (("phone", [512, 768], {}),), {**WHOLE, **CACHED}, SMALL_PREVIEW),
     Job(
@@ -41,5 +45,55 @@ JOBS = (
     ),
     Job(
         "flux-whole-b2", web_ui("flux"), (("five", [512], {}),), {**WHOLE, **CACHED, **NO_CHECKPOINTING, **batch(2)}, SMALL_PREVIEW,
+    ),
+    Job(
+        "sd15-whole", SD15_UI, (("portraits", [512], {}), ("wide", [448], {"batch_size": 2})), {**WHOLE, **CACHED_LATENTS}, SMALL_PREVIEW,
+    ),
+    Job(
+        "sd15-whole-ema-b2", SD15_UI, (("five", [640], {}),),
+        {**WHOLE, "model.quantize": True, **NO_CHECKPOINTING, **batch(2), **EMA, **optimizer("adamw")}, (preview(512, 704),),
+    ),
+    Job("flex1-whole", web_ui("flex1"), (("portraits", [512, 768], {}),), {**WHOLE, **CACHED_TEXT}, SMALL_PREVIEW),
+    Job(
+        "flex1-whole-adafactor-b2", web_ui("flex1"), (("five", [512], {}),),
+        {**WHOLE, **CACHED, **NO_CHECKPOINTING, **batch(2), **optimizer("adafactor")}, SMALL_PREVIEW,
+    ),
+    Job(
+        "wan1b-whole-33", web_ui("wan 1.3b"), (("clips", [368], frames(33)), ("portraits", [512], {})), {**WHOLE, **CACHED_LATENTS},
+        (clip(416, 240, 17), clip(512, 400, 1, SECOND)),
+    ),
+    Job(
+        "wan1b-whole-ema-b2", web_ui("wan 1.3b"), (("short clips", [320], frames(17)),),
+        {**WHOLE, **UNLOADED, **NO_CHECKPOINTING, **EMA, **batch(2), **optimizer("adafactor"), **NO_WORKERS}, (clip(416, 240, 17),),
+    ),
+    Job(
+        "lumina2-whole", LUMINA2, (("portraits", [768], {}), ("five", [640], {"batch_size": 2})), {**WHOLE, **CACHED_LATENTS},
+        SMALL_PREVIEW,
+    ),
+    Job(
+        "lumina2-whole-ema-b2", LUMINA2, (("five", [704], {}), ("odd", [576], {})),
+        {**WHOLE, **NO_CHECKPOINTING, **EMA, **batch(2), **optimizer("adafactor")}, SMALL_PREVIEW,
+    ),
+    Job(
+        "sd35-medium-whole", by_key(MEDIUM), (("portraits", [768], {}), ("five", [576], {"batch_size": 2})), {**WHOLE, **CACHED_TEXT},
+        SMALL_PREVIEW,
+    ),
+    Job(
+        "sd35-medium-whole-ema-b4", by_key(MEDIUM), (("five", [512], {}),),
+        {**WHOLE, **UNLOADED, **NO_CHECKPOINTING, **EMA, **batch(4), **optimizer("adafactor")}, SMALL_PREVIEW,
+    ),
+    Job("qwen-whole", web_ui("qwen"), (("phone", [512, 768], {}),), {**WHOLE, **CACHED, **optimizer("adafactor")}, SMALL_PREVIEW),
+    Job(
+        "qwen-whole-b2", web_ui("qwen"), (("five", [576], {}),), {**WHOLE, **CACHED, **HIGH_VRAM, **NO_CHECKPOINTING, **batch(2)},
+        SMALL_PREVIEW,
+    ),
+    Job(
+        "turbo-whole", web_ui("turbo"), (("phone", [512, 768], {}), ("five", [640], {"batch_size": 2})),
+        {**WHOLE, **WITHOUT_ADAPTER, **CACHED}, SMALL_PREVIEW,
+    ),
+    Job("chroma-whole", CHROMA, (("portraits", [512, 768], {}),), {**WHOLE, **CACHED_LATENTS, **optimizer("adafactor")}, SMALL_PREVIEW),
+    Job(
+        "chroma-whole-b2", CHROMA, (("five", [512], {}),), {**WHOLE, **CACHED_LATENTS, **UNLOADED, **NO_CHECKPOINTING, **batch(2)},
+        SMALL_PREVIEW,
     ),
 )  # fmt: skip

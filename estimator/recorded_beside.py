@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
+from estimator import rebuilt_profile
 from estimator.archive import described
 from estimator.errors import CannotTell, Problem
+from estimator.program import Program
 from estimator.programs import Profile, load_profile
 
 P = TypeVar("P", bound="BesideProfile")
@@ -21,13 +23,20 @@ class BesideProfile(Profile):
     def relative(self) -> Profile | None:
         return load_profile(self.arch)
 
+    def _by_rule(self, key: str) -> Program:
+        """Of another kind of weights than the recorded one, what lies in the architecture's own profile is made there."""
+        if self._is_relatives(key) and self.relative is not None and rebuilt_profile.base_key(self.relative, key) is not None:
+            return self.relative.program(key)
+        return super()._by_rule(key)
+
     def __hash__(self) -> int:
         return id(self)
 
 
-def recorded_beside(kind: type[P], arch: str, name: str, otherwise: Problem) -> P:
-    """The profile in the folder `name` below an architecture's. Raises CannotTell with `otherwise` where nothing was recorded."""
-    folder = load_profile(arch).folder / name
+def recorded_beside(kind: type[P], arch: str, name: str, otherwise: Problem, alike: str | None = None) -> P:
+    """The profile in the folder `name` below an architecture's, or below that of one of the same class and configuration (`alike`). Raises
+    CannotTell with `otherwise` where nothing was recorded."""
+    folder = load_profile(alike or arch).folder / name
     try:
         data = described(folder)
     except FileNotFoundError:

@@ -66,7 +66,7 @@ class WanPlan(Plan):
 
     def __init__(self, job: Job, encoders: tuple[str, ...]) -> None:
         super().__init__(job, encoders)
-        self.merges = self.weights == UNQUANTISED and not job.model.layer_offloading
+        self.merges = self.weights == UNQUANTISED and not job.model.layer_offloading and not self.whole
 
     def load(self) -> Iterator[Operation]:
         for operation in super().load():

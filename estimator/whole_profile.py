@@ -11,12 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from estimator import whole_ema
+from estimator import optimizers, whole_ema
 from estimator.errors import Problem
 from estimator.parameters import WHOLE, Fixed
 from estimator.program import Program
 from estimator.programs import Profile
 from estimator.recorded_beside import BesideProfile, recorded_beside
+
+SAME_TRANSFORMER = {"zimage-turbo": "zimage"}  # class and configuration: what was recorded of the one serves the other
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,14 @@ class WholeProfile(BesideProfile):
     def _has_rule(self, key: str) -> bool:
         return (key in whole_ema.PARTS and key not in self.data["parts"]) or super()._has_rule(key)
 
+    @cached_property
+    def idle(self) -> frozenset[int]:
+        """Parameters that no gradient reaches: an optimizer keeps no state of them, an EMA has its copies."""
+        return frozenset(self.data.get("idle", ()))
+
     def _by_rule(self, key: str) -> Program:
+        if self.idle and key.startswith(optimizers.PARTS):
+            return optimizers.program(key, self.adapter, WHOLE, self.idle)
         averaged = key in whole_ema.PARTS and key not in self.data["parts"]
         return whole_ema.program(key, self.adapter) if averaged else super()._by_rule(key)
 
@@ -48,4 +57,5 @@ class WholeProfile(BesideProfile):
 def whole(arch: str) -> Profile:
     """The profile of an architecture that is trained as a whole. Raises CannotTell where it has none."""
     why, fix = "training the whole model was never recorded", "add network: {type: lora, linear: 16}"
-    return recorded_beside(WholeProfile, arch, WHOLE, Problem(f"{arch} without a network section", None, why, fix))
+    otherwise = Problem(f"{arch} without a network section", None, why, fix)
+    return recorded_beside(WholeProfile, arch, WHOLE, otherwise, SAME_TRANSFORMER.get(arch))

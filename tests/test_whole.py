@@ -20,9 +20,25 @@ from estimator.rows import bound
 from estimator.timeline import simulate
 from estimator.trainers import modelled
 
-# The two layers of Stable Diffusion XL's embedding of the timestep are left out (DO_NOT_TRAIN_WEIGHTS of toolkit/stable_diffusion_model.py)
-UNTRAINED_BYTES = {"sdxl-aitk": 2 * (320 * 1280 + 1280 + 1280 * 1280 + 1280)}
+# The two layers of Stable Diffusion's embedding of the timestep are left out (DO_NOT_TRAIN_WEIGHTS of toolkit/stable_diffusion_model.py);
+# 3.5's table of positions and Wan's two are no parameters
+UNETS = ("sd15-aitk", "sdxl-aitk")
+UNTRAINED_BYTES = {
+    **dict.fromkeys(UNETS, 2 * (320 * 1280 + 1280 + 1280 * 1280 + 1280)), "sd35-medium-aitk": 2 * 384**2 * 1536,
+    "wan21-1.3b": 2 * 4 * 1024 * 64,
+}  # fmt: skip
 SDXL = {"name_or_path": "stabilityai/stable-diffusion-xl-base-1.0", "arch": "sdxl"}
+SD15 = {"name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "arch": "sd15"}
+PLAIN_TURBO = {key: value for key, value in TURBO.items() if key != "assistant_lora_path"}
+MODELS = {
+    "flex1": {"name_or_path": "ostris/Flex.1-alpha", "arch": "flex1"}, "flux1-dev": FLUX_DEV, "zimage": ZIMAGE, "zimage-turbo": PLAIN_TURBO,
+    "sdxl-aitk": SDXL, "sd15-aitk": SD15, "lumina2-aitk": {"name_or_path": "Alpha-VLLM/Lumina-Image-2.0", "arch": "lumina2"},
+    "sd35-medium-aitk": {"name_or_path": "stabilityai/stable-diffusion-3.5-medium", "arch": "sd3"},
+    "wan21-1.3b": {"name_or_path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "arch": "wan21"},
+    "qwen-image": {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image"},
+    "chroma": {"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"},
+    "flux2-klein-4b": {"name_or_path": "x", "arch": "flux2_klein_4b"}, "flux2-klein-9b": {"name_or_path": "x", "arch": "flux2_klein_9b"},
+}  # fmt: skip
 WORKLOAD = {"T": 1024, "X": 96, "B": 1, "r": 0, "E": 64, "N": 20, "u": 256, "v": 64}
 CORES = [f"step.core/bf16/{kept}/{many}" for kept in ("checkpointed", "full") for many in ("one", "many")]
 
@@ -45,14 +61,17 @@ def test_it_is_read_without_a_network_section_or_with_an_empty_one(tmp_path: Pat
 @pytest.mark.parametrize(
     ("model", "settings", "key"),
     [
-        (TURBO, {}, "network"), (ZIMAGE | {"quantize": True}, {}, "model.quantize"), (ZIMAGE | {"layer_offloading": True}, {}, "network"),
+        ({"name_or_path": "x", "arch": "flux2"}, {}, "network"), (TURBO, {}, "network"),
+        (ZIMAGE | {"quantize": True}, {}, "model.quantize"), (ZIMAGE | {"layer_offloading": True}, {}, "network"),
         (ZIMAGE | {"only_if_contains": ["layers.3."]}, {}, "model.only_if_contains"), (ZIMAGE, {"optimizer": "prodigy"}, "train.optimizer"),
         (ZIMAGE, {"do_paramiter_swapping": True}, "train.do_paramiter_swapping"),
         (ZIMAGE, {"optimizer": "adafactor", "gradient_accumulation": 2}, "train.gradient_accumulation"),
+        (MODELS["flex1"], {}, "train.bypass_guidance_embedding"),
     ],
     ids=[
-        "another architecture", "quantised", "offloaded layers", "some parameters", "another optimizer", "a changing subset",
-        "copies added up",
+        "another architecture", "a training adapter", "quantised", "offloaded layers", "some parameters", "another optimizer",
+        "a changing subset",
+        "copies added up", "an embedding of the guidance",
     ],
 )  # fmt: skip
 def test_what_has_no_model_is_named(tmp_path: Path, model: dict[str, Any], settings: dict[str, Any], key: str) -> None:
@@ -60,10 +79,30 @@ def test_what_has_no_model_is_named(tmp_path: Path, model: dict[str, Any], setti
     assert any(place.endswith(key) for place in named(job)), named(job)
 
 
-def test_a_model_in_float8_is_said_to_learn_next_to_nothing(tmp_path: Path) -> None:
-    model = ZIMAGE | {"quantize": True, "qtype": "float8"}
+@pytest.mark.parametrize(("qtype", "why"), [("float8", "no gradient"), ("uint4", "no parameters"), ("uint7", "no parameters")])
+def test_a_quantised_model_is_said_to_learn_next_to_nothing(qtype: str, why: str, tmp_path: Path) -> None:
+    model = ZIMAGE | {"quantize": True, "qtype": qtype}
     job = read(tmp_path, train=train(optimizer="adamw8bit"), model=model, network=...)
-    assert any("get no gradient" in entry.why for entry in job.unmodelled)
+    assert any(why in entry.why for entry in job.unmodelled)
+
+
+def test_a_unet_that_asks_for_quantisation_is_one_that_does_not(tmp_path: Path) -> None:
+    """It has none: an adapter is then beside its weights, and here there is no adapter."""
+    jobs = [
+        read(tmp_path, train=train(optimizer="adamw8bit", noise_scheduler="ddpm"), model=SD15 | {"quantize": asked}, network=...)
+        for asked in (True, False)
+    ]
+    assert jobs[0].model == jobs[1].model
+    assert not named(jobs[0])
+
+
+def test_parameters_without_a_gradient_have_no_state_and_an_emas_copies() -> None:
+    """Of Flex.1: the two layers of the embedding of the guidance, with biases."""
+    profile = whole("flex1")
+    assert [profile.adapter[k] // 2 for k in sorted(profile.idle)] == [256 * 3072, 3072, 3072 * 3072, 3072]
+    names = {name for name in profile.program("step.update/adamw+bf16/first").names if name}
+    assert not {int(name.rsplit(".", 1)[1]) for name in names if name.startswith("optimizer:")} & profile.idle
+    assert profile.program("setup.ema").stay_bytes("ema", {}) == tuple(profile.adapter)
 
 
 @pytest.mark.parametrize("model", [SDXL, {"name_or_path": "x", "arch": "flux2_klein_9b"}])
@@ -109,7 +148,8 @@ def test_the_optimizer_has_every_weight_of_the_transformer_and_each_gets_a_gradi
     assert sum(profile.adapter) == sum(load_profile(arch).resident("transformer", "bf16")) - untrained
     for key in CORES:
         values = WORKLOAD | {"B": 3 if key.endswith("many") else 1}
-        assert sorted(profile.program(key).stay_bytes("gradient", values)) == sorted(profile.adapter)
+        reached = sorted(size for k, size in enumerate(profile.adapter) if k not in profile.idle)
+        assert sorted(profile.program(key).stay_bytes("gradient", values)) == reached
 
 
 @pytest.mark.parametrize(("optimizer", "least", "most"), [("adamw", 2.0, 2.0), ("adamw8bit", 1.0, 1.04), ("adafactor", 0.0, 0.01)])
@@ -121,7 +161,8 @@ def test_states_are_in_the_parameters_type_or_in_eight_bit(arch: str, optimizer:
     program = profile.program(f"step.update/{optimizer}+bf16/first")
     groups = {name.split(":")[0] for name in program.names if name} - {"gradient"}
     state = sum(size for group in groups for size in program.stay_bytes(group, WORKLOAD))
-    assert least <= state / sum(profile.adapter) <= most
+    reached = sum(size for k, size in enumerate(profile.adapter) if k not in profile.idle)
+    assert least <= state / reached <= most
 
 
 
@@ -132,17 +173,20 @@ def peak(job: Job) -> int:
 
 @pytest.mark.parametrize("arch", sorted(modelled.WHOLE))
 def test_more_of_anything_needs_no_less(arch: str, tmp_path: Path) -> None:
-    model = {"zimage": ZIMAGE, "flux1-dev": FLUX_DEV, "sdxl-aitk": SDXL}.get(arch, {"name_or_path": "x", "arch": arch.replace("-", "_")})
+    model, convolutions = MODELS[arch], arch in UNETS
 
     def of(**settings: Any) -> int:
-        ours = {"optimizer": "adamw8bit", "noise_scheduler": "ddpm" if model is SDXL else "flowmatch"}
-        return peak(read(tmp_path, train=train(**{**ours, **settings}), model=model, network=...))
+        scheduler = "ddpm" if convolutions else "flowmatch"
+        ours = {"optimizer": "adamw8bit", "noise_scheduler": scheduler, "bypass_guidance_embedding": arch == "flex1"}
+        job = read(tmp_path, train=train(**{**ours, **settings}), model=model, network=...)
+        assert convolutions or not named(job)
+        return peak(job)
 
     small = of()
     assert small <= of(batch_size=2) <= of(batch_size=4)
     assert small <= of(gradient_checkpointing=False)
     assert small < of(optimizer="adamw")
-    assert model is SDXL or of(optimizer="adafactor") < small
+    assert convolutions or of(optimizer="adafactor") < small
     assert small < of(ema_config={"use_ema": True})
 
 

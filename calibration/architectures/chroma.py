@@ -6,10 +6,11 @@ which pads the converted one to whole rows of 8 where it must (`M8`, `S8`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from calibration.architectures import flux
-from calibration.architectures.base import Architecture, Layout
+from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout
 
 LOAD = {
     "load.transformer": ("Loading transformer", "Quantizing transformer"),
@@ -26,9 +27,13 @@ BUCKETS = (
     (512, 512, 2, 20), (672, 992, 2, 20), (640, 448, 3, 20), (544, 800, 4, 20),
 )  # fmt: skip
 SAMPLES = tuple((w, h, cfg, n) for w, h, _, n in flux.SAMPLES for cfg in (1.0, 4.0))
-ARCHITECTURES = {
-    "chroma": Architecture({"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"}, BUCKETS, SAMPLES, LAYOUT, caches_text=False),
-}
+CHROMA = Architecture({"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"}, BUCKETS, SAMPLES, LAYOUT, caches_text=False)
+WHOLE = replace(
+    CHROMA, relative="chroma", own=WITH_ADAPTER, left=("preview", "step.update", "setup.network"), weights=("bf16",), beside="whole",
+    train=SAMPLED, samples=SAMPLES[:1], layout=replace(LAYOUT, scratch=(*LAYOUT.scratch, *flux.WHOLE_SUMS)),
+    buckets=tuple((480, 672, *bucket[2:]) if bucket[0] == 352 else bucket for bucket in BUCKETS),
+)
+ARCHITECTURES = {"chroma": CHROMA, "chroma-whole": WHOLE}
 FILE = "Chroma1-Base.safetensors"
 
 

@@ -25,6 +25,7 @@ SCHNELL = {
     "name_or_path": "black-forest-labs/FLUX.1-schnell", "is_flux": True,
     "assistant_lora_path": "ostris/FLUX.1-schnell-training-adapter",
 }  # fmt: skip
+FLEX = {"name_or_path": "ostris/Flex.1-alpha", "is_flux": True}
 FEW = tuple(BUCKETS[n] for n in (0, 1, 2, 5, 7))  # of the second job, which is there for its factor
 LOKR = replace(
     DEV, relative="flux1-dev", own=WITH_ADAPTER, weights=("qfloat8",), factors=(4, -1), train=SAMPLED, second=(FEW, SAMPLES[:2]),
@@ -41,9 +42,11 @@ WHOLE = replace(
 ARCHITECTURES = {
     "flux1-dev": DEV,
     "flux1-dev-whole": WHOLE,
+    # as the trainer's example and its web UI have it: no gradient reaches the embedding of the guidance
+    "flex1-whole": replace(WHOLE, relative="flex1", model=FLEX, train={**SAMPLED, "bypass_guidance_embedding": True}),
     "flux1-dev-lokr": LOKR,
     "flux1-schnell": replace(DEV, relative="flux1-dev", model=SCHNELL),
-    "flex1": replace(DEV, relative="flux1-dev", model={"name_or_path": "ostris/Flex.1-alpha", "is_flux": True}),
+    "flex1": replace(DEV, relative="flux1-dev", model=FLEX),
 }
 
 VAE = {  # of FLUX, Flex and Z-Image

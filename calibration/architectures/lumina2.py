@@ -10,10 +10,11 @@ transformers' default.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from calibration.architectures import flux
-from calibration.architectures.base import Architecture, Layout
+from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout
 from estimator.tokens import LUMINA2_MAX_TOKENS, LUMINA2_TEMPLATE_TOKENS
 
 MARK = " <Prompt Start> "  # between the pipeline's system prompt and the prompt
@@ -48,15 +49,27 @@ MORE_SAMPLES = (
 UNCACHED = ((608, 608, 1, 20), (1120, 992, 1, 20), (672, 928, 1, 20))
 NEGATIVES = (21, 0, 60, 5, 0, 3)  # words, of each preview
 FEW = BUCKETS[:1]
-ARCHITECTURES = {
-    "lumina2-aitk": Architecture(
-        {"name_or_path": "Alpha-VLLM/Lumina-Image-2.0", "arch": "lumina2"}, BUCKETS, SAMPLES, LAYOUT,
-        weights=("bf16", "float8", "uint4", "qfloat8"), second=(MORE_BUCKETS, MORE_SAMPLES), negatives=NEGATIVES,
-        loads=("float8", "uint4"), brief={"bf16": (FEW, ()), "float8": (FEW, SAMPLES[:1]), "uint4": (FEW, SAMPLES[:1])},
-        fewer={"bf16": ((FEW, SAMPLES), (FEW, MORE_SAMPLES))}, uncached=UNCACHED,
-        caches_text=False, captioned=(CAPTIONED, ()),
+LUMINA2 = Architecture(
+    {"name_or_path": "Alpha-VLLM/Lumina-Image-2.0", "arch": "lumina2"}, BUCKETS, SAMPLES, LAYOUT,
+    weights=("bf16", "float8", "uint4", "qfloat8"), second=(MORE_BUCKETS, MORE_SAMPLES), negatives=NEGATIVES,
+    loads=("float8", "uint4"), brief={"bf16": (FEW, ()), "float8": (FEW, SAMPLES[:1]), "uint4": (FEW, SAMPLES[:1])},
+    fewer={"bf16": ((FEW, SAMPLES), (FEW, MORE_SAMPLES))}, uncached=UNCACHED,
+    caches_text=False, captioned=(CAPTIONED, ()),
+)  # fmt: skip
+# Of biases and of norms of the stream and of heads of 96 (8 of keys), of the picture, the text and both
+WHOLE_SUMS = (
+    *(f"norm{WIDTH}_{rows}" for rows in "TXS"), *(f"norm96_{heads}{rows}" for heads in (HEADS, 8) for rows in "TXS"),
+    *(f"norm64_{rows}" for rows in "TS"),
+)  # fmt: skip
+WHOLE = replace(
+    LUMINA2, relative="lumina2-aitk", own=(*WITH_ADAPTER, "step.core.uneven"), left=("preview", "step.update", "setup.network"),
+    weights=("bf16",), beside="whole", train=SAMPLED, samples=SAMPLES[4:5], negatives=(), loads=(), brief={}, fewer={}, uncached=(),
+    layout=replace(
+        LAYOUT, lengths=(*LAYOUT.lengths, "X32", "X128"), reduced=("T", "X", "S"),
+        scratch=(*MASKED, f"splits{HEADS}_X", "tiles64_X", *WHOLE_SUMS),
     ),
-}  # fmt: skip
+)  # fmt: skip
+ARCHITECTURES = {"lumina2-aitk": LUMINA2, "lumina2-aitk-whole": WHOLE}
 
 
 def diffusers(name: str, place: str) -> dict[str, Any] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from calibration.architectures import flux
-from calibration.architectures.base import Architecture, Layout
+from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout
 
 # Templates of the pipelines (diffusers: pipeline_qwenimage.py, prompt_template_encode) up to the prompt: beginning -> tokens, which the
 # pipeline drops again behind the text encoder (prompt_template_encode_start_idx); and what follows the prompt and stays.
@@ -31,12 +32,18 @@ SAMPLES = tuple((w, h, cfg, n) for (w, h, _, _), n in zip(flux.SAMPLES, (9, 70, 
 NEGATIVES = (0, 21, 0, 3, 0, 170, 0, 60)  # words, of each preview
 RECOVERED = "uint3|ostris/accuracy_recovery_adapters/qwen_image_torchao_uint3.safetensors"  # as the trainer's 24 GB example has it
 
-ARCHITECTURES = {
-    "qwen-image": Architecture(
-        {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image"}, BUCKETS, SAMPLES, LAYOUT, negatives=NEGATIVES,
-        weights=("bf16", "qfloat8", "float8", RECOVERED, "uint4"),
-    ),
-}  # fmt: skip
+QWEN = Architecture(
+    {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image"}, BUCKETS, SAMPLES, LAYOUT, negatives=NEGATIVES,
+    weights=("bf16", "qfloat8", "float8", RECOVERED, "uint4"),
+)  # fmt: skip
+# Of biases, of norms of heads of 128 and of the text as it comes, and of the bias of what comes out
+WHOLE_SUMS = (*(f"norm{width}_{rows}" for width in (3072, 12288) for rows in "TX"), "norm128_24T", "norm128_24X", "norm3584_X", "norm64_T")
+WHOLE = replace(
+    QWEN, relative="qwen-image", own=WITH_ADAPTER, left=("preview", "step.update", "setup.network"), weights=("bf16",), beside="whole",
+    train=SAMPLED, samples=SAMPLES[:1], negatives=(), layout=replace(LAYOUT, scratch=(*LAYOUT.scratch, *WHOLE_SUMS)),
+    buckets=tuple((480, 672, *bucket[2:]) if bucket[0] == 352 else bucket for bucket in BUCKETS),
+)
+ARCHITECTURES = {"qwen-image": QWEN, "qwen-image-whole": WHOLE}
 
 
 def template_tokens(text: str) -> tuple[int, int, str]:

@@ -68,8 +68,14 @@ WHOLE = replace(
     samples=FEW_SAMPLES[:1], second=(FEW_MORE, FEW_MORE_SAMPLES[:1]), uncached=(),
     layout=replace(LAYOUT, scratch=(*LAYOUT.scratch, *WHOLE_SUMS)),
 )
+# Of 1.5's likewise, whose first level has transformers too
+SD15_WHOLE_SUMS = ("norm320_4T", "norm2560_4T", "norm640_T", "norm5120_T", "norm1280_u", "norm10240_u", "norm1280_v", "norm10240_v")
+SD15_WHOLE = replace(
+    WHOLE, model=SD15.model, relative="sd15-aitk",
+    layout=replace(SD15.layout, scratch=(*SD15.layout.scratch, *SD15_WHOLE_SUMS)),
+)  # fmt: skip
 ARCHITECTURES = {
-    "sdxl-aitk-whole": WHOLE, "sdxl-aitk": SDXL, "sdxl-aitk-convolved": convolved(SDXL, "sdxl-aitk"),
+    "sdxl-aitk-whole": WHOLE, "sd15-aitk-whole": SD15_WHOLE, "sdxl-aitk": SDXL, "sdxl-aitk-convolved": convolved(SDXL, "sdxl-aitk"),
     "sd15-aitk": SD15, "sd15-aitk-convolved": convolved(SD15, "sd15-aitk"),
 }  # fmt: skip
 

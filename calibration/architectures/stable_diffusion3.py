@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from calibration.architectures import flux
-from calibration.architectures.base import Architecture, Layout
+from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout
 
 TEXT_TOKENS = 333  # 77 and 256, padded (toolkit/train_tools.py: encode_prompts_sd3; diffusers: _get_t5_prompt_embeds)
 LOAD = {
@@ -47,7 +47,14 @@ MEDIUM = replace(
     left=("step.update/", "load.text/", "text/", "cache_latents.item", "step.head/encoded", "preview.prompts"),
     layout=replace(LAYOUT, width=1536, lengths=("T", "S", "S128", "T128")),
 )  # fmt: skip
-ARCHITECTURES = {"sd35-large-aitk": LARGE, "sd35-medium-aitk": MEDIUM}
+# Of biases and of norms of heads of 64, of the picture and of the text; and of the bias of what comes out
+WHOLE_SUMS = (*(f"norm{width}_{rows}" for width in (1536, 6144) for rows in "TX"), "norm64_24T", "norm64_24X", "norm64_T")
+WHOLE = replace(
+    MEDIUM, relative="sd35-medium-aitk", own=WITH_ADAPTER, left=("preview", "step.update", "setup.network"), weights=("bf16",),
+    beside="whole", train=SAMPLED, samples=SAMPLES[5:], brief={}, fewer={}, loads=(), layout=replace(MEDIUM.layout, scratch=WHOLE_SUMS),
+    buckets=(*MEDIUM_BUCKETS, *MORE_BUCKETS, (544, 672, 3, 20), (576, 608, 4, 20)),
+)
+ARCHITECTURES = {"sd35-large-aitk": LARGE, "sd35-medium-aitk": MEDIUM, "sd35-medium-aitk-whole": WHOLE}
 
 # Published transformer/config.json; medium's first 13 layers have a second attention, over the picture alone
 TRANSFORMERS = {

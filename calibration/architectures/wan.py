@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from calibration.architectures.base import Architecture, Layout
+from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout
 
 ABOVE_ALL_TIMESTEPS = 1e9
 TEXT_TOKENS = 512  # UMT5, padded to max_length (toolkit/models/wan21/wan21.py, get_prompt_embeds)
@@ -55,9 +55,22 @@ SMALL = Architecture(
     replace(LAYOUT, scratch=("T*flash12_T", f"T*flash12_T_{TEXT_TOKENS}"), pipeline_apart=True),
     relative="wan21-14b", fewer={"qfloat8": FEW}, weights=("bf16", "qfloat8"), quantised=("float8", "uint4"),
 )  # fmt: skip
+# Of 1024 tokens at least in each sample: sums over fewer rows have no partial results
+WHOLE_BUCKETS = (
+    (512, 512, 1, 20, 1), (640, 384, 1, 20, 17), (384, 624, 1, 20, 9), (448, 320, 1, 20, 5), (624, 496, 1, 20, 1), (288, 320, 1, 20, 13),
+    (256, 448, 2, 20, 13), (320, 384, 3, 20, 9), (288, 256, 4, 20, 13), (480, 640, 2, 20, 1),
+)  # fmt: skip
+# Of biases and of norms, of the picture and of the text, and of the bias of what comes out
+WHOLE_SUMS = ("norm1536_T", "norm8960_T", "norm1536_X", "norm64_T")
+WHOLE = replace(
+    SMALL, relative="wan21-1.3b", own=WITH_ADAPTER, left=("preview", "step.update", "setup.network"), weights=("bf16",), beside="whole",
+    train=SAMPLED, buckets=WHOLE_BUCKETS, samples=FEW_SAMPLES[5:6], fewer={}, quantised=(),
+    layout=replace(SMALL.layout, scratch=(*SMALL.layout.scratch, *WHOLE_SUMS)),
+)
 LARGE = {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21"}
 ARCHITECTURES = {
     "wan21-1.3b": SMALL,
+    "wan21-1.3b-whole": WHOLE,
     "wan21-14b": replace(
         SMALL, model=LARGE, relative="wan21-1.3b", layout=replace(LAYOUT, width=5120), weights=("bf16", "qfloat8", "uint4"),
         other_buckets={"bf16": MORE_BUCKETS}, fewer={}, quantised=("float8",),

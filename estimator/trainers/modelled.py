@@ -29,7 +29,11 @@ DORA = {
 FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"})
 DROPPING = FILTERED  # dropout in adapters: held against whole runs of FLUX.1 dev and Z-Image, the others are of the same classes
 # Architectures that are trained as a whole, without a network section, and the optimizers whose step was recorded on parameters in bf16
-WHOLE = frozenset({"flux1-dev", "flux2-klein-4b", "flux2-klein-9b", "sdxl-aitk", "zimage"})
+WHOLE = frozenset({
+    "flex1", "flux1-dev", "flux2-klein-4b", "flux2-klein-9b", "lumina2-aitk", "sd15-aitk", "sd35-medium-aitk", "sdxl-aitk", "wan21-1.3b",
+    "zimage",
+})  # fmt: skip
+WHOLE_BYPASSED = frozenset({"flex1"})  # those that were recorded with the embedding of the guidance bypassed
 WHOLE_WEIGHTS = frozenset({"bf16"})
 WHOLE_OPTIMIZERS = frozenset({"adafactor", "adamw", "adamw8bit"})
 DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
