@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW, only
-from calibration.validation_jobs_edit import ONE
+from calibration.validation_jobs_edit import ONE, edited, numbered
 from calibration.validation_jobs_flux2 import CHROMA, klein
 from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_jobs_wan import clip, frames
@@ -57,5 +57,21 @@ JOBS = (
     Job(
         "first-edit-dora", web_ui("first edit"), (("odd", [512], {"control_path": ONE[0]}),), {**DORA, **WEIGHTED, **CACHED, **rank(16)},
         (preview(512, 512, ctrl_img=f"{ONE[0]}/image0.png"),),
+    ),
+    Job(
+        "edit-dora", web_ui("edit"), (("odd", [512], numbered(ONE)),), {**DORA, **WEIGHTED, **CACHED, **rank(16)},
+        (edited(ONE, 512, 512),),
+    ),
+    Job(
+        "qwen-dora-bf16-b2", web_ui("qwen"), (("five", [512], {}),),
+        {**DORA, **WEIGHTED, **UNQUANTISED, **CACHED_LATENTS, **batch(2), **EMA, **rank(24)}, SMALL_PREVIEW,
+    ),
+    Job(
+        "klein9b-dora-bf16-b2", klein("9b"), (("five", [512], {}),),
+        {**DORA, **UNQUANTISED, **CACHED, **batch(2), **EMA, **rank(16), **optimizer("adamw")}, SMALL_PREVIEW,
+    ),
+    Job(
+        "flex-dora-bf16-no-checkpointing-b2", web_ui("flex1"), (("five", [512], {}),),
+        {**DORA, **UNQUANTISED, **CACHED, **NO_CHECKPOINTING, **batch(2), **EMA, **rank(24)}, SMALL_PREVIEW,
     ),
 )  # fmt: skip

@@ -6,9 +6,11 @@ from typing import Any
 
 from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW, lokr, only
 from calibration.validation_jobs_dora import JOBS as DORA_JOBS
-from calibration.validation_jobs_flux2 import klein
+from calibration.validation_jobs_edit import ONE, edited, numbered
+from calibration.validation_jobs_flux2 import CHROMA, klein
 from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_jobs_unet import SD15_BY_HAND
+from calibration.validation_jobs_wan import clip, frames
 from calibration.validation_settings import *
 
 
@@ -45,6 +47,17 @@ JOBS = (
     Job("klein4b-lokr-auto", klein("4b"), (("portraits", [512, 768], {}),), {**lokr(-1), **CACHED}, SMALL_PREVIEW),
     Job("qwen-lokr-8", web_ui("qwen"), (("portraits", [512], {}),), {**WEIGHTED, **lokr(8), **CACHED}, SMALL_PREVIEW),
     Job("klein9b-lokr-auto", klein("9b"), (("portraits", [512], {}),), {**lokr(-1), **CACHED}, SMALL_PREVIEW),
+    Job("flex-lokr-auto", web_ui("flex1"), (("portraits", [512, 768], {}),), {**lokr(-1), **CACHED}, SMALL_PREVIEW),
+    Job("chroma-lokr-8", CHROMA, (("phone", [512, 640], {}),), {**lokr(8), **CACHED_LATENTS}, SMALL_PREVIEW),
+    Job(
+        "first-edit-lokr-8", web_ui("first edit"), (("odd", [512], {"control_path": ONE[0]}),), {**WEIGHTED, **lokr(8), **CACHED},
+        (preview(512, 512, ctrl_img=f"{ONE[0]}/image0.png"),),
+    ),
+    Job("edit-lokr-auto", web_ui("edit"), (("odd", [512], numbered(ONE)),), {**WEIGHTED, **lokr(-1), **CACHED}, (edited(ONE, 512, 512),)),
+    Job(
+        "wan1b-lokr-auto-qfloat8", web_ui("wan 1.3b"), (("short clips", [320], frames(21)),),
+        {**quantised("qfloat8"), **lokr(-1), **CACHED, **EMA}, (clip(480, 320, 33),),
+    ),
     Job("flux-dropout", example(FLUX), (("portraits", [512, 768], {}),), {**dropout(0.1), **CACHED}, SMALL_PREVIEW),
     Job(
         "zimage-dropout-no-checkpointing-b2", web_ui("zimage"), (("five", [512], {}),),

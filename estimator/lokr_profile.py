@@ -91,20 +91,26 @@ class LokrProfile(Profile):
 
 def numbered(base: Profile) -> dict[str, int]:
     """The number of each layer that has an adapter: those that get gradients by these, the others by their place among all layers."""
-    holder = base
-    while holder.shares_all and "step.core" not in holder.kinds and holder.relative is not None:
-        holder = holder.relative
-    key = next(key for key in holder.data["parts"] if key.startswith("step.core/"))
+    lending = _lending(base)
+    key = next(key for holder in lending for key in holder.data["parts"] if key.startswith("step.core/"))
     tape = Tape(base.program(key))
     found = layers_of(tape)
     if 2 * len(found) == len(base.adapter):
         return found
     adapted = {site.layer for site in sites(tape)}
-    names = [f"transformer.{name}" for name in base.holder(key).data.get("layers", {}).get("transformer", ())]
+    names = dict.fromkeys(f"transformer.{name}" for one in lending for name in one.data.get("layers", {}).get("transformer", ()))
     numbers = {name: n for n, name in enumerate(name for name in names if name in adapted)}
     if 2 * len(numbers) != len(base.adapter) or found.items() - numbers.items():
         raise never(f"{base.arch}: each layer's adapter")
     return numbers
+
+
+def _lending(base: Profile) -> list[Profile]:
+    """The profile, and those whose transformer it has to the last weight."""
+    found = [base]
+    while found[-1].shares_all and found[-1].relative is not None:
+        found.append(found[-1].relative)
+    return found
 
 
 def one_by_one(base: Program, widths: Sequence[int]) -> Program:
