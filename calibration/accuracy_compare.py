@@ -10,8 +10,9 @@ from typing import Any
 from calibration.accuracy_rows import Peak, Run, read_job
 from estimator.archs import load_archs
 from estimator.batches import Batch, Step
+from estimator.datasets import longer_than_before
 from estimator.errors import CannotTell
-from estimator.job import Job
+from estimator.job import Dataset, Job
 from estimator.timeline import simulate as engine
 
 ALLOCATED_BAR, RESERVED_BAR = 0.01, 0.02  # DESIGN, section 6
@@ -81,10 +82,10 @@ def simulate(run: Run) -> tuple[str, Any]:
 
 
 def in_order(run: Run, job: Job) -> Job:
-    """The job with the buckets of each dataset in the order in which its images were cached: the file system's, no one's choice."""
+    """The job with each dataset's buckets and captions in the order in which they were cached: the file system's, no one's choice."""
     cached = [peak.encoded for peak in run.peaks if peak.phase == "cache_latents"]
     datasets = []
-    for dataset in job.datasets:
+    for dataset in (replace(one, longer_captions=longer_captions(run, one)) for one in job.datasets):
         met = cached.pop(0) if cached and (dataset.cache_latents or dataset.cache_latents_to_disk) else ()
         sizes = [(bucket.width, bucket.height, bucket.frames) for bucket in dataset.buckets]
         if any(bucket.begins for bucket in dataset.buckets):  # the first frame of each clip is encoded besides
@@ -95,6 +96,13 @@ def in_order(run: Run, job: Job) -> Job:
         else:  # not cached, or out of memory on the way
             datasets.append(dataset)
     return replace(job, datasets=tuple(datasets))
+
+
+def longer_captions(run: Run, dataset: Dataset) -> tuple[int, ...]:
+    """Tokens of each of the dataset's captions that was longer than all that were cached before it."""
+    own = set(dataset.longer_captions)
+    cached = [peak.texts for peak in run.peaks if own and own <= set(peak.texts) and max(own) == max(peak.texts)]
+    return longer_than_before(cached[0]) if cached else dataset.longer_captions
 
 
 def order(run: Run, job: Job) -> list[Step]:

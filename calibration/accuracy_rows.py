@@ -40,6 +40,7 @@ class Peak:
     encoded: tuple[tuple[int, int, int], ...] = ()
     given: tuple[tuple[bool, bool], ...] = ()
     uneven: tuple[bool, ...] = ()
+    texts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def _peak(one: dict[str, Any]) -> Peak:
     given = tuple((b["control"], b["mask"]) for b in one.get("buckets", ()) if "mask" in b)
     uneven = tuple(len({*(b["text_tokens"] or ())}) > 1 for b in one.get("buckets", ()))
     peaks = one["allocated_peak"], one["reserved_peak"]
-    return Peak(one["phase"], _label(one, buckets), *peaks, "outcome" in one, buckets, encoded, given, uneven)
+    texts = tuple(max(tokens) for tokens in one["text_tokens"] if tokens) if one["phase"] == "cache_text" else ()
+    return Peak(one["phase"], _label(one, buckets), *peaks, "outcome" in one, buckets, encoded, given, uneven, texts)
 
 
 def _label(one: dict[str, Any], buckets: Iterable[tuple[int, int, int, int, int]]) -> str:

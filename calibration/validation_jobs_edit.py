@@ -14,6 +14,7 @@ UI_MODELS["edit"] = {**EDIT, "low_vram": True, "model_kwargs": {"match_target_re
 UI_MODELS["edit 2511"] = {**EDIT_2511, "low_vram": True, "model_kwargs": {"match_target_res": False}}
 UI_MODELS["first edit"] = {"name_or_path": "Qwen/Qwen-Image-Edit", "arch": "qwen_image_edit", "low_vram": True}
 MATCHED = {"model.model_kwargs": {"match_target_res": True}}
+RECOVERED_2511 = "uint3|ostris/accuracy_recovery_adapters/qwen_image_edit_2511_torchao_uint3.safetensors"  # the web UI's
 NO_PREVIEWS = {"train.disable_sampling": True}
 SQUARE, WIDE, PHOTO, SMALL = (1024, 1024), (1280, 720), (3024, 4032), (640, 480)
 
@@ -72,6 +73,10 @@ JOBS = (
     Job(
         "edit11-ui", web_ui("edit 2511"), (("screens", [512, 1024], numbered(BOTH)),), {**WEIGHTED, **CACHED_TEXT},
         (edited(BOTH, 1024, 1024),), cards=True,
+    ),
+    Job(
+        "edit11-recovery", web_ui("edit 2511"), (("odd", [512, 768], numbered(ONE)),),
+        {**WEIGHTED, **quantised(RECOVERED_2511, "qfloat8"), **CACHED_TEXT}, (edited(ONE, 1024, 1024), edited(ONE, 832, 1216, SECOND)),
     ),
     Job(
         "edit11-no-checkpointing", web_ui("edit 2511"), (("small", [512], numbered(FEW)),),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from estimator.batches import Batch, one_or_many
+from estimator.batches import Batch, one_or_many, texts_cached
 from estimator.controls import BLANK, ENCODE, RAW, TOKEN, Size, cells, latent_size, pixels, scaled, vision_area
 from estimator.edited import ALONE, EDITED, FLUSHED
 from estimator.edited import TOGETHER as TEXTS_TOGETHER
@@ -108,6 +108,7 @@ class QwenEditPlan(QwenPlan):
         """Pictures are read before the text encoder comes; the last stays as it was read until the next is: a variable holds it."""
         longest = max(dataset.buckets, key=lambda b: (len(b.controls), b.text_tokens))
         read, last = longest.controls[:-1], Part(RAW, {"R": pixels(longest.controls[-1:])}, "item")
+        texts = iter(self._texts(dataset, longest))
         began = came = False
         for operation in super()._cache_text(dataset, home):
             if isinstance(operation, MoveIn) and not began:
@@ -115,10 +116,17 @@ class QwenEditPlan(QwenPlan):
                 began = True
             if isinstance(operation, Part):
                 yield from [last] if came else [Release("read")]
-                yield self.seen(operation, longest.controls, longest.text_tokens or dataset.text_tokens)
+                yield self.seen(operation, longest.controls, next(texts))
                 came = True
             else:
                 yield operation
+
+    def _texts(self, dataset: Dataset, longest: Bucket) -> tuple[int | None, ...]:
+        """Tokens of the texts that are cached one after the other, pictures among them; of the longest, where pictures are not alike."""
+        most = longest.text_tokens or dataset.text_tokens
+        texts = texts_cached(dataset, most or 0, self.arch.text_tokens("", longest.controls or None))
+        alike = {self.cells(bucket.controls) for bucket in dataset.buckets} == {self.cells(longest.controls)}
+        return texts if most and alike else (most,) * len(texts)
 
     # ---- control images
 

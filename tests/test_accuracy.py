@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,17 @@ import pytest
 
 from calibration import probes
 from calibration.accuracy import report
-from calibration.accuracy_compare import ALLOCATED_BAR, RESERVED_BAR, Capacity, Different, Row, compare, compare_capacity, grouped
+from calibration.accuracy_compare import (
+    ALLOCATED_BAR,
+    RESERVED_BAR,
+    Capacity,
+    Different,
+    Row,
+    compare,
+    compare_capacity,
+    grouped,
+    longer_captions,
+)
 from calibration.accuracy_published import ROWS as PUBLISHED
 from calibration.accuracy_published import Judged, explanations
 from calibration.accuracy_published import evaluate as evaluate_published
@@ -186,6 +197,15 @@ def test_captions_of_rows_are_read_as_texts_whichever_way_they_are_kept() -> Non
     texts = {caption for run in RUNS for images in run.images.values() for _, _, caption, *_ in images}
     assert texts <= set(CAPTIONS.values())
     assert texts.isdisjoint(CAPTIONS)
+
+
+def test_captions_are_taken_in_the_order_in_which_a_run_cached_them() -> None:
+    """Of `edit-example` the disk gave the longest first; where a row has other texts than its captions, the order of names stays."""
+    (run,) = (run for run in RUNS if run.name == "edit-example")
+    dataset = read_job(run).datasets[0]
+    assert (dataset.longer_captions, longer_captions(run, dataset)) == ((604, 695), (695,))
+    other = replace(dataset, longer_captions=(600, 695))
+    assert longer_captions(run, other) == other.longer_captions
 
 
 def test_rows_are_small_and_hold_no_path() -> None:

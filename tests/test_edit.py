@@ -19,7 +19,7 @@ from estimator.edit import OF_FORWARD
 from estimator.edited import EDITED
 from estimator.errors import CannotTell, InputError
 from estimator.features import flash_splits, image_values
-from estimator.job import Bucket, Job, Sample
+from estimator.job import Bucket, Dataset, Job, Sample
 from estimator.operations import EmptyCache, MoveIn, MoveOut, Part, Release, flat
 from estimator.part_events import events_of
 from estimator.plans import after_steps, before_steps, plan_of, steps
@@ -318,6 +318,30 @@ def test_a_prompt_lets_go_of_the_pictures_that_it_was_encoded_with() -> None:
         assert sizes[:count].tolist() == [884_736] * count
 
 
+@pytest.mark.parametrize(("dropping", "encoded"), [(True, [194, 188, 305, 188]), (False, [194, 305])])
+def test_captions_are_cached_in_their_order_each_with_its_picture(dropping: bool, encoded: list[int]) -> None:
+    """As in edit11-recovery on the emulated device, where every other text is an empty one."""
+    one = made((PHONE,), cache_text_embeddings=True)
+    (each,) = one.datasets
+    pair = [Bucket(512, 512, 1, text_tokens=tokens, controls=(PHONE,), count=1) for tokens in (194, 305)]
+    known = replace(each, buckets=tuple(pair), scanned=True, text_tokens=305, longer_captions=(194, 305), drops_captions=dropping)
+
+    def texts(dataset: Dataset) -> list[int]:
+        operations = before_steps(plan_of(replace(one, datasets=(dataset,)), load_profile(EDIT)))
+        return [op.values["X"] for op in operations if isinstance(op, Part) and op.key.startswith("text/") and "/graph/" in op.key]
+
+    assert texts(known) == encoded
+    unlike = replace(known, buckets=(replace(pair[0], controls=(WIDE,)), pair[1]))
+    assert set(texts(unlike)) == {305}
+
+
+def test_a_picture_is_copied_as_it_is_and_then_brought_to_whole_patches() -> None:
+    """What the image processor makes of 320 x 448 pixels, which are 11 x 16 patches of 28, in edit11-recovery on the emulated device."""
+    program = load_profile(EDIT).program("text/qfloat8/graph/one/1 images")
+    sizes = program.sizes({"X": 194, "I": 176, "Ib": 176, "R": 320 * 448, "B": 1, "T": 0}).tolist()
+    assert [size for size in sizes[:16] if size > 800_000][:6] == [860_160, 860_160, 1_720_320, 1_655_808, 827_904, 827_904]
+
+
 def test_an_edits_previews_are_not_flushed_before_decoding_but_those_of_the_first() -> None:
     for arch, flushed in ((EDIT, False), ("qwen-image-edit", True)):
         one = replace(made(), arch=arch)
@@ -371,7 +395,7 @@ def test_2511_modulates_token_by_token() -> None:
     assert peaks(before)["cache_text" if "cache_text" in peaks(before) else "prepare"] == peaks(later)["prepare"]
     own = load_profile("qwen-image-edit-2511")
     with pytest.raises(CannotTell, match="no recording"):  # never Qwen-Image's instead, which is another transformer's
-        own.program("step.core/uint3-recovery/full/one")
+        own.program("step.core/uint4-recovery/full/one")
     assert own.resident("text_encoder0", "qfloat8") == load_profile(EDIT).resident("text_encoder0", "qfloat8")
     assert own.resident("transformer", "bf16") == load_profile("qwen-image").resident("transformer", "bf16")
 

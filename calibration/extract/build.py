@@ -20,7 +20,7 @@ from calibration.extract.stored import Stored
 from calibration.extract.tables import layers, places, residents
 from estimator import archive
 from estimator.layer_calls import NONE, STAYS
-from estimator.parameters import LOKR
+from estimator.parameters import LOKR, WHOLE
 
 
 def occurrences(run: Run, layout: Layout, only_text: bool = False) -> Iterator[Occurrence]:
@@ -84,7 +84,8 @@ def build(arch: str, folders: list[Path], out: Path, command: str, kept: Stored 
     ranks.mended(programs, made["probes"], found)
     report += requantised.add(family.quantised, programs, tables, offload)
     programs = {key: casts.corrected(heads.corrected(key, one)) for key, one in sorted(programs.items())}
-    write((arch, family.relative, family.shares), programs, tables, made, out, _beside(family, programs, offload) or whole.table(found))
+    shapes = whole.table(found) if family.beside == WHOLE else None
+    write((arch, family.relative, family.shares), programs, tables, made, out, _beside(family, programs, offload) or shapes)
     return report
 
 

@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
     schnell = lora_shapes(diffusers.FluxTransformer2DModel, blocks, ASSUMED_RANK["flux1-schnell"], "transformer.")
     write_sparse(folder / "pytorch_lora_weights.safetensors", schnell)
     qwen = lora_shapes(diffusers.QwenImageTransformer2DModel, ("transformer_blocks",), ASSUMED_RANK["qwen-image"], "transformer.")
-    for name in ("qwen_image", "qwen_image_edit", "qwen_image_edit_2509"):  # one transformer
+    for name in ("qwen_image", "qwen_image_edit", "qwen_image_edit_2509", "qwen_image_edit_2511"):  # of the same layers
         write_sparse(folder / f"{name}_torchao_uint3.safetensors", qwen)
     wan = {}
     for expert in ("transformer_1", "transformer_2"):  # one file for both, by the names of the trainer's class around them

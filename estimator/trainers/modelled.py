@@ -42,7 +42,7 @@ DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
 WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the transformer
 # The transformer with an accuracy recovery adapter: architecture -> its weights
 RECOVERED = {
-    "qwen-image": "uint3", "qwen-image-edit": "uint3", "qwen-image-edit-2509": "uint3",
+    "qwen-image": "uint3", "qwen-image-edit": "uint3", "qwen-image-edit-2509": "uint3", "qwen-image-edit-2511": "uint3",
     "wan22-14b": "uint4", "wan22-i2v-14b": "uint4",
 }  # fmt: skip
 # Of the stand-in that was recorded, and of the published one of Qwen-Image (README of the hub's ostris/accuracy_recovery_adapters)
