@@ -14,6 +14,19 @@ from calibration.validation_settings import *
 
 WHOLE: dict[str, Any] = {"network": None, **UNQUANTISED}
 WITHOUT_ADAPTER: dict[str, Any] = {"model.assistant_lora_path": None}
+
+
+def flex_example() -> dict[str, Any]:
+    """The trainer's config/examples/train_full_fine_tune_flex.yaml."""
+    base = example(FLEX)
+    blocks = ["transformer.transformer_blocks.", "transformer.single_transformer_blocks."]
+    base["model"] = {**FLEX, "quantize_te": True, "only_if_contains": blocks}
+    base["save"] = {"dtype": "bf16", "save_every": 250, "max_step_saves_to_keep": 2, "save_format": "diffusers"}
+    base["datasets"] = [{"caption_ext": "txt", "caption_dropout_rate": 0.05, "shuffle_tokens": False}]
+    base["train"] |= {"timestep_type": "sigmoid", "optimizer": "adafactor", "lr": 3e-5}
+    return {key: section for key, section in base.items() if key != "network"}
+
+
 JOBS = (
     Job("zimage-whole", web_ui("zimage"), (("phone", [512, 768], {}),), {**WHOLE, **CACHED}, SMALL_PREVIEW),
     Job(
@@ -58,6 +71,7 @@ JOBS = (
         "flex1-whole-adafactor-b2", web_ui("flex1"), (("five", [512], {}),),
         {**WHOLE, **CACHED, **NO_CHECKPOINTING, **batch(2), **optimizer("adafactor")}, SMALL_PREVIEW,
     ),
+    Job("flex1-whole-example", flex_example(), (("portraits", [512, 768, 1024], {}),), {}, TWO_SIZES),
     Job(
         "wan1b-whole-33", web_ui("wan 1.3b"), (("clips", [368], frames(33)), ("portraits", [512], {})), {**WHOLE, **CACHED_LATENTS},
         (clip(416, 240, 17), clip(512, 400, 1, SECOND)),

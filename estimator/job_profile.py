@@ -20,6 +20,10 @@ def profile_of(arch: str, model: Model, network: Network | None = None) -> Profi
         from estimator.dora_profile import dora
 
         return dora(arch, network.ignore_if_contains, network.only_if_contains)
+    if network is not None and network.kind == WHOLE and (network.ignore_if_contains or network.only_if_contains):
+        from estimator.whole_filtered import partly
+
+        return partly(arch, network.ignore_if_contains, network.only_if_contains)
     if network is not None and network.kind == WHOLE:
         from estimator.whole_profile import whole
 

@@ -8,6 +8,7 @@ toolkit/stable_diffusion_model.py (prepare_optimizer_params).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -35,13 +36,34 @@ class WholeProfile(BesideProfile):
         shapes = [(rows, columns, False) for rows, columns, count in self.data["trained"] for _ in range(count)]
         return Fixed(shapes)
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What the trainer calls each parameter, where that was recorded: `names` has those of blocks that are alike once, as what stands
+        before the block's number, the first number, how many blocks, and what stands behind each number (without one: all of the name)."""
+        return tuple(f"{before}{number if before else ''}{behind}" for before, number, behind in self._named())
+
+    @property
+    def of_blocks(self) -> frozenset[int]:
+        """Parameters whose names have a block's number."""
+        return frozenset(k for k, (before, *_) in enumerate(self._named()) if before)
+
+    def _named(self) -> Iterator[tuple[str, int, str]]:
+        """Parts of each parameter's name."""
+        for before, first, count, names in self.data.get("names", ()):
+            yield from ((before, number, behind) for number in range(first, first + count) for behind in names)
+
     def _has_rule(self, key: str) -> bool:
         return (key in whole_ema.PARTS and key not in self.data["parts"]) or super()._has_rule(key)
 
     @cached_property
-    def idle(self) -> frozenset[int]:
+    def without_gradient(self) -> frozenset[int]:
         """Parameters that no gradient reaches: an optimizer keeps no state of them, an EMA has its copies."""
         return frozenset(self.data.get("idle", ()))
+
+    @property
+    def idle(self) -> frozenset[int]:
+        """Those that an optimizer passes over."""
+        return self.without_gradient
 
     def _by_rule(self, key: str) -> Program:
         if self.idle and key.startswith(optimizers.PARTS):
@@ -56,6 +78,11 @@ class WholeProfile(BesideProfile):
 @cache
 def whole(arch: str) -> Profile:
     """The profile of an architecture that is trained as a whole. Raises CannotTell where it has none."""
+    return recorded_of(arch)
+
+
+def recorded_of(arch: str) -> WholeProfile:
+    """The same, as what it is."""
     why, fix = "training the whole model was never recorded", "add network: {type: lora, linear: 16}"
     otherwise = Problem(f"{arch} without a network section", None, why, fix)
     return recorded_beside(WholeProfile, arch, WHOLE, otherwise, SAME_TRANSFORMER.get(arch))

@@ -25,7 +25,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"profiles", "features", "arrays", "archive", "heads", "program", "programs", "reductions", "optimizer_rules", "optimizers",
          "derived_weights", "rebuilt_weights", "rebuilt_loading", "rebuilt_swap", "rebuilt_profile", "parameters", "whole_profile",
          "whole_ema", "unsaved_lives", "archs", "experts", "core_rules", "loss_weights", "lora_merging", "edited", "references",
-         "rewriting", "frequencies", "wan_text", "offload",
+         "rewriting", "frequencies", "wan_text", "offload", "whole_filtered",
          "offload_left", "offload_loading", "layer_calls", "workloads",
          "offload_programs", "offload_choice", "offload_profile", "offload_rows", "offload_rounds", "offload_beside", "kronecker",
          "adapter_sites", "dora_forward", "dora_parts", "dora_previews", "dora_profile", "dora_programs",

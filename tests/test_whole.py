@@ -19,13 +19,15 @@ from estimator.residents import UNIT_BYTES
 from estimator.rows import bound
 from estimator.timeline import simulate
 from estimator.trainers import modelled
+from estimator.whole_filtered import PartlyWholeProfile
+from estimator.whole_profile import recorded_of
 
 # The two layers of Stable Diffusion's embedding of the timestep are left out (DO_NOT_TRAIN_WEIGHTS of toolkit/stable_diffusion_model.py);
-# 3.5's table of positions and Wan's two are no parameters
+# tables of positions (3.5, Wan) and Chroma's places of modulations are no parameters
 UNETS = ("sd15-aitk", "sdxl-aitk")
 UNTRAINED_BYTES = {
     **dict.fromkeys(UNETS, 2 * (320 * 1280 + 1280 + 1280 * 1280 + 1280)), "sd35-medium-aitk": 2 * 384**2 * 1536,
-    "wan21-1.3b": 2 * 4 * 1024 * 64,
+    "wan21-1.3b": 2 * 4 * 1024 * 64, "chroma": 344 * 8,
 }  # fmt: skip
 SDXL = {"name_or_path": "stabilityai/stable-diffusion-xl-base-1.0", "arch": "sdxl"}
 SD15 = {"name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "arch": "sd15"}
@@ -39,6 +41,7 @@ MODELS = {
     "chroma": {"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"},
     "flux2-klein-4b": {"name_or_path": "x", "arch": "flux2_klein_4b"}, "flux2-klein-9b": {"name_or_path": "x", "arch": "flux2_klein_9b"},
 }  # fmt: skip
+KEPT_BYTES = 70 * 2**20  # what checkpointing keeps to the end of a backward pass: Chroma's mask, places of Qwen-Image's tokens
 WORKLOAD = {"T": 1024, "X": 96, "B": 1, "r": 0, "E": 64, "N": 20, "u": 256, "v": 64}
 CORES = [f"step.core/bf16/{kept}/{many}" for kept in ("checkpointed", "full") for many in ("one", "many")]
 
@@ -81,9 +84,19 @@ def test_what_has_no_model_is_named(tmp_path: Path, model: dict[str, Any], setti
 
 @pytest.mark.parametrize(("qtype", "why"), [("float8", "no gradient"), ("uint4", "no parameters"), ("uint7", "no parameters")])
 def test_a_quantised_model_is_said_to_learn_next_to_nothing(qtype: str, why: str, tmp_path: Path) -> None:
-    model = ZIMAGE | {"quantize": True, "qtype": qtype}
+    model = MODELS["flux2-klein-4b"] | {"quantize": True, "qtype": qtype}
     job = read(tmp_path, train=train(optimizer="adamw8bit"), model=model, network=...)
     assert any(why in entry.why for entry in job.unmodelled)
+
+
+@pytest.mark.parametrize("arch", ["zimage", "qwen-image"])
+def test_layers_of_the_trainers_own_kinds_stop_it_at_the_first_save(arch: str, tmp_path: Path) -> None:
+    """Where diffusers writes the file; a model that was read from one file is written as such."""
+    model = MODELS[arch] | {"quantize": True, "qtype": "uint4"}
+    (problem, *_) = refusal(tmp_path, train=train(optimizer="adamw8bit"), model=model, network=...)
+    assert "first save" in problem.what
+    job = read(tmp_path, train=train(optimizer="adamw8bit"), model=model | {"name_or_path": "/nowhere/model.safetensors"}, network=...)
+    assert any(place.endswith("model.quantize") for place in named(job))
 
 
 def test_a_unet_that_asks_for_quantisation_is_one_that_does_not(tmp_path: Path) -> None:
@@ -184,7 +197,7 @@ def test_more_of_anything_needs_no_less(arch: str, tmp_path: Path) -> None:
 
     small = of()
     assert small <= of(batch_size=2) <= of(batch_size=4)
-    assert small <= of(gradient_checkpointing=False)
+    assert small <= of(gradient_checkpointing=False) + KEPT_BYTES
     assert small < of(optimizer="adamw")
     assert convolutions or of(optimizer="adafactor") < small
     assert small < of(ema_config={"use_ema": True})
@@ -241,3 +254,34 @@ def test_further_passes_of_a_step_are_named(tmp_path: Path, settings: dict[str, 
     entries = [{"folder_path": "/nowhere/images", "resolution": 512, **datasets}]
     job = read(tmp_path, train=train(optimizer="adamw8bit", **settings), model=ZIMAGE, network=..., datasets=entries)
     assert any(place.endswith(key) for place in named(job))
+
+
+BLOCKS = ["transformer.transformer_blocks.", "transformer.single_transformer_blocks."]
+
+
+def test_of_a_part_of_the_parameters_the_others_have_no_gradients(tmp_path: Path) -> None:
+    """As the trainer's example of a fine-tune of Flex.1 has it."""
+    model = MODELS["flex1"] | {"only_if_contains": BLOCKS}
+    settings = train(optimizer="adamw", bypass_guidance_embedding=True, ema_config={"use_ema": True})
+    job = read(tmp_path, train=settings, model=model, network=...)
+    assert not named(job)
+    assert job.network is not None
+    profile, all_of_it = profile_of("flex1", job.model, job.network), recorded_of("flex1")
+    assert isinstance(profile, PartlyWholeProfile)
+    assert all(any(word in profile.names[k] for word in BLOCKS) != (k in profile.left) for k in range(len(profile.names)))
+    program, recorded = (one.program("step.core/bf16/checkpointed/one") for one in (profile, all_of_it))
+    left = sum(profile.adapter[k] for k in profile.left - all_of_it.idle)
+    assert sum(program.stay_bytes("gradient", WORKLOAD)) == sum(recorded.stay_bytes("gradient", WORKLOAD)) - left > 0
+    assert program.peak(WORKLOAD)[0] < recorded.peak(WORKLOAD)[0]
+    copied = sum(profile.program("setup.ema").stay_bytes("ema", {}))
+    assert copied == sum(size for k, size in enumerate(profile.adapter) if k not in profile.left)
+
+
+def test_words_that_have_no_model_are_named(tmp_path: Path) -> None:
+    """Of another architecture, no list, and of parameters in blocks."""
+    job = read(tmp_path, train=train(optimizer="adamw"), model=ZIMAGE | {"ignore_if_contains": ["norm"]}, network=...)
+    assert any(place.endswith("model.ignore_if_contains") for place in named(job))
+    for words in ("norm", ["norm"], ["nowhere"]):
+        model = MODELS["flex1"] | {"only_if_contains": words}
+        job = read(tmp_path, train=train(optimizer="adamw", bypass_guidance_embedding=True), model=model, network=...)
+        assert any(place.endswith("model.only_if_contains") for place in named(job))

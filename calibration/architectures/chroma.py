@@ -28,9 +28,11 @@ BUCKETS = (
 )  # fmt: skip
 SAMPLES = tuple((w, h, cfg, n) for w, h, _, n in flux.SAMPLES for cfg in (1.0, 4.0))
 CHROMA = Architecture({"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"}, BUCKETS, SAMPLES, LAYOUT, caches_text=False)
+# Of biases of layers that are one here: queries, keys and values, and these with what goes beside attention
+JOINED_SUMS = ("norm9216_T", "norm9216_X", "norm21504_S")
 WHOLE = replace(
     CHROMA, relative="chroma", own=WITH_ADAPTER, left=("preview", "step.update", "setup.network"), weights=("bf16",), beside="whole",
-    train=SAMPLED, samples=SAMPLES[:1], layout=replace(LAYOUT, scratch=(*LAYOUT.scratch, *flux.WHOLE_SUMS)),
+    train=SAMPLED, samples=SAMPLES[:1], layout=replace(LAYOUT, scratch=(*LAYOUT.scratch, *flux.WHOLE_SUMS, *JOINED_SUMS)),
     buckets=tuple((480, 672, *bucket[2:]) if bucket[0] == 352 else bucket for bucket in BUCKETS),
 )
 ARCHITECTURES = {"chroma": CHROMA, "chroma-whole": WHOLE}

@@ -47,14 +47,22 @@ MEDIUM = replace(
     left=("step.update/", "load.text/", "text/", "cache_latents.item", "step.head/encoded", "preview.prompts"),
     layout=replace(LAYOUT, width=1536, lengths=("T", "S", "S128", "T128")),
 )  # fmt: skip
-# Of biases and of norms of heads of 64, of the picture and of the text; and of the bias of what comes out
-WHOLE_SUMS = (*(f"norm{width}_{rows}" for width in (1536, 6144) for rows in "TX"), "norm64_24T", "norm64_24X", "norm64_T")
-WHOLE = replace(
-    MEDIUM, relative="sd35-medium-aitk", own=WITH_ADAPTER, left=("preview", "step.update", "setup.network"), weights=("bf16",),
-    beside="whole", train=SAMPLED, samples=SAMPLES[5:], brief={}, fewer={}, loads=(), layout=replace(MEDIUM.layout, scratch=WHOLE_SUMS),
-    buckets=(*MEDIUM_BUCKETS, *MORE_BUCKETS, (544, 672, 3, 20), (576, 608, 4, 20)),
-)
-ARCHITECTURES = {"sd35-large-aitk": LARGE, "sd35-medium-aitk": MEDIUM, "sd35-medium-aitk-whole": WHOLE}
+
+def whole(family: Architecture, arch: str) -> Architecture:
+    """All of it trained. Sums are of biases and of norms of heads of 64, of picture and text, and of the bias of what comes out."""
+    width, heads = family.layout.width, family.layout.width // 64
+    sums = (*(f"norm{times * width}_{rows}" for times in (1, 4) for rows in "TX"), *(f"norm64_{heads}{rows}" for rows in "TX"), "norm64_T")
+    return replace(
+        family, relative=arch, own=WITH_ADAPTER, left=("preview", "step.update", "setup.network"), weights=("bf16",), beside="whole",
+        train=SAMPLED, samples=SAMPLES[5:], brief={}, fewer={}, loads=(), uncached=(), layout=replace(family.layout, scratch=sums),
+        buckets=(*MEDIUM_BUCKETS, *MORE_BUCKETS, (544, 672, 3, 20), (576, 608, 4, 20)),
+    )
+
+
+ARCHITECTURES = {
+    "sd35-large-aitk": LARGE, "sd35-medium-aitk": MEDIUM, "sd35-medium-aitk-whole": whole(MEDIUM, "sd35-medium-aitk"),
+    "sd35-large-aitk-whole": whole(LARGE, "sd35-large-aitk"),
+}  # fmt: skip
 
 # Published transformer/config.json; medium's first 13 layers have a second attention, over the picture alone
 TRANSFORMERS = {

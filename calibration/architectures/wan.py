@@ -60,22 +60,30 @@ WHOLE_BUCKETS = (
     (512, 512, 1, 20, 1), (640, 384, 1, 20, 17), (384, 624, 1, 20, 9), (448, 320, 1, 20, 5), (624, 496, 1, 20, 1), (288, 320, 1, 20, 13),
     (256, 448, 2, 20, 13), (320, 384, 3, 20, 9), (288, 256, 4, 20, 13), (480, 640, 2, 20, 1),
 )  # fmt: skip
-# Of biases and of norms, of the picture and of the text, and of the bias of what comes out
-WHOLE_SUMS = ("norm1536_T", "norm8960_T", "norm1536_X", "norm64_T")
-WHOLE = replace(
-    SMALL, relative="wan21-1.3b", own=WITH_ADAPTER, left=("preview", "step.update", "setup.network"), weights=("bf16",), beside="whole",
-    train=SAMPLED, buckets=WHOLE_BUCKETS, samples=FEW_SAMPLES[5:6], fewer={}, quantised=(),
-    layout=replace(SMALL.layout, scratch=(*SMALL.layout.scratch, *WHOLE_SUMS)),
-)
+
+
+def whole(family: Architecture, arch: str, inner: int) -> Architecture:
+    """All of it trained. `inner`: width between the two layers that follow attention. Sums are of biases and of norms, of picture and text,
+    and of the bias of what comes out."""
+    width = family.layout.width
+    sums = (f"norm{width}_T", f"norm{inner}_T", f"norm{width}_X", "norm64_T")
+    return replace(
+        family, relative=arch, own=WITH_ADAPTER, left=("preview", "step.update", "setup.network"), weights=("bf16",), beside="whole",
+        train=SAMPLED, buckets=WHOLE_BUCKETS, samples=FEW_SAMPLES[5:6], fewer={}, quantised=(), other_buckets={},
+        layout=replace(family.layout, scratch=(*family.layout.scratch, *sums)),
+    )
+
+
 LARGE = {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21"}
 ARCHITECTURES = {
     "wan21-1.3b": SMALL,
-    "wan21-1.3b-whole": WHOLE,
+    "wan21-1.3b-whole": whole(SMALL, "wan21-1.3b", 8960),
     "wan21-14b": replace(
         SMALL, model=LARGE, relative="wan21-1.3b", layout=replace(LAYOUT, width=5120), weights=("bf16", "qfloat8", "uint4"),
         other_buckets={"bf16": MORE_BUCKETS}, fewer={}, quantised=("float8",),
     ),
 }
+ARCHITECTURES["wan21-14b-whole"] = whole(ARCHITECTURES["wan21-14b"], "wan21-14b", 13824)
 
 # Wan 2.2 14B: two experts, each Wan 2.1's transformer, but for layers that stay unquantised. Programs are of one expert: the first, which
 # is trained throughout. What text encoder, VAE and adapter do is Wan 2.1's.

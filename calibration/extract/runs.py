@@ -66,7 +66,7 @@ class Run:
     """One recorded run. `events` in order: ("a", tensor) allocation, ("f", tensor) free, ("e", EMPTY_CACHE).
 
     `layers`: what offloading can take, by component, name, class and numbers of tensors; `calls`: their uses. Empty in older recordings.
-    `trained`: shapes of the model's parameters as the optimizer has them, where all of it is trained.
+    `trained`: shapes of the model's parameters as the optimizer has them, where all of it is trained; `trained_names`: the trainer's names.
     """
 
     path: Path
@@ -79,6 +79,7 @@ class Run:
     layers: list[dict[str, Any]] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     trained: list[list[int]] = field(default_factory=list)
+    trained_names: list[str] = field(default_factory=list)
 
     @property
     def stopped(self) -> bool:
@@ -103,7 +104,8 @@ def read(folder: Path) -> Run:
     assert walk.root is not None
     layers, calls, trained = result.get("linears", []), list(walk.calls.values()), result.get("trained", [])
     _recomputed(calls)
-    return Run(folder, walk.tensors, walk.events, walk.root, result["versions"], config, result["outcome"], layers, calls, trained)
+    named = result.get("trained_names", [])
+    return Run(folder, walk.tensors, walk.events, walk.root, result["versions"], config, result["outcome"], layers, calls, trained, named)
 
 
 def _recomputed(calls: list[Call]) -> None:

@@ -286,7 +286,7 @@ def main() -> None:
         "context_bytes_assumed": recorder.context_bytes(), "cudnn_workspace": os.environ.get("FAKECUDA_CUDNN_WS", "0"),
         "versions": versions(), "models": models.LOADED, "stubbed": sorted(import_stubs.used), "notes": patches.NOTES,
         "host_maxrss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "phases": R.rows, "linears": LINEARS.table,
-        "trained": getattr(R.names, "trained", list)(),
+        "trained": getattr(R.names, "trained", list)(), "trained_names": getattr(R.names, "trained_names", []),
     }  # fmt: skip
     if R.events:
         trace.save(os.path.join(OUT, "trace.npz"), R)

@@ -75,6 +75,7 @@ class Names:
 
     def __init__(self, process: Any) -> None:
         self.process = process
+        self.trained_names: list[str] = []
 
     def __call__(self) -> dict[int, str]:
         out: dict[int, str] = {}
@@ -94,6 +95,8 @@ class Names:
         yield from self._modules(sd, {id(p) for p in adapter})
         for index, parameter in enumerate(adapter):
             yield "adapter", index, parameter
+        if not self.trained_names and self._own_parameters() and not adapter:  # at its end the trainer has let go of the model
+            self.trained_names = self._names_of(sd)
         yield from self._training(adapter or self._own_parameters())
         if works_in_chunks(vae := getattr(sd, "vae", None)):
             yield from clip_tensors(vae)
@@ -140,6 +143,11 @@ class Names:
     def trained(self) -> list[list[int]]:
         """Shapes of the model's parameters as the optimizer has them, where all of it is trained."""
         return [] if self._adapter_parameters() else [list(parameter.shape) for parameter in self._own_parameters()]
+
+    def _names_of(self, sd: Any) -> list[str]:
+        """What the trainer calls them."""
+        named = {id(one): name for name, one in sd.named_parameters(vae=False, text_encoder=False, unet=True).items()}
+        return [named.get(id(parameter), "") for parameter in self._own_parameters()]
 
     def _own_parameters(self) -> list[Any]:
         """The model's, where there is no adapter and all of it is trained: as the optimizer has them."""

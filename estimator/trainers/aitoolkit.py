@@ -24,7 +24,7 @@ from estimator.trainers.aitoolkit_previews import check_previews_of_pipelines
 from estimator.trainers.aitoolkit_sample import check_sides, read_every, read_samples
 from estimator.trainers.aitoolkit_train import read_dtype, read_train
 from estimator.trainers.aitoolkit_unet import check_previews_of_unets, check_unet, keys_of_unets, of_unets
-from estimator.trainers.aitoolkit_whole import with_nothing_to_merge
+from estimator.trainers.aitoolkit_whole import with_filters, with_nothing_to_merge
 from estimator.trainers.overrides import apply_overrides
 from estimator.trainers.section import Findings, Section, did_you_mean, shown
 from estimator.tree import KeyPath
@@ -172,7 +172,7 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
     arch, trainer_arch, model = resolved
     report_compiled(model_section, arch, model, network)
     network = of_unets(as_recorded(process, network, arch), arch)
-    model = with_nothing_to_merge(model, network)
+    model, network = with_nothing_to_merge(model, network), with_filters(process, network)
     check_network(process, network, arch, model, settings)
     settings = with_passes(process, settings, arch, model, _trained(method, network))
     settings = check_unet(process, settings, arch, model, network)

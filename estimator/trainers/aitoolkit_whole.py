@@ -6,9 +6,11 @@ prepare_optimizer_params), extensions_built_in/sd_trainer/SDTrainer.py (__init__
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from estimator.archs import Arch
+from estimator.errors import CannotTell
 from estimator.job import Model, Network, Train
 from estimator.parameters import WHOLE
 from estimator.trainers import modelled
@@ -18,9 +20,10 @@ FILTERS = ("ignore_if_contains", "only_if_contains")  # of the model section: wo
 BYPASS = "bypass_guidance_embedding"  # of the train section: then no gradient reaches the embedding of the guidance
 COPIES_GRADIENTS = "adafactor"  # a hook on each parameter that is not fp32 (toolkit/optimizers/adafactor.py: stochastic_accumulation)
 # What becomes of quantised layers, by the beginning of a kind's name: a few steps of Z-Image on the emulated device (docs/log.md)
+BUFFERED, ONE_FILE = "uint", ".safetensors"
 UNTRAINED = {
     "float8": "its quantised layers get no gradient, and stay as they are",
-    "uint": "its quantised layers hold no parameters, and stay as they are",
+    BUFFERED: "its quantised layers hold no parameters, and stay as they are",
 }
 ADAPTER = "add network: {type: lora, linear: 16}"
 
@@ -30,19 +33,30 @@ def with_nothing_to_merge(model: Model, network: Network | None) -> Model:
     return replace(model, merges=True) if network is not None and network.kind == WHOLE else model
 
 
+def with_filters(process: Section, network: Network | None) -> Network | None:
+    """Words of the model section say which parameters are trained, where all would be."""
+    section = process.section("model")
+    if network is None or network.kind != WHOLE or section is None:
+        return network
+    ignore, only = (_words(section.values.get(key)) or () for key in FILTERS)
+    return replace(network, ignore_if_contains=ignore, only_if_contains=only)
+
+
+def _words(value: object) -> tuple[str, ...] | None:
+    """Those of a list; None of anything else (of a text the trainer would look for each letter)."""
+    return tuple(value) if isinstance(value, list) and value and all(isinstance(word, str) for word in value) else None
+
+
 def check_whole(process: Section, arch: Arch, model: Model, train: Train) -> None:
     """What of it is not modelled, and what the trainer stops on."""
-    found, place, section = process.found, process.at("network"), process.section("model")
+    found, place = process.found, process.at("network")
+    _check_weights(process, arch, model)
     if train.preserves is not None:
         found.problem(place, "an output can be preserved with a network section only", "the trainer stops without it", ADAPTER)
     if arch.key not in modelled.WHOLE:
         names = ", ".join(sorted(modelled.WHOLE))
         found.not_modelled(place, None, f"no network section: all of {arch.name} is trained, known for {names}; for a LoRA {ADAPTER}")
         return
-    at_model = process.at("model") if section is None else section.at("quantize")
-    if model.weights not in modelled.WHOLE_WEIGHTS:
-        left = "".join(f"; {text}" for kind, text in UNTRAINED.items() if model.weights.startswith(kind))
-        found.not_modelled(at_model, True, f"training all of {arch.name} in {model.weights}{left} (set model.quantize: false)")
     _check_parameters(process, arch)
     if model.layer_offloading or model.compiled or model.assistant_lora is not None:
         what = "layer offloading" if model.layer_offloading else "compiled blocks" if model.compiled else "a training adapter"
@@ -59,15 +73,45 @@ def check_whole(process: Section, arch: Arch, model: Model, train: Train) -> Non
         found.not_modelled((*process.at("train"), key), train.gradient_accumulation, why)
 
 
+def _check_weights(process: Section, arch: Arch, model: Model) -> None:
+    """Quantised ones."""
+    section, found, weights = process.section("model"), process.found, model.weights
+    at_model = process.at("model") if section is None else section.at("quantize")
+    if weights.startswith(BUFFERED) and arch.key in modelled.SAVED_BY_DIFFUSERS and not model.name_or_path.endswith(ONE_FILE):
+        what = f"all of {arch.name} cannot be trained in {weights}: the trainer stops at the first save"
+        why = "its quantised layers give the file tensors without storage, which save_pretrained does not take"
+        found.problem(at_model, what, why, f"set model.quantize: false, or {ADAPTER}")
+    elif weights not in modelled.WHOLE_WEIGHTS and arch.key in modelled.WHOLE:
+        left = "".join(f"; {text}" for kind, text in UNTRAINED.items() if weights.startswith(kind))
+        found.not_modelled(at_model, True, f"training all of {arch.name} in {weights}{left} (set model.quantize: false)")
+
+
 def _check_parameters(process: Section, arch: Arch) -> None:
     """Which of them are trained."""
     section, train = process.section("model"), process.values.get("train")
-    for key in FILTERS if section is not None else ():
-        if section is not None and section.values.get(key) is not None:
-            process.found.not_modelled(section.at(key), section.values[key], "a part of the parameters is trained")
+    values = {} if section is None else {key: section.values[key] for key in FILTERS if section.values.get(key) is not None}
+    why = _not_known_of(arch, values)
+    for key, value in values.items() if why else ():
+        process.found.not_modelled((*process.at("model"), key), value, f"a part of the parameters is trained ({why})")
     if arch.key in modelled.WHOLE_BYPASSED and not (isinstance(train, dict) and train.get(BYPASS)):
         why = f"the embedding of the guidance is trained too, not recorded of {arch.name} (its example and the web UI have {BYPASS}: true)"
         process.found.not_modelled((*process.at("train"), BYPASS), False, why)
+
+
+def _not_known_of(arch: Arch, values: Mapping[str, object]) -> str:
+    """Why training of the parameters that such words leave has no model; nothing where it has one, or there are no words."""
+    if not values:
+        return ""
+    words = {key: _words(value) for key, value in values.items()}
+    if arch.key not in modelled.WHOLE_FILTERED or None in words.values():
+        return f"known as lists of words, of {', '.join(sorted(modelled.WHOLE_FILTERED))}"
+    from estimator.whole_filtered import partly  # reading it takes longer than most configs need
+
+    try:
+        partly(arch.key, *(words.get(key) or () for key in FILTERS))
+    except CannotTell as refused:
+        return refused.problems[0].why
+    return ""
 
 
 def _controlled(process: Section) -> tuple[int, str, object] | None:
