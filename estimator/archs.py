@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +146,21 @@ class TrainerArch:
         return (self.key, *(f"{self.key}:{tag}" for tag in self.tags))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Archs:
     """The whole table, by key."""
 
     archs: Mapping[str, Arch]
     trainer: Mapping[str, TrainerArch]
+
+    @cached_property
+    def of_hub(self) -> Mapping[str, tuple[str, ...]]:
+        """By the name of a published model, in lower case: the architectures that it may be."""
+        found: dict[str, tuple[str, ...]] = {}
+        for key, arch in self.archs.items():
+            for hub in map(str.lower, arch.hub):
+                found[hub] = (*found.get(hub, ()), key)
+        return found
 
     def modelled(self) -> tuple[str, ...]:
         return tuple(key for key, arch in self.archs.items() if arch.modelled)

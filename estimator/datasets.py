@@ -13,15 +13,11 @@ import json
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
+from estimator.remembered import once
 from estimator.videos import VIDEO_ENDINGS, read_clip
-
-_T = TypeVar("_T")
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 CONTROLS_FOLDER = "_controls"  # where the trainer puts control images that it makes itself
@@ -57,36 +53,13 @@ class Scan:
     skipped_folders: tuple[str, ...] = field(default=())
 
 
-_memory: ContextVar[dict[Any, Any] | None] = ContextVar("memory", default=None)
-
-
-@contextmanager
-def remembered(memory: dict[Any, Any]) -> Iterator[None]:
-    """Within: folders and captions that `memory` has are not read again, and what is read goes there. For many readings of one config."""
-    token = _memory.set(memory)
-    try:
-        yield
-    finally:
-        _memory.reset(token)
-
-
-def _once(key: object, read: Callable[[], _T]) -> _T:
-    memory = _memory.get()
-    if memory is None:
-        return read()
-    if key not in memory:
-        memory[key] = read()
-    found: _T = memory[key]
-    return found
-
-
 def scan(folder: str, video: bool = False) -> Scan:
     """The images (and clips, if `video`) of `folder`, a folder or a JSON file of paths, relative to the current directory as in
     the trainer.
 
     Never raises: what cannot be read is in the result.
     """
-    return _once((folder, video), lambda: _scan(folder, video))
+    return once((folder, video), lambda: _scan(folder, video))
 
 
 def _scan(folder: str, video: bool) -> Scan:
@@ -119,7 +92,7 @@ def caption_of(image: Image, scanned: Scan, ending: str, default: str | None) ->
     """
     if scanned.captions is not None and image.path in scanned.captions:
         return scanned.captions[image.path]
-    return _once((image.path, ending, default), lambda: _caption_file(os.path.splitext(image.path)[0] + ending, default))
+    return once((image.path, ending, default), lambda: _caption_file(os.path.splitext(image.path)[0] + ending, default))
 
 
 def _caption_file(path: str, default: str | None) -> str:
@@ -192,7 +165,7 @@ def image_size(path: str) -> tuple[int, int]:
 
 def pair_of(image: Image, folder: str) -> tuple[int, int] | None:
     """Size of the file in `folder` that has the image's name, with whichever ending comes first; None if there is none that can be read."""
-    return _once((image.path, folder, "pair"), lambda: _pair_of(image, folder))
+    return once((image.path, folder, "pair"), lambda: _pair_of(image, folder))
 
 
 def _pair_of(image: Image, folder: str) -> tuple[int, int] | None:
@@ -204,6 +177,10 @@ def _pair_of(image: Image, folder: str) -> tuple[int, int] | None:
 
 def size_of(path: str) -> tuple[int, int] | None:
     """Width and height of a picture; None if it cannot be read."""
+    return once((path, "size"), lambda: _size_of(path))
+
+
+def _size_of(path: str) -> tuple[int, int] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -88,7 +88,10 @@ class Profile:
 
     def has_own(self, beginning: str) -> bool:
         """Whether any part that begins so was recorded for this very architecture."""
-        return any(key.startswith(beginning) for key in self.data["parts"])
+        place = "own", beginning
+        if place not in self.kept:  # planning asks for every config that it reads
+            self.kept[place] = any(key.startswith(beginning) for key in self.data["parts"])
+        return bool(self.kept[place])
 
     @cached_property
     def kinds(self) -> frozenset[str]:  # of the parts that were recorded for this very architecture

@@ -10,15 +10,15 @@ from typing import Any
 
 from estimator.archs import Arch, load_archs
 from estimator.configfile import ConfigFile, read_config
-from estimator.datasets import remembered
 from estimator.drift import checked_version
 from estimator.errors import CannotTell, InputError, Problem
 from estimator.job import Job, Place, Unmodelled
 from estimator.planner.edits import Edit
+from estimator.remembered import remembered
 from estimator.residents import Simulation
 from estimator.rows import Rows
 from estimator.trainers import is_run_file, named_version
-from estimator.trainers.aitoolkit import PROCESS, overridden, read_aitoolkit
+from estimator.trainers.aitoolkit import PROCESS, overridden, prepared, read_prepared
 from estimator.trainers.section import nearest
 
 _ENTRY, _WAY = re.compile(r"\[(\d+|\*)\]"), re.compile(r"^(?:config\.)?process\.(?:0|\*)\.")
@@ -26,8 +26,8 @@ _ENTRY, _WAY = re.compile(r"\[(\d+|\*)\]"), re.compile(r"^(?:config\.)?process\.
 
 @dataclass(slots=True)
 class Subject:
-    """A config with one training process. `process`: its raw values, `--set` applied; `job`: what they mean. `trainer_version`: as the
-    command or the config names it.
+    """A config with one training process. `process`: its raw values, `--set` applied; `ready`: the config with them and its name put in;
+    `job`: what they mean. `trainer_version`: as the command or the config names it.
 
     `keep`: patterns of keys that no edit may touch. Dataset folders are scanned once for all edits.
     """
@@ -37,12 +37,13 @@ class Subject:
     arch_override: str | None
     keep: tuple[str, ...]
     process: dict[str, Any]
+    ready: ConfigFile
     job: Job
     trainer_version: str | None = None
     bounds: dict[tuple[tuple[Edit, ...], int], Simulation | None] = field(default_factory=dict)  # peak rows, for the cards of one kind
     starts: dict[tuple[tuple[Edit, ...], int], Rows | None] = field(default_factory=dict)  # what is before the first previews, likewise
     needed: dict[tuple[str, tuple[Edit, ...], int], int] = field(default_factory=dict)  # bytes with which that goes through
-    _scans: dict[str, Any] = field(default_factory=dict)
+    _scans: dict[Any, Any] = field(default_factory=dict)
     _read: dict[tuple[Edit, ...], Job | None] = field(default_factory=dict)
 
     @property
@@ -86,13 +87,10 @@ class Subject:
     def edited(self, edits: Sequence[Edit]) -> Subject:
         """The subject as it is with the edits made, for further ones. The edits must be readable."""
         overrides = tuple(edit.override for edit in edits)
-        process: Any = overridden(self.file, (*self.sets, *overrides)).data
-        for part in (*PROCESS, 0):
-            process = process[part]
-        job = self.read(edits)
+        sets, version, job = (*self.sets, *overrides), self.trainer_version, self.read(edits)
         assert job is not None
-        sets, version = (*self.sets, *overrides), self.trainer_version
-        return Subject(self.file, sets, self.arch_override, self.keep, process, job, version, _scans=self._scans)
+        process, ready = _process_of(overridden(self.file, sets)), overridden(self.ready, overrides)
+        return Subject(self.file, sets, self.arch_override, self.keep, process, ready, job, version, _scans=self._scans)
 
     def read(self, edits: Sequence[Edit]) -> Job | None:
         """The job of the edited config; None where the trainer would refuse it, or something in it is not modelled."""
@@ -101,7 +99,7 @@ class Subject:
             overrides = tuple(edit.override for edit in edits)
             try:
                 with remembered(self._scans):
-                    (job,) = read_aitoolkit(self.file, (*self.sets, *overrides), self.arch_override)
+                    (job,) = read_prepared(overridden(self.ready, overrides), self.arch_override)
                 self._read[key] = None if job.unmodelled else _for_version(job, self.trainer_version)
             except (InputError, CannotTell):
                 self._read[key] = None
@@ -126,21 +124,28 @@ def read_subject(
     if is_run_file(file):
         what, why = "an explicit run file is for check and diagnose alone", "plan and plot edit configs of AI Toolkit"
         raise InputError(Problem(what, Place(file.name, "run"), why, "check it with --set for what-ifs"))
-    scans: dict[str, Any] = {}
+    scans: dict[Any, Any] = {}
+    ready = prepared(file, sets)
     with remembered(scans):
-        jobs = read_aitoolkit(file, sets, arch_override)
+        jobs = read_prepared(ready, arch_override)
     if len(jobs) > 1:
         what = f"{len(jobs)} training processes in one config"
         fix = "put each process into a config of its own"
         raise InputError(Problem(what, Place(file.name, "config.process"), "plan edits one at a time", fix))
     (job,) = jobs
-    process: Any = overridden(file, sets).data
-    for part in (*PROCESS, 0):
-        process = process[part]
+    process = _process_of(overridden(file, sets))
     if job.unmodelled:
         raise CannotTell(*(_cannot_plan(each, process) for each in job.unmodelled))
     version = named_version(file.data) if trainer_version is None else checked_version(trainer_version)
-    return Subject(file, sets, arch_override, keep, process, _for_version(job, version), version, _scans=scans)
+    return Subject(file, sets, arch_override, keep, process, ready, _for_version(job, version), version, _scans=scans)
+
+
+def _process_of(file: ConfigFile) -> dict[str, Any]:
+    """The raw values of a config's first process."""
+    values: Any = file.data
+    for part in (*PROCESS, 0):
+        values = values[part]
+    return values  # type: ignore[no-any-return]
 
 
 def _cannot_plan(setting: Unmodelled, process: object) -> Problem:

@@ -26,7 +26,7 @@ from estimator.trainers.aitoolkit_train import read_dtype, read_train
 from estimator.trainers.aitoolkit_unet import check_previews_of_unets, check_unet, keys_of_unets, of_unets
 from estimator.trainers.aitoolkit_whole import with_filters, with_nothing_to_merge
 from estimator.trainers.overrides import apply_overrides
-from estimator.trainers.section import Findings, Section, did_you_mean, shown
+from estimator.trainers.section import Findings, Section, did_you_mean, read_once, shown
 from estimator.tree import KeyPath
 
 PROCESS: KeyPath = ("config", "process")
@@ -48,11 +48,21 @@ _FREE = frozenset(
 
 def read_aitoolkit(file: ConfigFile, overrides: Sequence[str] = (), arch_override: str | None = None) -> tuple[Job, ...]:
     """The jobs of a config. Raises InputError with every problem of every process, or CannotTell naming what is not modelled."""
+    return read_prepared(prepared(file, overrides), arch_override)
+
+
+def prepared(file: ConfigFile, overrides: Sequence[str]) -> ConfigFile:
+    """The file with `--set` overrides and with its name in place of every [name]. Raises InputError or CannotTell, see `overridden`."""
     file = overridden(file, overrides)
     found = Findings(file)
     _check_structure(found)
     file = replace(file, data=_with_name(file, found))
     found.stop_if_unusable()
+    return file
+
+
+def read_prepared(file: ConfigFile, arch_override: str | None = None) -> tuple[Job, ...]:
+    """The jobs of a config that is `prepared`. Raises as `read_aitoolkit` does."""
     config: Any = file.data["config"]
     shared = Findings(file)
     jobs = []
@@ -229,7 +239,10 @@ def _read_rest(process: Section, settings: Train, arch: Arch, model: Model) -> t
     save, sample = process.section("save"), process.section("sample")
     if save is not None:
         check_keys(save, "save")
-    samples = () if sample is None else read_samples(sample, arch, process.text("trigger_word"), model.low_vram)
+    samples: tuple[Sample, ...] = ()
+    if sample is not None:
+        trigger, low = process.text("trigger_word"), model.low_vram
+        samples = read_once(sample, ("samples", arch.key, trigger, low), lambda section: read_samples(section, arch, trigger, low))
     if sample is not None and not settings.disable_sampling:
         check_sides(sample, samples, arch)
     if sample is not None and arch.control_images and not settings.disable_sampling:

@@ -97,7 +97,7 @@ def resolve_arch(model: Section, key: str, name: str, assistant: str | None, ove
 
 def _warn_of_another(model: Section, archs: Archs, key: str, name: str) -> None:
     """A published model that is of another architecture than model.arch says: one of the two was forgotten."""
-    called = [arch for arch in archs.archs.values() if name.lower() in (hub.lower() for hub in arch.hub)]
+    called = [archs.archs[found] for found in archs.of_hub.get(name.lower(), ())]
     if called and not any(arch.key in archs.trainer[key].archs for arch in called):
         what = f"{name} is {called[0].name}, and model.arch has it loaded as {archs.trainer[key].name}, which this estimate is of"
         model.found.warn(model.at("name_or_path"), f"{what}: one of the two is wrong")

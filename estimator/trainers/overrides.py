@@ -33,26 +33,20 @@ def apply_overrides(
         return file
     if len(overrides) > MAX_OVERRIDES:
         raise InputError(Problem(f"{len(overrides):,} times --set", None, f"more than {MAX_OVERRIDES:,}", "write them into the config"))
-    data: Any = _copied(file.data)
+    data: Any = file.data
     problems: list[Problem] = []
     set_paths: set[KeyPath] = set()
     for override in overrides:
         try:
             words, value = _parse(override)
             path = [*map(str, absolute.get(words[0], root)), *words]
-            set_paths |= set(_set(data, (), path, value, override, known))
+            data, paths = _set(data, (), path, value, override, known)
+            set_paths |= set(paths)
         except InputError as error:
             problems += error.problems
     if problems:
         raise InputError(*problems)
     return replace(file, data=data, overridden=file.overridden | set_paths)
-
-
-def _copied(node: Any) -> Any:
-    """Maps and lists anew, values as they are: planning does this for hundreds of configs."""
-    if isinstance(node, dict):
-        return {key: _copied(value) for key, value in node.items()}
-    return [_copied(value) for value in node] if isinstance(node, list) else node
 
 
 def _fail(override: str, what: str, why: str = "", fix: str = "") -> InputError:
@@ -74,8 +68,9 @@ def _parse(override: str) -> tuple[list[str], object]:
     return words, value
 
 
-def _set(node: Any, done: KeyPath, rest: list[str], value: object, override: str, known: KnownKeys) -> list[KeyPath]:
-    """Put `value` at `rest` below `node`; returns the paths that were set."""
+def _set(node: Any, done: KeyPath, rest: list[str], value: object, override: str, known: KnownKeys) -> tuple[Any, list[KeyPath]]:
+    """`node` with `value` at `rest` below it, and the paths that were set. Maps and lists on the way are made anew and all others are
+    the same ones: planning does this for hundreds of configs, and knows by them what it has read (estimator.datasets.once)."""
     word, *further = rest
     if isinstance(node, list):
         return _set_in_list(node, done, rest, value, override, known)
@@ -86,13 +81,12 @@ def _set(node: Any, done: KeyPath, rest: list[str], value: object, override: str
         where = f" in {key_name(done)}" if done else ""
         raise _fail(override, f"unknown key {word!r}{where}", "", _meant(word, done, names, known))
     if not further:
-        node[word] = _copied(value)
-        return [(*done, word)]
-    if node.get(word) is None:
-        if further[0].isdigit() or further[0] == "*":
-            raise _fail(override, f"{key_name((*done, word))} has no entries", "", f"set the whole list: {word}=[...]")
-        node[word] = {}
-    return _set(node[word], (*done, word), further, value, override, known)
+        return {**node, word: value}, [(*done, word)]
+    if node.get(word) is None and (further[0].isdigit() or further[0] == "*"):
+        raise _fail(override, f"{key_name((*done, word))} has no entries", "", f"set the whole list: {word}=[...]")
+    below = {} if node.get(word) is None else node[word]
+    inner, paths = _set(below, (*done, word), further, value, override, known)
+    return {**node, word: inner}, paths
 
 
 def _meant(word: str, done: KeyPath, names: frozenset[str], known: KnownKeys) -> str:
@@ -104,7 +98,9 @@ def _meant(word: str, done: KeyPath, names: frozenset[str], known: KnownKeys) ->
     return f"did you mean {near!r}?" if near else f"known are: {', '.join(sorted(names)[:12])} ..."
 
 
-def _set_in_list(node: list[Any], done: KeyPath, rest: list[str], value: object, override: str, known: KnownKeys) -> list[KeyPath]:
+def _set_in_list(
+    node: list[Any], done: KeyPath, rest: list[str], value: object, override: str, known: KnownKeys
+) -> tuple[list[Any], list[KeyPath]]:
     word, *further = rest
     if word != "*" and not (word.isascii() and word.isdigit() and len(word) < 10):
         raise _fail(
@@ -113,11 +109,12 @@ def _set_in_list(node: list[Any], done: KeyPath, rest: list[str], value: object,
     indices = range(len(node)) if word == "*" else [int(word)]
     if not indices or indices[-1] >= len(node):
         raise _fail(override, f"{key_name(done)} has {len(node)} entries, numbered from 0", "", "use a number below that")
-    paths: list[KeyPath] = []
+    made, paths = list(node), list[KeyPath]()
     for index in indices:
         if further:
-            paths += _set(node[index], (*done, index), further, value, override, known)
+            made[index], below = _set(node[index], (*done, index), further, value, override, known)
+            paths += below
         else:
-            node[index] = _copied(value)
+            made[index] = value
             paths.append((*done, index))
-    return paths
+    return made, paths

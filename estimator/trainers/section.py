@@ -7,14 +7,17 @@ non-empty text counts as true.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from estimator.configfile import ConfigFile
 from estimator.errors import CannotTell, InputError, Problem
 from estimator.job import Place, Unmodelled
+from estimator.remembered import once
 from estimator.tree import KeyPath
 
+T = TypeVar("T")
 MAX_REPORTED = 50  # problems of one file; a page of them is enough to mend it by
 MAX_KEPT = 1000  # further ones are not even counted
 
@@ -65,6 +68,11 @@ class Findings:
         self._problems |= other._problems
         self._cannot |= other._cannot
         self._warnings |= other._warnings
+
+    def add(self, other: Findings) -> None:
+        """Add all that another reading has found."""
+        self.take_over(other)
+        self._unmodelled = {**other._unmodelled, **self._unmodelled}
 
     def take_over_what_agrees(self, readings: Sequence[Findings]) -> None:
         """Add the first reading's problems and what all of them warn of: of readings of the same for one architecture and another."""
@@ -214,6 +222,19 @@ class Section:
         elif isinstance(value, float) and _is_finite(value):
             why, fix = "" if own else "the trainer stops on a decimal number here", f"write it out as a whole number: {key}: {round(value)}"
         self.found.problem(self.at(key), f"expected {expected}, got {shown(value)}", why, fix)
+
+
+def read_once(section: Section, what: tuple[object, ...], read: Callable[[Section], T]) -> T:
+    """What `read` makes of a section, and what it brings up: once where readings are remembered and no edit has touched the section,
+    whose map is the same object then. `what`: which reading it is, and all else that goes into it."""
+
+    def whole() -> tuple[object, Findings, T]:
+        own = Findings(section.found.file)
+        return section.values, own, read(replace(section, found=own))  # the map is kept: its id is no other's
+
+    _, own, result = once((id(section.values), section.path, *what), whole)
+    section.found.add(own)
+    return result
 
 
 def whole_number(value: object, *, floats: bool) -> int | None:
