@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -74,18 +74,35 @@ class Makers:
     block: Ints
 
 
-def makers(program: Program, modules: dict[str, int]) -> Makers:
-    """`modules`: numbers of names, to which the program's are added."""
+@dataclass(frozen=True, eq=False)
+class _Moments:
+    """Moments by columns: of each the number of its module among `modules`, and the pass."""
+
+    modules: tuple[str, ...]
+    module: Ints
+    run: Ints
+
+
+@lru_cache(maxsize=16)  # parts of a profile have them in common, tens of thousands
+def _read(moments: tuple[str, ...]) -> _Moments:
+    modules: dict[str, int] = {}
     numbers, runs = [], []
-    for moment in program.moments:
+    for moment in moments:
         module, bar, rest = moment.partition("|")
         numbers.append(modules.setdefault(module if bar else "", len(modules)))
         runs.append(RUNS.get(rest.partition(" ")[0] if bar else module, -1))
+    return _Moments(tuple(modules), np.array(numbers, dtype=np.int64), np.array(runs, dtype=np.int64))
+
+
+def makers(program: Program, modules: dict[str, int]) -> Makers:
+    """`modules`: numbers of names, to which the program's are added."""
+    read = _read(tuple(program.moments))
+    numbers = np.array([modules.setdefault(module, len(modules)) for module in read.modules], dtype=np.int64)
     blocks: dict[tuple[str, int] | None, int] = {None: -1}
     inside = np.array([blocks.setdefault(_block(module), len(blocks) - 1) for module in modules], dtype=np.int64)
     rows = program.label_rows[: len(program.names) - program.imports]
-    module_of = np.array(numbers, dtype=np.int64)[rows]
-    return Makers(module_of, np.array(runs, dtype=np.int64)[rows], inside[module_of])
+    module = numbers[read.module][rows]
+    return Makers(module, read.run[rows], inside[module])
 
 
 class Tape:

@@ -53,13 +53,17 @@ typedef struct {
     Pool small[STREAMS], large[STREAMS];
     Held *held; /* open addressing, linear probing; held_room is a power of two, at most half full */
     i64 held_count, held_room;
+    int unit_shift; /* of unit_bytes, a power of two: a division takes as long as all else of a small event */
 } Core;
 
 /* ---- keys */
 
+static i64 home_of(const Core *core, i64 key) {
+    return (i64)(((uint64_t)key * 0x9E3779B97F4A7C15u) >> 20) & (core->held_room - 1);
+}
+
 static i64 slot_of(const Core *core, i64 key) {
-    i64 mask = core->held_room - 1;
-    i64 at = (i64)(((uint64_t)key * 0x9E3779B97F4A7C15u) >> 20) & mask;
+    i64 mask = core->held_room - 1, at = home_of(core, key);
     while (core->held[at].block != VACANT && core->held[at].key != key) at = (at + 1) & mask;
     return at;
 }
@@ -83,7 +87,7 @@ static void forget_key(Core *core, i64 at) {
     i64 mask = core->held_room - 1, hole = at;
     core->held_count--;
     for (i64 i = (at + 1) & mask; core->held[i].block != VACANT; i = (i + 1) & mask) { /* close the gap: no tombstones */
-        i64 home = (i64)(((uint64_t)core->held[i].key * 0x9E3779B97F4A7C15u) >> 20) & mask;
+        i64 home = home_of(core, core->held[i].key);
         if (((i - home) & mask) >= ((i - hole) & mask)) {
             core->held[hole] = core->held[i];
             hole = i;
@@ -223,7 +227,8 @@ static int32_t grow(Core *core, i64 units, int32_t stream) {
 
 /* ---- events */
 
-static int allocate(Core *core, i64 key, i64 units, i64 event, int32_t stream) {
+/* `at`: where the key is to be held. */
+static int allocate(Core *core, i64 key, i64 at, i64 units, i64 event, int32_t stream) {
     Counters *c = &core->counters;
     Pool *pool = pool_of(core, units, stream);
     int32_t block = best_fit(core, pool, units);
@@ -258,7 +263,7 @@ static int allocate(Core *core, i64 key, i64 units, i64 event, int32_t stream) {
         c->peak_allocated = c->allocated;
         c->peak_event = event;
     }
-    core->held[slot_of(core, key)] = (Held){key, block};
+    core->held[at] = (Held){key, block};
     core->held_count++;
     return DONE;
 }
@@ -303,7 +308,7 @@ static int one(Core *core, i64 key, i64 size, i64 event, int32_t stream) {
         return DONE;
     }
     if (block != VACANT) return KEY_IS_LIVE;
-    if (size > 0) return allocate(core, key, (size + core->counters.unit_bytes - 1) / core->counters.unit_bytes, event, stream);
+    if (size > 0) return allocate(core, key, at, (size + core->counters.unit_bytes - 1) >> core->unit_shift, event, stream);
     core->held[at] = (Held){key, NONE};
     core->held_count++;
     return DONE;
@@ -323,6 +328,7 @@ EXPORT Core *core_begin(const Counters *counters) {
     if (!core) return NULL;
     core->counters = *counters;
     core->unused = NONE;
+    core->unit_shift = __builtin_ctzll((uint64_t)counters->unit_bytes);
     for (int stream = 0; stream < STREAMS; stream++) {
         for (i64 chain = 0; chain < CHAINS; chain++) core->small[stream].first[chain] = core->large[stream].first[chain] = NONE;
     }
@@ -351,10 +357,13 @@ EXPORT Core *core_copy(const Core *core) {
 
 EXPORT Counters *core_counters(Core *core) { return &core->counters; }
 
+enum { AHEAD = 16 }; /* events: where a key is held is asked for so early that it has come by then */
+
 /* Events until one fails: the result says how, counters.event which. `streams`: of each block that is allocated; NULL: all on the first. */
 EXPORT int core_run_streams(Core *core, const i64 *keys, const i64 *sizes, const i64 *streams, i64 count) {
     core->counters.peak_event = -1;
     for (i64 i = 0; i < count; i++) {
+        if (i + AHEAD < count && core->held_room) __builtin_prefetch(&core->held[home_of(core, keys[i + AHEAD])]);
         int result = one(core, keys[i], sizes[i], i, streams ? (int32_t)streams[i] : 0);
         if (result != DONE) {
             core->counters.event = i;

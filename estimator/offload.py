@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from math import sqrt
 from operator import getitem
 from random import Random
@@ -128,10 +128,16 @@ def layers_of(
     out = []
     for n, (place, count, number, what) in enumerate(places):
         numbers = count - 1 if what == WRAPPED else count
-        carried = bool(names) and any(NORM in module or module in NORMS_BY_CLASS for module in names[n].split(".")[:-1])
+        carried = bool(names) and _carried(names[n])
         saves = what == OWN and weights in SAVING
         out.append(Layer(place, number, numbers, what, tuple(resident[place : place + count]), carried=carried, saves=saves))
     return tuple(out)
+
+
+@cache  # a component has them in every kind of weights
+def _carried(name: str) -> bool:
+    """Whether a layer is in a norm, by its name."""
+    return any(NORM in module or module in NORMS_BY_CLASS for module in name.split(".")[:-1])
 
 
 def spread(layers: Sequence[Layer]) -> list[float]:

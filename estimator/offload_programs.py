@@ -244,17 +244,18 @@ class _Editor:
         codes = np.where(foreign, FIRST_IMPORT + first - number[tensors], np.cumsum(births) - number[tensors])
         codes[births] = ALLOCATE
         codes[tensors == EMPTY_CACHE] = EMPTY_CACHE
-        return EventProgram(
-            base.key, features, coefficients, labels, [*base.moments, MOMENT], names, codes, len(imported), (), workspace_at,
-            streams=streams if streams.any() else None, copies={ring: len(listed) for ring, listed in self.slots.items()},
+        made = EventProgram(
+            base.key, features, coefficients, tuple(labels.tolist()), [*base.moments, MOMENT], names, codes, len(imported), (),
+            workspace_at, streams=streams if streams.any() else None, copies={ring: len(listed) for ring, listed in self.slots.items()},
         )  # fmt: skip
+        return made.labelled(labels)
 
     @property
     def _count(self) -> int:
         """Places for all tensors, and for what EMPTY_CACHE's -1 is: those below 0 count from the end."""
         return len(self.base.names) + len(self.made) + len(self.imports) + 1
 
-    def _rows(self, order: Ints) -> tuple[tuple[str, ...], Ints, tuple[int, ...], Ints]:
+    def _rows(self, order: Ints) -> tuple[tuple[str, ...], Ints, Ints, Ints]:
         """Features; of each tensor in order its bytes over them, its label and its stream."""
         base, count = self.base, len(self.base.names)
         features = base.features if "1" in base.features or not self.made else (*base.features, "1")
@@ -268,7 +269,7 @@ class _Editor:
         if self.made:
             wide[count : count + len(self.made), features.index("1")] = [size for _, size in self.made]
             streams[count : count + len(self.made)] = np.where(np.array(kinds) == COPY, STREAM, 0)
-        return features, wide[order], tuple(labels[order].tolist()), streams[order]
+        return features, wide[order], labels[order], streams[order]
 
     def _names(self, order: Ints) -> tuple[str | None, ...]:
         """Of each tensor in order: what lies in a slot at the end, and those of the base."""

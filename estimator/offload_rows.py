@@ -30,21 +30,27 @@ class Outline:
 
     def __init__(self, base: Program, calls: Sequence[Call], what: Offloaded) -> None:
         self.base, self.uses = base, by_columns(calls)
-        own = len(base.names) - base.imports
-        totals = _running_totals(base)
         self.deaths = base.deaths
         self.dropped, self.of_layer = self._rebuilt(what)
         self.points = points_of(base.features, WORKLOADS)
-        longer = np.zeros((own + 2, len(base.features)), dtype=np.int64)
-        tensor, start, end = self._kept(_bouncing(what)[self.uses.layer])
-        np.add.at(longer, start, base.coefficients[tensor])
-        np.add.at(longer, end, -base.coefficients[tensor])
+        tops = _tops(base)
+        totals = _totals(base, tops)
         near: set[int] = set()
-        for each in (totals, totals + np.cumsum(longer.T, axis=1)[:, :own]):
+        for each in (totals, totals + self._longer(_bouncing(what)[self.uses.layer], tops)):
             values = self.points.T @ each
             near |= {place for row in values for place in _highest(row).tolist()}
-        self.at = np.array(sorted(near), dtype=np.int64)
-        self.totals = totals[:, self.at].T
+        places = np.array(sorted(near), dtype=np.int64)
+        self.at, self.totals = tops[places], totals[:, places].T
+
+    def _longer(self, which: Bools, tops: Ints) -> npt.NDArray[np.float64]:
+        """[feature, top]: what inputs add there that are kept longer for all these calls."""
+        rows, (tensor, start, end) = self.base.coefficients, self._kept(which)
+        added, count = np.zeros((len(self.base.features), len(tops))), len(self.deaths) + 1
+        for feature in np.flatnonzero(rows[tensor].any(axis=0)).tolist():
+            sizes = rows[tensor, feature]
+            steps = np.bincount(start, sizes, count) - np.bincount(end, sizes, count)
+            added[feature] = np.cumsum(steps)[tops]
+        return added
 
     def _rebuilt(self, what: Offloaded) -> tuple[Ints, Ints]:
         """Tensors of weights that float8 layers rebuild, and the layer of each."""
@@ -107,14 +113,23 @@ def _bouncing(what: Offloaded) -> Bools:
     return np.array([layer.bounces for layer in what.layers], dtype=np.bool_)
 
 
-def _running_totals(base: Program) -> npt.NDArray[np.float64]:
-    """[feature, own tensor]: what is there when it has been made. One feature after the other: what is in the processor's cache is added up
+def _tops(base: Program) -> Ints:
+    """Allocations behind which something is freed, or nothing follows: any other is below the next one."""
+    births = base.events == ALLOCATE
+    tops: Ints = np.flatnonzero(~np.append(births[1:], False)[births])
+    return tops
+
+
+def _totals(base: Program, tops: Ints) -> npt.NDArray[np.float64]:
+    """[feature, top]: what is there when it has been made. One feature after the other: what is in the processor's cache is added up
     several times as fast."""
     births, tensors = base.events == ALLOCATE, base.tensor_of_event
-    signs = np.where(births, 1, np.where(base.events == EMPTY_CACHE, 0, -1))
-    totals = np.empty((len(base.features), np.count_nonzero(births)))  # whole numbers below 2**53
+    own = len(base.names) - base.imports
+    freed = tensors[~births & (base.events != EMPTY_CACHE)]
+    gone = np.cumsum(~births & (base.events != EMPTY_CACHE))[births][tops]  # how many are freed before each
+    totals = np.empty((len(base.features), len(tops)))  # whole numbers below 2**53
     for row, sizes in zip(totals, np.ascontiguousarray(base.coefficients.T), strict=True):
-        row[:] = np.cumsum(sizes[tensors] * signs)[births]
+        row[:] = np.cumsum(sizes[:own])[tops] - np.append(0, np.cumsum(sizes[freed]))[gone]
     return totals
 
 

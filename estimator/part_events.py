@@ -35,16 +35,13 @@ class PartRun:
 
 def events_of(program: Program, part: op.Part, sizes: Ints, base: int, state: State) -> PartRun:
     """A part's events in this state; its imports are taken off the card's books."""
-    tensors = program.tensor_of_event
-    keys = tensors + base
+    keys = program.tensor_of_event + base
     events = np.append(sizes, [FREE, EMPTY_CACHE])[program.size_of_event]
-    own, absent, left_out = len(program.names) - program.imports, [], np.zeros(0, dtype=np.int64)
+    own, freeing, left_out = len(program.names) - program.imports, program.freeing, np.zeros(0, dtype=np.int64)
     taken: dict[int, tuple[str, int]] = {}
-    real = np.arange(len(program.names)) + base
-    for k in range(own, len(program.names)):  # imports: whatever of this name is on the card
-        name = program.names[k]
-        assert name is not None
-        held = state.named.get(name.partition(":")[0], {}).pop(name, None)
+    real, absent = np.arange(program.imports) + base + own, list[int]()
+    for k, (name, group) in enumerate(program.imported):  # whatever of this name is on the card
+        held = state.named.get(group, {}).pop(name, None)
         if held is None:
             absent.append(k)
             continue
@@ -53,10 +50,11 @@ def events_of(program: Program, part: op.Part, sizes: Ints, base: int, state: St
         taken[key] = component_of(name, part.key), size
         state.count(taken[key][0], -size)
     if program.imports:
-        keys = np.where(tensors < own, keys, real[tensors])
-    if absent:
-        out = among(tensors, absent)
-        keys, events, left_out = keys[~out], events[~out], np.flatnonzero(out)
+        imports = program.tensor_of_event[freeing] - own
+        keys[freeing] = real[imports]
+        if absent:
+            left_out = freeing[among(imports, absent)]
+            keys, events = np.delete(keys, left_out), np.delete(events, left_out)
     added = [tensors for group, tensors, _ in program.kept if adds(part.accumulate, group)]
     if added:
         doubled = {base + k for k in np.concatenate(added).tolist() if state.holds(program.names[k] or "")}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from estimator.features import Ints, feature
 from estimator.workloads import DOMAIN, FACTORED, points_of
 
 ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
+SIZES_KEPT = 8  # workloads of a program: as many buckets as most jobs have
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,38 @@ class Program:
     copies: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
     def sizes(self, values: Mapping[str, int]) -> Ints:
-        """Bytes of each tensor as requested, for the variables `values` (see estimator.features). Never negative."""
-        row = np.array([feature(name, values) for name in self.features], dtype=np.int64)
-        sizes: Ints = np.maximum(self.coefficients @ row, 0)
-        return sizes
+        """Bytes of each tensor as requested, for the variables `values` (see estimator.features). Never negative. Not to be changed: the
+        last ones are kept, as the steps of a replay ask for the same few again and again."""
+        row = tuple(feature(name, values) for name in self.features)
+        if row not in self._sizes:
+            if len(self._sizes) == SIZES_KEPT:
+                self._sizes.pop(next(iter(self._sizes)))
+            self._sizes[row] = np.maximum(self.coefficients @ np.array(row, dtype=np.int64), 0)
+        return self._sizes[row]
+
+    @cached_property
+    def _sizes(self) -> dict[tuple[int, ...], Ints]:
+        return {}
+
+    def once(self, what: object, read: Callable[[Program], Any]) -> Any:
+        """What another module reads off this program, which it does once."""
+        if what not in self._read:
+            self._read[what] = read(self)
+        return self._read[what]
+
+    @cached_property
+    def _read(self) -> dict[object, Any]:
+        return {}
 
     @cached_property
     def label_rows(self) -> Ints:
         """`labels`, to take many at once."""
         return np.array(self.labels, dtype=np.int64)
+
+    def labelled(self, rows: Ints) -> Self:
+        """Itself, whose labels are known as an array."""
+        vars(self)["label_rows"] = rows
+        return self
 
     @cached_property
     def named(self) -> Ints:
@@ -112,17 +136,21 @@ class Program:
 
     def made_in(self, start: str) -> Bools:
         """Of each tensor whether the moment at which it was made begins so."""
-        begins: Bools = np.array([moment.startswith(start) for moment in self.moments], dtype=np.bool_)[self.label_rows]
-        return begins
+        begins = np.zeros(len(self.moments), dtype=np.bool_)
+        begins[[row for row in self.first_at if self.moments[row].startswith(start)]] = True
+        return begins[self.label_rows]
 
     @cached_property
     def tensor_of_event(self) -> Ints:
         """The tensor that each event allocates or frees; -1 for empty_cache."""
-        born = np.cumsum(self.events == ALLOCATE)
-        own = len(self.names) - self.imports
-        tensors = np.where(self.events == ALLOCATE, born - 1, born - self.events)
-        tensors = np.where(self.events == EMPTY_CACHE, -1, tensors)
-        return np.where(self.events <= FIRST_IMPORT, own + FIRST_IMPORT - self.events, tensors)
+        events, births = self.events, self.events == ALLOCATE
+        tensors: Ints = np.cumsum(births)
+        tensors -= events
+        tensors -= births
+        others = np.flatnonzero(events < 0)  # few
+        codes = events[others]
+        tensors[others] = np.where(codes == EMPTY_CACHE, -1, len(self.names) - self.imports + FIRST_IMPORT - codes)
+        return tensors
 
     @cached_property
     def size_of_event(self) -> Ints:
@@ -131,12 +159,25 @@ class Program:
         return np.where(self.events == EMPTY_CACHE, len(self.names) + 1, place)
 
     @cached_property
+    def freeing(self) -> Ints:
+        """The events that free an import."""
+        return np.flatnonzero(self.events <= FIRST_IMPORT)
+
+    @cached_property
+    def imported(self) -> tuple[tuple[str, str], ...]:
+        """Each import's name and the component in it."""
+        names = self.names[len(self.names) - self.imports :] if self.imports else ()
+        return tuple((name, name.partition(":")[0]) for name in names if name is not None)
+
+    @cached_property
     def constants(self) -> Ints:
         """Bytes of each tensor whose size depends on nothing; 0 of others."""
         one = self.features.index("1") if "1" in self.features else None
         if one is None:
             return np.zeros(len(self.names), dtype=np.int64)
-        return np.where(np.count_nonzero(self.coefficients, axis=1) == (self.coefficients[:, one] != 0), self.coefficients[:, one], 0)
+        there = self.coefficients != 0
+        count = there.view(np.uint8) @ np.ones(len(self.features), dtype=np.uint8)  # the quickest way to add up short rows
+        return np.where(count == there[:, one], self.coefficients[:, one], 0)
 
     @cached_property
     def deaths(self) -> Ints:
@@ -150,7 +191,11 @@ class Program:
     @cached_property
     def first_at(self) -> Mapping[int, int]:
         """For each row of `moments` at which a tensor was made, the first one."""
-        return dict(zip(reversed(self.labels), range(len(self.labels) - 1, -1, -1), strict=True))
+        rows = self.label_rows
+        first = np.full(len(self.moments), len(rows))
+        np.minimum.at(first, rows, np.arange(len(rows)))
+        used = np.flatnonzero(first < len(rows))
+        return dict(zip(used.tolist(), first[used].tolist(), strict=True))
 
     @cached_property
     def _firsts(self) -> dict[re.Pattern[str], int | None]:

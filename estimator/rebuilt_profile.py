@@ -146,7 +146,10 @@ def _layers(profile: Recorded, names: Mapping[str, Sequence[str]], components: S
     out, first = dict[int, Layer](), 0
     for component, listed in names.items():
         if component in components:
-            places = table_of(profile, "places")[f"{component}/{kind}"]
-            out |= dict(enumerate(layers_of(places, profile.resident(component, kind), listed), first))
+            known = "layers", component, kind
+            if known not in profile.kept:
+                places = table_of(profile, "places")[f"{component}/{kind}"]
+                profile.kept[known] = layers_of(places, profile.resident(component, kind), listed)
+            out |= dict(enumerate(profile.kept[known], first))  # type: ignore[arg-type]
         first += len(listed)
     return out

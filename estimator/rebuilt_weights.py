@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -187,9 +188,20 @@ def _passed(made: Makers) -> Bools:
 
 def _convolved(base: Program, uses: Uses) -> Bools:
     """Whether each one's backward pass is a convolution's, which keeps the input in every kind of weights."""
-    convolves = np.array([CONVOLUTION in node_of(moment) for moment in base.moments])
+    convolves = _convolves(tuple(base.moments))
     convolved: Bools = convolves[base.label_rows[uses.backward]] & (uses.backward != NONE)
     return convolved
+
+
+@lru_cache(maxsize=16)  # parts of a profile have their moments in common
+def _convolves(moments: tuple[str, ...]) -> Bools:
+    return np.array([CONVOLUTION in node_of(moment) for moment in moments])
+
+
+@lru_cache(maxsize=16)
+def _products(moments: tuple[str, ...]) -> tuple[str, ...]:
+    """The moments as they are with layers that are torch's own."""
+    return tuple(moment.replace(QUANTOS, PRODUCTS) if QUANTOS in moment else moment for moment in moments)
 
 
 def _ends(base: Program, ends: Lives, held: tuple[Ints, Ints, Ints], own: int) -> dict[int, int]:
@@ -257,8 +269,9 @@ def _joined(base: Program, key: str, laid: _Laid, dropped: Bools, moved: Sequenc
     rows[len(base.names) :, features.index("1")] = laid.sizes
     events = joined((tensors[left], births[left]), before[laid.places], (laid.tensors, laid.births))
     workspace_at = {thread: int(before[at] + np.searchsorted(laid.places, at)) for thread, at in base.workspace_at.items()}
-    moments = [moment.replace(QUANTOS, PRODUCTS) if QUANTOS in moment else moment for moment in base.moments]
+    moments = list(_products(tuple(base.moments)))
     one = written(base, key, events, (features, rows), laid.like)
-    return EventProgram(
+    made = EventProgram(
         key, one.features, one.coefficients, one.labels, moments, one.names, one.events, one.imports, (), workspace_at, streams=one.streams
     )
+    return made.labelled(one.label_rows)

@@ -32,13 +32,14 @@ def written(base: Program, key: str, events: tuple[Ints, Bools], rows: tuple[Seq
     names = np.full(len(order), None, dtype=object)
     named = base.named[number[base.named] != GONE]
     names[number[named]] = [base.names[k] for k in named.tolist()]
-    more = [0] * (len(features) - len(base.features))
-    return replace(
-        base, key=key, features=tuple(features), coefficients=coefficients[order], labels=tuple(base.label_rows[old].tolist()),
+    more, labels = [0] * (len(features) - len(base.features)), base.label_rows[old]
+    made = replace(
+        base, key=key, features=tuple(features), coefficients=coefficients[order], labels=tuple(labels.tolist()),
         names=tuple(names.tolist()), events=codes,
         peaks=tuple(replace(row, coefficients=(*row.coefficients, *more)) for row in base.peaks),
         streams=None if base.streams is None else base.streams[old],
     )  # fmt: skip
+    return made.labelled(labels)
 
 
 def widened(base: Program, features: Sequence[str], further: int) -> Ints:

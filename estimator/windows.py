@@ -32,6 +32,10 @@ RESULT_BY_LSE = 40  # bytes of a head's row of the result, 80 channels, for each
 
 def joined(program: Program) -> list[int]:
     """The tensors that are the results of all windows of a layer."""
+    return program.once(joined, _joined)  # type: ignore[no-any-return]
+
+
+def _joined(program: Program) -> list[int]:
     if not program.key.startswith(TEXT) or program.first_in(ATTENTION) is None:
         return []
     rows = {n for n, moment in enumerate(program.moments) if (found := ATTENTION.search(moment)) and int(found[1]) not in ACROSS}
