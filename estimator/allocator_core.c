@@ -335,10 +335,11 @@ EXPORT Core *core_begin(const Counters *counters) {
     return core;
 }
 
-static void *duplicate(const void *from, size_t bytes, int *failed) {
-    if (!bytes) return NULL;
-    void *to = malloc(bytes);
-    if (to) memcpy(to, from, bytes);
+/* `room` bytes, of which the first `used` are those of another. */
+static void *duplicate(const void *from, size_t used, size_t room, int *failed) {
+    if (!room) return NULL;
+    void *to = malloc(room);
+    if (to) memcpy(to, from, used);
     else *failed = 1;
     return to;
 }
@@ -348,8 +349,8 @@ EXPORT Core *core_copy(const Core *core) {
     int failed = 0;
     if (!twin) return NULL;
     *twin = *core;
-    twin->blocks = duplicate(core->blocks, core->blocks_room * sizeof *core->blocks, &failed);
-    twin->held = duplicate(core->held, core->held_room * sizeof *core->held, &failed);
+    twin->blocks = duplicate(core->blocks, core->blocks_count * sizeof *core->blocks, core->blocks_room * sizeof *core->blocks, &failed);
+    twin->held = duplicate(core->held, core->held_room * sizeof *core->held, core->held_room * sizeof *core->held, &failed);
     if (!failed) return twin;
     core_delete(twin);
     return NULL;

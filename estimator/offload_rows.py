@@ -45,12 +45,15 @@ class Outline:
     def _longer(self, which: Bools, tops: Ints) -> npt.NDArray[np.float64]:
         """[feature, top]: what inputs add there that are kept longer for all these calls."""
         rows, (tensor, start, end) = self.base.coefficients, self._kept(which)
-        added, count = np.zeros((len(self.base.features), len(tops))), len(self.deaths) + 1
+        added = np.zeros((len(self.base.features), len(tops)))
         for feature in np.flatnonzero(rows[tensor].any(axis=0)).tolist():
-            sizes = rows[tensor, feature]
-            steps = np.bincount(start, sizes, count) - np.bincount(end, sizes, count)
-            added[feature] = np.cumsum(steps)[tops]
+            added[feature] = self._between(start, end, rows[tensor, feature])[tops]
         return added
+
+    def _between(self, starts: Ints, ends: Ints, sizes: Ints) -> npt.NDArray[np.float64]:
+        """Of each allocation the bytes of what lies between its start and its end then."""
+        count = len(self.deaths) + 1
+        return np.cumsum(np.bincount(starts, sizes, count) - np.bincount(ends, sizes, count))
 
     def _rebuilt(self, what: Offloaded) -> tuple[Ints, Ints]:
         """Tensors of weights that float8 layers rebuild, and the layer of each."""
@@ -78,14 +81,11 @@ class Outline:
         base, at = self.base, self.at
         taken = np.array(sorted(what.taken), dtype=np.int64)
         used, bounces = among(self.uses.layer, taken), _bouncing(what)[self.uses.layer]
-        tensor, start, end = self._kept(used & bounces)
-        there = (at[:, None] >= start) & (at[:, None] < end)
-        totals = self.totals + there.astype(np.float64) @ base.coefficients[tensor]
+        totals, one = self.totals + self._longer(used & bounces, at).T, base.features.index("1")
         other = any(layer.what != WRAPPED for layer in what.layers[:1]) or what.layers is not what.resident
         gone = self.dropped if other else self.dropped[among(self.of_layer, taken)]
-        lives = (at[:, None] >= gone) & (at[:, None] < self.deaths[gone])
-        totals = totals - lives.astype(np.float64) @ base.coefficients[gone]
-        totals[:, base.features.index("1")] += self._slots(what, used, bounces)
+        totals[:, one] -= self._between(gone, self.deaths[gone], base.constants[gone])[at]
+        totals[:, one] += self._slots(what, used, bounces)
         keep = ~among(at, gone)
         totals, at = totals[keep], at[keep]
         best = distinct((totals @ self.points).argmax(axis=0)) if len(at) else []

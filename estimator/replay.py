@@ -179,7 +179,7 @@ class Replay:
         before, base = dict(state.bytes_of), state.take_keys(len(program.names))
         run, made = self._workspaces(program, part, events_of(program, part, sizes, base, state))
         run, laid = positions.laid(program, run, kept, state)
-        run, further = windows.apart(program, run, sizes, state)
+        run, windowed = windows.apart(program, run, sizes, state)
         run, measured = tuned.laid(self.job.arch, program, part, run, state)
         peak_event = self._run_around(part, program, run, before)
         if peak_event is not None:
@@ -190,7 +190,7 @@ class Replay:
             self._peak_inside(program, part, sizes, before, run, peak_event)
         self._keep(program, part, sizes, base)
         unnamed = component_of(None, part.key)
-        state.scopes[part.scope] += [(key, unnamed, 0) for key in windows.kept(program, run, further)]  # their bytes are the whole tensor's
+        state.scopes[part.scope] += [(key, unnamed, 0) for key in windowed]  # their bytes are the whole tensor's
         if self.unquantised and part.key.startswith("load.transformer") and state.named.get("transformer"):
             self._leave_unquantised()
 

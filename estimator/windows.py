@@ -45,28 +45,28 @@ def _joined(program: Program) -> list[int]:
     return alike[ratio].tolist()  # type: ignore[no-any-return]
 
 
-def apart(program: Program, run: PartRun, sizes: Ints, state: State) -> tuple[PartRun, dict[int, range]]:
-    """The events with each window made and freed for itself, and the further keys of each tensor's: its own key has the last window."""
-    further = dict[int, range]()
-    for k in joined(program):
-        count = -(-int(sizes[k]) // WINDOW_BYTES)
-        if count > 1:
-            first = state.take_keys(count - 1)
-            further[run.base + k] = range(first, first + count - 1)
-    if not further:
-        return run, {}
-    at = np.flatnonzero(among(run.keys, further))
-    places, keys, events = list[int](), list[int](), run.events.copy()
-    made = list[int]()
-    for place in at.tolist():
-        windows, freed = further[int(run.keys[place])], int(run.events[place]) == FREE
-        places += [place + freed] * len(windows)  # made before the tensor itself, freed behind it
-        keys += windows
-        made += [FREE if freed else WINDOW_BYTES] * len(windows)
-        events[place] -= 0 if freed else WINDOW_BYTES * len(windows)
-    return replace(run, keys=np.insert(run.keys, places, keys), events=np.insert(events, places, made)), further
+def apart(program: Program, run: PartRun, sizes: Ints, state: State) -> tuple[PartRun, list[int]]:
+    """The events with each window made and freed for itself, the last by its tensor's key; and the further keys that outlive the part."""
+    tensors = np.array(joined(program), dtype=np.int64)
+    more = -(-sizes[tensors] // WINDOW_BYTES) - 1  # windows besides the last
+    tensors, more = tensors[more > 0], more[more > 0]
+    if not len(tensors):
+        return run, []
+    first = state.take_keys(int(more.sum())) + np.cumsum(more) - more
+    at = np.flatnonzero(among(run.keys, tensors + run.base))
+    which = np.searchsorted(tensors, run.keys[at] - run.base)
+    freed, count = run.events[at] == FREE, more[which]
+    places = np.repeat(at + freed, count)  # made before the tensor itself, freed behind it
+    keys = _ranges(first[which], count)
+    made = np.repeat(np.where(freed, FREE, WINDOW_BYTES), count)
+    events = run.events.copy()
+    events[at] -= np.where(freed, 0, WINDOW_BYTES * count)
+    stays = ~among(np.arange(len(tensors)), which[freed])
+    kept: list[int] = _ranges(first[stays], more[stays]).tolist()
+    return replace(run, keys=np.insert(run.keys, places, keys), events=np.insert(events, places, made)), kept
 
 
-def kept(program: Program, run: PartRun, further: dict[int, range]) -> list[int]:
-    """Further keys of those that outlive the part."""
-    return [key for k in program.exported for key in further.get(run.base + k, ())]
+def _ranges(first: Ints, count: Ints) -> Ints:
+    """So many numbers from each first one on."""
+    ranges: Ints = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
+    return ranges

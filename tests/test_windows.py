@@ -22,8 +22,8 @@ def laid(key: str) -> tuple[list[int], list[int], list[int], list[int], list[int
     part = op.Part(key, PATCHES, "item")
     sizes = program.sizes(PATCHES)
     run = events_of(program, part, sizes, state.take_keys(len(program.names)), state)
-    after, further = windows.apart(program, run, sizes, state)
-    return run.keys.tolist(), run.events.tolist(), after.keys.tolist(), after.events.tolist(), windows.kept(program, run, further)
+    after, staying = windows.apart(program, run, sizes, state)
+    return run.keys.tolist(), run.events.tolist(), after.keys.tolist(), after.events.tolist(), staying
 
 
 @pytest.mark.parametrize("key", ["text/bf16/plain/one/1 images", "text/uint4/graph/one/1 images"])
