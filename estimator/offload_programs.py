@@ -27,8 +27,28 @@ REBUILD = "rebuild"
 KEEP, LET_GO = "keep", "let go"  # a copy whose codes the layer's backward needs; that this one is over
 FP32_TO_BF16, CHECKPOINTED = 2, "/checkpointed/"
 BIAS = "bias"
-WEIGHT_PARTS = "0", "1", "2", "3", HELD  # all that a slot can hold besides a bias
+PARTS = "0", "1", "2", "3"  # of a weight
+WEIGHT_PARTS = (*PARTS, HELD)  # all that a slot can hold besides a bias
 SLOT_PARTS = (*WEIGHT_PARTS, BIAS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """What a layer's copy makes, in order, each on the copies' stream: `passing` codes, what is gone once the weight is `rebuilt`, the
+    weight, the bias. `bounces`: see Layer."""
+
+    sizes: tuple[int, ...]  # codes, what the rebuilding makes, and the weight
+    gone: tuple[int, ...]  # which of them are freed at once, in that order
+    weight: int  # the first of those that stay
+    bias: tuple[int, ...]
+    bounces: bool
+
+
+def _copied(layer: Layer) -> _Copied:
+    (weight, bias), passing = layer.copied, layer.passing
+    rebuilt = weight if layer.rebuilt else ()  # the cast, before the scaled one
+    codes, first = len(passing), len(passing) + len(rebuilt)
+    return _Copied((*passing, *rebuilt, *weight), (*range(codes, first), *range(codes)), first, bias, layer.bounces)
 
 
 @dataclass(frozen=True)
@@ -55,8 +75,9 @@ class _Editor:
         self.constants = base.constants.tolist()
         self.dropped: set[int] = set()
         self.dropped_free: set[int] = set()  # freed elsewhere than the base does
-        self.laid: list[tuple[int, int, bool]] = []  # events: the base's before which it comes, its tensor, whether it is made there
-        self.made: list[tuple[int, int]] = []  # tensors that the base has not: COPY or MADE, and bytes
+        self.laid: tuple[list[int], list[int], list[bool]] = ([], [], [])  # events: the base's before which it comes; tensor; made there?
+        self.made: tuple[list[int], list[int]] = ([], [])  # tensors that the base has not: COPY or MADE, and bytes
+        self.copies: dict[int, _Copied] = {}  # by layer
         self.slots: dict[str, list[dict[str, int]]] = {FORWARD: [], BACKWARD: []}  # each copy's tensors, by part
         self.imports: dict[str, int] = {}  # names of slots' tensors that were there before -> number of import
         self.at = 0  # the base's event before which is laid in
@@ -150,40 +171,41 @@ class _Editor:
             elif action == REBUILD:
                 self._rebuild(k)
             elif action == KEEP:
-                self._copy(FORWARD, self.what.layers[self.calls[k].layer], k)
+                self._copy(FORWARD, self.calls[k].layer, k)
             elif action == LET_GO:
                 self._let_go(k)
             else:
-                self._copy(action, self.what.layers[k])
+                self._copy(action, k)
 
-    def _copy(self, ring: str, layer: Layer, call: int | None = None) -> None:
+    def _copy(self, ring: str, number: int, call: int | None = None) -> None:
         """A layer's weights come into the ring's next slot, and what was there goes. `call`: whose backward needs its codes."""
-        weight, bias = layer.copied
-        passing = [self._allocate((COPY, size)) for size in layer.passing]
-        rebuilt = [self._allocate((COPY, size)) for size in weight if layer.rebuilt]  # the cast, before the scaled one
-        made = [self._allocate((COPY, size)) for size in weight]
-        for tensor in (*rebuilt, *passing):
-            self._free(tensor)
+        if number not in self.copies:
+            self.copies[number] = _copied(self.what.layers[number])
+        layer = self.copies[number]
+        tensors = self._allocate(COPY, layer.sizes)
+        made = tensors[layer.weight :]
+        for passed in layer.gone:
+            self._free(tensors[passed])
         if call is not None:
-            self.needed[call] = made
-            self.held |= set(made)
+            self.needed[call] = [*made]
+            self.held.update(made)
         if not layer.bounces:  # the bias is copied before the slot is written
-            slot = {f"{n}": tensor for n, tensor in enumerate([*made, *(self._allocate((COPY, size)) for size in bias)])}
+            slot = dict(zip(PARTS, (*made, *self._allocate(COPY, layer.bias)), strict=False))
             self._replace(ring, slot, weights_only=False)
             return
-        slot = {f"{n}": tensor for n, tensor in enumerate(made)}
+        slot = dict(zip(PARTS, made, strict=False))
         self._replace(ring, slot, weights_only=True)
         if ring == FORWARD:
-            for size in bias:
-                slot[BIAS] = self._allocate((COPY, size))
+            for tensor in self._allocate(COPY, layer.bias):
+                slot[BIAS] = tensor
             self._forget(ring, (BIAS,))
 
     def _rebuild(self, weight: int) -> None:
         """OstrisLinear.weight of a layer that is stuck: on the card, by way of fp32, and then held by the slot."""
         size = self.constants[weight]
-        wide = self._allocate((MADE, FP32_TO_BF16 * size))
+        (wide,) = self._allocate(MADE, (FP32_TO_BF16 * size,))
         self._free(weight)
-        made = self._allocate((MADE, size))
+        (made,) = self._allocate(MADE, (size,))
         self._free(wide)
         self._replace(FORWARD, {HELD: made}, weights_only=False)
 
@@ -215,21 +237,31 @@ class _Editor:
             if tensor in self.passed:
                 self._free(tensor)
 
-    def _allocate(self, tensor: tuple[int, int]) -> int:
-        number = len(self.base.names) + len(self.made)
-        self.made.append(tensor)
-        self.laid.append((self.at, number, True))
-        return number
+    def _allocate(self, kind: int, sizes: Sequence[int]) -> range:
+        """Tensors of these bytes are made: their numbers."""
+        kinds, made = self.made
+        first = len(self.base.names) + len(made)
+        tensors = range(first, first + len(sizes))
+        kinds += [kind] * len(sizes)
+        made += sizes
+        self._lay(tensors, born=True)
+        return tensors
 
     def _free(self, tensor: int) -> None:
-        self.laid.append((self.at, tensor, False))
+        self._lay((tensor,), born=False)
+
+    def _lay(self, tensors: Sequence[int], *, born: bool) -> None:
+        places, laid, births = self.laid
+        places += [self.at] * len(tensors)
+        laid += tensors
+        births += [born] * len(tensors)
 
     # ---- the program
 
     def _finished(self, tensors: Ints, births: Bools, gone: Bools) -> Program:
         """From the base's events: the tensor of each, whether it is made there, and whether the event is left out."""
         base, count = self.base, len(self.base.names)
-        places, own, born = np.array(self.laid, dtype=np.int64).reshape(-1, 3).T
+        places, own, born = (np.array(each, dtype=np.int64) for each in self.laid)
         before = np.append(0, np.cumsum(~gone))  # events of the base that are left in, before each
         workspace_at = {thread: int(before[at] + np.searchsorted(places, at)) for thread, at in base.workspace_at.items()}
         tensors, births = joined((tensors[~gone], births[~gone]), before[places], (own, born == 1))
@@ -253,28 +285,29 @@ class _Editor:
     @property
     def _count(self) -> int:
         """Places for all tensors, and for what EMPTY_CACHE's -1 is: those below 0 count from the end."""
-        return len(self.base.names) + len(self.made) + len(self.imports) + 1
+        return len(self.base.names) + len(self.made[1]) + len(self.imports) + 1
 
     def _rows(self, order: Ints) -> tuple[tuple[str, ...], Ints, Ints, Ints]:
         """Features; of each tensor in order its bytes over them, its label and its stream."""
         base, count = self.base, len(self.base.names)
-        features = base.features if "1" in base.features or not self.made else (*base.features, "1")
+        kinds, made = self.made
+        features = base.features if "1" in base.features or not made else (*base.features, "1")
         wide = np.zeros((self._count, len(features)), dtype=np.int64)
         wide[:count, : len(base.features)] = base.coefficients
         labels, streams = np.full(self._count, len(base.moments)), np.zeros(self._count, dtype=np.int64)
         labels[:count] = base.label_rows
-        kinds = [kind for kind, _ in self.made]
         for n, name in enumerate(self.imports):
             streams[IMPORTED - n] = 0 if name.startswith(HELD) else STREAM
-        if self.made:
-            wide[count : count + len(self.made), features.index("1")] = [size for _, size in self.made]
-            streams[count : count + len(self.made)] = np.where(np.array(kinds) == COPY, STREAM, 0)
+        if made:
+            wide[count : count + len(made), features.index("1")] = made
+            streams[count : count + len(made)] = np.where(np.array(kinds) == COPY, STREAM, 0)
         return features, wide[order], labels[order], streams[order]
 
     def _names(self, order: Ints) -> tuple[str | None, ...]:
         """Of each tensor in order: what lies in a slot at the end, and those of the base."""
         known = np.full(self._count, None, dtype=object)
-        known[: len(self.base.names)] = self.base.names
+        named = self.base.named
+        known[named] = [self.base.names[k] for k in named.tolist()]
         for n, name in enumerate(self.imports):
             known[IMPORTED - n] = name
         for ring, copies in self.slots.items():
