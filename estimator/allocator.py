@@ -48,6 +48,8 @@ FREE = -1
 """In the sizes of `Allocator.run`: free the key."""
 EMPTY_CACHE = -2
 """In the sizes of `Allocator.run`: torch.cuda.empty_cache()."""
+NOTHING = -3
+"""In the sizes of `Allocator.run`: no event, whatever the key."""
 
 
 class OutOfMemory(Exception):
@@ -110,7 +112,8 @@ class Allocator(AllocatorState):
         self._release()
 
     def run(self, keys: Row, sizes: Row) -> int | None:  # noqa: PLR0915 - see the last paragraph
-        """Replay events: per event malloc(key, size) for a size >= 0, free(key) for FREE, empty_cache() for EMPTY_CACHE.
+        """Replay events: per event malloc(key, size) for a size >= 0, free(key) for FREE, empty_cache() for EMPTY_CACHE, and
+        nothing for NOTHING.
 
         Returns the index of the event that set the highest peak of allocated, or None if this run stayed at or below the peak
         known before; `peak_event` keeps the last index returned that was not None, since `reset_peaks`.
@@ -285,5 +288,5 @@ class Allocator(AllocatorState):
             if key in self._live or key in self._null:
                 raise ValueError(f"event {index}: malloc for key {key}, which is live")
             self._null.add(key)
-        else:
+        elif size != NOTHING:
             raise ValueError(f"event {index}: size {size}")

@@ -16,7 +16,7 @@
 
 typedef int64_t i64;
 
-enum { FREE = -1, EMPTY_CACHE = -2 };                                                          /* in sizes: as in allocator.py */
+enum { FREE = -1, EMPTY_CACHE = -2, NOTHING = -3 };                                            /* in sizes: as in allocator.py */
 enum { DONE, OUT_OF_MEMORY, KEY_IS_LIVE, KEY_HOLDS_NOTHING, UNKNOWN_SIZE, NO_HOST_MEMORY };    /* results: as in allocator_compiled.py */
 enum { NONE = -1, VACANT = -2 };                                                               /* in place of a block's number */
 
@@ -297,6 +297,7 @@ static int one(Core *core, i64 key, i64 size, i64 event, int32_t stream) {
         release(core);
         return DONE;
     }
+    if (size == NOTHING) return DONE;
     if (size < FREE) return UNKNOWN_SIZE;
     if (!make_room_for_key(core)) return NO_HOST_MEMORY;
     i64 at = slot_of(core, key);

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from estimator.derived_weights import DERIVED, GROUP, UINT4_BITS, shards
-from estimator.program import ALLOCATE, PeakRow, Program
+from estimator.footprint import PeakRow
+from estimator.program import ALLOCATE, Program
 
 ASKED = "asked.weight"  # part, with the text encoder's kind of weights behind it: no product is made, and so no workspace of cuBLAS
 GEMMA2_2B = 9216 * 2304  # weights of gate_proj: the feed-forward's width by the stream's (transformers' Gemma2Config)

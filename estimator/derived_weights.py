@@ -17,8 +17,9 @@ import numpy as np
 
 from estimator.arrays import among
 from estimator.features import Ints
+from estimator.footprint import PeakRow
 from estimator.offload import CODES_TO_WEIGHT
-from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program, peak_rows
+from estimator.program import ALLOCATE, EMPTY_CACHE, Program, peak_rows
 
 SHARDS = (4, 2, 1)  # bits
 UINT4_BITS = 4

@@ -11,9 +11,10 @@ from estimator.dora_parts import network, one_by_one
 from estimator.dora_previews import adapted
 from estimator.dora_programs import Dora, of_rank
 from estimator.filtered_profile import ONE_BY_ONE, filtered
+from estimator.footprint import Footprint
 from estimator.lokr_profile import CACHED, ENCODED, UNQUANTISED, numbered
 from estimator.parameters import Magnified
-from estimator.program import Footprint, Program
+from estimator.program import Program
 from estimator.programs import Profile, load_profile
 
 NETWORK, PREVIEWS = "setup.network", ("sample.enter", "sample.leave")

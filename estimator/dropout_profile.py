@@ -8,7 +8,8 @@ from functools import cache, cached_property
 from estimator import derived_weights, optimizers
 from estimator.dropout_programs import dropped
 from estimator.filtered_profile import filtered
-from estimator.program import Footprint, Program
+from estimator.footprint import Footprint
+from estimator.program import Program
 from estimator.programs import Profile, load_profile
 
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from estimator.program import ALLOCATE, FIRST_IMPORT, PeakRow, Program
+from estimator.footprint import PeakRow
+from estimator.program import ALLOCATE, FIRST_IMPORT, Program
 
 LOW, BOTH = "@low", "@both"
 OF_ADAPTER = ("adapter", "gradient", "optimizer", "ema", "ema_copy", "recovery_gradient")

@@ -11,8 +11,9 @@ from estimator.adapter_sites import UNLIKE, Tape, layers_of, sites
 from estimator.errors import CannotTell, Problem
 from estimator.filtered_edit import AFTER, OF_LAYERS, Edit, renamed
 from estimator.filtered_programs import core
+from estimator.footprint import Footprint
 from estimator.guided_step import GUIDED
-from estimator.program import Footprint, Program
+from estimator.program import Program
 from estimator.programs import CHECKPOINTED, COMPOSED, FULL, Profile, load_profile
 
 # Parts that go through the adapter's tensors

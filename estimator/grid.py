@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from estimator.features import Ints, feature
-from estimator.program import ALLOCATE, Footprint, Program
+from estimator.footprint import Footprint
+from estimator.program import ALLOCATE, Program
 
 CHUNK = 16_384  # workloads at a time: some twenty arrays of this length stay in a processor's cache
 NO_ROW = -1

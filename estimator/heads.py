@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from estimator.features import Ints
-from estimator.program import ALLOCATE, PeakRow, Program
+from estimator.footprint import PeakRow
+from estimator.program import ALLOCATE, Program
 
 _NAMED = re.compile(r"step\.head/(encoded/cached|cached/unloaded|encoded/unloaded)/(one|many)")
 _OF_A_LIST, _SAMPLES = "X", "B"  # in features: prompts as long as they are; samples of the batch

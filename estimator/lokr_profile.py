@@ -12,12 +12,13 @@ from estimator import core_rules, derived_weights, optimizers
 from estimator.adapter_sites import Tape, layers_of, never, sites
 from estimator.archs import load_archs
 from estimator.filtered_profile import ONE_BY_ONE
+from estimator.footprint import Footprint
 from estimator.layer_calls import Call
 from estimator.laying import RECORDED_RANK
 from estimator.lokr_merging import AWAY, merged
 from estimator.lokr_programs import FULL, Lokr
 from estimator.parameters import LOKR
-from estimator.program import Footprint, Program, peak_rows
+from estimator.program import Program, peak_rows
 from estimator.programs import Profile, load_profile
 
 MERGING, UNQUANTISED = ("sample.enter", "sample.leave"), "bf16"

@@ -111,6 +111,25 @@ class Layer:
         return sum(self.sizes)
 
 
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a layer's copy makes, in order, each on the copies' stream: `passing` codes, what is gone once the weight is `rebuilt`, the
+    weight, the bias. `bounces`: see Layer."""
+
+    sizes: tuple[int, ...]  # codes, what the rebuilding makes, and the weight
+    gone: tuple[int, ...]  # which of them are freed at once, in that order
+    weight: int  # the first of those that stay
+    bias: tuple[int, ...]
+    bounces: bool
+
+
+def copied_by(layer: Layer) -> Copied:
+    (weight, bias), passing = layer.copied, layer.passing
+    rebuilt = weight if layer.rebuilt else ()  # the cast, before the scaled one
+    codes, first = len(passing), len(passing) + len(rebuilt)
+    return Copied((*passing, *rebuilt, *weight), (*range(codes, first), *range(codes)), first, bias, layer.bounces)
+
+
 def taken_before_quantising(layers: Sequence[Layer], plain: Sequence[Layer]) -> tuple[Layer, ...]:
     """Layers of a component whose layers are taken while they are `plain`, and quantised then, on the host."""
     out = []

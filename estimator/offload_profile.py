@@ -12,6 +12,7 @@ import numpy as np
 from estimator import core_rules, derived_weights, experts, offload_beside, offload_loading, offload_programs, optimizers, rebuilt_profile
 from estimator.edited import EDITED
 from estimator.errors import CannotTell
+from estimator.footprint import Footprint
 from estimator.job import Job, Model
 from estimator.layer_calls import Call
 from estimator.offload import OWN, table_of
@@ -19,7 +20,7 @@ from estimator.offload_choice import AFTER, BEFORE, ChosenProfile, Shares, unkno
 from estimator.offload_programs import Offloaded
 from estimator.offload_rounds import beside, denoised, in_two_steps
 from estimator.offload_rows import Outline
-from estimator.program import Footprint, Program
+from estimator.program import Program
 from estimator.programs import Profile, load_profile
 
 # Weights of which the adapter is never merged into the base, as it never is with offloading: what previews of unquantised weights are then

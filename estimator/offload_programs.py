@@ -18,37 +18,25 @@ from estimator.adapter_sites import made_by
 from estimator.arrays import Bools, among, joined
 from estimator.features import Ints
 from estimator.layer_calls import NONE, STAYS, Call
-from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, HELD, MOMENT, OWN, SLOTS, STREAM, WRAPPED, Layer, slot_name
+from estimator.offload import (
+    BACKWARD,
+    CODES_TO_WEIGHT,
+    FORWARD,
+    HELD,
+    MOMENT,
+    OWN,
+    SLOTS,
+    STREAM,
+    WRAPPED,
+    Layer,
+    slot_name,
+)
+from estimator.offload_slots import COPY, IMPORTED, Slots
 from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, EventProgram, Program
 
-COPY, MADE = 1, 2  # of tensors that the base has not: on the copies' stream, or on the default one
-IMPORTED = -2  # the first tensor of the slots that was there before; the next is one less
 REBUILD = "rebuild"
 KEEP, LET_GO = "keep", "let go"  # a copy whose codes the layer's backward needs; that this one is over
-FP32_TO_BF16, CHECKPOINTED = 2, "/checkpointed/"
-BIAS = "bias"
-PARTS = "0", "1", "2", "3"  # of a weight
-WEIGHT_PARTS = (*PARTS, HELD)  # all that a slot can hold besides a bias
-SLOT_PARTS = (*WEIGHT_PARTS, BIAS)
-
-
-@dataclass(frozen=True, slots=True)
-class _Copied:
-    """What a layer's copy makes, in order, each on the copies' stream: `passing` codes, what is gone once the weight is `rebuilt`, the
-    weight, the bias. `bounces`: see Layer."""
-
-    sizes: tuple[int, ...]  # codes, what the rebuilding makes, and the weight
-    gone: tuple[int, ...]  # which of them are freed at once, in that order
-    weight: int  # the first of those that stay
-    bias: tuple[int, ...]
-    bounces: bool
-
-
-def _copied(layer: Layer) -> _Copied:
-    (weight, bias), passing = layer.copied, layer.passing
-    rebuilt = weight if layer.rebuilt else ()  # the cast, before the scaled one
-    codes, first = len(passing), len(passing) + len(rebuilt)
-    return _Copied((*passing, *rebuilt, *weight), (*range(codes, first), *range(codes)), first, bias, layer.bounces)
+CHECKPOINTED = "/checkpointed/"
 
 
 @dataclass(frozen=True)
@@ -75,16 +63,8 @@ class _Editor:
         self.constants = base.constants.tolist()
         self.dropped: set[int] = set()
         self.dropped_free: set[int] = set()  # freed elsewhere than the base does
-        self.laid: tuple[list[int], list[int], list[bool]] = ([], [], [])  # events: the base's before which it comes; tensor; made there?
-        self.made: tuple[list[int], list[int]] = ([], [])  # tensors that the base has not: COPY or MADE, and bytes
-        self.copies: dict[int, _Copied] = {}  # by layer
-        self.slots: dict[str, list[dict[str, int]]] = {FORWARD: [], BACKWARD: []}  # each copy's tensors, by part
-        self.imports: dict[str, int] = {}  # names of slots' tensors that were there before -> number of import
-        self.at = 0  # the base's event before which is laid in
+        self.slots = Slots(what.layers, len(base.names))
         self.calls: Sequence[Call] = ()
-        self.needed: dict[int, list[int]] = {}  # by call: codes that its backward needs
-        self.held: set[int] = set()  # all of them
-        self.passed: set[int] = set()  # those whose slot has been written anew
 
     def program(self, calls: Sequence[Call]) -> Program:
         base, self.calls = self.base, calls
@@ -92,7 +72,7 @@ class _Editor:
         kept = self._plan(calls, before)
         made = np.append(np.flatnonzero(base.events == ALLOCATE), len(base.events))
         for k in sorted(before):
-            self.at = int(made[k])
+            self.slots.at = int(made[k])
             self._actions(before[k])
         tensors, births = base.tensor_of_event, base.events == ALLOCATE
         gone = among(tensors, self.dropped) | (among(tensors, kept | self.dropped_free) & ~births)
@@ -167,105 +147,26 @@ class _Editor:
     def _actions(self, actions: Sequence[tuple[str, int]]) -> None:
         for action, k in actions:
             if action == "free":
-                self._free(k)
+                self.slots.free(k)
             elif action == REBUILD:
-                self._rebuild(k)
+                self.slots.rebuild(k, self.constants[k])
             elif action == KEEP:
-                self._copy(FORWARD, self.calls[k].layer, k)
+                self.slots.copy(FORWARD, self.calls[k].layer, k)
             elif action == LET_GO:
-                self._let_go(k)
+                self.slots.let_go(k)
             else:
-                self._copy(action, k)
-
-    def _copy(self, ring: str, number: int, call: int | None = None) -> None:
-        """A layer's weights come into the ring's next slot, and what was there goes. `call`: whose backward needs its codes."""
-        if number not in self.copies:
-            self.copies[number] = _copied(self.what.layers[number])
-        layer = self.copies[number]
-        tensors = self._allocate(COPY, layer.sizes)
-        made = tensors[layer.weight :]
-        for passed in layer.gone:
-            self._free(tensors[passed])
-        if call is not None:
-            self.needed[call] = [*made]
-            self.held.update(made)
-        if not layer.bounces:  # the bias is copied before the slot is written
-            slot = dict(zip(PARTS, (*made, *self._allocate(COPY, layer.bias)), strict=False))
-            self._replace(ring, slot, weights_only=False)
-            return
-        slot = dict(zip(PARTS, made, strict=False))
-        self._replace(ring, slot, weights_only=True)
-        if ring == FORWARD:
-            for tensor in self._allocate(COPY, layer.bias):
-                slot[BIAS] = tensor
-            self._forget(ring, (BIAS,))
-
-    def _rebuild(self, weight: int) -> None:
-        """OstrisLinear.weight of a layer that is stuck: on the card, by way of fp32, and then held by the slot."""
-        size = self.constants[weight]
-        (wide,) = self._allocate(MADE, (FP32_TO_BF16 * size,))
-        self._free(weight)
-        (made,) = self._allocate(MADE, (size,))
-        self._free(wide)
-        self._replace(FORWARD, {HELD: made}, weights_only=False)
-
-    def _replace(self, ring: str, slot: dict[str, int], weights_only: bool) -> None:
-        self.slots[ring].append(slot)
-        self._forget(ring, WEIGHT_PARTS if weights_only else SLOT_PARTS)
-
-    def _forget(self, ring: str, parts: Sequence[str]) -> None:
-        """Free these tensors of the slot that has just been written anew."""
-        at = len(self.slots[ring]) - 1 - SLOTS
-        if at < 0:
-            for part in parts:
-                name = slot_name(ring, -at, part)  # the copy number -1 was the last one before this part
-                self._free(IMPORTED - self.imports.setdefault(name, len(self.imports)))
-            return
-        slot = self.slots[ring][at]
-        for part in parts:
-            if part in slot:
-                gone = slot.pop(part)
-                if gone in self.held:
-                    self.passed.add(gone)
-                else:
-                    self._free(gone)
-
-    def _let_go(self, call: int) -> None:
-        """A layer's backward is over: codes go unless they lie in a slot still."""
-        for tensor in self.needed.pop(call, ()):
-            self.held.discard(tensor)
-            if tensor in self.passed:
-                self._free(tensor)
-
-    def _allocate(self, kind: int, sizes: Sequence[int]) -> range:
-        """Tensors of these bytes are made: their numbers."""
-        kinds, made = self.made
-        first = len(self.base.names) + len(made)
-        tensors = range(first, first + len(sizes))
-        kinds += [kind] * len(sizes)
-        made += sizes
-        self._lay(tensors, born=True)
-        return tensors
-
-    def _free(self, tensor: int) -> None:
-        self._lay((tensor,), born=False)
-
-    def _lay(self, tensors: Sequence[int], *, born: bool) -> None:
-        places, laid, births = self.laid
-        places += [self.at] * len(tensors)
-        laid += tensors
-        births += [born] * len(tensors)
+                self.slots.copy(action, k)
 
     # ---- the program
 
     def _finished(self, tensors: Ints, births: Bools, gone: Bools) -> Program:
         """From the base's events: the tensor of each, whether it is made there, and whether the event is left out."""
         base, count = self.base, len(self.base.names)
-        places, own, born = (np.array(each, dtype=np.int64) for each in self.laid)
+        places, own, born = (np.array(each, dtype=np.int64) for each in self.slots.laid)
         before = np.append(0, np.cumsum(~gone))  # events of the base that are left in, before each
         workspace_at = {thread: int(before[at] + np.searchsorted(places, at)) for thread, at in base.workspace_at.items()}
         tensors, births = joined((tensors[~gone], births[~gone]), before[places], (own, born == 1))
-        imported = np.array([*range(self.own, count), *(IMPORTED - n for n in range(len(self.imports)))], dtype=np.int64)
+        imported = np.array([*range(self.own, count), *(IMPORTED - n for n in range(len(self.slots.imports)))], dtype=np.int64)
         order = np.append(tensors[births], imported)
         features, coefficients, labels, streams = self._rows(order)
         names = self._names(order)
@@ -276,27 +177,28 @@ class _Editor:
         codes = np.where(foreign, FIRST_IMPORT + first - number[tensors], np.cumsum(births) - number[tensors])
         codes[births] = ALLOCATE
         codes[tensors == EMPTY_CACHE] = EMPTY_CACHE
+        copies = {ring: len(listed) for ring, listed in self.slots.rings.items()}
         made = EventProgram(
             base.key, features, coefficients, tuple(labels.tolist()), [*base.moments, MOMENT], names, codes, len(imported), (),
-            workspace_at, streams=streams if streams.any() else None, copies={ring: len(listed) for ring, listed in self.slots.items()},
+            workspace_at, streams=streams if streams.any() else None, copies=copies,
         )  # fmt: skip
         return made.labelled(labels)
 
     @property
     def _count(self) -> int:
         """Places for all tensors, and for what EMPTY_CACHE's -1 is: those below 0 count from the end."""
-        return len(self.base.names) + len(self.made[1]) + len(self.imports) + 1
+        return len(self.base.names) + len(self.slots.made[1]) + len(self.slots.imports) + 1
 
     def _rows(self, order: Ints) -> tuple[tuple[str, ...], Ints, Ints, Ints]:
         """Features; of each tensor in order its bytes over them, its label and its stream."""
         base, count = self.base, len(self.base.names)
-        kinds, made = self.made
+        kinds, made = self.slots.made
         features = base.features if "1" in base.features or not made else (*base.features, "1")
         wide = np.zeros((self._count, len(features)), dtype=np.int64)
         wide[:count, : len(base.features)] = base.coefficients
         labels, streams = np.full(self._count, len(base.moments)), np.zeros(self._count, dtype=np.int64)
         labels[:count] = base.label_rows
-        for n, name in enumerate(self.imports):
+        for n, name in enumerate(self.slots.imports):
             streams[IMPORTED - n] = 0 if name.startswith(HELD) else STREAM
         if made:
             wide[count : count + len(made), features.index("1")] = made
@@ -308,9 +210,9 @@ class _Editor:
         known = np.full(self._count, None, dtype=object)
         named = self.base.named
         known[named] = [self.base.names[k] for k in named.tolist()]
-        for n, name in enumerate(self.imports):
+        for n, name in enumerate(self.slots.imports):
             known[IMPORTED - n] = name
-        for ring, copies in self.slots.items():
+        for ring, copies in self.slots.rings.items():
             for age, slot in enumerate(reversed(copies[-SLOTS:]), 1):
                 for part, tensor in slot.items():
                     known[tensor] = slot_name(ring, age, part)

@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from estimator.arrays import Bools, among, distinct
 from estimator.features import Ints
+from estimator.footprint import PeakRow
 from estimator.layer_calls import NONE, STAYS, Call, by_columns
 from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, SLOTS, WRAPPED
 from estimator.offload_programs import Offloaded
-from estimator.program import ALLOCATE, EMPTY_CACHE, PeakRow, Program
+from estimator.program import ALLOCATE, EMPTY_CACHE, Program
 from estimator.workloads import points_of
 
 NEAR = 24  # of the highest allocations at each workload

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from estimator.features import Ints
+from estimator.footprint import PeakRow
 from estimator.optimizer_rules import ALL, CONDITIONS, GRADIENT, Event, Shape, expand, load_rules, size_of, size_of_list
 from estimator.parameters import LOKR, LORA, WHOLE, Convolved, Fixed, Magnified, Size, shapes_of
-from estimator.program import ALLOCATE, EventProgram, PeakRow, Program
+from estimator.program import ALLOCATE, EventProgram, Program
 
 SIZE = {LORA: "r", LOKR: "f", WHOLE: "r"}  # the variable that an adapter's shapes depend on
 NOMINAL = {LORA: 16, LOKR: 4, WHOLE: 0}  # rank, factor: decide only where tensors that are made once (two of 1 KiB) come in the first step

@@ -2,42 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from estimator import operations as op
-from estimator.allocator import EMPTY_CACHE, FREE
+from estimator.allocator import EMPTY_CACHE, FREE, NOTHING
 from estimator.arrays import among
 from estimator.features import Ints
 from estimator.program import Program
-from estimator.residents import State, adds, component_of, freed_at_once, rounded
+from estimator.residents import State, adds, component_of, rounded
+
+KEPT = 8  # workloads of a program: as many buckets as most jobs have
 
 
 @dataclass(frozen=True, slots=True)
 class PartRun:
-    """`keys` and `events` for `Allocator.run`; own tensors have keys from `base` on. `taken`: key -> component and bytes of each import.
-
-    `absent`: the program's events of imports that are not on the card, which are not among these.
-    """
+    """`keys`, `events` and `streams` for `Allocator.run_streams`; own tensors have keys from `base` on. `taken`: key -> component and bytes
+    of each import. Events of imports that are not on the card are NOTHING."""
 
     keys: Ints
     events: Ints
     base: int
     taken: Mapping[int, tuple[str, int]]
-    absent: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    streams: Ints | None = None
 
-    def place(self, event: int) -> int:
-        """Where an event of the program is here, behind all that came before it."""
-        return event - int(np.searchsorted(self.absent, event))
+    def inserting(self, at: int | Sequence[int] | Ints, keys: int | Sequence[int] | Ints, events: int | Sequence[int] | Ints) -> PartRun:
+        """With further events before these places, on the default stream."""
+        streams = None if self.streams is None else np.insert(self.streams, at, 0)
+        return replace(self, keys=np.insert(self.keys, at, keys), events=np.insert(self.events, at, events), streams=streams)
 
 
-def events_of(program: Program, part: op.Part, sizes: Ints, base: int, state: State) -> PartRun:
-    """A part's events in this state; its imports are taken off the card's books."""
+def requests(program: Program, values: Mapping[str, int], without: Sequence[int] = ()) -> tuple[Ints, Ints]:
+    """Bytes of each tensor, and each event's as the allocator takes it. `without`: tensors that are made elsewhere, of no bytes here.
+
+    The last answers are kept with the program, as a replay's steps ask for the same few again and again: not to be changed.
+    """
+    kept, asked = program.once(requests, _none), (frozenset(values.items()), bool(without))
+    if asked not in kept:
+        if len(kept) == KEPT:
+            kept.pop(next(iter(kept)))
+        sizes = program.sizes(values)
+        if without:
+            sizes = sizes.copy()
+            sizes[list(without)] = 0
+        kept[asked] = sizes, np.append(sizes, [FREE, EMPTY_CACHE])[program.size_of_event]
+    found: tuple[Ints, Ints] = kept[asked]
+    return found
+
+
+def _none(_: Program) -> dict[tuple[frozenset[tuple[str, int]], bool], tuple[Ints, Ints]]:
+    return {}
+
+
+def events_of(program: Program, part: op.Part, events: Ints, base: int, state: State) -> PartRun:
+    """A part's events in this state; its imports are taken off the card's books. `events`: see `requests`."""
     keys = program.tensor_of_event + base
-    events = np.append(sizes, [FREE, EMPTY_CACHE])[program.size_of_event]
-    own, freeing, left_out = len(program.names) - program.imports, program.freeing, np.zeros(0, dtype=np.int64)
+    own, freeing = len(program.names) - program.imports, program.freeing
     taken: dict[int, tuple[str, int]] = {}
     real, absent = np.arange(program.imports) + base + own, list[int]()
     for k, (name, group) in enumerate(program.imported):  # whatever of this name is on the card
@@ -53,13 +75,15 @@ def events_of(program: Program, part: op.Part, sizes: Ints, base: int, state: St
         imports = program.tensor_of_event[freeing] - own
         keys[freeing] = real[imports]
         if absent:
-            left_out = freeing[among(imports, absent)]
-            keys, events = np.delete(keys, left_out), np.delete(events, left_out)
+            events = events.copy()
+            events[freeing[among(imports, absent)]] = NOTHING
     added = [tensors for group, tensors, _ in program.kept if adds(part.accumulate, group)]
-    if added:
+    run = PartRun(keys, events, base, taken, program.stream_of_event)
+    if added:  # gradients that are added to existing ones are freed right after they were made
         doubled = {base + k for k in np.concatenate(added).tolist() if state.holds(program.names[k] or "")}
-        keys, events = freed_at_once(keys, events, doubled) if doubled else (keys, events)
-    return PartRun(keys, events, base, taken, left_out)
+        where = np.flatnonzero(among(keys, doubled) & (events >= 0))
+        run = run.inserting(where + 1, keys[where], FREE) if len(where) else run
+    return run
 
 
 def ledger_at(program: Program, key: str, sizes: Ints, before: Mapping[str, int], run: PartRun, at: int) -> dict[str, int]:

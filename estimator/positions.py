@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
 from estimator import operations as op
 from estimator.allocator import FREE
 from estimator.archs import load_archs
-from estimator.arrays import among
-from estimator.features import Ints
-from estimator.frequencies import EMBEDDER, kept_in
+from estimator.frequencies import EMBEDDER
 from estimator.part_events import PartRun
 from estimator.program import Program
 from estimator.residents import State
@@ -41,11 +38,6 @@ def needed(arch: str, part: op.Part) -> Mapping[str, int]:
     return tables | {f"{GROUP}:{n} {tokens} {edge}": TOKEN_BYTES * tokens for n, (tokens, edge) in enumerate(images[1:] or images)}
 
 
-def without(program: Program, sizes: Ints) -> Ints:
-    """The bytes of a part's tensors without those that it keeps itself, and what passes. The forward's own copy of all stays a part's."""
-    return np.where(among(np.arange(len(sizes)), kept_in(program)), 0, sizes)
-
-
 def laid(program: Program, run: PartRun, wanted: Mapping[str, int], state: State) -> tuple[PartRun, list[tuple[int, int]]]:
     """The events with what is not there yet made at the positions' place, and of each tensor that stays its event and its bytes."""
     new = {name: size for name, size in wanted.items() if not state.holds(name)}
@@ -63,8 +55,7 @@ def laid(program: Program, run: PartRun, wanted: Mapping[str, int], state: State
         events += [*passing, size, *[FREE] * len(passing)]
         state.named.setdefault(GROUP, {})[name] = made.stop, size
         state.count(GROUP, size)
-    inserted = np.insert(run.keys, [at] * len(keys), keys), np.insert(run.events, [at] * len(keys), events)
-    return replace(run, keys=inserted[0], events=inserted[1]), kept
+    return run.inserting([at] * len(keys), keys, events), kept
 
 
 def _place(program: Program, run: PartRun) -> int | None:

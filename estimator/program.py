@@ -14,64 +14,10 @@ import numpy as np
 
 from estimator.arrays import Bools, distinct
 from estimator.features import Ints, feature
+from estimator.footprint import PeakRow, Rows, highest
 from estimator.workloads import DOMAIN, FACTORED, points_of
 
 ALLOCATE, EMPTY_CACHE, FIRST_IMPORT = 0, -1, -2
-SIZES_KEPT = 8  # workloads of a program: as many buckets as most jobs have
-
-
-@dataclass(frozen=True)
-class PeakRow:
-    """A running total that can be the part's highest: bytes = coefficients . features; `moment` names where in the run."""
-
-    coefficients: tuple[int, ...]
-    moment: str
-
-
-def highest(peaks: Sequence[PeakRow], features: Sequence[str], values: Mapping[str, int]) -> tuple[int, str]:
-    """(bytes, moment) of the highest peak row: what a part adds to what is resident, without the allocator's rounding."""
-    row = [feature(name, values) for name in features]
-    totals = [(sum(c * f for c, f in zip(p.coefficients, row, strict=True)), p.moment) for p in peaks]
-    return max(totals, default=(0, ""))
-
-
-Rows = Mapping[str, Sequence[tuple[int, Mapping[str, int]]]]
-"""Component -> (how many tensors, {feature: bytes} of each)."""
-
-
-def sum_of(rows: Sequence[tuple[int, Mapping[str, int]]], values: Mapping[str, Any], unit_bytes: int) -> Any:
-    """Bytes of so many tensors, each rounded up to the unit: a number, or an array where the variables are arrays."""
-    total: Any = 0
-    for count, row in rows:
-        size: Any = 0
-        for name, coefficient in row.items():
-            size = size + coefficient * feature(name, values)
-        total = total + count * -(-(size * (size > 0)) // unit_bytes)
-    return total * unit_bytes
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """A part without its events: peak rows, and what stays or is freed. All that is needed where nothing is placed (estimator.rows).
-
-    `rows`: of the tensors that stay and of the imports that are freed, by component ("" for unnamed ones); see `Rows`.
-    """
-
-    key: str
-    features: tuple[str, ...]
-    peaks: tuple[PeakRow, ...]
-    rows: tuple[Rows, Rows]
-    workspace_at: Mapping[str, int]
-    copies: Mapping[str, int] = field(default_factory=dict, kw_only=True)
-
-    def peak(self, values: Mapping[str, int]) -> tuple[int, str]:
-        """See `highest`."""
-        return highest(self.peaks, self.features, values)
-
-    def sums(self, values: Mapping[str, int], unit_bytes: int) -> tuple[dict[str, int], dict[str, int]]:
-        """Bytes that stay and that are freed, by component, each tensor rounded up to the unit."""
-        stays, freed = ({name: sum_of(rows, values, unit_bytes) for name, rows in side.items()} for side in self.rows)
-        return stays, freed
 
 
 @dataclass(frozen=True)
@@ -96,18 +42,10 @@ class Program:
     copies: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
     def sizes(self, values: Mapping[str, int]) -> Ints:
-        """Bytes of each tensor as requested, for the variables `values` (see estimator.features). Never negative. Not to be changed: the
-        last ones are kept, as the steps of a replay ask for the same few again and again."""
-        row = tuple(feature(name, values) for name in self.features)
-        if row not in self._sizes:
-            if len(self._sizes) == SIZES_KEPT:
-                self._sizes.pop(next(iter(self._sizes)))
-            self._sizes[row] = np.maximum(self.coefficients @ np.array(row, dtype=np.int64), 0)
-        return self._sizes[row]
-
-    @cached_property
-    def _sizes(self) -> dict[tuple[int, ...], Ints]:
-        return {}
+        """Bytes of each tensor as requested, for the variables `values` (see estimator.features). Never negative."""
+        row = np.array([feature(name, values) for name in self.features], dtype=np.int64)
+        sizes: Ints = np.maximum(self.coefficients @ row, 0)
+        return sizes
 
     def once(self, what: object, read: Callable[[Program], Any]) -> Any:
         """What another module reads off this program, which it does once."""
@@ -157,6 +95,11 @@ class Program:
         """Where each event's size stands in the sizes of all tensors and, behind them, what says that a tensor is freed, or the cache."""
         place = np.where(self.events == ALLOCATE, self.tensor_of_event, len(self.names))
         return np.where(self.events == EMPTY_CACHE, len(self.names) + 1, place)
+
+    @cached_property
+    def stream_of_event(self) -> Ints | None:
+        """Of what each event allocates the stream; None: all on the default one."""
+        return None if self.streams is None else self.streams[self.tensor_of_event]
 
     @cached_property
     def freeing(self) -> Ints:
@@ -284,11 +227,6 @@ class Program:
         units = -(-self.sizes(values) // unit_bytes)
         stays, freed = ({component: int(units[tensors].sum()) * unit_bytes for component, tensors in side.items()} for side in self.flows)
         return stays, freed
-
-
-def peaks_of(part: Mapping[str, Any], features: Sequence[str]) -> tuple[PeakRow, ...]:
-    """Peak rows of a part as a profile's JSON has it, over some features."""
-    return tuple(PeakRow(tuple(row["bytes"].get(name, 0) for name in features), row["moment"]) for row in part["peaks"])
 
 
 class EventProgram(Program):

@@ -24,10 +24,11 @@ from estimator.archs import load_archs
 from estimator.arrays import distinct
 from estimator.derived_weights import TENSORS_OF_LINEAR, Derivation
 from estimator.errors import CannotTell, Problem
+from estimator.footprint import Footprint, peaks_of
 from estimator.loss_weights import WEIGHED
 from estimator.parameters import LORA
 from estimator.paths import profiles_dir
-from estimator.program import Footprint, Program, peaks_of
+from estimator.program import Program
 from estimator.references import ENCODES
 
 PRESERVING = "step.core.preserving/"  # with what follows in a core's key

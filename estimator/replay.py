@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from copy import copy
-from dataclasses import replace
 
 import numpy as np
 
@@ -14,17 +13,16 @@ from estimator.allocator import FREE, OutOfMemory
 from estimator.allocator_compiled import replaying_allocator
 from estimator.allocator_state import UNIT_BYTES, ties_by_address
 from estimator.archs import load_archs
-from estimator.arrays import among
 from estimator.derived_weights import PLACES_OF_LINEAR, TENSORS_OF_LINEAR
 from estimator.features import Ints
+from estimator.frequencies import kept_in
 from estimator.job import Job
 from estimator.offload import GROUP, GROUPS, STREAM, aged, second_step
-from estimator.part_events import PartRun, events_of, ledger_at
+from estimator.part_events import PartRun, events_of, ledger_at, requests
 from estimator.program import Program
 from estimator.programs import Profile
 from estimator.residents import (
     ROUNDING,
-    SLOTS,
     WORKSPACE_BYTES,
     PhasePeak,
     State,
@@ -175,9 +173,9 @@ class Replay:
     def _part(self, part: op.Part) -> None:
         program, state = self.profile.program(part.key), self.state
         kept = positions.needed(self.job.arch, part)
-        sizes = positions.without(program, program.sizes(part.values)) if kept else program.sizes(part.values)
+        sizes, events = requests(program, part.values, kept_in(program) if kept else ())
         before, base = dict(state.bytes_of), state.take_keys(len(program.names))
-        run, made = self._workspaces(program, part, events_of(program, part, sizes, base, state))
+        run, made = self._workspaces(program, part, events_of(program, part, events, base, state))
         run, laid = positions.laid(program, run, kept, state)
         run, windowed = windows.apart(program, run, sizes, state)
         run, measured = tuned.laid(self.job.arch, program, part, run, state)
@@ -194,33 +192,29 @@ class Replay:
         if self.unquantised and part.key.startswith("load.transformer") and state.named.get("transformer"):
             self._leave_unquantised()
 
-    def _run(self, program: Program, keys: Ints, events: Ints, run: PartRun, last: bool = True) -> int | None:
-        """The events on the allocator, copies of offloaded layers on their own stream. What is left in slots is older by these, after the
-        `last` ones of the part."""
-        allocator, held = self.state.allocator, self.state.named
-        if program.streams is None:
-            return allocator.run(keys, events)
-        own = keys - run.base
-        streams = program.streams.take(own, mode="clip") * ((own >= 0) & (own < len(program.streams)))
-        copies = [key for key, (component, _) in run.taken.items() if component == SLOTS]
-        streams[among(keys, copies)] = STREAM
-        peak_event = allocator.run_streams(keys, events, streams)
-        for group in GROUPS if last else ():
+    def _run(self, program: Program, run: PartRun, start: int, end: int) -> int | None:
+        """The events from one to before another on the allocator, copies of offloaded layers on their own stream. What is left in slots is
+        older by the part's copies behind its last event."""
+        allocator, held, stretch = self.state.allocator, self.state.named, slice(start, end)
+        if run.streams is None:
+            return allocator.run(run.keys[stretch], run.events[stretch])
+        peak_event = allocator.run_streams(run.keys[stretch], run.events[stretch], run.streams[stretch])
+        for group in GROUPS if end == len(run.keys) else ():
             held[group] = {new: held[group][old] for old, new in aged(held.get(group, {}), program.copies).items()}
         return peak_event
 
     def _run_around(self, part: op.Part, program: Program, run: PartRun, before: dict[str, int]) -> int | None:
         """`_run`, with what happens inside the part in its places. `before` gets what that leaves on the card."""
-        keys, events = run.keys, run.events
+        keys = run.keys
         if not (any(part.inside) or part.between):
-            return self._run(program, keys, events, run)
+            return self._run(program, run, 0, len(keys))
         groups = ((), part.between) if part.between else part.inside
         places = (0, second_step(program.labels, program.moments)) if part.between else program.forward
         cuts = [int(np.flatnonzero(keys == run.base + k)[0]) for k in places]
         seen, best, start = dict(self.state.bytes_of), None, 0
         for end, operations in zip((*cuts, len(keys)), (*groups, ()), strict=True):
             if end > start:
-                event = self._run(program, keys[start:end], events[start:end], run, last=end == len(keys))
+                event = self._run(program, run, start, end)
                 best = best if event is None else start + event
             list(map(self._one, operations))
             start = end
@@ -277,7 +271,7 @@ class Replay:
         places = dict[str, int]()
         if first_in(part.key, program.workspace_at) and not self.state.holds("workspace:forward"):
             at = program.workspace_at.get("forward")
-            places["forward"] = run.place(at if at is not None else first_forward_product(program, part.key))
+            places["forward"] = at if at is not None else first_forward_product(program, part.key)
         if part.key.startswith("step.core") and not self.state.holds("workspace:backward"):
             places["backward"] = first_product(program, run.keys - run.base, run.events) + 1
         made: list[int] = []
@@ -287,7 +281,7 @@ class Replay:
                 key = self.state.take_keys(1)
                 self.state.named.setdefault("workspace", {})[name] = key, self.workspace_bytes
                 self.state.count("workspace", self.workspace_bytes)
-                run = replace(run, keys=np.insert(run.keys, at, key), events=np.insert(run.events, at, self.workspace_bytes))
+                run = run.inserting(at, key, self.workspace_bytes)
                 made.append(at)
         return run, made
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from estimator.allocator import FREE, Allocator
+from estimator.allocator import Allocator
 from estimator.allocator_compiled import CompiledAllocator
 from estimator.allocator_state import UNIT_BYTES
-from estimator.arrays import among
 from estimator.estimate import Variant
 from estimator.experts import LOW, split
 from estimator.features import Ints
@@ -181,12 +180,6 @@ def place_of(name: str) -> int:
     return int(name.partition(":")[2].partition(".")[0])
 
 
-def freed_at_once(keys: Ints, sizes: Ints, doubled: set[int]) -> tuple[Ints, Ints]:
-    """Gradients that are added to existing ones: freed right after they were made."""
-    where = np.flatnonzero(among(keys, doubled) & (sizes >= 0))
-    return np.insert(keys, where + 1, keys[where]), np.insert(sizes, where + 1, FREE)
-
-
 def first_in(key: str, workspace_at: Mapping[str, int]) -> bool:
     """Whether a part multiplies matrices in its forward."""
     return key.startswith(COMPUTE) or "forward" in workspace_at
@@ -194,12 +187,15 @@ def first_in(key: str, workspace_at: Mapping[str, int]) -> bool:
 
 def first_product(program: Program, tensors: Ints, events: Ints) -> int:
     """The event at which autograd's thread first multiplies matrices; 0 where it does not. `tensors`: of each event."""
-    found = np.flatnonzero((tensors == program.first_in(BACKWARD_PRODUCT)) & (events >= 0))
-    first = int(found[0]) if len(found) else 0
-    again = np.flatnonzero((tensors == program.first_in(RECOMPUTED_PRODUCT)) & (events >= 0))
-    if not len(again) or again[0] >= first:
-        return first
-    return _result_of(program, tensors, events, int(again[0]))
+    first = _made_at(tensors, program.first_in(BACKWARD_PRODUCT)) or 0
+    again = _made_at(tensors, program.first_in(RECOMPUTED_PRODUCT))
+    return first if again is None or again >= first else _result_of(program, tensors, events, again)
+
+
+def _made_at(tensors: Ints, tensor: int | None) -> int | None:
+    """The first event of a tensor's; None where it is in none."""
+    at = int((tensors == tensor).argmax()) if tensor is not None and len(tensors) else 0
+    return at if len(tensors) and tensors[at] == tensor else None
 
 
 def _result_of(program: Program, tensors: Ints, events: Ints, first: int) -> int:

@@ -19,12 +19,13 @@ from estimator.archs import load_archs
 from estimator.arrays import distinct
 from estimator.batches import steps_of
 from estimator.features import Ints, feature
+from estimator.footprint import Footprint, sum_of
 from estimator.grid import NO_ROW, grid
 from estimator.job import Job
 from estimator.job_profile import profile_of
 from estimator.offload import GROUPS
 from estimator.optimizers import OptimizerProgram
-from estimator.program import EventProgram, Footprint, Program, sum_of
+from estimator.program import EventProgram, Program
 from estimator.residents import DECODER_MOMENTS, VAE_MOMENTS, adds, counted_as, unquantised_linears
 from estimator.rows import resident_bytes, rounded_sum, workspace_threads
 

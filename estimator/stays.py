@@ -16,7 +16,8 @@ import numpy as np
 
 from estimator import asked
 from estimator.controls import RAW, RAW_BYTES_PER_PIXEL
-from estimator.program import ALLOCATE, PeakRow, Program
+from estimator.footprint import PeakRow
+from estimator.program import ALLOCATE, Program
 
 TOKENS = "control.tokens"  # part: tokens of control images (FLUX.2), kept until the forward is over
 PROMPTS = "preview.kept"  # part: the two cached prompts of a preview (Qwen-Image-Edit), on the card from its first round on

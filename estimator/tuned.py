@@ -14,7 +14,6 @@ measured is not kept from run to run unless TRITON_CACHE_AUTOTUNING is set.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 
@@ -49,7 +48,7 @@ def laid(arch: str, program: Program, part: op.Part, run: PartRun, state: State)
         key = state.take_keys(1)
         state.named.setdefault(GROUP, {})[f"{GROUP}:{kernel}"] = key, 0
         at = _behind(run.keys, run.events, run.base + first + tensors - 1)
-        run = replace(run, keys=np.insert(run.keys, [at, at], key), events=np.insert(run.events, [at, at], [BUFFER_BYTES, FREE]))
+        run = run.inserting([at, at], key, [BUFFER_BYTES, FREE])
         made = [event + 2 * (event >= at) for event in made] + [at]
     return run, made
 

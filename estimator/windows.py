@@ -63,7 +63,7 @@ def apart(program: Program, run: PartRun, sizes: Ints, state: State) -> tuple[Pa
     events[at] -= np.where(freed, 0, WINDOW_BYTES * count)
     stays = ~among(np.arange(len(tensors)), which[freed])
     kept: list[int] = _ranges(first[stays], more[stays]).tolist()
-    return replace(run, keys=np.insert(run.keys, places, keys), events=np.insert(events, places, made)), kept
+    return replace(run, events=events).inserting(places, keys, made), kept
 
 
 def _ranges(first: Ints, count: Ints) -> Ints:

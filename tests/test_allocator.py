@@ -11,7 +11,7 @@ from allocator_answers import MIB, Events, model_answers, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator.allocator import EMPTY_CACHE, FREE, Allocator, OutOfMemory
+from estimator.allocator import EMPTY_CACHE, FREE, NOTHING, Allocator, OutOfMemory
 
 GIB = 2**30
 STORED = ["native", "native_thresholds", "expandable", *(f"expandable_crowded_{seed}" for seed in (1, 3, 41))]
@@ -322,7 +322,7 @@ def test_wrong_events_are_refused_and_those_before_stand(expandable: bool) -> No
     for keys, sizes, says in [
         ([1, 1], [512, 512], "event 1: malloc for key 1"),
         ([2, 3], [512, FREE], "event 1: free of key 3"),
-        ([4, 5], [512, -3], "event 1: size -3"),
+        ([4, 5, 6], [512, NOTHING, -4], "event 2: size -4"),
     ]:
         with pytest.raises(ValueError, match=says):
             allocator.run(keys, sizes)

@@ -19,11 +19,12 @@ from estimator.edit import OF_FORWARD
 from estimator.edited import EDITED
 from estimator.errors import CannotTell, InputError
 from estimator.features import flash_splits, image_values
+from estimator.frequencies import kept_in
 from estimator.job import Bucket, Dataset, Job, Sample
 from estimator.operations import EmptyCache, MoveIn, MoveOut, Part, Release, flat
-from estimator.part_events import events_of
+from estimator.part_events import events_of, requests
 from estimator.plans import after_steps, before_steps, plan_of, steps
-from estimator.positions import laid, needed, without
+from estimator.positions import laid, needed
 from estimator.program import ALLOCATE
 from estimator.programs import load_profile
 from estimator.references import first_of_backward
@@ -230,8 +231,8 @@ def test_a_new_size_of_image_passes_through_three_tensors_and_a_known_one_throug
     part, replay = Part(program.key, values, "step"), Replay(profile, one, None)
     seen = []
     for _ in range(2):
-        sizes = without(program, program.sizes(values))
-        run = events_of(program, part, sizes, replay.state.take_keys(len(program.names)), replay.state)
+        sizes, requested = requests(program, values, kept_in(program))
+        run = events_of(program, part, requested, replay.state.take_keys(len(program.names)), replay.state)
         made_there, kept = laid(program, run, needed(EDIT, part), replay.state)
         more = made_there.events[made_there.keys >= run.base + len(sizes)].tolist()
         seen.append((more, [size for _, size in kept]))

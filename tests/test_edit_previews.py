@@ -11,16 +11,18 @@ from test_first_edit import FIRST_EDIT
 from test_first_edit import made as first_edit
 from test_offload import qwen_core
 
+from estimator.allocator import NOTHING, Allocator
 from estimator.controls import RAW, pixels
 from estimator.edit import MORE_TEMPLATE_TOKENS
 from estimator.edited import ALONE, EDITED, FLUSHED
 from estimator.job import Job, Sample
 from estimator.offload import MOMENT
 from estimator.operations import Copy, Operation, Part, Release
-from estimator.part_events import PartRun
+from estimator.part_events import events_of, requests
 from estimator.plans import after_steps, before_steps, plan_of
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program
 from estimator.programs import load_profile
+from estimator.residents import State
 from estimator.stays import LATENT, PROMPTS
 
 VALUES = {"T": 8224, "Q": 4096, "Tj": 8224, "Tn": 0, "E": 128, "X": 210, "N": 192, "B": 1, "r": 16}
@@ -35,10 +37,17 @@ def previews(arch: str, one: Job, *controls: tuple[int, int], **train: bool) -> 
     return [*before_steps(plan), *after_steps(plan)]
 
 
-def test_an_event_is_placed_behind_what_is_left_out_before_it() -> None:
+def test_what_is_not_there_to_be_let_go_moves_no_other_event() -> None:
     """Was: cuBLAS's workspace of a text with offloaded layers seven events late, since its slots had nothing in them yet to let go."""
-    run = PartRun(np.arange(4), np.arange(4), 0, {}, np.array([2, 3, 7]))
-    assert [run.place(event) for event in (0, 2, 4, 7, 8)] == [0, 2, 2, 5, 5]
+    program, state = qwen_core("text/float8/plain/one"), State(Allocator())
+    part = Part(program.key, {"X": 300, "Y": 300, "B": 1}, "item")
+    run = events_of(program, part, requests(program, part.values)[1], state.take_keys(len(program.names)), state)
+    assert len(run.events) == len(program.events)
+    assert (run.events[program.freeing] == NOTHING).all()  # nothing lies in a slot yet
+    other, there = Allocator(), run.events != NOTHING
+    assert state.allocator.run(run.keys, run.events) is not None
+    other.run(run.keys[there], run.events[there])
+    assert (state.allocator.peak_allocated_bytes, state.allocator.reserved_bytes) == (other.peak_allocated_bytes, other.reserved_bytes)
 
 
 @pytest.mark.parametrize("key", ["cfg/cached", "plain/cached"])

@@ -19,7 +19,7 @@ from estimator.gpus import find_gpu
 from estimator.job import Job
 from estimator.kernels import NORMS_BY_TRITON
 from estimator.operations import MoveIn, MoveOut, Part
-from estimator.part_events import events_of
+from estimator.part_events import events_of, requests
 from estimator.plans import PLANS
 from estimator.programs import load_profile
 from estimator.residents import State
@@ -151,7 +151,7 @@ def test_each_kernel_is_measured_once() -> None:
 
     def made(state: State, key: str) -> list[int]:
         program, part = profile.program(key), Part(key, given)
-        run = events_of(program, part, program.sizes(given), state.take_keys(len(program.names)), state)
+        run = events_of(program, part, requests(program, given)[1], state.take_keys(len(program.names)), state)
         after, places = tuned.laid("omnigen2", program, part, run, state)
         assert len(after.events) == len(run.events) + 2 * len(places)
         assert [int(after.events[place]) for place in places] == [tuned.BUFFER_BYTES] * len(places)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from estimator.errors import CannotTell
 from estimator.features import feature
-from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Footprint, Program
+from estimator.footprint import Footprint
+from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Program
 from estimator.programs import Profile, load_profile
 from estimator.residents import UNIT_BYTES
 from estimator.rewriting import written

@@ -8,7 +8,7 @@ import pytest
 from estimator import operations as op
 from estimator import windows
 from estimator.allocator import FREE, Allocator
-from estimator.part_events import events_of
+from estimator.part_events import events_of, requests
 from estimator.programs import load_profile
 from estimator.residents import State
 
@@ -20,8 +20,8 @@ def laid(key: str) -> tuple[list[int], list[int], list[int], list[int], list[int
     """Keys and events as recorded and with windows apart, and the further keys that outlive the part."""
     program, state = load_profile("qwen-image-edit-2509").program(key), State(Allocator())
     part = op.Part(key, PATCHES, "item")
-    sizes = program.sizes(PATCHES)
-    run = events_of(program, part, sizes, state.take_keys(len(program.names)), state)
+    sizes, requested = requests(program, PATCHES)
+    run = events_of(program, part, requested, state.take_keys(len(program.names)), state)
     after, staying = windows.apart(program, run, sizes, state)
     return run.keys.tolist(), run.events.tolist(), after.keys.tolist(), after.events.tolist(), staying
 
