@@ -39,7 +39,7 @@ def requests(program: Program, values: Mapping[str, int], without: Sequence[int]
 
     The last answers are kept with the program, as a replay's steps ask for the same few again and again: not to be changed.
     """
-    kept, asked = program.once(requests, _none), (frozenset(values.items()), bool(without))
+    kept, asked = program.once(requests, _none_yet), (frozenset(values.items()), bool(without))
     if asked not in kept:
         if len(kept) == KEPT:
             kept.pop(next(iter(kept)))
@@ -52,7 +52,7 @@ def requests(program: Program, values: Mapping[str, int], without: Sequence[int]
     return found
 
 
-def _none(_: Program) -> dict[tuple[frozenset[tuple[str, int]], bool], tuple[Ints, Ints]]:
+def _none_yet(_: Program) -> dict[tuple[frozenset[tuple[str, int]], bool], tuple[Ints, Ints]]:
     return {}
 
 

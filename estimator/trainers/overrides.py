@@ -70,7 +70,7 @@ def _parse(override: str) -> tuple[list[str], object]:
 
 def _set(node: Any, done: KeyPath, rest: list[str], value: object, override: str, known: KnownKeys) -> tuple[Any, list[KeyPath]]:
     """`node` with `value` at `rest` below it, and the paths that were set. Maps and lists on the way are made anew and all others are
-    the same ones: planning does this for hundreds of configs, and knows by them what it has read (estimator.datasets.once)."""
+    the same ones: planning does this for hundreds of configs, and knows by them what it has read (estimator.remembered)."""
     word, *further = rest
     if isinstance(node, list):
         return _set_in_list(node, done, rest, value, override, known)
