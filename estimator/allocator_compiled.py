@@ -34,6 +34,7 @@ LIBRARY = "allocator_core.bin"
 DONE, OUT_OF_MEMORY, KEY_IS_LIVE, KEY_HOLDS_NOTHING, UNKNOWN_SIZE = range(5)  # results of core_run_streams
 NULL_POINTER, NO_BLOCK = -1, -2  # answers of core_address
 STREAMS = 2  # of the C code
+VERSION = 2  # of its events: see core_version
 
 
 class Counters(ctypes.Structure):
@@ -53,8 +54,11 @@ def library() -> ctypes.CDLL | None:
     """The compiled core; None where it was not built, or was built for another machine or from an older source."""
     try:
         core = ctypes.CDLL(str(Path(__file__).with_name(LIBRARY)))
-        run, begin = core.core_run_streams, core.core_begin
+        run, begin, version = core.core_run_streams, core.core_begin, core.core_version
     except (OSError, AttributeError):
+        return None
+    version.restype = ctypes.c_int64
+    if version() != VERSION:
         return None
     begin.argtypes, begin.restype = [ctypes.POINTER(Counters)], ctypes.c_void_p
     core.core_copy.argtypes, core.core_copy.restype = [ctypes.c_void_p], ctypes.c_void_p

@@ -135,3 +135,11 @@ def test_estimates_are_the_same_without_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_library_is_named_as_it_is_built() -> None:
     assert hatch_build.LIBRARY.name == allocator_compiled.LIBRARY
+
+
+def test_a_library_of_an_older_source_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Was: an editable installation after an update stopped on an event that its library did not know."""
+    built = allocator_compiled.library()
+    assert built is not None
+    monkeypatch.setattr(allocator_compiled, "VERSION", allocator_compiled.VERSION + 1)
+    assert allocator_compiled.library.__wrapped__() is None
