@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibration.validation_jobs_flux2 import klein
+from calibration.validation_jobs_edit import FEW, numbered
+from calibration.validation_jobs_flux2 import CHROMA, klein
+from calibration.validation_jobs_ltx2 import UI as LTX2_UI
+from calibration.validation_jobs_ltx2 import frames as with_sound
 from calibration.validation_jobs_qwen import WEIGHTED
-from calibration.validation_jobs_wan import frames
+from calibration.validation_jobs_wan import begun, frames
 from calibration.validation_settings import *
 
 CACHED: dict[str, Any] = {**CACHED_LATENTS, **CACHED_TEXT}
@@ -30,4 +33,12 @@ JOBS = (
     Job("wan1b-bf16-compiled", web_ui("wan 1.3b"), (("clips", [288], frames(17)),), {**BLOCKS, **BF16}, ()),
     Job("zimage-qfloat8-compiled", web_ui("zimage"), ONE_SIZE, BLOCKS, ()),
     Job("turbo-uint4-compiled", web_ui("turbo"), ONE_SIZE, {**BLOCKS, **quantised("uint4")}, ()),
+    Job("chroma-qfloat8-compiled", CHROMA, ONE_SIZE, {**COMPILE, **CACHED_LATENTS, **UNLOADED, **rank(16)}, ()),
+    Job("edit11-qfloat8-compiled", web_ui("edit 2511"), (("small", [512], numbered(FEW)),), {**BLOCKS, **WEIGHTED}, ()),
+    Job("ltx2-qfloat8-compiled", web_ui("ltx2"), (("sounding clips", [512], with_sound(81)),), {**LTX2_UI, **BLOCKS}, ()),
+    Job(
+        "wan21i-qfloat8-compiled", web_ui("wan 2.1 i2v"), (("short clips", [256], frames(17)),),
+        {**COMPILE, **CACHED_TEXT, **rank(16), **WEIGHTED}, (),
+    ),
+    Job("wan5b-qfloat8-compiled", web_ui("wan 5b"), (("clips", [480], begun(49)),), {**BLOCKS, **WEIGHTED}, ()),
 )  # fmt: skip
