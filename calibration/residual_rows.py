@@ -1,6 +1,6 @@
 """The rows that the residual is fitted on, as data: what each says of an estimate, and what it is one row of.
 
-    python -m calibration.residual_rows            # works the estimates out (minutes) and writes calibration/data/residual_rows.jsonl
+    python -m calibration.residual_rows            # works the estimates out (minutes) and writes calibration/data/residual_rows.jsonl.xz
 
 Three kinds of experiment:
 - `emulated`: phases of whole runs of the trainer on the emulated device beside their estimates; a source is a run.
@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 
-PATH = Path(__file__).parent / "data" / "residual_rows.jsonl"
+PATH = Path(__file__).parent / "data" / "residual_rows.jsonl.xz"
 PEAK, FITS, OOM = "peak", "fits", "oom"
 
 
@@ -48,14 +49,14 @@ class Row:
 
 def read(path: Path = PATH) -> tuple[Row, ...]:
     """The kept rows."""
-    names, *lines = path.read_text(encoding="utf-8").splitlines()
+    names, *lines = lzma.decompress(path.read_bytes()).decode().splitlines()
     return tuple(Row(**dict(zip(json.loads(names), json.loads(line), strict=True))) for line in lines)
 
 
 def write(rows: Sequence[Row], path: Path = PATH) -> None:
-    """The names of the fields, then a line for each row."""
+    """The names of the fields, then a line for each row; packed, as it is ten times as long and nobody writes in it."""
     lines = [list(Row.__dataclass_fields__), *(list(asdict(row).values()) for row in rows)]
-    path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines), encoding="utf-8")
+    path.write_bytes(lzma.compress("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()))
 
 
 def emulated() -> Iterator[Row]:

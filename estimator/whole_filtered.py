@@ -13,8 +13,9 @@ from functools import cache, cached_property
 
 from estimator import whole_ema
 from estimator.errors import CannotTell, Problem
+from estimator.footprint import Footprint
 from estimator.optimizer_rules import GRADIENT
-from estimator.program import EventProgram, Footprint, Program
+from estimator.program import EventProgram, Program
 from estimator.whole_profile import WholeProfile, recorded_of
 
 CORE = "step.core"

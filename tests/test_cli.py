@@ -408,6 +408,19 @@ def test_two_configs_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "at a time" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["check"], ["plan"], ["plot", "-o", "headroom.png"]])
+def test_mistakes_of_the_config_and_of_the_card_come_together(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Was: the card's only once the config was mended."""
+    config = tmp_path / "config.yaml"
+    config.write_text("job: extension\nconfig: {name: x, process: [{type: sd_trainer, train: {batch_size: two}}]}\n")
+    assert cli.main([*command, str(config), "--gpu", "RTX4909"]) == 2
+    said = capsys.readouterr().err
+    assert "train.batch_size" in said
+    assert "did you mean RTX4090?" in said
+
+
 def test_a_config_may_be_called_nearly_like_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

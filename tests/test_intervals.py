@@ -326,5 +326,5 @@ def test_kept_rows_read_back(tmp_path: Path) -> None:
     from calibration import residual_rows
 
     rows = residual_rows.read()[:5]
-    residual_rows.write(rows, tmp_path / "rows.jsonl")
-    assert residual_rows.read(tmp_path / "rows.jsonl") == rows
+    residual_rows.write(rows, tmp_path / "rows.jsonl.xz")
+    assert residual_rows.read(tmp_path / "rows.jsonl.xz") == rows

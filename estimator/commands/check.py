@@ -65,7 +65,7 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     from estimator.estimate import worst_verdict
     from estimator.trainers import read_jobs
 
-    jobs = read_jobs(given.config, tuple(given.set), given.arch)
+    jobs = options.read_beside(given, lambda: read_jobs(given.config, tuple(given.set), given.arch))
     every_card = given.gpu.strip().lower() == "all"
     gpus = options.cards(given, jobs) if every_card else (options.one_card(given, jobs),)
     if given.trainer_version is not None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from estimator.gpus import Gpu
     from estimator.job import Job
 
+T = TypeVar("T")
 OSES = LINUX, WINDOWS = "linux", "windows"
 LEAST_RAM_BYTES, MOST_RAM_BYTES = 2**30, 2**50
 _UNKNOWN_OPTIONS, _MISSING = "unrecognized arguments: ", "the following arguments are required: "  # how argparse's messages begin
@@ -165,6 +166,20 @@ def one_card(given: argparse.Namespace, jobs: Iterable[Job] = ()) -> Gpu:
         fix = "name one; `estimate CONFIG --gpu all` compares every card, `estimate plan` plans for several"
         raise InputError(Problem(f"--gpu {given.gpu[:80]}: one card is wanted here", None, "", fix))
     return cards(given, jobs)[0]
+
+
+def read_beside(given: argparse.Namespace, read: Callable[[], T]) -> T:
+    """What `read` makes of the config. Where that raises InputError, with what is wrong with --gpu beside it: all mistakes at once."""
+    from estimator.errors import InputError
+
+    try:
+        return read()
+    except InputError as error:
+        try:
+            cards(given)
+        except InputError as unknown:
+            raise InputError(*error.problems, *unknown.problems, warnings=error.warnings) from None
+        raise
 
 
 def without_threads() -> None:

@@ -67,7 +67,7 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
 
     _check_usage(given)
     target = given.write if given.write is not None else given.config if given.in_place else None
-    subject = read_subject(given.config, tuple(given.set), given.arch, (), given.trainer_version)
+    subject = options.read_beside(given, lambda: read_subject(given.config, tuple(given.set), given.arch, (), given.trainer_version))
     gpus = options.cards(given, [subject.job])
     if target is not None:
         check_target(given.config, target, given.in_place)

@@ -44,7 +44,7 @@ def run(arguments: list[str], style: StyleOf) -> Answer:
     if given.kind == "timeline" and given.over is not None:
         raise InputError(Problem("--over belongs to curves", None, "a timeline has phases", "leave it out, or --kind curves"))
     check_picture(given.out)
-    subject = read_subject(given.config, tuple(given.set), given.arch, (), given.trainer_version)
+    subject = options.read_beside(given, lambda: read_subject(given.config, tuple(given.set), given.arch, (), given.trainer_version))
     gpu = options.one_card(given, [subject.job])
     if given.kind == "timeline":
         from estimator.engine import estimate_job
