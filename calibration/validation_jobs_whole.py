@@ -7,7 +7,7 @@ from typing import Any
 from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW
 from calibration.validation_jobs_flux2 import CHROMA, NO_WORKERS, klein
 from calibration.validation_jobs_lumina2 import UI as LUMINA2
-from calibration.validation_jobs_sd3 import MEDIUM, by_key
+from calibration.validation_jobs_sd3 import LARGE, MEDIUM, by_key
 from calibration.validation_jobs_unet import SD15_UI, XL_UI
 from calibration.validation_jobs_wan import clip, frames
 from calibration.validation_settings import *
@@ -95,6 +95,14 @@ JOBS = (
     Job(
         "sd35-medium-whole-ema-b4", by_key(MEDIUM), (("five", [512], {}),),
         {**WHOLE, **UNLOADED, **NO_CHECKPOINTING, **EMA, **batch(4), **optimizer("adafactor")}, SMALL_PREVIEW,
+    ),
+    Job(
+        "wan14b-whole-33", web_ui("wan 14b"), (("clips", [240], frames(33)), ("portraits", [448], {"batch_size": 2})),
+        {**WHOLE, **CACHED, **NO_WORKERS, **optimizer("adafactor")}, (clip(416, 240, 17),),
+    ),
+    Job(
+        "sd35-large-whole", by_key(LARGE), (("portraits", [768], {}), ("five", [576], {"batch_size": 2})), {**WHOLE, **CACHED_TEXT},
+        SMALL_PREVIEW,
     ),
     Job("qwen-whole", web_ui("qwen"), (("phone", [512, 768], {}),), {**WHOLE, **CACHED, **optimizer("adafactor")}, SMALL_PREVIEW),
     Job(

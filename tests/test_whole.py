@@ -27,7 +27,7 @@ from estimator.whole_profile import recorded_of
 UNETS = ("sd15-aitk", "sdxl-aitk")
 UNTRAINED_BYTES = {
     **dict.fromkeys(UNETS, 2 * (320 * 1280 + 1280 + 1280 * 1280 + 1280)), "sd35-medium-aitk": 2 * 384**2 * 1536,
-    "wan21-1.3b": 2 * 4 * 1024 * 64, "chroma": 344 * 8,
+    "sd35-large-aitk": 2 * 192**2 * 2432, **dict.fromkeys(("wan21-1.3b", "wan21-14b"), 2 * 4 * 1024 * 64), "chroma": 344 * 8,
 }  # fmt: skip
 SDXL = {"name_or_path": "stabilityai/stable-diffusion-xl-base-1.0", "arch": "sdxl"}
 SD15 = {"name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "arch": "sd15"}
@@ -36,7 +36,9 @@ MODELS = {
     "flex1": {"name_or_path": "ostris/Flex.1-alpha", "arch": "flex1"}, "flux1-dev": FLUX_DEV, "zimage": ZIMAGE, "zimage-turbo": PLAIN_TURBO,
     "sdxl-aitk": SDXL, "sd15-aitk": SD15, "lumina2-aitk": {"name_or_path": "Alpha-VLLM/Lumina-Image-2.0", "arch": "lumina2"},
     "sd35-medium-aitk": {"name_or_path": "stabilityai/stable-diffusion-3.5-medium", "arch": "sd3"},
+    "sd35-large-aitk": {"name_or_path": "stabilityai/stable-diffusion-3.5-large", "arch": "sd3"},
     "wan21-1.3b": {"name_or_path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "arch": "wan21"},
+    "wan21-14b": {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21"},
     "qwen-image": {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image"},
     "chroma": {"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"},
     "flux2-klein-4b": {"name_or_path": "x", "arch": "flux2_klein_4b"}, "flux2-klein-9b": {"name_or_path": "x", "arch": "flux2_klein_9b"},

@@ -42,6 +42,9 @@ WHOLE = replace(
 ARCHITECTURES = {
     "flux1-dev": DEV,
     "flux1-dev-whole": WHOLE,
+    "flux1-schnell-whole": replace(
+        WHOLE, relative="flux1-schnell", model={key: value for key, value in SCHNELL.items() if key != "assistant_lora_path"},
+    ),
     # as the trainer's example and its web UI have it: no gradient reaches the embedding of the guidance
     "flex1-whole": replace(WHOLE, relative="flex1", model=FLEX, train={**SAMPLED, "bypass_guidance_embedding": True}),
     "flux1-dev-lokr": LOKR,

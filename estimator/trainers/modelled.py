@@ -33,7 +33,7 @@ DROPPING = FILTERED  # dropout in adapters: held against whole runs of FLUX.1 de
 # Architectures that are trained as a whole, without a network section, and the optimizers whose step was recorded on parameters in bf16
 WHOLE = frozenset({
     "chroma", "flex1", "flux1-dev", "flux2-klein-4b", "flux2-klein-9b", "lumina2-aitk", "qwen-image", "sd15-aitk",
-    "sd35-medium-aitk", "sdxl-aitk", "wan21-1.3b", "zimage", "zimage-turbo",
+    "sd35-large-aitk", "sd35-medium-aitk", "sdxl-aitk", "wan21-1.3b", "wan21-14b", "zimage", "zimage-turbo",
 })  # fmt: skip
 # Whose classes write the transformer by diffusers' save_pretrained (save_model of each), which stops on layers of the trainer's own kinds
 SAVED_BY_DIFFUSERS = frozenset({
