@@ -9,7 +9,7 @@ from calibration.validation_jobs_flux2 import CHROMA, NO_WORKERS, klein
 from calibration.validation_jobs_lumina2 import UI as LUMINA2
 from calibration.validation_jobs_sd3 import LARGE, MEDIUM, by_key
 from calibration.validation_jobs_unet import SD15_UI, XL_UI
-from calibration.validation_jobs_wan import clip, frames
+from calibration.validation_jobs_wan import BEGINNING, begun, clip, frames
 from calibration.validation_settings import *
 
 WHOLE: dict[str, Any] = {"network": None, **UNQUANTISED}
@@ -99,6 +99,17 @@ JOBS = (
     Job(
         "wan14b-whole-33", web_ui("wan 14b"), (("clips", [240], frames(33)), ("portraits", [448], {"batch_size": 2})),
         {**WHOLE, **CACHED, **NO_WORKERS, **optimizer("adafactor")}, (clip(416, 240, 17),),
+    ),
+    Job(
+        "wan5b-whole-33", web_ui("wan 5b"), (("clips", [416], begun(33)), ("portraits", [640], {"batch_size": 2})),
+        {**WHOLE, **CACHED_LATENTS, **NO_WORKERS, **HIGH_VRAM}, (clip(416, 256, 17, **BEGINNING), clip(512, 416, 1, SECOND)),
+    ),
+    Job(
+        "wan5b-whole-b2", web_ui("wan 5b"), (("long clips", [448], frames(33)),),
+        {**WHOLE, **NO_CHECKPOINTING, **batch(2), **optimizer("adafactor"), **CACHED, **NO_WORKERS}, (clip(416, 256, 17),),
+    ),
+    Job(
+        "schnell-whole", web_ui("schnell"), (("portraits", [512, 768], {}),), {**WHOLE, **WITHOUT_ADAPTER, **CACHED_TEXT}, SMALL_PREVIEW,
     ),
     Job(
         "sd35-large-whole", by_key(LARGE), (("portraits", [768], {}), ("five", [576], {"batch_size": 2})), {**WHOLE, **CACHED_TEXT},

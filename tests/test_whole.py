@@ -27,7 +27,7 @@ from estimator.whole_profile import recorded_of
 UNETS = ("sd15-aitk", "sdxl-aitk")
 UNTRAINED_BYTES = {
     **dict.fromkeys(UNETS, 2 * (320 * 1280 + 1280 + 1280 * 1280 + 1280)), "sd35-medium-aitk": 2 * 384**2 * 1536,
-    "sd35-large-aitk": 2 * 192**2 * 2432, **dict.fromkeys(("wan21-1.3b", "wan21-14b"), 2 * 4 * 1024 * 64), "chroma": 344 * 8,
+    "sd35-large-aitk": 2 * 192**2 * 2432, **dict.fromkeys(("wan21-1.3b", "wan21-14b", "wan22-5b"), 2 * 4 * 1024 * 64), "chroma": 344 * 8,
 }  # fmt: skip
 SDXL = {"name_or_path": "stabilityai/stable-diffusion-xl-base-1.0", "arch": "sdxl"}
 SD15 = {"name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "arch": "sd15"}
@@ -38,6 +38,8 @@ MODELS = {
     "sd35-medium-aitk": {"name_or_path": "stabilityai/stable-diffusion-3.5-medium", "arch": "sd3"},
     "sd35-large-aitk": {"name_or_path": "stabilityai/stable-diffusion-3.5-large", "arch": "sd3"},
     "wan21-1.3b": {"name_or_path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "arch": "wan21"},
+    "wan22-5b": {"name_or_path": "Wan-AI/Wan2.2-TI2V-5B-Diffusers", "arch": "wan22_5b"},
+    "flux1-schnell": {"name_or_path": "black-forest-labs/FLUX.1-schnell", "arch": "flux"},
     "wan21-14b": {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21"},
     "qwen-image": {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image"},
     "chroma": {"name_or_path": "lodestones/Chroma1-Base", "arch": "chroma"},

@@ -5,11 +5,13 @@ Where a clip (or a picture) may begin with a given one, each token has a timeste
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from calibration.architectures.base import Architecture, Layout
+from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout
 from calibration.architectures.wan import LOAD, TEXT_TOKENS
 from estimator.features import Cells
+from estimator.operations import TIMED_CORE, TIMED_IMAGE_CORE
 
 LAYOUT = Layout(
     LOAD, ("T", "T128"), 3072, ("T",), padded_tokens=TEXT_TOKENS, guidance="sequential", video=True, cells=Cells(32, 4),
@@ -55,15 +57,29 @@ MERGED_SAMPLES = (
 MORE_MERGED = (
     (640, 384, 4.0, 9, 17), (352, 512, 1.0, 9, 9), (480, 416, 4.0, 9, 9, 1), (416, 480, 1.0, 9, 13, 1),
 )  # fmt: skip
-ARCHITECTURES = {
-    "wan22-5b": Architecture(
-        {"name_or_path": "Wan-AI/Wan2.2-TI2V-5B-Diffusers", "arch": "wan22_5b"}, BUCKETS, SAMPLES, LAYOUT,
-        weights=("bf16", "float8", "uint4", "qfloat8"), begins=True, second=(SECOND_BUCKETS, SECOND_SAMPLES),
-        brief={"bf16": (FEW_BUCKETS, ()), "float8": (FEW_BUCKETS, FEW_SAMPLES), "uint4": (FEW_BUCKETS, FEW_SAMPLES)},
-        relative="wan21-14b", text_only=True, left=("load.text/bf16", "load.text/uint4", "text/bf16", "text/uint4", "cache_text"),
-        loads=("float8", "uint4"), fewer={"bf16": ((FEW_BUCKETS, MERGED_SAMPLES), (FEW_BUCKETS, MORE_MERGED))},
-    )
-}  # fmt: skip
+SMALL = Architecture(
+    {"name_or_path": "Wan-AI/Wan2.2-TI2V-5B-Diffusers", "arch": "wan22_5b"}, BUCKETS, SAMPLES, LAYOUT,
+    weights=("bf16", "float8", "uint4", "qfloat8"), begins=True, second=(SECOND_BUCKETS, SECOND_SAMPLES),
+    brief={"bf16": (FEW_BUCKETS, ()), "float8": (FEW_BUCKETS, FEW_SAMPLES), "uint4": (FEW_BUCKETS, FEW_SAMPLES)},
+    relative="wan21-14b", text_only=True, left=("load.text/bf16", "load.text/uint4", "text/bf16", "text/uint4", "cache_text"),
+    loads=("float8", "uint4"), fewer={"bf16": ((FEW_BUCKETS, MERGED_SAMPLES), (FEW_BUCKETS, MORE_MERGED))},
+)  # fmt: skip
+# All of it trained: of 1024 tokens at least in each sample (see wan.WHOLE_BUCKETS)
+WHOLE_BUCKETS = (
+    (1024, 1024, 1, 20, 1), (640, 384, 1, 20, 33), (1216, 896, 1, 20, 1), (672, 416, 1, 20, 21), (448, 416, 1, 20, 25),
+    (448, 480, 2, 20, 17), (1184, 928, 2, 20, 1), (512, 384, 3, 20, 21), (576, 352, 4, 20, 21), (576, 480, 2, 20, 13),
+    (448, 352, 1, 20, 33, 1), (1056, 1024, 1, 20, 1, 1), (544, 544, 1, 20, 13, 1), (800, 704, 1, 20, 5, 1), (640, 480, 1, 20, 21, 1),
+    (448, 416, 2, 20, 21, 1), (512, 448, 3, 20, 17, 1), (576, 448, 4, 20, 17, 1), (960, 1152, 2, 20, 1, 1), (544, 512, 2, 20, 29, 1),
+    (1152, 1024, 1, 20, 1, 1), (1280, 1056, 1, 20, 1, 1), (1024, 1056, 3, 20, 1, 1), (992, 1088, 4, 20, 1, 1),
+)  # fmt: skip
+# Of biases and of norms, of the picture (with a timestep of each token: what embeds these too) and of the text, and of what comes out
+WHOLE_SUMS = ("norm3072_T", "norm14336_T", "norm18432_T", "norm3072_X", "norm192_T")
+WHOLE = replace(
+    SMALL, relative="wan22-5b", own=(*WITH_ADAPTER, TIMED_CORE, TIMED_IMAGE_CORE), left=("preview", "step.update", "setup.network"),
+    weights=("bf16",), beside="whole", train=SAMPLED, text_only=False, buckets=WHOLE_BUCKETS, samples=SAMPLES[8:9], brief={}, loads=(),
+    fewer={}, layout=replace(LAYOUT, scratch=WHOLE_SUMS),
+)
+ARCHITECTURES = {"wan22-5b": SMALL, "wan22-5b-whole": WHOLE}
 LATENT_CHANNELS = 48
 # Of diffusers' conversion (scripts/convert_wan_to_diffusers.py: Wan2.2-TI2V-5B, vae22_diffusers_config). Values of means and deviations
 # decide nothing here

@@ -32,12 +32,13 @@ FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-t
 DROPPING = FILTERED  # dropout in adapters: held against whole runs of FLUX.1 dev and Z-Image, the others are of the same classes
 # Architectures that are trained as a whole, without a network section, and the optimizers whose step was recorded on parameters in bf16
 WHOLE = frozenset({
-    "chroma", "flex1", "flux1-dev", "flux2-klein-4b", "flux2-klein-9b", "lumina2-aitk", "qwen-image", "sd15-aitk",
-    "sd35-large-aitk", "sd35-medium-aitk", "sdxl-aitk", "wan21-1.3b", "wan21-14b", "zimage", "zimage-turbo",
+    "chroma", "flex1", "flux1-dev", "flux1-schnell", "flux2-klein-4b", "flux2-klein-9b", "lumina2-aitk", "qwen-image", "sd15-aitk",
+    "sd35-large-aitk", "sd35-medium-aitk", "sdxl-aitk", "wan21-1.3b", "wan21-14b", "wan22-5b", "zimage", "zimage-turbo",
 })  # fmt: skip
 # Whose classes write the transformer by diffusers' save_pretrained (save_model of each), which stops on layers of the trainer's own kinds
 SAVED_BY_DIFFUSERS = frozenset({
-    "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "wan21-1.3b", "wan21-14b", "zimage", "zimage-turbo",
+    "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "wan21-1.3b", "wan21-14b", "wan22-5b", "zimage",
+    "zimage-turbo",
 })  # fmt: skip
 WHOLE_FILTERED = frozenset({"flex1"})  # those whose parameters' names were recorded, of which some may be left out
 WHOLE_BYPASSED = frozenset({"flex1"})  # those that were recorded with the embedding of the guidance bypassed
