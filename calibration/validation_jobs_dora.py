@@ -67,11 +67,36 @@ JOBS = (
         {**DORA, **WEIGHTED, **UNQUANTISED, **CACHED_LATENTS, **batch(2), **EMA, **rank(24)}, SMALL_PREVIEW,
     ),
     Job(
+        "qwen-dora-no-checkpointing-b2", web_ui("qwen"), (("five", [512], {}),),
+        {**DORA, **WEIGHTED, **CACHED, **NO_CHECKPOINTING, **batch(2), **rank(8)}, SMALL_PREVIEW,
+    ),
+    Job(
         "klein9b-dora-bf16-b2", klein("9b"), (("five", [512], {}),),
         {**DORA, **UNQUANTISED, **CACHED, **batch(2), **EMA, **rank(16), **optimizer("adamw")}, SMALL_PREVIEW,
     ),
     Job(
+        "klein9b-dora-no-checkpointing", klein("9b"), (("portraits", [512], {}),), {**DORA, **CACHED, **NO_CHECKPOINTING, **rank(8)},
+        SMALL_PREVIEW,
+    ),
+    Job(
+        "wan1b-dora-qfloat8-no-checkpointing-b2", web_ui("wan 1.3b"), (("short clips", [256], frames(13)),),
+        {**DORA, **quantised("qfloat8"), **CACHED, **NO_CHECKPOINTING, **batch(2), **EMA, **rank(24)}, (clip(416, 256, 17),),
+    ),
+    Job(
         "flex-dora-bf16-no-checkpointing-b2", web_ui("flex1"), (("five", [512], {}),),
         {**DORA, **UNQUANTISED, **CACHED, **NO_CHECKPOINTING, **batch(2), **EMA, **rank(24)}, SMALL_PREVIEW,
+    ),
+    Job(
+        "chroma-dora-bf16-no-checkpointing-b2", CHROMA, (("five", [512], {}),),
+        {**DORA, **UNQUANTISED, **CACHED_LATENTS, **NO_CHECKPOINTING, **batch(2), **EMA, **rank(24)}, SMALL_PREVIEW,
+    ),
+    Job("schnell-dora", web_ui("schnell"), (("portraits", [512], {}),), {**DORA, **CACHED, **rank(16)}, SMALL_PREVIEW),
+    Job(
+        "edit11-dora", web_ui("edit 2511"), (("odd", [512], numbered(ONE)),), {**DORA, **WEIGHTED, **CACHED, **rank(16)},
+        (edited(ONE, 512, 512),),
+    ),
+    Job(
+        "turbo-dora-attention-only", web_ui("turbo"), (("portraits", [512], {}),),
+        {**DORA, **only("attention."), **CACHED, **UNQUANTISED, **rank(8)}, SMALL_PREVIEW,
     ),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW, lokr, only
 from calibration.validation_jobs_dora import JOBS as DORA_JOBS
 from calibration.validation_jobs_edit import ONE, edited, numbered
-from calibration.validation_jobs_flux2 import CHROMA, klein
+from calibration.validation_jobs_flux2 import CHROMA, FLUX2, klein
 from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_jobs_unet import SD15_BY_HAND
 from calibration.validation_jobs_wan import clip, frames
@@ -55,9 +55,16 @@ JOBS = (
     ),
     Job("edit-lokr-auto", web_ui("edit"), (("odd", [512], numbered(ONE)),), {**WEIGHTED, **lokr(-1), **CACHED}, (edited(ONE, 512, 512),)),
     Job(
+        "wan1b-lokr-4", web_ui("wan 1.3b"), (("short clips", [320], frames(21)), ("small", [384], {})), {**lokr(4), **CACHED},
+        (clip(480, 320, 33),),
+    ),
+    Job(
         "wan1b-lokr-auto-qfloat8", web_ui("wan 1.3b"), (("short clips", [320], frames(21)),),
         {**quantised("qfloat8"), **lokr(-1), **CACHED, **EMA}, (clip(480, 320, 33),),
     ),
+    Job("schnell-lokr-auto", web_ui("schnell"), (("portraits", [512], {}),), {**lokr(-1), **CACHED}, SMALL_PREVIEW),
+    Job("flux2dev-lokr-auto", FLUX2, (("phone", [512], {}),), {**lokr(-1), **CACHED}, SMALL_PREVIEW),
+    Job("wan14b-lokr-auto", web_ui("wan 14b"), (("short clips", [256], frames(13)),), {**lokr(-1), **CACHED}, (clip(320, 256, 17),)),
     Job("flux-dropout", example(FLUX), (("portraits", [512, 768], {}),), {**dropout(0.1), **CACHED}, SMALL_PREVIEW),
     Job(
         "zimage-dropout-no-checkpointing-b2", web_ui("zimage"), (("five", [512], {}),),

@@ -16,7 +16,7 @@ from estimator.batches import Batch, Step, encodes_latents, one_or_many, preserv
 from estimator.estimate import Variant
 from estimator.features import image_values
 from estimator.job import Bucket, Dataset, Job, Sample
-from estimator.lokr_merging import AWAY
+from estimator.lokr_merging import AWAY, merges
 from estimator.loss_weights import WEIGHED
 from estimator.offload import LEFT_BEHIND
 from estimator.operations import CORE, PRESERVING_CORE, UNEVEN_CORE, Begin, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
@@ -213,7 +213,7 @@ class Plan:
         away = self.text_cached and when == "first" and not self.job.model.compiled  # left on the CPU by caching: a LoKr is merged there
         ema, entered = (self.ema, when) if not self.whole else ("none" if away else self.ema, "later")  # copies are where it is
         yield Part(f"sample.enter/{self.weights}/{ema}/{entered}{AWAY * (away and 'f' in self.rank)}", self.rank, "sampling")
-        yield from (EmptyCache(), MoveIn("vae"), MoveIn("transformer"))
+        yield from (*(() if merges(self.job) else (EmptyCache(),)), MoveIn("vae"), MoveIn("transformer"))  # the flush is before merging
         yield from () if self.text_cached else self.text_in()
         yield EmptyCache()
         yield from map(MoveIn, self.beside)

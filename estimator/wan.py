@@ -11,13 +11,14 @@ from dataclasses import replace
 
 from estimator.features import IMAGE_CELLS, Cells, image_values
 from estimator.job import Bucket, Dataset, Job, Sample
+from estimator.lokr_merging import merges
 from estimator.operations import PREVIEW, Copy, EmptyCache, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
 from estimator.sizes import sizes_of
 from estimator.stays import BLANK
 from estimator.wan_text import PADDED_TEXT
 
-MERGING, RECORDED, UNQUANTISED = ("sample.enter", "sample.leave"), "qfloat8", "bf16"
+MERGING, RECORDED = ("sample.enter", "sample.leave"), "qfloat8"
 """What of an adapter depends on whether it is merged: its parts, and the kind of weights of which those without were recorded."""
 TILE_PIXELS, TILE_STRIDE_PIXELS = 256, 192  # AutoencoderKLWan: tile_sample_min_width, tile_sample_stride_width
 
@@ -66,7 +67,7 @@ class WanPlan(Plan):
 
     def __init__(self, job: Job, encoders: tuple[str, ...]) -> None:
         super().__init__(job, encoders)
-        self.merges = self.weights == UNQUANTISED and not job.model.layer_offloading and not self.whole
+        self.merges = merges(job)
 
     def load(self) -> Iterator[Operation]:
         for operation in super().load():
