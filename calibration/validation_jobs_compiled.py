@@ -9,9 +9,11 @@ from typing import Any
 
 from calibration.validation_jobs_edit import FEW, numbered
 from calibration.validation_jobs_flux2 import CHROMA, klein
+from calibration.validation_jobs_hidream import UI as HIDREAM
 from calibration.validation_jobs_ltx2 import UI as LTX2_UI
 from calibration.validation_jobs_ltx2 import frames as with_sound
 from calibration.validation_jobs_lumina2 import UI as LUMINA2
+from calibration.validation_jobs_omnigen2 import UI as OMNIGEN2
 from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_jobs_sd3 import MEDIUM, by_key
 from calibration.validation_jobs_wan import begun, frames
@@ -45,4 +47,6 @@ JOBS = (
     Job("wan5b-qfloat8-compiled", web_ui("wan 5b"), (("clips", [480], begun(49)),), {**BLOCKS, **WEIGHTED}, ()),
     Job("sd35-medium-qfloat8-compiled", by_key(MEDIUM), ONE_SIZE, {**COMPILE, **UNLOADED, **rank(16)}, ()),
     Job("lumina2-qfloat8-compiled", LUMINA2, ONE_SIZE, {**COMPILE, **quantised("qfloat8"), **CACHED_LATENTS, **UNLOADED, **rank(16)}, ()),
+    Job("omnigen2-qfloat8-compiled", OMNIGEN2, ONE_SIZE, {**COMPILE, **quantised("qfloat8"), **CACHED_LATENTS, **UNLOADED, **rank(16)}, ()),
+    Job("hidream-qfloat8-compiled", HIDREAM, ONE_SIZE, {**COMPILE, **quantised("qfloat8"), **CACHED_LATENTS, **UNLOADED, **rank(16)}, ()),
 )  # fmt: skip
