@@ -18,12 +18,11 @@ from estimator.job import Dataset, Job
 from estimator.ltx2 import Ltx2Plan
 from estimator.lumina2 import Lumina2Plan
 from estimator.omnigen2 import OmniGen2Plan
-from estimator.operations import Begin, Copy, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
+from estimator.operations import Begin, EmptyCache, End, MoveOut, Operation
 from estimator.phases import Plan
 from estimator.pixels import L2pPlan, PixelPreviews
 from estimator.programs import TEXT_ENCODERS, Profile
 from estimator.prompts import FittedControls, PromptsApart
-from estimator.stays import BROUGHT
 from estimator.steponly import StepOnlyPlan
 from estimator.unet import UNetPlan
 from estimator.wan import WanPlan
@@ -38,6 +37,10 @@ class ChromaPlan(PromptsApart):
     Source: extensions_built_in/diffusion_models/chroma/chroma_model.py (get_prompt_embeds); toolkit/models/base_model.py
     (set_device_state_preset, which knows no preset for text caching).
     """
+
+    @property
+    def first_on_host(self) -> bool:
+        return self.put_away
 
     def _cache_text(self, dataset: Dataset, home: dict[str, bool]) -> Iterator[Operation]:
         yield Begin("cache_text", f"resolution {dataset.resolution}")
@@ -54,22 +57,11 @@ class RadiancePlan(PixelPreviews, ChromaPlan):
 
     kept = ("chroma", "chroma guided")
 
-    def prepare(self) -> Iterator[Operation]:
-        """With cached text the first prompt is encoded on the host, and comes into the blocks that the transformer has left: a flush, where
-        latents are cached too, spares the segment that it lies in. T5 comes behind that flush.
-        """
-        if not self.text_cached:
-            yield from super().prepare()
-            return
-        operations = list(super().prepare())
-        encoded = operations.index(Release("embeddings"))
-        before, behind = operations[:encoded], operations[encoded + 1 :]
-        moves = [one for one in before if not isinstance(one, (Part, Copy))]
-        encoders = [one for one in moves if isinstance(one, MoveIn) and one.component in self.encoders]
-        flushed = behind.index(EmptyCache()) + 1 if self.all_latents_cached else 0
-        yield from (one for one in moves if one not in encoders)
-        yield Part(BROUGHT, {"X": self.empty_prompt()}, "job")
-        yield from (*behind[:flushed], *encoders, *behind[flushed:])
+    @property
+    def first_on_host(self) -> bool:
+        """With cached text the first prompt comes from the host into the blocks that the transformer has left: a flush, where latents are
+        cached too, spares the segment that it lies in. T5 comes behind that flush."""
+        return self.text_cached or super().first_on_host
 
 
 class KontextPlan(FittedControls, PromptsApart):

@@ -10,6 +10,7 @@ from estimator.batches import one_or_many
 from estimator.job import Bucket, Sample
 from estimator.operations import CONTROLLED_CORE, CORE, Begin, Copy, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.phases import Plan
+from estimator.stays import BROUGHT
 
 PROMPTS = ("positive", "negative")
 
@@ -49,7 +50,31 @@ class PromptsApart(Plan):
         yield Part(f"step.prompts/{'one' if values['B'] == 1 else 'many'}", values, scope)
         yield Release("embeddings")
 
+    @property
+    def first_on_host(self) -> bool:
+        """The empty prompt is encoded on the host, where a fine-tune has put text encoders that this class does not bring back for it."""
+        return self.arch.model_class == "stable_diffusion" and self.put_away
+
+    @property
+    def put_away(self) -> bool:
+        """Text encoders, before latents are cached: by a fine-tune that unloads them without caching text."""
+        return self.whole and self.text_away and not self.text_cached
+
     def prepare(self) -> Iterator[Operation]:
+        return self._from_host(list(self._copied())) if self.first_on_host else self._copied()
+
+    def _from_host(self, operations: list[Operation]) -> Iterator[Operation]:
+        """The first prompt comes to the card, and text encoders behind the VAE's last move and the flush there, if latents are cached."""
+        encoded = operations.index(Release("embeddings"))
+        before, behind = operations[:encoded], operations[encoded + 1 :]
+        moves = [one for one in before if not isinstance(one, (Part, Copy))]
+        encoders = [one for one in moves if isinstance(one, MoveIn) and one.component in self.encoders]
+        flushed = behind.index(EmptyCache()) + 1 if self.all_latents_cached else 0
+        yield from (one for one in moves if one not in encoders)
+        yield Part(BROUGHT, {"X": self.empty_prompt()}, "job")
+        yield from (*behind[:flushed], *encoders, *behind[flushed:])
+
+    def _copied(self) -> Iterator[Operation]:
         """The first prompt, the empty one, is copied; each prompt of a preview is gone (to the host) before the next is encoded."""
         copied = False
         for operation in super().prepare():

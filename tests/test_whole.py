@@ -289,3 +289,15 @@ def test_words_that_have_no_model_are_named(tmp_path: Path) -> None:
         model = MODELS["flex1"] | {"only_if_contains": words}
         job = read(tmp_path, train=train(optimizer="adamw", bypass_guidance_embedding=True), model=model, network=...)
         assert any(place.endswith("model.only_if_contains") for place in named(job))
+
+
+@pytest.mark.parametrize("arch", ["chroma", "flex1", "sd35-medium-aitk"])
+def test_text_encoders_that_are_unloaded_come_when_the_vae_has_gone(arch: str, tmp_path: Path) -> None:
+    """The empty prompt is encoded on the host, where a fine-tune has put them before it caches latents."""
+    settings = train(optimizer="adafactor", unload_text_encoder=True, bypass_guidance_embedding=True)
+    datasets = [{"folder_path": "/nowhere/images", "resolution": 512, "cache_latents_to_disk": True}]
+    job = read(tmp_path, train=settings, model=MODELS[arch], network=..., datasets=datasets, sample={"prompts": ["a cat"]})
+    assert not named(job)
+    (loop,) = [phase for phase in simulate(job).phases if (phase.phase, phase.detail) == ("prepare", "before the loop")]
+    assert loop.components["text_encoder"] > 0
+    assert not loop.components.get("vae")
