@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from operator import attrgetter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from estimator.features import Ints
 NONE, STAYS = -1, -2
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A row of a profile's calls. Its places are numbers of tensors, in order of allocation.
 
     The layer's forward begins before `first` and is over before `last`, its backward begins before `backward`, and `input` would be kept
@@ -30,7 +29,7 @@ class Call:
     until: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Uses:
     """The same of all calls, by columns."""
 
@@ -42,10 +41,33 @@ class Uses:
     backward: Ints
     until: Ints
 
+    @property
+    def rows(self) -> Ints:
+        """[call, column]."""
+        return np.stack([self.layer, self.first, self.last, self.input, self.output, self.backward, self.until], axis=1)
 
-COLUMNS = tuple(each.name for each in fields(Call))
+    def calls(self) -> list[Call]:
+        """One by one."""
+        return list(map(Call._make, self.rows.tolist()))
+
+    def behind(self, tensors: int, layers: int = 0) -> Uses:
+        """The calls behind so many tensors more, of the layers behind so many. Numbers below 0 say something else."""
+        rows = self.rows
+        rows[:, 1:] += np.where(rows[:, 1:] >= 0, tensors, 0)
+        rows[:, 0] += layers
+        return of_rows(rows)
 
 
-def by_columns(calls: Sequence[Call]) -> Uses:
+def of_rows(rows: Ints) -> Uses:
+    """By columns, of a table of calls."""
+    return Uses(*np.ascontiguousarray(rows.T))
+
+
+def by_columns(calls: Iterable[Call]) -> Uses:
     """The calls by columns."""
-    return Uses(*np.array([*map(attrgetter(*COLUMNS), calls)], dtype=np.int64).reshape(-1, len(COLUMNS)).T)
+    return of_rows(np.array(list(calls), dtype=np.int64).reshape(-1, len(Call._fields)))
+
+
+def together(*uses: Uses) -> Uses:
+    """One behind the other."""
+    return of_rows(np.concatenate([each.rows for each in uses]))

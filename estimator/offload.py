@@ -19,6 +19,8 @@ from operator import getitem
 from random import Random
 from typing import Any
 
+import numpy as np
+
 from estimator.archive import Later
 
 SLOTS = 4
@@ -165,14 +167,21 @@ def spread(layers: Sequence[Layer]) -> list[float]:
     Van der Corput's sequence over the layers, the largest first: whatever the percentage, close to that share of the bytes is taken,
     and a higher one takes the same layers and more.
     """
-    order = sorted(range(len(layers)), key=lambda n: (-layers[n].total_bytes, n))
-    out = [0.0] * len(layers)
-    for rank, n in enumerate(order):
+    sizes = np.array([layer.total_bytes for layer in layers], dtype=np.int64)
+    out = np.empty(len(layers))
+    out[np.argsort(-sizes, kind="stable")] = _van_der_corput(len(layers))
+    return out.tolist()
+
+
+@cache  # a component's layers are as many in every kind of weights
+def _van_der_corput(count: int) -> list[float]:
+    out = []
+    for rank in range(count):
         value, part, left = 0.0, 0.5, rank + 1
         while left:
             value += part * (left & 1)
             left, part = left >> 1, part / 2
-        out[n] = value
+        out.append(value)
     return out
 
 

@@ -9,13 +9,12 @@ Source: toolkit/memory_management/manager.py (attach: ara_lora_ref), toolkit/net
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from estimator.derived_weights import highest
-from estimator.layer_calls import NONE, Call
+from estimator.layer_calls import NONE, Call, Uses, by_columns, together
 from estimator.offload import PLAIN, Layer
 from estimator.offload_programs import Offloaded
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program
@@ -27,16 +26,16 @@ USED = "/Linear|forward"
 """End of the moment's name in which one of them is used."""
 
 
-def used_beside(base: Program, calls: Sequence[Call], what: Offloaded) -> tuple[tuple[Call, ...], Offloaded]:
+def used_beside(base: Program, uses: Uses, what: Offloaded) -> tuple[Uses, Offloaded]:
     """A preview's calls and layers with the adapter's, which have nothing to copy."""
     count = len(what.layers)
     more = []
-    for call in calls:
+    for call in uses.calls():
         inside = range(call.first, call.last)
         more += [Call(call.layer + count, k, k + 1, NONE, k, NONE, NONE) for k in inside if base.moments[base.labels[k]].endswith(USED)]
     layers = (*what.layers, *(Layer(0, 0, 0, PLAIN, ()) for _ in what.layers))
     resident = layers if what.resident is what.layers else (*what.resident, *layers[count:])
-    return (*calls, *more), Offloaded(resident, layers, what.taken | {n + count for n in what.taken})
+    return together(uses, by_columns(more)), Offloaded(resident, layers, what.taken | {n + count for n in what.taken})
 
 
 def loaded(base: Program, taken: frozenset[int]) -> Program:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -14,7 +14,7 @@ from estimator.edited import EDITED
 from estimator.errors import CannotTell
 from estimator.footprint import Footprint
 from estimator.job import Job, Model
-from estimator.layer_calls import Call
+from estimator.layer_calls import Uses, of_rows
 from estimator.offload import OWN, table_of
 from estimator.offload_choice import AFTER, BEFORE, ChosenProfile, Shares, unknown
 from estimator.offload_programs import Offloaded
@@ -29,7 +29,7 @@ ROUNDS = ("first", "later")  # of previews, in the keys of unquantised ones
 CORE, PREVIEW = "step.core", "preview"
 CORES, PREVIEWS = (CORE, "step.core.sound", "step.core.timed", "step.core.timed_image"), (PREVIEW, "preview.begun")
 LOAD_TRANSFORMER, LOAD_TEXT, LOAD_REST, TEXT, TEXT_ENCODER = "load.transformer", "load.text", "load.rest", "text", "text_encoder0"
-Making = Callable[[Program, Sequence[Call], Offloaded], Program]
+Making = Callable[[Program, Uses, Offloaded], Program]
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ class OffloadProfile(ChosenProfile):
             return program
         return derived_weights.program(program, key, derived[1], self.base.resident(components[0], derived[1].base))
 
-    def _outlined(self, base: Program, calls: Sequence[Call], what: Offloaded) -> Program:
-        outline = self._once(("outline", base.key, what.layers is what.resident), lambda: Outline(base, calls, what))
+    def _outlined(self, base: Program, uses: Uses, what: Offloaded) -> Program:
+        outline = self._once(("outline", base.key, what.layers is what.resident), lambda: Outline(base, uses, what))
         made: Program = outline.program(what)
         return made
 
@@ -177,19 +177,19 @@ class OffloadProfile(ChosenProfile):
         gone = self._gone(component)
         return made(program, named, [replace(layer, number=first + layer.number) for layer in gone] if first else gone)
 
-    def _calls(self, key: str, component: str) -> tuple[Call, ...]:
+    def _calls(self, key: str, component: str) -> Uses:
         """Where in a recorded part the component's layers are used."""
         component = experts.RESIDENT_OF.get(component, component)
         return self._once(("calls", key, component), lambda: self._read_calls(key, component))  # type: ignore[no-any-return]
 
-    def _read_calls(self, key: str, component: str) -> tuple[Call, ...]:
+    def _read_calls(self, key: str, component: str) -> Uses:
         holder = self.base.holder(key)
         names, mine = table_of(holder, "layers"), {name: n for n, name in enumerate(table_of(self.base, "layers")[component])}
         calls = rebuilt_profile.calls(holder, key, component, names)
         if calls is None:
             raise CannotTell(unknown(f"{self.arch}: where {key!r} uses each layer"))
         number = np.array([mine[name] for name in names[component]])  # a relative's encoder may be without a vision tower
-        return tuple(Call(*row) for row in np.column_stack([number[calls[:, 0]], calls[:, 1:]]).tolist())
+        return of_rows(np.column_stack([number[calls[:, 0]], calls[:, 1:]]))
 
     def __hash__(self) -> int:
         return id(self)

@@ -17,7 +17,7 @@ from estimator import adapter_sites
 from estimator.adapter_sites import made_by
 from estimator.arrays import Bools, among, joined
 from estimator.features import Ints
-from estimator.layer_calls import NONE, STAYS, Call
+from estimator.layer_calls import NONE, STAYS, Call, Uses
 from estimator.offload import (
     BACKWARD,
     CODES_TO_WEIGHT,
@@ -49,9 +49,9 @@ class Offloaded:
     taken: frozenset[int]
 
 
-def offloaded(base: Program, calls: Sequence[Call], what: Offloaded) -> Program:
+def offloaded(base: Program, uses: Uses, what: Offloaded) -> Program:
     """The program with those layers offloaded."""
-    return _Editor(base, what).program(calls)
+    return _Editor(base, what).program(uses.calls())
 
 
 class _Editor:
@@ -182,7 +182,7 @@ class _Editor:
             base.key, features, coefficients, tuple(labels.tolist()), [*base.moments, MOMENT], names, codes, len(imported), (),
             workspace_at, streams=streams if streams.any() else None, copies=copies,
         )  # fmt: skip
-        return made.labelled(labels)
+        return made.known(label_rows=labels)
 
     @property
     def _count(self) -> int:
@@ -203,7 +203,7 @@ class _Editor:
         if made:
             wide[count : count + len(made), features.index("1")] = made
             streams[count : count + len(made)] = np.where(np.array(kinds) == COPY, STREAM, 0)
-        return features, wide[order], labels[order], streams[order]
+        return features, wide.take(order, axis=0), labels[order], streams[order]
 
     def _names(self, order: Ints) -> tuple[str | None, ...]:
         """Of each tensor in order: what lies in a slot at the end, and those of the base."""

@@ -8,7 +8,6 @@ Of two experts (Wan 2.2 14B) the first makes the first step and the second those
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from estimator.arrays import among
 from estimator.edited import edited_preview, tensors_of_step
 from estimator.features import Ints
-from estimator.layer_calls import Call
+from estimator.layer_calls import Uses, together
 from estimator.offload import TRANSFORMER
 from estimator.offload_programs import Offloaded
 from estimator.program import ALLOCATE, FIRST_IMPORT, Program
@@ -25,14 +24,14 @@ ROUNDS = 2
 ONCE = "connectors"  # moments of what runs before the first step alone: LTX-2's, over the prompts
 
 
-def denoised(base: Program, calls: Sequence[Call], further: int = 0, rounds: int = ROUNDS) -> tuple[Program, tuple[Call, ...]]:
+def denoised(base: Program, uses: Uses, further: int = 0, rounds: int = ROUNDS) -> tuple[Program, Uses]:
     """A preview's program with so many steps, and its calls. What is decoded is what the last step has made.
 
     `further`: by so many the numbers of layers are higher in each step than in the one before (see `beside`).
     """
     inside = np.flatnonzero(base.made_in(TRANSFORMER))
     if not len(inside) or rounds < 2:
-        return base, tuple(calls)
+        return base, uses
     count = int(inside[-1]) + 1
     born = np.cumsum(base.events == ALLOCATE)
     step = base.events[born <= count]
@@ -48,13 +47,13 @@ def denoised(base: Program, calls: Sequence[Call], further: int = 0, rounds: int
         base, events=events, coefficients=np.concatenate(sizes),
         labels=(*base.labels[:count] * (rounds - 1), *base.labels), names=(*[None] * (count * (rounds - 1)), *base.names),
     )  # fmt: skip
-    return program, tuple(_later(call, count * n, further * n) for n in range(rounds) for call in calls)
+    return program, together(*(uses.behind(count * n, further * n) for n in range(rounds)))
 
 
-def in_two_steps(base: Program, calls: Sequence[Call]) -> tuple[Program, tuple[Call, ...]]:
+def in_two_steps(base: Program, uses: Uses) -> tuple[Program, Uses]:
     """A preview's program with control images, which has two steps anyway, and the uses of layers in both: behind each's joined tokens."""
     places = 1, 2 + tensors_of_step(base)
-    return edited_preview(base), tuple(_later(call, by) for by in places for call in calls)
+    return edited_preview(base), together(*map(uses.behind, places))
 
 
 def _passing_once(base: Program, count: int) -> Ints:
@@ -71,9 +70,3 @@ def beside(what: Offloaded, *others: frozenset[int]) -> Offloaded:
     taken = frozenset(count * n + k for n, each in enumerate((what.taken, *others)) for k in each)
     layers = (*what.layers,) * many
     return Offloaded(layers if what.resident is what.layers else (*what.resident,) * many, layers, taken)
-
-
-def _later(call: Call, by: int, layers: int = 0) -> Call:
-    """The call behind so many tensors more, of the layer behind so many. Numbers below 0 say something else."""
-    places = call.first, call.last, call.input, call.output, call.backward, call.until
-    return Call(call.layer + layers, *(at + by if at >= 0 else at for at in places))

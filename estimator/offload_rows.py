@@ -7,15 +7,13 @@ looked at: a lower bound of the program's peak, as all peak rows are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
 from estimator.arrays import Bools, among, distinct
 from estimator.features import Ints
 from estimator.footprint import PeakRow
-from estimator.layer_calls import NONE, STAYS, Call, by_columns
+from estimator.layer_calls import NONE, STAYS, Uses
 from estimator.offload import BACKWARD, CODES_TO_WEIGHT, FORWARD, SLOTS, WRAPPED
 from estimator.offload_programs import Offloaded
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program
@@ -29,8 +27,8 @@ WORKLOADS = {"B": (1, 4), "T": (256, 1024, 4096, 9216), "X": (64, 512), "r": (8,
 class Outline:
     """What is the same for every choice of layers: the base's candidates, and each call's effect on them."""
 
-    def __init__(self, base: Program, calls: Sequence[Call], what: Offloaded) -> None:
-        self.base, self.uses = base, by_columns(calls)
+    def __init__(self, base: Program, uses: Uses, what: Offloaded) -> None:
+        self.base, self.uses = base, uses
         self.deaths = base.deaths
         self.dropped, self.of_layer = self._rebuilt(what)
         self.points = points_of(base.features, WORKLOADS)

@@ -62,9 +62,9 @@ class Program:
         """`labels`, to take many at once."""
         return np.array(self.labels, dtype=np.int64)
 
-    def labelled(self, rows: Ints) -> Self:
-        """Itself, whose labels are known as an array."""
-        vars(self)["label_rows"] = rows
+    def known(self, **arrays: Ints) -> Self:
+        """Itself, of which these properties (label_rows, named) are known already."""
+        vars(self).update(arrays)
         return self
 
     @cached_property

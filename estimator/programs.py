@@ -229,11 +229,11 @@ class Profile:
         used = np.flatnonzero(sizes[distinct(table[:, 0])].any(axis=0)).tolist()  # a part is given only the variables that it depends on
         features = tuple(self.data["features"][c] for c in used)
         made = Program(
-            key, features, sizes[:, used][table[:, 0]], tuple(table[:, 1].tolist()), self.labels,
+            key, features, sizes[:, used].take(table[:, 0], axis=0), tuple(table[:, 1].tolist()), self.labels,
             tuple(map(names.__getitem__, table[:, 2].tolist())), self.archive.events(number),
             part["imports"], peaks_of(part, features), part.get("workspace_at", {}),
         )  # fmt: skip
-        return made.labelled(table[:, 1])
+        return made.known(label_rows=table[:, 1], named=np.flatnonzero(table[:, 2] >= 0))
 
     def _footprint(self, key: str) -> Program | Footprint:
         """Of a part that this profile holds; the whole program where that was read already, or where an older profile says no more."""

@@ -274,4 +274,4 @@ def _joined(base: Program, key: str, laid: _Laid, dropped: Bools, moved: Sequenc
     made = EventProgram(
         key, one.features, one.coefficients, one.labels, moments, one.names, one.events, one.imports, (), workspace_at, streams=one.streams
     )
-    return made.labelled(one.label_rows)
+    return made.known(label_rows=one.label_rows, named=one.named)

@@ -34,12 +34,12 @@ def written(base: Program, key: str, events: tuple[Ints, Bools], rows: tuple[Seq
     names[number[named]] = [base.names[k] for k in named.tolist()]
     more, labels = [0] * (len(features) - len(base.features)), base.label_rows[old]
     made = replace(
-        base, key=key, features=tuple(features), coefficients=coefficients[order], labels=tuple(labels.tolist()),
+        base, key=key, features=tuple(features), coefficients=coefficients.take(order, axis=0), labels=tuple(labels.tolist()),
         names=tuple(names.tolist()), events=codes,
         peaks=tuple(replace(row, coefficients=(*row.coefficients, *more)) for row in base.peaks),
         streams=None if base.streams is None else base.streams[old],
     )  # fmt: skip
-    return made.labelled(labels)
+    return made.known(label_rows=labels, named=np.sort(number[named]))
 
 
 def widened(base: Program, features: Sequence[str], further: int) -> Ints:

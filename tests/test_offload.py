@@ -15,7 +15,7 @@ from made_jobs import ROOT
 from estimator import residents
 from estimator.errors import CannotTell, InputError
 from estimator.job import Job
-from estimator.layer_calls import Call
+from estimator.layer_calls import Call, Uses, by_columns
 from estimator.offload import GROUP, MOMENT, SLOTS, STREAM, Layer, aged, choose, deviation_bytes, layers_of, second_step, spread
 from estimator.offload_beside import used_beside
 from estimator.offload_profile import OffloadProfile, chance_bytes, profile_of, waiting
@@ -85,7 +85,7 @@ def test_tensors_of_layers_by_what_they_are() -> None:
 # ---- programs
 
 
-def chain(count: int) -> tuple[Program, list[Call]]:
+def chain(count: int) -> tuple[Program, Uses]:
     """A forward of layers in a row, each tensor freed after the next is there, and nothing kept: tensors 0 (input) to `count`."""
     events = [ALLOCATE]
     for _ in range(count):
@@ -94,7 +94,7 @@ def chain(count: int) -> tuple[Program, list[Call]]:
         "step.core/bf16/full/one", ("1",), np.full((count + 1, 1), 100), (0,) * (count + 1), ["made"], (None,) * (count + 1),
         np.array(events), 0, (), {},
     )  # fmt: skip
-    return program, [Call(n, n + 1, n + 2, n, n + 1, -1, count + 1 if n % 2 else -1) for n in range(count)]
+    return program, by_columns(Call(n, n + 1, n + 2, n, n + 1, -1, count + 1 if n % 2 else -1) for n in range(count))
 
 
 def live(program: Program) -> list[tuple[int, int]]:
@@ -138,7 +138,7 @@ def test_a_second_step_of_denoising_meets_other_slots() -> None:
         program, used = denoised(base, calls, rounds=rounds)
         made = offloaded(program, used, Offloaded(layers, layers, frozenset(range(3))))
         copies[rounds] = max(copied for _, copied in live(made))
-        assert len(used) == 3 * rounds
+        assert len(used.calls()) == 3 * rounds
         assert live(program)[-1] == live(base)[-1]
         assert max(live(program)) == max(live(base))
     assert copies == {1: sum(sizes), 2: sum(sizes) + 9000 + 1000}

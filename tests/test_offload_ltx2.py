@@ -11,7 +11,7 @@ from made_jobs import ROOT
 
 from estimator.batches import Batch
 from estimator.job import Job
-from estimator.layer_calls import NONE, STAYS, Call
+from estimator.layer_calls import NONE, STAYS, Call, Uses, by_columns
 from estimator.offload import OWN, SLOTS, Layer, layers_of
 from estimator.offload_left import RUNS, left
 from estimator.offload_profile import OffloadProfile, profile_of
@@ -147,13 +147,13 @@ def test_gemma_4s_first_parameter_is_its_embedding() -> None:
 # ---- codes that the backward pass needs (ConvRot)
 
 
-def chain(until: int) -> tuple[Program, list[Call]]:
+def chain(until: int) -> tuple[Program, Uses]:
     """Nine layers in a row, each product freed with the next one's, on codes that each layer's backward needs until then."""
     program = Program(
         "step.core/convrot8/full/one", ("1",), np.full((20, 1), 100), (0,) * 20, ["made"], (None,) * 20,
         np.array([ALLOCATE, *[ALLOCATE, 2] * 19]), 0, (), {},
     )  # fmt: skip
-    return program, [Call(n, n + 1, n + 2, n, n + 1, -1, until) for n in range(9)]
+    return program, by_columns(Call(n, n + 1, n + 2, n, n + 1, -1, until) for n in range(9))
 
 
 def codes(until: int, saves: bool) -> list[int]:

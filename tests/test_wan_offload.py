@@ -16,7 +16,7 @@ from estimator.experts import EXPERTS, LOW
 from estimator.host import host_memory
 from estimator.job import Bucket, Job
 from estimator.job_profile import profile_of
-from estimator.layer_calls import Call
+from estimator.layer_calls import of_rows
 from estimator.offload import second_step, table_of
 from estimator.offload_profile import OffloadProfile
 from estimator.operations import EmptyCache, MoveIn, MoveOut, Part
@@ -122,7 +122,7 @@ def test_each_layer_is_used_where_the_recording_names_it(arch: str, kind: str) -
             names = table_of(holder, "layers")
             calls = rebuilt_profile.calls(holder, key, component, names)
             assert calls is not None
-            uses = [Call(*row) for row in calls.tolist()]
+            uses = of_rows(calls).calls()
             assert {use.layer for use in uses} == set(range(len(names[component])))
             assert all(names[component][use.layer] in program.moments[program.labels[use.output]] for use in uses)
 
