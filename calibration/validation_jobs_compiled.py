@@ -48,5 +48,5 @@ JOBS = (
     Job("sd35-medium-qfloat8-compiled", by_key(MEDIUM), ONE_SIZE, {**COMPILE, **UNLOADED, **rank(16)}, ()),
     Job("lumina2-qfloat8-compiled", LUMINA2, ONE_SIZE, {**COMPILE, **quantised("qfloat8"), **CACHED_LATENTS, **UNLOADED, **rank(16)}, ()),
     Job("omnigen2-qfloat8-compiled", OMNIGEN2, ONE_SIZE, {**COMPILE, **quantised("qfloat8"), **CACHED_LATENTS, **UNLOADED, **rank(16)}, ()),
-    Job("hidream-qfloat8-compiled", HIDREAM, ONE_SIZE, {**COMPILE, **quantised("qfloat8"), **CACHED_LATENTS, **UNLOADED, **rank(16)}, ()),
+    Job("hidream-qfloat8-compiled", HIDREAM, ONE_SIZE, {**BLOCKS, **quantised("qfloat8")}, ()),
 )  # fmt: skip
