@@ -96,6 +96,9 @@ JOBS = (
         (edited(ONE, 512, 512),),
     ),
     Job(
+        "wan14b-dora", web_ui("wan 14b"), (("short clips", [256], frames(13)),), {**DORA, **CACHED, **rank(16)}, (clip(320, 256, 17),),
+    ),
+    Job(
         "turbo-dora-attention-only", web_ui("turbo"), (("portraits", [512], {}),),
         {**DORA, **only("attention."), **CACHED, **UNQUANTISED, **rank(8)}, SMALL_PREVIEW,
     ),

@@ -62,6 +62,13 @@ JOBS = (
         "wan1b-lokr-auto-qfloat8", web_ui("wan 1.3b"), (("short clips", [320], frames(21)),),
         {**quantised("qfloat8"), **lokr(-1), **CACHED, **EMA}, (clip(480, 320, 33),),
     ),
+    Job(
+        "klein4b-lokr-8-bf16-b2", klein("4b"), (("five", [512], {}),), {**UNQUANTISED, **lokr(8), **CACHED, **batch(2), **EMA},
+        SMALL_PREVIEW,
+    ),
+    Job("klein4b-lokr-auto-uint4", klein("4b"), (("phone", [512], {}),), {**quantised("uint4"), **lokr(-1), **CACHED}, SMALL_PREVIEW),
+    Job("flex-lokr-8-bf16", web_ui("flex1"), (("portraits", [512], {}),), {**UNQUANTISED, **lokr(8), **CACHED, **EMA}, SMALL_PREVIEW),
+    Job("chroma-lokr-auto-bf16", CHROMA, (("portraits", [512], {}),), {**UNQUANTISED, **lokr(-1), **CACHED_LATENTS}, SMALL_PREVIEW),
     Job("schnell-lokr-auto", web_ui("schnell"), (("portraits", [512], {}),), {**lokr(-1), **CACHED}, SMALL_PREVIEW),
     Job("flux2dev-lokr-auto", FLUX2, (("phone", [512], {}),), {**lokr(-1), **CACHED}, SMALL_PREVIEW),
     Job("wan14b-lokr-auto", web_ui("wan 14b"), (("short clips", [256], frames(13)),), {**lokr(-1), **CACHED}, (clip(320, 256, 17),)),

@@ -17,7 +17,7 @@ import numpy as np
 from estimator.adapter_sites import never
 from estimator.job import Job
 from estimator.parameters import DORA, WHOLE
-from estimator.program import ALLOCATE, Program, peak_rows
+from estimator.program import ALLOCATE, EMPTY_CACHE, Program, peak_rows
 from estimator.rewriting import widened, written
 
 FULL, HALF = 4, 2  # bytes of an element in fp32, and in the weight's type
@@ -36,12 +36,13 @@ def merges(job: Job) -> bool:
 
 
 def merged(base: Program, widths: Sequence[int], away: bool) -> Program:
-    """Entering or leaving previews, from the same part with a LoRA that is all zero: what it copies of each layer is gone.
+    """Entering or leaving previews, from the same part with a LoRA: what merging it makes of each layer, and lets go, is gone.
 
     `away`: the transformer waits on the host. Raises CannotTell.
     """
     own, count = len(base.names) - base.imports, len(base.names)
-    copied = [k for k in range(own) if base.names[k] is None]
+    passing = set(base.tensor_of_event[(base.events != ALLOCATE) & (base.events != EMPTY_CACHE)].tolist())
+    copied = [k for k in range(own) if base.names[k] is None and k in passing]
     if not copied:
         raise never(base.key)
     kept = [(k, code == ALLOCATE) for k, code in zip(base.tensor_of_event.tolist(), base.events.tolist(), strict=True)]

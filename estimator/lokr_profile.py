@@ -70,8 +70,7 @@ class LokrProfile(Profile):
         if (derived := derived_weights.base_key(key)) is not None:  # last: an adapter's tensors are found in what was recorded
             return self._derived(key, *derived)
         if name in MERGING and key.split("/")[1] == UNQUANTISED:
-            zero = "/".join([*key.split("/")[:3], "first"])
-            return one_by_one(merged(self.base.program(zero), self.adapter, key.endswith(AWAY)), self.adapter)
+            return one_by_one(merged(self.base.program(key.removesuffix(AWAY)), self.adapter, key.endswith(AWAY)), self.adapter)
         if name in ONE_BY_ONE:
             return one_by_one(self.base.program(key.removesuffix(AWAY)), self.adapter)
         recorded = key.replace(ENCODED, CACHED) if name == "preview" else key

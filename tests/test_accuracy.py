@@ -56,6 +56,7 @@ SELECTED = frozenset({
     "ltx2-images", "ltx23-images", "wan5b-ui", "first-edit-float8-cached", "flux-two-layers", "zimage-preserved", "turbo-lokr-8",
     "zimage-lokr-4-bf16-b2", "qwen-lokr-8", "flux-dropout", "zimage-dora", "flux-dora", "zimage-dora-no-checkpointing-b2",
     "flux-dora-bf16-b2", "turbo-dora-bf16", "first-edit-dora", "wan1b-dora", "chroma-lokr-8", "wan1b-lokr-auto-qfloat8", "wan1b-lokr-4",
+    "klein4b-lokr-8-bf16-b2",
     "flex2-float8-b2", "flex2-uint4-unloaded", "flex2-bf16-no-checkpointing",
     "klein4b-offload-uint4", "qwen-offload-ui", "zimage-offload-half-float8-b2", "hidream-cached",
     "sdxl-ui", "sd15-ui", "wan21i-float8-81", "wan5b-uint4-33", "ltx2-float8-81", "edit11-uint4-b2", "hidream-uint4",

@@ -118,7 +118,10 @@ def test_a_lokr_is_read_with_its_factor(tmp_path: Path, written: dict[str, Any],
 
 @pytest.mark.parametrize(
     ("model", "more"),
-    [(CHROMA, {}), (UINT4 | {"qtype": "uint3"}, {}), (TURBO | {"quantize": True}, {"network_kwargs": {"only_if_contains": ["layers.3."]}})],
+    [
+        (KONTEXT, {}), (UINT4 | {"qtype": "uint3"}, {}),
+        (TURBO | {"quantize": True}, {"network_kwargs": {"only_if_contains": ["layers.3."]}}),
+    ],
     ids=["another architecture", "other weights", "some layers"],
 )
 def test_a_lokr_is_named_where_it_was_not_recorded(tmp_path: Path, model: dict[str, Any], more: dict[str, Any]) -> None:

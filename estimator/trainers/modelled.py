@@ -13,10 +13,10 @@ METHODS = frozenset({"lora"})
 ADAPTERS = frozenset({"lora", "lokr", "dora"})
 # Architecture -> weights of the transformer with a LoKr: architectures and kinds of weights were each held against whole runs
 LOKR = {
-    "chroma": frozenset({"qfloat8"}), "flex1": frozenset({"qfloat8"}), "flux1-schnell": frozenset({"qfloat8"}),
+    "chroma": frozenset({"bf16", "qfloat8"}), "flex1": frozenset({"bf16", "qfloat8"}), "flux1-schnell": frozenset({"qfloat8"}),
     "flux1-dev": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "zimage": frozenset({"bf16", "qfloat8", "float8", "uint4"}),
     "zimage-turbo": frozenset({"bf16", "float8", "uint4"}),
-    "flux2-dev": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"qfloat8"}),
+    "flux2-dev": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"bf16", "qfloat8", "uint4"}),
     "flux2-klein-9b": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "qwen-image": frozenset({"bf16", "qfloat8", "float8"}),
     "qwen-image-edit": frozenset({"qfloat8"}), "qwen-image-edit-2509": frozenset({"qfloat8"}),
     "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}),
@@ -27,7 +27,7 @@ DORA = {
     "flux1-schnell": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"qfloat8"}), "flux2-klein-9b": frozenset({"bf16", "qfloat8"}),
     "qwen-image": frozenset({"bf16", "qfloat8"}), "qwen-image-edit": frozenset({"qfloat8"}), "qwen-image-edit-2509": frozenset({"qfloat8"}),
     "qwen-image-edit-2511": frozenset({"qfloat8"}),
-    "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "uint4"}),
+    "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "uint4"}),
     "zimage-turbo": frozenset({"bf16", "uint4"}),
 }  # fmt: skip
 # Where an adapter on some layers was held against whole runs (FLUX.1 dev, Z-Image), and the architectures of the same classes
