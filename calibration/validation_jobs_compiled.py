@@ -14,6 +14,7 @@ from calibration.validation_jobs_ltx2 import UI as LTX2_UI
 from calibration.validation_jobs_ltx2 import frames as with_sound
 from calibration.validation_jobs_lumina2 import UI as LUMINA2
 from calibration.validation_jobs_omnigen2 import UI as OMNIGEN2
+from calibration.validation_jobs_pixels import L2P, RADIANCE
 from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_jobs_sd3 import MEDIUM, by_key
 from calibration.validation_jobs_wan import begun, frames
@@ -49,4 +50,6 @@ JOBS = (
     Job("lumina2-qfloat8-compiled", LUMINA2, ONE_SIZE, {**COMPILE, **quantised("qfloat8"), **CACHED_LATENTS, **UNLOADED, **rank(16)}, ()),
     Job("omnigen2-qfloat8-compiled", OMNIGEN2, ONE_SIZE, {**COMPILE, **quantised("qfloat8"), **CACHED_LATENTS, **UNLOADED, **rank(16)}, ()),
     Job("hidream-qfloat8-compiled", HIDREAM, ONE_SIZE, {**BLOCKS, **quantised("qfloat8")}, ()),
+    Job("radiance-qfloat8-compiled", RADIANCE, ONE_SIZE, {**COMPILE, **CACHED_LATENTS, **UNLOADED, **rank(16)}, ()),
+    Job("l2p-qfloat8-compiled", L2P, ONE_SIZE, BLOCKS, ()),
 )  # fmt: skip

@@ -46,7 +46,7 @@ def turbo(*sets: str) -> Job:
         ((*BLOCKS, "model.layer_offloading=true"), "model.compile"),
         ((*BLOCKS, "network.type=lokr"), "model.compile"),
         ((*BLOCKS, "model.compile_fullgraph=true"), "model.compile_fullgraph"),
-        ((*BLOCKS, "model.arch=hidream", "model.name_or_path=HiDream-ai/HiDream-I1-Full", NO_ADAPTER), "model.compile"),
+        ((*BLOCKS, "model.arch=ltx2.3", "model.name_or_path=Lightricks/LTX-2.3", NO_ADAPTER), "model.compile"),
         ((*BLOCKS, "model.qtype=convrot8"), "model.compile"),
     ],
 )
