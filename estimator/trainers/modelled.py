@@ -79,7 +79,8 @@ COMPILED = {
     **dict.fromkeys(FLUX1_BLOCKS, WEIGHTS - SUBCLASSES),
     **dict.fromkeys((*FLUX2_BLOCKS, "zimage", "zimage-turbo", "qwen-image", "qwen-image-edit", "qwen-image-edit-2509"), WEIGHTS),
     **dict.fromkeys(("wan21-1.3b", "wan21-14b", "wan21-i2v-14b", "wan22-5b", "qwen-image-edit-2511", "chroma", "ltx2"), WEIGHTS),
-    **dict.fromkeys(("sd35-medium-aitk", "sd35-large-aitk", "lumina2-aitk", "omnigen2", "hidream", "chroma-radiance", "zimage-l2p"), WEIGHTS),
+    **dict.fromkeys(("sd35-medium-aitk", "sd35-large-aitk", "lumina2-aitk", "omnigen2", "hidream"), WEIGHTS),
+    **dict.fromkeys(("chroma-radiance", "zimage-l2p"), WEIGHTS),
 }  # fmt: skip
 COMPILE_STOPS = FLUX1_BLOCKS
 COMPILED_ADAPTERS = frozenset({"lora"})
