@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from estimator.stays import BROUGHT
 PROMPTS = ("positive", "negative")
 
 
-class TextFirst(Plan):
+class TextFirst(Plan, ABC):
     """The text encoder is loaded first, quantised on the card; with low_vram the component `waits` is on the host until all is loaded."""
 
     waits: ClassVar[str]
@@ -33,9 +34,9 @@ class TextFirst(Plan):
         yield from self.load_rest()
         yield End()
 
+    @abstractmethod
     def load_rest(self) -> Iterator[Operation]:
         """What comes behind that which is loaded beside the transformer."""
-        raise NotImplementedError
 
 
 class PromptsApart(Plan):
