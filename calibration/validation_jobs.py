@@ -58,6 +58,10 @@ SCHNELL_JOBS = (
         {**LOW_VRAM, **CACHED_LATENTS, **CACHED_TEXT}, TWO_SIZES, cards=True,
     ),
     Job(
+        "schnell-without-adapter", web_ui("schnell"), (("phone", [768], {}), ("odd", [512], {})),
+        {"model.assistant_lora_path": None, **LOW_VRAM, **CACHED_LATENTS, **rank(16)}, TWO_SIZES,
+    ),
+    Job(
         "schnell-float8-no-checkpointing", example(SCHNELL), (("odd", [512], {}),),
         {**quantised("float8"), **NO_CHECKPOINTING, **NO_EMA, **rank(8), **optimizer("adafactor")}, (preview(640, 1536),),
     ),

@@ -38,6 +38,7 @@ class Arch:
     prequantised: str | None = None
     guidance: str = "none"
     always_guided: bool = False
+    assisted: bool = False
     attention: tuple[int, int] | None = None
     model_class: str = "base"
     template: str | None = None

@@ -14,7 +14,7 @@ from estimator.program import Program
 
 def loaded(base: Program, component: str, gone: Iterable[Layer]) -> Program:
     """A part of loading without the weights that wait on the host: they were taken before the move that would bring them to the card."""
-    return _without(base, _leaves(base, component, gone), base.names)
+    return emptied(base, _leaves(base, component, gone), base.names)
 
 
 def loaded_first(base: Program, component: str, gone: Iterable[Layer]) -> Program:
@@ -48,11 +48,11 @@ def loaded_late(base: Program, component: str, plain: Sequence[Layer], layers: S
         if following:
             dropped.add(k)
     names = tuple(STUCK + name[len(component) :] if name and name.split(".")[0] in stuck else name for name in base.names)
-    return _without(base, dropped, names)
+    return emptied(base, dropped, names)
 
 
-def _without(base: Program, dropped: set[int], names: tuple[str | None, ...]) -> Program:
-    """Tensors of no bytes in place of some: the allocator gives them no block."""
+def emptied(base: Program, dropped: set[int], names: tuple[str | None, ...]) -> Program:
+    """With tensors of no bytes in place of some: the allocator gives them no block."""
     if not len(base.names):
         return base
     coefficients = base.coefficients.copy()

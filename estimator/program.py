@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import pairwise
@@ -248,11 +248,11 @@ class EventProgram(Program):
         return Program(**{each.name: getattr(self, each.name) for each in fields(self)} | {"peaks": peaks})
 
 
-def left_out(program: Program, key: str, label: str) -> Program:
-    """A program without what was made at one moment, as `key`. Only of programs without imports (ValueError)."""
+def left_out(program: Program, key: str, dropped: Collection[int]) -> Program:
+    """A program without some of its tensors, as `key`. Only of programs without imports (ValueError)."""
     if program.imports:
         raise ValueError(f"{program.key} frees what others made")
-    kept = [k for k, row in enumerate(program.labels) if program.moments[row] != label]
+    kept = [k for k in range(len(program.names)) if k not in dropped]
     place, born, codes = {k: n for n, k in enumerate(kept)}, 0, []
     for code, k in zip(program.events.tolist(), program.tensor_of_event.tolist(), strict=True):
         if code != EMPTY_CACHE and k not in place:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import core_rules, derived_weights, experts, heads, optimizers, rebuilt_profile, references, shared, stays, unrecorded
+from estimator import core_rules, derived_weights, experts, heads, optimizers, rebuilt_profile, references, shared, stays, unassisted
 from estimator.archive import Archive, described, opened, sizes_of
 from estimator.archs import load_archs
 from estimator.arrays import distinct
@@ -30,6 +30,7 @@ from estimator.parameters import LORA
 from estimator.paths import profiles_dir
 from estimator.program import Program
 from estimator.references import ENCODES
+from estimator.unrecorded import problem as never_recorded
 
 PRESERVING = "step.core.preserving/"  # with what follows in a core's key
 COMPOSED = (PRESERVING, stays.ADAPTED, stays.BARE, stays.EMBEDDINGS)  # made of whole passes
@@ -79,10 +80,6 @@ class Profile:
     def figures(self, key: str) -> dict[object, object]:
         """Where figures of a part are kept (estimator.rows): with all profiles that have the same program of it."""
         return self.kept
-
-    @property
-    def labels(self) -> list[str]:
-        return self.archive.labels
 
     def has(self, key: str) -> bool:
         return key in self.data["parts"] or (self._is_relatives(key) and self.relative is not None and self.relative.has(key))
@@ -149,10 +146,10 @@ class Profile:
         for lender in self.lenders if key.startswith(shared.parts(self.data)) else ():
             if key in lender.data["parts"] or rebuilt_profile.base_key(lender, key) is not None:
                 return lender
-        raise CannotTell(unrecorded.problem(key, arch or self.arch, self.data["parts"]))
+        raise CannotTell(never_recorded(key, arch or self.arch, self.data["parts"]))
 
     def _has_rule(self, key: str) -> bool:
-        named = key in stays.PROGRAMS or key in ENCODES or core_rules.named(key) or key.startswith(COMPOSED)
+        named = key in stays.PROGRAMS or key in ENCODES or core_rules.named(key) or key.startswith(COMPOSED) or unassisted.named(key)
         if named or experts.split(key)[1] or (key.startswith("step.core") and optimizers.FUSED in key):
             return True
         if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
@@ -164,6 +161,8 @@ class Profile:
     def _by_rule(self, key: str) -> Program:
         if key in stays.PROGRAMS:
             return stays.PROGRAMS[key]
+        if unassisted.named(key):
+            return unassisted.program(key, self.program)
         if rebuilt_profile.base_key(self, key) is not None:
             return rebuilt_profile.program(self, key)
         if key in ENCODES:
@@ -229,7 +228,7 @@ class Profile:
         used = np.flatnonzero(sizes[distinct(table[:, 0])].any(axis=0)).tolist()  # a part is given only the variables that it depends on
         features = tuple(self.data["features"][c] for c in used)
         made = Program(
-            key, features, sizes[:, used].take(table[:, 0], axis=0), tuple(table[:, 1].tolist()), self.labels,
+            key, features, sizes[:, used].take(table[:, 0], axis=0), tuple(table[:, 1].tolist()), self.archive.labels,
             tuple(map(names.__getitem__, table[:, 2].tolist())), self.archive.events(number),
             part["imports"], peaks_of(part, features), part.get("workspace_at", {}),
         )  # fmt: skip

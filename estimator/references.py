@@ -52,7 +52,8 @@ def encode(key: str, program_of: Callable[[str], Program]) -> Program:
     if key == CROPPED:
         return cropped(program_of(ENCODE))
     part, others = (_BATCH, _HEAD) if key == TOGETHER else (_ONE, _PIXELS)
-    return left_out(program_of(part), key, others)
+    program = program_of(part)
+    return left_out(program, key, {k for k, row in enumerate(program.labels) if program.moments[row] == others})
 
 
 def cropped(encode: Program) -> Program:

@@ -31,12 +31,6 @@ QTYPES = (
     "convrot4", "convrot8", "convrotbitnet", "convrotcomfyw4a4", *(f"convrotint{bits}" for bits in range(2, 9)), "nvfp4",
 )  # fmt: skip
 
-# Sizes: of its parts of loading beside those of FLUX.1 dev, whose class it shares (docs/log.md, `schnell-whole`)
-UNASSISTED = (
-    "not set: {} was recorded with its training adapter, which stays on the card (0.16 GiB) and is merged while the transformer is loaded"
-    " (up to 1.3 GiB): without one the estimate is too high by that"
-)
-
 
 def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[Arch, str, Model] | None:
     """The architecture, the trainer's key as written, and the model; None (with findings) where the architecture cannot be told.
@@ -73,8 +67,6 @@ def read_model(model: Section, dtype: str, arch_override: str | None) -> tuple[A
         compiled=compiles(model),
         merges=not (arch.model_class == UNET and asked),
     )
-    if assistant is None and arch.key in modelled.ASSISTANT_LORA_ARCHS:
-        model.found.warn(model.at("assistant_lora_path"), UNASSISTED.format(arch.name))
     _report_unmodelled(model, arch, result)
     check_recorded(model, arch, result)
     return arch, written, result
