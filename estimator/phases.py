@@ -40,7 +40,7 @@ class Plan:
         self.text_cached, self.text_away = job.text_cached, train.unload_text_encoder or job.text_cached
         self.all_latents_cached = all(dataset.latents_cached for dataset in job.datasets)
         self.low, self.ema = "low_vram" if model.low_vram else "plain", "ema" if train.ema else "none"
-        self.weights, self.te_weights, self.alone = model.weights, model.te_weights, unassisted.behind(self.arch, model)
+        self.weights, self.te_weights, self.bare = model.weights, model.te_weights, unassisted.behind(self.arch, model)
         self.rank, self.whole = job.network.variables if job.network else {"r": 0}, job.network is not None and job.network.kind == WHOLE
         # without sampling their prompts are not cached either (SDTrainer.cache_sample_prompts)
         self.samples = () if train.disable_sampling else tuple({s.memory_key: s for s in job.samples}.values())
@@ -118,14 +118,14 @@ class Plan:
 
     def load(self) -> Iterator[Operation]:
         yield Begin("load", "transformer")
-        yield Part(f"load.transformer/{self.weights}/{self.low}{self.alone}")
+        yield Part(f"load.transformer/{self.weights}/{self.low}{self.bare}")
         yield End()
         yield Begin("load", "text encoder")
         yield self.load_text()
         yield from self.after_text()
         yield End()
         yield Begin("load", "the rest")
-        yield Part(f"load.rest/{self.weights}/{self.low}{self.alone}")
+        yield Part(f"load.rest/{self.weights}/{self.low}{self.bare}")
         yield from self.after_loading()
         yield End()
 
@@ -212,7 +212,7 @@ class Plan:
         yield from (Begin("sample", detail, variants[0]), EmptyCache())
         away = self.text_cached and when == "first" and not self.job.model.compiled  # left on the CPU by caching: a LoKr is merged there
         ema, entered = (self.ema, when) if not self.whole else ("none" if away else self.ema, "later")  # copies are where it is
-        yield Part(f"sample.enter/{self.weights}/{ema}/{entered}{AWAY * (away and 'f' in self.rank)}{self.alone}", self.rank, "sampling")
+        yield Part(f"sample.enter/{self.weights}/{ema}/{entered}{AWAY * (away and 'f' in self.rank)}{self.bare}", self.rank, "sampling")
         yield from (*(() if merges(self.job) else (EmptyCache(),)), MoveIn("vae"), MoveIn("transformer"))  # the flush is before merging
         yield from () if self.text_cached else self.text_in()
         yield EmptyCache()
@@ -224,7 +224,7 @@ class Plan:
         yield from [MoveOut("vae")] if self.all_latents_cached else []
         yield MoveOut("transformer") if away else MoveIn("transformer")
         yield from (*(self.text_out() if self.text_away else self.text_in()), EmptyCache(), MoveIn("transformer"))
-        leave = Part(f"sample.leave/{self.weights}/{self.ema}/{when}{self.alone}", self.rank, "sampling")
+        leave = Part(f"sample.leave/{self.weights}/{self.ema}/{when}{self.bare}", self.rank, "sampling")
         yield from (leave, Release("sampling"), EmptyCache(), End())
 
     def _preview(self, sample: Sample, when: str) -> Iterator[Operation]:
@@ -295,6 +295,6 @@ class Plan:
     def save(self) -> Iterator[Operation]:
         yield Begin("save")
         if self.whole and self.job.train.ema:  # as before previews: new copies, then the older ones go
-            yield from (EmptyCache(), Part(f"sample.enter/{self.weights}/ema/later{self.alone}", self.rank, "sampling"))
+            yield from (EmptyCache(), Part(f"sample.enter/{self.weights}/ema/later{self.bare}", self.rank, "sampling"))
         yield Part(f"save/{'none' if self.whole else self.ema}", self.rank, "save")
         yield from (Release("save"), EmptyCache(), End())

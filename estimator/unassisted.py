@@ -16,7 +16,7 @@ from estimator.job import Model
 from estimator.offload_loading import emptied
 from estimator.program import Program, left_out
 
-ALONE = "/alone"  # behind the key of a part
+UNASSISTED = "/unassisted"  # behind the key of a part
 TRANSFORMER, REST, LOW_VRAM = "load.transformer/", "load.rest/", "/low_vram"
 ADAPTER = "assistant:"  # beginning of its tensors' names
 SAMPLED = "sample."  # beginning of the keys of what is around previews
@@ -26,17 +26,17 @@ MATRIX = 2  # tensors that are made of each matrix of the adapter there: itself,
 
 def behind(arch: Arch, model: Model) -> str:
     """What stands behind the keys of such parts of a job."""
-    return ALONE if arch.assisted and model.assistant_lora is None else ""
+    return UNASSISTED if arch.assisted and model.assistant_lora is None else ""
 
 
 def named(key: str) -> bool:
     """Whether a key is of such a part."""
-    return key.endswith(ALONE)
+    return key.endswith(UNASSISTED)
 
 
 def program(key: str, recorded: Callable[[str], Program]) -> Program:
     """The part that a key names. `recorded`: the program of another key."""
-    base = key.removesuffix(ALONE)
+    base = key.removesuffix(UNASSISTED)
     rest = recorded(base.replace(TRANSFORMER, REST))
     adapter = {k for k, name in enumerate(rest.names) if name is not None and name.startswith(ADAPTER)}
     if base.startswith(SAMPLED):

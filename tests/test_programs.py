@@ -14,7 +14,7 @@ from estimator.program import ALLOCATE, EMPTY_CACHE, FIRST_IMPORT, Program
 from estimator.programs import Profile, load_profile
 from estimator.residents import UNIT_BYTES
 from estimator.rewriting import written
-from estimator.unassisted import ALONE
+from estimator.unassisted import UNASSISTED
 from tests.made_jobs import ARCHS, values, weights_of
 
 archs = pytest.mark.parametrize("arch", ARCHS)
@@ -192,7 +192,7 @@ def test_loading_without_a_training_adapter_makes_what_the_same_class_makes_with
     weights = {"bf16": 2, "qfloat8": 1, "float8": 1, "uint4": 0.5, "uint3": 0.5}[kind] * (256 + 3072) * 3072
     for part in ("load.transformer", "load.rest"):
         key = f"{part}/{kind}/{low}"
-        alone, other = schnell.program(key + ALONE), dev.program(key)
+        alone, other = schnell.program(key + UNASSISTED), dev.program(key)
         stays = [sum(program.sums({}, 1)[0].values()) for program in (alone, other)]
         more = weights if part == "load.transformer" else 0
         assert stays[1] - stays[0] == pytest.approx(more, rel=0.1, abs=2**20)
