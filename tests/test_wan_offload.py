@@ -253,11 +253,13 @@ def test_the_mask_of_a_preview_is_as_large_as_its_latents(kind: str, guidance: s
 
 @pytest.mark.parametrize("arch", ["wan21-14b", "wan21-i2v-14b", "wan21-1.3b", "wan22-5b"])
 def test_emas_copy_comes_before_an_adapter_is_merged_with_a_flush_between(arch: str) -> None:
+    """Behind merging nothing is flushed: the VAE and the transformer come to the card at once."""
     one = offloaded(arch, 0.0)
     one = replace(one, model=replace(one.model, layer_offloading=False), train=replace(one.train, ema=True))
     done = [*before_steps(plan := plan_of(one, load_profile(arch), order_known=True)), *after_steps(plan)]
     at = [n for n, o in enumerate(done) if isinstance(o, Part) and o.key.startswith("sample.enter/")]
     entered = [f"sample.enter/{kind}/{when}" for when in ("first", "later") for kind in ("qfloat8/ema", "bf16/none")]
     assert [done[n].key for n in at] == entered  # type: ignore[union-attr]
-    assert all(done[n + 1] == EmptyCache() for n in at)
+    assert all(done[n + 1] == EmptyCache() for n in at[::2])
+    assert all(done[n + 1] == MoveIn("vae") for n in at[1::2])
     assert simulate(one).failed is None
