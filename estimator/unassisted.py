@@ -37,13 +37,17 @@ def named(key: str) -> bool:
 def program(key: str, recorded: Callable[[str], Program]) -> Program:
     """The part that a key names. `recorded`: the program of another key."""
     base = key.removesuffix(UNASSISTED)
-    rest = recorded(base.replace(TRANSFORMER, REST))
-    adapter = {k for k, name in enumerate(rest.names) if name is not None and name.startswith(ADAPTER)}
-    if base.startswith(SAMPLED):
-        return replace(emptied(rest, adapter, rest.names), key=key)
-    if base.startswith(REST):  # what passes there is its scales, and weights in uintN that are rebuilt as each layer is asked for its size
-        return left_out(rest, key, adapter | {k for k, name in enumerate(rest.names) if name is None})
     whole = recorded(base)
+    if base.startswith(SAMPLED):
+        return replace(emptied(whole, _adapter(whole), whole.names), key=key)
+    unnamed = {k for k, name in enumerate(whole.names) if name is None}
+    if base.startswith(REST):  # what passes there is its scales, and weights in uintN that are rebuilt as each layer is asked for its size
+        return left_out(whole, key, _adapter(whole) | unnamed)
     made = [k for k in range(len(whole.names)) if whole.moments[whole.labels[k]] == MOMENT]
-    unnamed = {k for k in made if whole.names[k] is None}
-    return left_out(whole, key, unnamed if base.endswith(LOW_VRAM) else unnamed.intersection(made[-MATRIX * len(adapter) :]))
+    matrices = len(_adapter(recorded(base.replace(TRANSFORMER, REST))))
+    return left_out(whole, key, unnamed.intersection(made if base.endswith(LOW_VRAM) else made[-MATRIX * matrices :]))
+
+
+def _adapter(program: Program) -> set[int]:
+    """The adapter's tensors."""
+    return {k for k, name in enumerate(program.names) if name is not None and name.startswith(ADAPTER)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from config_writer import FLUX_DEV, outcome, process, read, refusal, train, writ
 from hypothesis import given
 from hypothesis import strategies as st
 
+from estimator.configfile import read_config
 from estimator.errors import InputError
 from estimator.job import Job
 from estimator.trainers import read_jobs
+from estimator.trainers.aitoolkit import overridden
 from estimator.trainers.overrides import MAX_OVERRIDES
 
 TWO_DATASETS = [{"folder_path": "/a", "resolution": 512}, {"folder_path": "/b", "resolution": [512, 768]}]
@@ -48,6 +51,16 @@ def test_paths_count_from_the_process_or_from_the_top(tmp_path: Path, override: 
 )
 def test_entries_of_lists(tmp_path: Path, override: str, expected: list[tuple[str, int]]) -> None:
     assert resolutions(read(tmp_path, override, datasets=TWO_DATASETS)) == expected
+
+
+def test_what_is_set_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    """Maps and lists that nothing is set in are shared with it: one override, or planning's next, must not be seen in another."""
+    file = read_config(write(tmp_path, process(train=train(batch_size=1))))
+    before = deepcopy(file.data)
+    both = overridden(file, ("train.batch_size=2", "datasets.*.resolution=[512, 640]", "sample.width=640", "datasets.0.resolution=768"))
+    assert file.data == before
+    assert both.data != before
+    assert overridden(file, ()).data == before
 
 
 def test_values_are_yaml_as_in_the_file(tmp_path: Path) -> None:

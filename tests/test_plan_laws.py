@@ -107,6 +107,26 @@ def test_the_next_step_up_is_not_safe(name: str, aim: str, gib: int) -> None:
         assert verdict == UNKNOWN if growth.refused else verdict != SAFE
 
 
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
+@given(name=st.sampled_from((*NAMES, "qwen_edit_2509_ui", "wan22_5b_ui", "ltx2_ui")), sets=SETS, data=st.data())
+def test_what_edits_leave_alone_is_read_as_it_would_be_anew(name: str, sets: tuple[str, ...], data: st.DataObject) -> None:
+    """A subject remembers what it has read: each of many edits in turn gives the job, warnings and all, that a fresh reading does."""
+    path = EXAMPLES / f"{name}.yaml"
+    try:
+        subject = read_subject(str(path), sets, None, ())
+    except (InputError, CannotTell):
+        assume(False)
+    levels = [level for each in dimensions(subject, "quality") for level in each.levels if level.edits]
+    for _ in range(6):
+        edits = merged(edit for level in data.draw(st.lists(st.sampled_from(levels), max_size=4)) for edit in level.edits)
+        try:
+            (fresh,) = read_jobs(path, (*sets, *(edit.override for edit in edits)))
+        except (InputError, CannotTell):
+            assert subject.read(edits) is None
+            continue
+        assert subject.read(edits) == (None if fresh.unmodelled else fresh)
+
+
 def test_faster_never_counts_as_slower() -> None:
     plan = make_plan(subject_of("zimage_turbo_ui"), find_gpu("A100-80G"), "speed")
     assert plan.ratio is not None
