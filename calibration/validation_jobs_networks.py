@@ -8,6 +8,7 @@ from calibration.validation_jobs_adapters import CACHED, SMALL_PREVIEW, lokr, on
 from calibration.validation_jobs_dora import JOBS as DORA_JOBS
 from calibration.validation_jobs_edit import ONE, edited, numbered
 from calibration.validation_jobs_flux2 import CHROMA, FLUX2, klein
+from calibration.validation_jobs_networks_more import JOBS as MORE_JOBS
 from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_jobs_unet import SD15_BY_HAND
 from calibration.validation_jobs_wan import clip, frames
@@ -20,7 +21,7 @@ def dropout(share: float) -> dict[str, Any]:
 
 EVERY_LAYER = {"network.transformer_only": False}  # where none is outside the blocks
 JOBS = (
-    *DORA_JOBS,
+    *DORA_JOBS, *MORE_JOBS,
     Job("sd15-every-layer", SD15_BY_HAND, (("five", [512], {}),), {**EVERY_LAYER, **batch(2)}, SMALL_PREVIEW),
     Job(
         "zimage-every-layer-of-two-blocks", web_ui("zimage"), (("phone", [512], {}),),

@@ -57,6 +57,8 @@ JOBS = (
         SMALL_PREVIEW,
     ),
     Job("flux-mean-flow", web_ui("flux"), (("square", [512], {}),), {**MEAN_FLOW, **CACHED}, SMALL_PREVIEW),
+    Job("schnell-mean-flow", web_ui("schnell"), (("portraits", [512], {}),), {**MEAN_FLOW, **CACHED}, SMALL_PREVIEW),
+    Job("flex-mean-flow", web_ui("flex1"), (("portraits", [512], {}),), {**MEAN_FLOW, **CACHED}, SMALL_PREVIEW),
     Job(
         "qwen-validated", validation_jobs_qwen.example(), (("portraits", [512], {"mask_path": "DATA/portraits"}),),
         {**MASKED, **checked("portraits/image0")}, SMALL_PREVIEW,

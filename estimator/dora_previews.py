@@ -15,8 +15,8 @@ import numpy as np
 
 from estimator.adapter_sites import FORWARD, INNER, Tape, never
 from estimator.dora_forward import FULL, HALF, weighed
-from estimator.dora_programs import CONSTANT, RANK, freer, maker, sizes_of
-from estimator.laying import BEFORE, RECORDED_RANK, THERE, Laid
+from estimator.dora_programs import freer, maker, sizes_of
+from estimator.laying import BEFORE, CONSTANT, RANK, RECORDED_RANK, THERE, Laid
 from estimator.program import Program
 from estimator.rewriting import widened
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from estimator import core_rules, optimizers
+from estimator import core_rules, experts, optimizers
 from estimator.archs import load_archs
 from estimator.dora_parts import network, one_by_one
 from estimator.dora_previews import adapted
-from estimator.dora_programs import Dora, of_rank
-from estimator.filtered_profile import ONE_BY_ONE, filtered
+from estimator.dora_programs import Dora
+from estimator.filtered_profile import ONE_BY_ONE, PREVIEWS, filtered
 from estimator.footprint import Footprint
-from estimator.lokr_profile import CACHED, ENCODED, UNQUANTISED, numbered
+from estimator.laying import of_rank
+from estimator.lokr_profile import UNQUANTISED, numbered, preview_of, rewritten
 from estimator.parameters import Magnified
 from estimator.program import Program
 from estimator.programs import Profile, load_profile
 
-NETWORK, PREVIEWS = "setup.network", ("sample.enter", "sample.leave")
+NETWORK, AROUND = "setup.network", ("sample.enter", "sample.leave")
 # Kinds of what is around previews, where the adapter stays beside the weights and nothing depends on them: the first that was recorded
 BESIDE = ("qfloat8", "uint4")
 
@@ -40,7 +41,7 @@ class DoraProfile(Profile):
 
     def program(self, key: str) -> Program:
         """See `Profile`. Raises CannotTell as well where the adapter's tensors are not found."""
-        if not _rewritten(key):
+        if not rewritten(key):
             return self.base.program(key)
         if key not in self._programs:
             self._programs[key] = self._made(key)
@@ -48,9 +49,12 @@ class DoraProfile(Profile):
 
     def outline(self, key: str) -> Program | Footprint:
         """See `Profile`."""
-        return self.program(key) if _rewritten(key) else self.base.outline(key)
+        return self.program(key) if rewritten(key) else self.base.outline(key)
 
     def _made(self, key: str) -> Program:
+        expert, whose = experts.split(key)
+        if whose:
+            return self._of_expert(expert, whose)
         if key.startswith(optimizers.PARTS):
             without = {place // 2 for place in load_archs().archs[self.arch].without_gradient}  # of a LoRA's: layers
             return optimizers.program(key, self.adapter, idle={3 * n + which for n in without for which in range(3)})
@@ -60,9 +64,9 @@ class DoraProfile(Profile):
         if name == NETWORK:
             return network(self.base.program(key), self.base.adapter, rest[0])
         if name in ONE_BY_ONE:  # it is never merged into the weights
-            return one_by_one(self.base.program(self._beside(key) if name in PREVIEWS else key), self.base.adapter)
-        if name == "preview":
-            return self._preview(key.replace(ENCODED, CACHED))
+            return one_by_one(self.base.program(self._beside(key) if name in AROUND else key), self.base.adapter)
+        if name in PREVIEWS:
+            return self._preview(preview_of(self.base, key))
         return Dora(self.base.program(key), self.layers, self.base.adapter).program()
 
     def _beside(self, key: str) -> str:
@@ -79,10 +83,6 @@ class DoraProfile(Profile):
 
     def __hash__(self) -> int:
         return id(self)
-
-
-def _rewritten(key: str) -> bool:
-    return key.split("/")[0] in (*ONE_BY_ONE, "step.core", "preview") or key.startswith(optimizers.PARTS)
 
 
 @cache

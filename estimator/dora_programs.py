@@ -22,18 +22,13 @@ against recordings of Z-Image (tests/test_dora_programs.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-
-import numpy as np
 
 from estimator.adapter_sites import RECOMPUTED, Returned, Site, Tape, layers_of, never, returned, sites
 from estimator.dora_forward import FULL, HALF, UNPACKING, Bytes, Freer, Maker, Sizes, weighed
 from estimator.features import REDUCE_BLOCK_WIDTH, REDUCE_OUTPUTS_PER_THREAD
-from estimator.laying import BEFORE, RECORDED_RANK, THERE, Laid, Place
+from estimator.laying import BEFORE, CONSTANT, RANK, THERE, Laid, Place
 from estimator.program import Program
-from estimator.rewriting import widened
 
-RANK, CONSTANT = "r", "1"
 PARTIAL = FULL * REDUCE_BLOCK_WIDTH * REDUCE_OUTPUTS_PER_THREAD  # of what each block of a column sum keeps for an output
 
 
@@ -176,18 +171,3 @@ def sizes_of(tape: Tape, result: int, widths: Sequence[int]) -> Sizes:
     if any(rest for _, rest in found.values()):
         raise never(tape.made[result].module)
     return Sizes(inputs, outputs, {name: count for name, (count, _) in found.items()})
-
-
-def of_rank(base: Program) -> Program:
-    """A preview, which was recorded at one rank: what was taken for proportional to it and is not what the first matrix makes, is of one
-    size."""
-    if RANK not in base.features:
-        return base
-    features = base.features if CONSTANT in base.features else (*base.features, CONSTANT)
-    wide = widened(base, features, 0)
-    rank, constant = features.index(RANK), features.index(CONSTANT)
-    other = np.ones(len(wide), dtype=bool)
-    other[[site.between[1] for site in sites(Tape(base))]] = False
-    wide[other, constant] += RECORDED_RANK * wide[other, rank]
-    wide[other, rank] = 0
-    return replace(base, features=features, coefficients=wide)

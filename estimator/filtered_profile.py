@@ -18,6 +18,14 @@ from estimator.programs import CHECKPOINTED, COMPOSED, FULL, Profile, load_profi
 
 # Parts that go through the adapter's tensors
 ONE_BY_ONE = ("setup.network", "setup.ema", "step.ema", "save", "sample.enter", "sample.leave")
+# Previews that the adapter's layers are in; steps are by their beginning
+PREVIEWS = ("preview", "preview.begun", "preview.controlled", "preview.padded")
+CORE = "step.core"
+
+
+def has_layers(name: str) -> bool:
+    """Whether a part (the first word of its key) goes through the transformer, with the adapter in it."""
+    return name == CORE or name.startswith(f"{CORE}.") or name in PREVIEWS
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from estimator.adapter_sites import Tape
+from estimator.adapter_sites import Tape, sites
 from estimator.features import Ints
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program, peak_rows
-from estimator.rewriting import written
+from estimator.rewriting import widened, written
 
 BEFORE, THERE, BEHIND = -1, 0, 1  # just before an event of the base, itself, and behind it
 Place = tuple[int, int, int]  # an event of the base, BEFORE | THERE | BEHIND, and the turn among those that are laid there
@@ -96,3 +96,18 @@ class Laid:
             wide[:, place[CONSTANT]] += RECORDED_RANK * wide[:, place[RANK]]
             wide[:, place[RANK]] = 0
         return features, wide
+
+
+def of_rank(base: Program) -> Program:
+    """A preview, which was recorded at one rank: what was taken for proportional to it and is not what the first matrix makes, is of one
+    size."""
+    if RANK not in base.features:
+        return base
+    features = base.features if CONSTANT in base.features else (*base.features, CONSTANT)
+    wide = widened(base, features, 0)
+    rank, constant = features.index(RANK), features.index(CONSTANT)
+    other = np.ones(len(wide), dtype=bool)
+    other[[site.between[1] for site in sites(Tape(base))]] = False
+    wide[other, constant] += RECORDED_RANK * wide[other, rank]
+    wide[other, rank] = 0
+    return replace(base, features=features, coefficients=wide)

@@ -8,13 +8,14 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from estimator import core_rules, derived_weights, optimizers
+from estimator import core_rules, derived_weights, experts, optimizers
 from estimator.adapter_sites import Tape, layers_of, never, sites
 from estimator.archs import load_archs
-from estimator.filtered_profile import ONE_BY_ONE
+from estimator.errors import CannotTell
+from estimator.filtered_profile import ONE_BY_ONE, PREVIEWS, has_layers
 from estimator.footprint import Footprint
 from estimator.layer_calls import Call
-from estimator.laying import RECORDED_RANK
+from estimator.laying import RECORDED_RANK, of_rank
 from estimator.lokr_merging import AWAY, merged
 from estimator.lokr_programs import FULL, Lokr
 from estimator.parameters import LOKR
@@ -47,19 +48,20 @@ class LokrProfile(Profile):
 
     def program(self, key: str) -> Program:
         """See `Profile`. Raises CannotTell as well where the adapter's tensors are not found."""
-        name = key.split("/")[0]
-        if name not in (*ONE_BY_ONE, "step.core", "preview") and not key.startswith(optimizers.PARTS):
+        if not rewritten(key):
             return self.base.program(key)
         if key not in self._programs:
-            self._programs[key] = self._made(name, key)
+            self._programs[key] = self._made(key.split("/")[0], key)
         return self._programs[key]
 
     def outline(self, key: str) -> Program | Footprint:
         """See `Profile`."""
-        rewritten = key.split("/")[0] in (*ONE_BY_ONE, "step.core", "preview") or key.startswith(optimizers.PARTS)
-        return self.program(key) if rewritten else self.base.outline(key)
+        return self.program(key) if rewritten(key) else self.base.outline(key)
 
     def _made(self, name: str, key: str) -> Program:
+        expert, whose = experts.split(key)
+        if whose:
+            return self._of_expert(expert, whose)
         if key.startswith(optimizers.PARTS):
             return optimizers.program(key, self.adapter, self.adapter_kind, load_archs().archs[self.arch].without_gradient)
         if optimizers.FUSED in key:
@@ -73,8 +75,9 @@ class LokrProfile(Profile):
             return one_by_one(merged(self.base.program(key.removesuffix(AWAY)), self.adapter, key.endswith(AWAY)), self.adapter)
         if name in ONE_BY_ONE:
             return one_by_one(self.base.program(key.removesuffix(AWAY)), self.adapter)
-        recorded = key.replace(ENCODED, CACHED) if name == "preview" else key
-        return Lokr(self.base.program(recorded), self.layers, self.adapter, self._inputs(recorded)).program()
+        recorded = preview_of(self.base, key) if name in PREVIEWS else key
+        base = self.base.program(recorded)
+        return Lokr(of_rank(base) if name in PREVIEWS else base, self.layers, self.adapter, self._inputs(recorded)).program()
 
     def _inputs(self, key: str) -> dict[int, int]:
         """The layer's own result -> its input, where the part makes it (see layer_calls.Call). Of none where that was not recorded:
@@ -87,6 +90,22 @@ class LokrProfile(Profile):
 
     def __hash__(self) -> int:
         return id(self)
+
+
+def rewritten(key: str) -> bool:
+    """Whether another adapter makes another part of one."""
+    name = experts.split(key)[0].split("/")[0]
+    return name in ONE_BY_ONE or has_layers(name) or key.startswith(optimizers.PARTS)
+
+
+def preview_of(base: Profile, key: str) -> str:
+    """The preview that another adapter's is made of: that with cached prompts, where there is one."""
+    cached = key.replace(ENCODED, CACHED)
+    try:
+        base.holder(cached)
+    except CannotTell:
+        return key
+    return cached
 
 
 def numbered(base: Profile) -> dict[str, int]:
@@ -131,7 +150,7 @@ def one_by_one(base: Program, widths: Sequence[int]) -> Program:
         if width == widths[at % len(widths)]:
             coefficients[k, features.index(matrices[at % len(widths)])] = FULL
             at += 1
-        elif width < widths[at % len(widths)] and "1" in features:  # taken for proportional to the one rank that it was recorded at
+        elif "1" in features:  # taken for proportional to the one rank that it was recorded at
             coefficients[k, features.index("1")] += width * RECORDED_RANK
         else:
             raise never(base.key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import SupportsIndex, TypeAlias
 
 from estimator.kronecker import matrices
 from estimator.optimizer_rules import Shape
@@ -32,6 +32,10 @@ class Magnified(tuple[int, ...]):
     def __new__(cls, pairs: Sequence[int]) -> Magnified:
         layers = zip(pairs[::2], pairs[1::2], strict=True)
         return super().__new__(cls, (width for first, second in layers for width in (second, second, first)))
+
+    def __mul__(self, times: SupportsIndex) -> Magnified:
+        """Of so many models alike."""
+        return tuple.__new__(Magnified, tuple(self) * times)
 
 
 class Fixed(tuple[int, ...]):

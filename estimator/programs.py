@@ -195,7 +195,7 @@ class Profile:
 
     def _of_expert(self, key: str, whose: str) -> Program:
         if whose == experts.BOTH and key.startswith(optimizers.PARTS):
-            return optimizers.program(key, self.adapter * 2)
+            return optimizers.program(key, self.adapter * 2, self.adapter_kind)
         if whose == experts.BOTH:
             return experts.doubled(self.program(key), key + whose, len(self.adapter))
         return experts.of_second(self.program(key), key + whose, len(self.adapter))

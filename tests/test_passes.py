@@ -283,7 +283,7 @@ def test_regularisation_by_the_prior_is_a_datasets(tmp_path: Path) -> None:
     [
         {"train": train(do_guidance_loss=True, blank_prompt_preservation=True)},
         {"train": train(do_cfg=True, optimizer="automagic3")},
-        {"train": train(loss_type="mean_flow", batch_size=2)}, {"train": train(loss_type="mean_flow", do_guidance_loss=True)},
+        {"train": train(loss_type="mean_flow", do_guidance_loss=True)},
         {"train": train(do_cfg=True), "network": {"type": "lokr", "linear": 16}},
         {"train": train(do_cfg=True), "model": {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image", "quantize": True}},
     ],
@@ -324,6 +324,8 @@ def test_mean_flow_on_what_stops_on_it(tmp_path: Path) -> None:
     assert read(tmp_path, train=train(loss_type="mean_flow")).train.mean_flow
     (problem,) = refusal(tmp_path, train=train(loss_type="mean_flow"), model={"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage"})
     assert "mse" in problem.fix
+    (problem,) = refusal(tmp_path, train=train(loss_type="mean_flow", batch_size=2))
+    assert (problem.place and problem.place.key, problem.fix) == ("train.loss_type", "set batch_size: 1")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from estimator.engine import estimate_job
 from estimator.errors import CannotTell, InputError
 from estimator.estimate import OOM
 from estimator.gpus import find_gpu
-from estimator.trainers import read_jobs
+from estimator.trainers import modelled, read_jobs
 from estimator.trainers.together import modelled_job
 
 QWEN = {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image", "quantize": True}
@@ -93,8 +93,9 @@ def test_an_edit_of_a_job_has_a_model_where_the_config_with_it_has_one(name: str
     assert len(said) > 2
 
 
-def test_weights_of_which_no_lokr_is_known_are_not_advised(tmp_path: Path) -> None:
+def test_weights_of_which_no_lokr_is_known_are_not_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Was: "model.qtype: qfloat8 -> uint4", and with it the answer is exit status 3. With a LoRA, of which it is known, it is advised."""
+    monkeypatch.setitem(modelled.LOKR, "qwen-image", frozenset({"qfloat8"}))
     advised, card = {}, find_gpu("RTX4080")
     for network in (LOKR, lora()):
         (job,) = read_jobs(write(tmp_path, process(model=QWEN | EIGHT_BIT, network=network, train=trained(batch_size=4))), (), None)

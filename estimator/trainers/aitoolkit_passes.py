@@ -68,6 +68,9 @@ def _check_stops(section: Section, train: Train, arch: Arch) -> None:
     if train.mean_flow and arch.key in modelled.MEAN_FLOW_STOPS:
         why = "the trainer gives the transformer two timesteps of each sample, on which it stops"
         section.found.problem(section.at(LOSS), f"{arch.name} cannot be trained with {MEAN_FLOW}", why, "set loss_type: mse")
+    elif train.mean_flow and arch.key in modelled.MEAN_FLOW and train.batch_size > 1:
+        why = "the trainer adds the embeddings of two timesteps of each sample to one of each text, which only a single one's is taken for"
+        section.found.problem(section.at(LOSS), f"{MEAN_FLOW} with batches of {train.batch_size}", why, "set batch_size: 1")
     if train.validation is not None and arch.key in modelled.VALIDATION_STOPS:
         why = "its class in the trainer lacks what a validation asks for, and stops in the first one"
         section.found.problem(section.at(VALIDATION), f"{arch.name} cannot be trained with {VALIDATION}", why, f"remove {VALIDATION}")
@@ -85,8 +88,6 @@ def _beyond(key: str, train: Train, arch: Arch, model: Model, kind: str) -> str:
         together |= {MEAN_FLOW: train.mean_flow and key != LOSS}
     if key in (LOSS, *DOUBLING):
         together |= {train.optimizer: is_fused(train.optimizer)}
-    if key == LOSS:
-        together |= {"batches of more than one": train.batch_size > 1}
     return next((f"together with {other}" for other, met in together.items() if met), "")
 
 

@@ -13,21 +13,24 @@ METHODS = frozenset({"lora"})
 ADAPTERS = frozenset({"lora", "lokr", "dora"})
 # Architecture -> weights of the transformer with a LoKr: architectures and kinds of weights were each held against whole runs
 LOKR = {
-    "chroma": frozenset({"bf16", "qfloat8"}), "flex1": frozenset({"bf16", "qfloat8"}), "flux1-schnell": frozenset({"qfloat8"}),
-    "flux1-dev": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "zimage": frozenset({"bf16", "qfloat8", "float8", "uint4"}),
+    "chroma": frozenset({"bf16", "qfloat8"}), "flex1": frozenset({"bf16", "qfloat8"}),
+    "flux1-dev": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "flux1-kontext": frozenset({"qfloat8"}),
+    "flux1-schnell": frozenset({"qfloat8"}), "flux2-dev": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"bf16", "qfloat8", "uint4"}),
+    "flux2-klein-9b": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "hidream": frozenset({"qfloat8"}),
+    "qwen-image": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "qwen-image-edit": frozenset({"qfloat8"}),
+    "qwen-image-edit-2509": frozenset({"qfloat8"}), "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}),
+    "wan21-i2v-14b": frozenset({"qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "float8", "uint4"}),
     "zimage-turbo": frozenset({"bf16", "float8", "uint4"}),
-    "flux2-dev": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"bf16", "qfloat8", "uint4"}),
-    "flux2-klein-9b": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "qwen-image": frozenset({"bf16", "qfloat8", "float8"}),
-    "qwen-image-edit": frozenset({"qfloat8"}), "qwen-image-edit-2509": frozenset({"qfloat8"}),
-    "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}),
 }  # fmt: skip
 # Likewise, with a DoRA
 DORA = {
-    "chroma": frozenset({"bf16", "qfloat8"}), "flex1": frozenset({"bf16", "qfloat8"}), "flux1-dev": frozenset({"bf16", "qfloat8"}),
-    "flux1-schnell": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"qfloat8"}), "flux2-klein-9b": frozenset({"bf16", "qfloat8"}),
-    "qwen-image": frozenset({"bf16", "qfloat8"}), "qwen-image-edit": frozenset({"qfloat8"}), "qwen-image-edit-2509": frozenset({"qfloat8"}),
-    "qwen-image-edit-2511": frozenset({"qfloat8"}),
-    "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "uint4"}),
+    "chroma": frozenset({"bf16", "qfloat8"}), "flex1": frozenset({"bf16", "qfloat8"}), "flux1-dev": frozenset({"bf16", "qfloat8", "uint4"}),
+    "flux1-kontext": frozenset({"qfloat8"}), "flux1-schnell": frozenset({"qfloat8"}), "flux2-dev": frozenset({"qfloat8"}),
+    "flux2-klein-4b": frozenset({"qfloat8"}), "flux2-klein-9b": frozenset({"bf16", "qfloat8"}),
+    "qwen-image": frozenset({"bf16", "qfloat8", "uint4"}), "qwen-image-edit": frozenset({"qfloat8"}),
+    "qwen-image-edit-2509": frozenset({"qfloat8"}), "qwen-image-edit-2511": frozenset({"qfloat8"}),
+    "sd35-medium-aitk": frozenset({"qfloat8"}), "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}),
+    "wan21-i2v-14b": frozenset({"qfloat8"}), "wan22-5b": frozenset({"qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "uint4"}),
     "zimage-turbo": frozenset({"bf16", "uint4"}),
 }  # fmt: skip
 # Where an adapter on some layers was held against whole runs (FLUX.1 dev, Z-Image), and the architectures of the same classes
@@ -64,11 +67,11 @@ PASSES = FILTERED
 VALIDATED = FILTERED | {"qwen-image", "wan21-1.3b", "wan21-14b"}
 PRIORED = FILTERED | {"chroma", "qwen-image"}
 GUIDING = FILTERED | {"chroma", "wan21-1.3b", "wan21-14b"}
-MEAN_FLOW = frozenset({"flux1-dev"})
+MEAN_FLOW = frozenset({"flux1-dev", "flux1-schnell"})
 # Architectures that stop on a validation: their stand-in for CLIP has no weights to be asked for their device, or they ask the batch for
 # control images, and there is none
 VALIDATION_STOPS = frozenset({"chroma", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b"})
-MEAN_FLOW_STOPS = frozenset({"zimage", "zimage-turbo"})  # an assertion in the class's unpatchify
+MEAN_FLOW_STOPS = frozenset({"chroma", "zimage", "zimage-turbo"})  # an assertion in the class's unpatchify; what Chroma joins differs in samples
 # Compiled blocks: architecture -> its weights. Whole runs with the compiler's choice of what is kept, and architectures of the same blocks
 # (docs/log.md, Compiled blocks)
 FLUX1_BLOCKS = frozenset({"flux1-dev", "flux1-schnell", "flex1", "flux1-kontext", "flex2"})
