@@ -71,7 +71,8 @@ MEAN_FLOW = frozenset({"flux1-dev", "flux1-schnell"})
 # Architectures that stop on a validation: their stand-in for CLIP has no weights to be asked for their device, or they ask the batch for
 # control images, and there is none
 VALIDATION_STOPS = frozenset({"chroma", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b"})
-MEAN_FLOW_STOPS = frozenset({"chroma", "zimage", "zimage-turbo"})  # an assertion in the class's unpatchify; what Chroma joins differs in samples
+# An assertion in the class's unpatchify; Chroma joins two samples with one
+MEAN_FLOW_STOPS = frozenset({"chroma", "zimage", "zimage-turbo"})
 # Compiled blocks: architecture -> its weights. Whole runs with the compiler's choice of what is kept, and architectures of the same blocks
 # (docs/log.md, Compiled blocks)
 FLUX1_BLOCKS = frozenset({"flux1-dev", "flux1-schnell", "flex1", "flux1-kontext", "flex2"})
