@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from calibration.validation_jobs_compiled import JOBS as COMPILED_JOBS
+from calibration.validation_jobs_dtypes import JOBS as TYPED_JOBS
 from calibration.validation_settings import *
 
 CACHED: dict[str, Any] = {**CACHED_LATENTS, **CACHED_TEXT}
@@ -39,5 +40,5 @@ JOBS = (
         "schnell-qfloat8-e5m2-adamw8", web_ui("schnell"), (("odd", [512], {}),),
         {**quantised("qfloat8_e5m2"), **CACHED, **optimizer("adamw8"), **EMA}, ONE_PREVIEW,
     ),
-    *COMPILED_JOBS,
+    *COMPILED_JOBS, *TYPED_JOBS,
 )  # fmt: skip

@@ -62,6 +62,7 @@ class Arch:
     single_captions: bool = False
     masks_uneven: bool = False
     previews_need_text: bool = False
+    decodes_in_fp32: bool = False
     cached_previews: bool = True
     te_path: bool = False
     needs_checkpointing: bool = False

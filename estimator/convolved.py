@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from estimator.dtypes import RECORDED
 from estimator.errors import Problem
 from estimator.optimizer_rules import load_rules
 from estimator.parameters import Convolved
 from estimator.programs import Profile
 from estimator.recorded_beside import BesideProfile, recorded_beside
+from estimator.typed_profile import typed
 
 CONVOLVED = "convolved"  # folder below the architecture's profile
 # Sizes that depend on a parameter as rows and columns, which one of four dimensions has not (`FEATURES` of optimizer_rules)
@@ -37,10 +39,11 @@ class ConvolvedProfile(BesideProfile):
 
 
 @cache
-def convolved(arch: str) -> Profile:
-    """The profile of an architecture with an adapter on convolutions too. Raises CannotTell where it has none."""
+def convolved(arch: str, dtype: str = RECORDED) -> Profile:
+    """The profile of an architecture with an adapter on convolutions too, in a compute type. Raises CannotTell where it has none."""
     why, fix = "an adapter on its convolutions was never recorded", "remove it, and they have none"
-    return recorded_beside(ConvolvedProfile, arch, CONVOLVED, Problem(f"network.conv of {arch}", None, why, fix))
+    base = typed(arch, dtype)
+    return recorded_beside(ConvolvedProfile, arch, CONVOLVED, Problem(f"network.conv of {arch}", None, why, fix), base=base)
 
 
 def counts_elements(optimizer: str) -> bool:

@@ -62,7 +62,7 @@ def _moments(job: Job, base: Profile) -> dict[str, dict[str, int]]:
         beside = {"loading the text encoder": {"text_encoder": text_plain}} if "text_encoder" in (job.resident or ()) else {}
         return {"loading the transformer": {"transformer": plain}, **beside}
     offload = _offloading(job)
-    held, text_held = _bytes(base, ["transformer"], model.weights), _bytes(base, encoders, model.te_weights)
+    held, text_held = _bytes(base, ["transformer"], model.kind), _bytes(base, encoders, model.te_kind)
     pinned = sum(map(offload.waiting_bytes, offload.transformers)) if offload is not None else 0
     text_pinned = sum(offload.waiting_bytes(name) for name in encoders) if offload is not None and offload.shares else 0
     waiting_there = pinned or (held if model.low_vram else 0)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from estimator.dtypes import Held
+
 _OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\\w")  # C:\data, C:/data, \\server\share
 
 
@@ -32,15 +34,13 @@ class Unmodelled:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class Model(Held):
     """The base model and how its weights are held.
 
-    `weights` / `te_weights`: "bf16", "fp16", "fp32", or a qtype of the trainer ("qfloat8", "float8", "uint4", ...): what
-    the transformer's / text encoder's linear weights are after loading, all aliases and coercions applied.
-    `dtype`: the compute dtype (train.dtype). `assistant_lora`: a training adapter is merged at load (FLUX schnell, Z-Image turbo).
+    `weights` / `te_weights`: "bf16", "fp16", "fp32" or a qtype of the trainer: what the transformer's / text encoder's linear weights are
+    after loading. `dtype`: train.dtype. `assistant_lora`: a training adapter is merged at load (FLUX schnell, Z-Image turbo).
     `offload_seed`: the seed of Python's random numbers (the trainer's environment variable SEED), where it is known: which layers are
-    offloaded at a percentage then follows. `quantize_exclude`: name patterns (fnmatch) of transformer modules that stay unquantised,
-    besides those the trainer itself leaves out.
+    offloaded at a percentage then follows. `quantize_exclude`: patterns (fnmatch) of modules that stay unquantised, besides the trainer's.
     `match_target_res`: control images are scaled to the area of the image that is trained, instead of a megapixel.
     `experts`: those that are trained, of a model with two (0: high noise, 1: low noise; empty: both).
     `vae_tiling`: previews are decoded in tiles without low_vram too (Wan). `compiled`: the transformer's blocks are compiled.

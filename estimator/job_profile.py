@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from estimator.job import Model, Network
 from estimator.parameters import DORA, LOKR, WHOLE
-from estimator.programs import Profile, load_profile
+from estimator.programs import Profile
+from estimator.typed_profile import typed
 
 
 def profile_of(arch: str, model: Model, network: Network | None = None) -> Profile:
@@ -31,7 +32,7 @@ def profile_of(arch: str, model: Model, network: Network | None = None) -> Profi
     if network is not None and network.conv:
         from estimator.convolved import convolved
 
-        return convolved(arch)
+        return convolved(arch, model.dtype)
     if network is not None and network.dropout:
         from estimator.dropout_profile import with_dropout
 
@@ -44,4 +45,4 @@ def profile_of(arch: str, model: Model, network: Network | None = None) -> Profi
         from estimator import offload_profile
 
         return offload_profile.profile_of(arch, model)
-    return load_profile(arch)
+    return typed(arch, model.dtype)

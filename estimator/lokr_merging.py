@@ -15,13 +15,14 @@ from dataclasses import replace
 import numpy as np
 
 from estimator.adapter_sites import never
+from estimator.dtypes import UNQUANTISED
 from estimator.job import Job
 from estimator.parameters import DORA, WHOLE
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program, peak_rows
 from estimator.rewriting import widened, written
 
 FULL, HALF = 4, 2  # bytes of an element in fp32, and in the weight's type
-CONSTANT, UNQUANTISED = "1", "bf16"
+CONSTANT = "1"
 AWAY = "/away"  # behind the key of a part before previews, while the transformer still waits on the host
 # Bytes of an element that is made (None: the number of one that is freed)
 ON_CARD = ((FULL, None), (FULL, None), (FULL, None), (None, 1), (FULL, None), (FULL, None), (None, 3), (HALF, None), (None, 0), (None, 2),
@@ -32,7 +33,7 @@ FROM_HOST = ((FULL, None), (FULL, None), (None, 0), (FULL, None), (None, 2), (No
 def merges(job: Job) -> bool:
     """Whether previews have the adapter in the transformer's weights: a LoRA or a LoKr, in unquantised ones."""
     adapter, model = job.network is not None and job.network.kind not in (DORA, WHOLE), job.model
-    return adapter and model.weights == UNQUANTISED and model.merges and not model.layer_offloading
+    return adapter and model.kind == UNQUANTISED and model.merges and not model.layer_offloading
 
 
 def merged(base: Program, widths: Sequence[int], away: bool) -> Program:

@@ -89,7 +89,7 @@ class ChosenProfile(Profile):
         return sum(deviation_bytes(self.layers(c, self.weights_of(c)), p) for c, p in self.shares.items())
 
     def weights_of(self, component: str) -> str:
-        return self.model.te_weights if component.startswith("text_encoder") else self.model.weights
+        return self.model.te_kind if component.startswith("text_encoder") else self.model.kind
 
     def layers(self, component: str, weights: str) -> tuple[Layer, ...]:
         """A component's layers in a kind of weights. Raises CannotTell."""

@@ -61,6 +61,14 @@ class MoveOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Recast:
+    """`component.to(dtype)` where it lies: each tensor is made anew, with `times` as many bytes as were recorded, and the old one goes."""
+
+    component: str
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """Free the unnamed tensors of a scope."""
 
@@ -80,7 +88,7 @@ class EmptyCache:
     """torch.cuda.empty_cache()."""
 
 
-Operation = Begin | End | Part | MoveIn | MoveOut | Release | Copy | EmptyCache
+Operation = Begin | End | Part | MoveIn | MoveOut | Recast | Release | Copy | EmptyCache
 
 
 def flat(operations: Iterable[Operation]) -> Iterator[Operation]:

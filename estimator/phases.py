@@ -40,7 +40,7 @@ class Plan:
         self.text_cached, self.text_away = job.text_cached, train.unload_text_encoder or job.text_cached
         self.all_latents_cached = all(dataset.latents_cached for dataset in job.datasets)
         self.low, self.ema = "low_vram" if model.low_vram else "plain", "ema" if train.ema else "none"
-        self.weights, self.te_weights, self.bare = model.weights, model.te_weights, unassisted.behind(self.arch, model)
+        self.weights, self.te_weights, self.bare = model.kind, model.te_kind, unassisted.behind(self.arch, model)
         self.rank, self.whole = job.network.variables if job.network else {"r": 0}, job.network is not None and job.network.kind == WHOLE
         # without sampling their prompts are not cached either (SDTrainer.cache_sample_prompts)
         self.samples = () if train.disable_sampling else tuple({s.memory_key: s for s in job.samples}.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
@@ -17,11 +17,14 @@ P = TypeVar("P", bound="BesideProfile")
 
 @dataclass(frozen=True)
 class BesideProfile(Profile):
-    """`data`, `folder`: of what was recorded for such a job; all else is the architecture's own profile's."""
+    """`data`, `folder`: of what was recorded for such a job; all else is the architecture's own profile's, or that in a compute type
+    (`base`)."""
+
+    base: Profile | None = field(default=None, kw_only=True)
 
     @cached_property
     def relative(self) -> Profile | None:
-        return load_profile(self.arch)
+        return self.base or load_profile(self.arch)
 
     def _by_rule(self, key: str) -> Program:
         """Of another kind of weights than the recorded one, what lies in the architecture's own profile is made there."""
@@ -33,12 +36,14 @@ class BesideProfile(Profile):
         return id(self)
 
 
-def recorded_beside(kind: type[P], arch: str, name: str, otherwise: Problem, alike: str | None = None) -> P:
-    """The profile in the folder `name` below an architecture's, or below that of one of the same class and configuration (`alike`). Raises
-    CannotTell with `otherwise` where nothing was recorded."""
-    folder = load_profile(alike or arch).folder / name
+def recorded_beside(
+    kind: type[P], arch: str, name: str, otherwise: Problem, alike: str | None = None, base: Profile | None = None
+) -> P:
+    """The profile in the folder `name` below an architecture's (`base`, in another compute type), or below that of one of the same class
+    and configuration (`alike`). Raises CannotTell with `otherwise` where nothing was recorded."""
+    folder = (base or load_profile(alike or arch)).folder / name
     try:
         data = described(folder)
     except FileNotFoundError:
         raise CannotTell(otherwise) from None
-    return kind(arch, data, folder)
+    return kind(arch, data, folder, base=base)

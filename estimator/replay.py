@@ -14,6 +14,7 @@ from estimator.allocator_compiled import replaying_allocator
 from estimator.allocator_state import UNIT_BYTES, ties_by_address
 from estimator.archs import load_archs
 from estimator.derived_weights import PLACES_OF_LINEAR, TENSORS_OF_LINEAR
+from estimator.dtypes import UNQUANTISED
 from estimator.features import Ints
 from estimator.frequencies import kept_in
 from estimator.job import Job
@@ -50,7 +51,7 @@ class Replay:
         self.peaks: list[PhasePeak] = []
         model = job.model  # with the profile all that operations do not tell: where the replay is (estimator.beginnings)
         segments = job.expandable_segments, ties_by_address(job.torch)
-        self.place: Hashable = id(profile), model.weights, model.te_weights, self.unquantised, segments, workspace_bytes
+        self.place: Hashable = id(profile), model.kind, model.te_kind, self.unquantised, segments, workspace_bytes
         self._begin: op.Begin | None = None
         self._best: tuple[int, str, dict[str, int]] = (0, "", {})
         self._retries = self._granted_bytes = 0
@@ -104,6 +105,9 @@ class Replay:
             self._move_in(operation.component)
         elif isinstance(operation, op.MoveOut):
             self._move_out(operation.component)
+        elif isinstance(operation, op.Recast):
+            state.recast(operation.component, [operation.times * size for size in self.profile.resident(operation.component, UNQUANTISED)])
+            self._note_peak()
         elif isinstance(operation, op.Release):
             self._release(operation.scope)
         elif isinstance(operation, op.Copy):
@@ -127,7 +131,7 @@ class Replay:
     # ---- components
 
     def _weights_of(self, component: str) -> str:
-        return self.job.model.te_weights if component.startswith("text_encoder") else self.job.model.weights
+        return self.job.model.te_kind if component.startswith("text_encoder") else self.job.model.kind
 
     def _move_in(self, component: str) -> None:
         state = self.state
@@ -223,7 +227,7 @@ class Replay:
 
     def _leave_unquantised(self) -> None:
         """The transformer's first linears were loaded as if quantised: they become what they are. The transient of it is not recorded."""
-        state, weights = self.state, self.job.model.weights
+        state, weights = self.state, self.job.model.kind
         group = state.named["transformer"]
         quantised = [name for name in group if place_of(name) < self.unquantised * PLACES_OF_LINEAR[weights]]
         sizes = self.profile.resident("transformer", "bf16")[: self.unquantised * TENSORS_OF_LINEAR["bf16"]]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from estimator.allocator import Allocator
+from estimator.allocator import FREE, Allocator
 from estimator.allocator_compiled import CompiledAllocator
 from estimator.allocator_state import UNIT_BYTES
+from estimator.dtypes import UNQUANTISED
 from estimator.estimate import Variant
 from estimator.experts import LOW, split
 from estimator.features import Ints
@@ -120,6 +121,14 @@ class State:
     def holds(self, name: str) -> bool:
         return name in self.named.get(name.partition(":")[0], ())
 
+    def recast(self, component: str, sizes: Sequence[int]) -> None:
+        """Each of a component's tensors is made anew, of another size, and the old one goes."""
+        group, first = self.named[component], self.take_keys(len(sizes))
+        for number, ((name, (key, old)), size) in enumerate(zip(tuple(group.items()), sizes, strict=True), first):
+            self.allocator.run([number, key], [size, FREE])
+            group[name] = number, rounded(size)
+            self.count(shown(component), rounded(size) - old)
+
     def take_keys(self, count: int) -> int:
         """The first of so many new keys."""
         return self.take_range(count).start
@@ -143,7 +152,7 @@ EMBEDDER = "*time_text_embed*"  # the pattern of quantize_kwargs.exclude that is
 
 def unquantised_linears(model: Model, embedder_linears: int) -> int:
     """How many linear layers at the transformer's beginning a config leaves unquantised."""
-    return embedder_linears if EMBEDDER in model.quantize_exclude and model.weights != "bf16" else 0
+    return embedder_linears if EMBEDDER in model.quantize_exclude and model.kind != UNQUANTISED else 0
 
 
 LOADING = {"load.transformer": "transformer", "load.text": "text_encoder", "setup.network": "adapter"}

@@ -15,6 +15,7 @@ from estimator import plans
 from estimator.allocator_state import UNIT_BYTES
 from estimator.archs import load_archs
 from estimator.batches import steps_of
+from estimator.dtypes import UNQUANTISED
 from estimator.features import Ints
 from estimator.job import Job
 from estimator.job_profile import profile_of
@@ -74,6 +75,8 @@ class Rows:
                 self._move_in(operation.component)
             elif isinstance(operation, op.MoveOut):
                 self.counts.change(operation.component, -self.counts.groups.get(operation.component, 0))
+            elif isinstance(operation, op.Recast):
+                self._recast(operation.component, operation.times)
             elif isinstance(operation, op.Copy):
                 for component, size in self.counts.scopes.get(operation.scope, {}).items():
                     held = self.counts.scopes.setdefault(operation.into, {})
@@ -99,8 +102,12 @@ class Rows:
     def _move_in(self, component: str) -> None:
         if self.counts.groups.get(component, 0):
             return
-        weights = self.job.model.te_weights if component.startswith("text_encoder") else self.job.model.weights
+        weights = self.job.model.te_kind if component.startswith("text_encoder") else self.job.model.kind
         self.counts.change(component, self._resident_bytes(component, weights))
+        self._see(0, "moving to the device")
+
+    def _recast(self, component: str, times: int) -> None:
+        self.counts.change(component, recast_bytes(self.profile, component, times) - self.counts.groups.get(component, 0))
         self._see(0, "moving to the device")
 
     def _resident_bytes(self, component: str, weights: str) -> int:
@@ -130,7 +137,7 @@ class Rows:
             elif not (adds(part.accumulate, group) and counts.groups.get(counted_as(group, part.key), 0)):
                 counts.change(counted_as(group, part.key), size)
         if part.key.startswith("load.transformer") and self.unquantised and counts.groups.get("transformer"):
-            counts.change("transformer", self._resident_bytes("transformer", self.job.model.weights) - counts.groups["transformer"])
+            counts.change("transformer", self._resident_bytes("transformer", self.job.model.kind) - counts.groups["transformer"])
 
 
 def workspace_threads(profile: Profile, key: str) -> list[str]:
@@ -177,6 +184,11 @@ def resident_bytes(profile: Profile, component: str, weights: str, unquantised: 
         kept = profile.kept[key] = rounded_sum(np.array(profile.resident(component, weights, unquantised), dtype=np.int64))
     assert isinstance(kept, int)
     return kept
+
+
+def recast_bytes(profile: Profile, component: str, times: int) -> int:
+    """Bytes of a component that is never quantised, each of its tensors with so many times the bytes that it was recorded with."""
+    return rounded_sum(times * np.array(profile.resident(component, UNQUANTISED), dtype=np.int64))
 
 
 def rounded_sum(sizes: Ints) -> int:

@@ -27,7 +27,7 @@ from estimator.offload import GROUPS
 from estimator.optimizers import OptimizerProgram
 from estimator.program import EventProgram, Program
 from estimator.residents import DECODER_MOMENTS, VAE_MOMENTS, adds, counted_as, unquantised_linears
-from estimator.rows import resident_bytes, rounded_sum, workspace_threads
+from estimator.rows import recast_bytes, resident_bytes, rounded_sum, workspace_threads
 
 PIXELS, IMAGES = "pixels", "images"
 NO_CONVOLUTION, OF_VAE, OF_DECODER = range(3)  # whose convolutions a row is made in: nobody's, the VAE's, the transformer's own
@@ -117,6 +117,10 @@ class GridRows:
                 self._move_in(word.component)
             elif isinstance(word, op.MoveOut):
                 self.counts.change(word.component, -self.counts.groups.get(word.component, np.zeros((), dtype=np.int64)))
+            elif isinstance(word, op.Recast):
+                now = recast_bytes(self.profile, word.component, word.times)
+                self.counts.change(word.component, now - self.counts.groups.get(word.component, NONE))
+                self._see(NONE, NONE)
             elif isinstance(word, op.Release):
                 self.counts.total = self.counts.total - self.counts.scopes.pop(word.scope, np.zeros((), dtype=np.int64))
             elif isinstance(word, op.Copy):
@@ -144,7 +148,7 @@ class GridRows:
     def _move_in(self, component: str) -> None:
         if self.counts.held(component):
             return
-        weights = self.job.model.te_weights if component.startswith("text_encoder") else self.job.model.weights
+        weights = self.job.model.te_kind if component.startswith("text_encoder") else self.job.model.kind
         self.counts.change(component, self._resident(component, weights))
         self._see(NONE, NONE)
 
@@ -171,7 +175,7 @@ class GridRows:
             elif not (adds(accumulate, group) and counts.held(counted_as(group, key))):
                 counts.change(counted_as(group, key), size)
         if key.startswith("load.transformer") and self.unquantised and counts.held("transformer"):
-            counts.change("transformer", self._resident("transformer", self.job.model.weights) - counts.groups["transformer"])
+            counts.change("transformer", self._resident("transformer", self.job.model.kind) - counts.groups["transformer"])
 
     def _figures_of(self, key: str, values: Mapping[str, Ints]) -> tuple[Ints, Ints, dict[str, Ints], dict[str, Ints]]:
         known = (key, tuple(id(value) for value in values.values()))

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from estimator.dtypes import FP16
 from estimator.job import Job, Sample
 from estimator.levels import UNMERGED
-from estimator.operations import PREVIEW, Begin, End, Operation, Part
+from estimator.operations import PREVIEW, Begin, End, Operation, Part, Recast
 from estimator.prompts import PromptsApart
 from estimator.sizes import sizes_of
+
+FP32_TIMES = 2  # as many bytes as in the types that profiles are recorded in
 
 
 class UNetPlan(PromptsApart):
@@ -49,3 +52,12 @@ class UNetPlan(PromptsApart):
                     key = key.replace(f"/{self.weights}/", f"/{UNMERGED}/", 1).removesuffix(f"/{when}")
                 operation = replace(operation, key=key, values=values)
             yield operation
+
+    def _decode(self, values: dict[str, int]) -> Iterator[Operation]:
+        """XL's pipeline brings the VAE to fp32 for it, and back (toolkit/pipelines.py: needs_upcasting)."""
+        if not (self.arch.decodes_in_fp32 and self.job.model.dtype == FP16):
+            yield from super()._decode(values)
+            return
+        yield Recast("vae", FP32_TIMES)
+        yield from super()._decode(values)
+        yield Recast("vae", 1)

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "estimator"
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "values": (
         {"job", "errors", "paths", "gpus", "gpu_catalogue", "overlay", "overlay_file", "overlays", "estimate", "residual", "crash",
-         "checked", "kernels"}, set(),
+         "checked", "kernels", "dtypes"}, set(),
     ),
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": (
@@ -33,7 +33,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
          "adapter_sites", "dora_forward", "dora_parts", "dora_previews", "dora_profile", "dora_programs",
          "filtered_edit", "filtered_flow", "filtered_programs", "filtered_profile", "preservation", "forward_pass",
          "guided_step", "job_profile", "laying", "lokr_programs", "lokr_profile", "lokr_merging", "dropout_programs", "dropout_profile",
-         "tokens", "controls", "padded", "asked", "stays", "shared", "unrecorded", "levels", "convolved", "recorded_beside"},
+         "tokens", "controls", "padded", "asked", "stays", "shared", "unrecorded", "levels", "convolved", "recorded_beside",
+          "typed_profile"},
         {"values", "files"},
     ),
     "reading": ({"buckets", "datasets", "videos", "remembered", "trainers"}, {"values", "files", "profiles"}),

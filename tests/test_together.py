@@ -39,6 +39,7 @@ def trained(**settings: Any) -> dict[str, Any]:
 
 JOBS: dict[str, dict[str, Any]] = {
     "plain": {"model": ZIMAGE | EIGHT_BIT}, "plain in bf16": {"model": ZIMAGE}, "plain in uint4": {"model": ZIMAGE | FOUR_BIT},
+    "plain in fp16": {"model": ZIMAGE | EIGHT_BIT, "train": trained(dtype="fp16")},
     "plain in qint8": {"model": ZIMAGE | {"quantize": True, "qtype": "qint8"}}, "turbo": {"model": TURBO | EIGHT_BIT},
     "lokr": {"model": ZIMAGE | EIGHT_BIT, "network": LOKR}, "lokr on flux": {"model": FLUX_DEV | EIGHT_BIT, "network": LOKR},
     "lokr on turbo in bf16": {"model": TURBO, "network": LOKR}, "lokr on qwen": {"model": QWEN, "network": LOKR},

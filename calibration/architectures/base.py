@@ -6,7 +6,7 @@ Each family of models is one module of this package; `calibration.architectures.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from calibration.architectures.candidates import candidates
@@ -212,3 +212,8 @@ class Architecture:
 
 def words_of(text: Any) -> int:
     return len(str(text).split())
+
+
+def in_type(family: Architecture, arch: str, dtype: str, **changes: Any) -> Architecture:
+    """An architecture in another compute type (train.dtype), recorded below its profile: all of it, or what is otherwise there (`own`)."""
+    return replace(family, relative=arch, beside=dtype, train={**family.train, "dtype": dtype}, **changes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout
+from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout, in_type
+from estimator.dtypes import FP16
 
 TEXT_TOKENS = 512  # T5, padded to max_length (toolkit/stable_diffusion_model.py, get_prompt_embeds)
 LOAD = {
@@ -39,8 +40,11 @@ WHOLE = replace(
     captioned=(FEW[:1], ()),
     buckets=tuple((480, 672, 1, 20) if bucket[0] == 352 else bucket for bucket in BUCKETS),
 )
+# In fp16 blocks clip what they put out, which keeps what goes into the clip, and T5's clamp it
+HALF = in_type(DEV, "flux1-dev", FP16, own=("text", "step.core", "preview"), weights=("qfloat8",), second=(BUCKETS, SAMPLES[:2]))
 ARCHITECTURES = {
     "flux1-dev": DEV,
+    "flux1-dev-fp16": HALF,
     "flux1-dev-whole": WHOLE,
     "flux1-schnell-whole": replace(
         WHOLE, relative="flux1-schnell", model={key: value for key, value in SCHNELL.items() if key != "assistant_lora_path"},

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from calibration.architectures import flux
-from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout
+from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout, in_type
+from estimator.dtypes import FP16
 
 # Templates of the pipelines (diffusers: pipeline_qwenimage.py, prompt_template_encode) up to the prompt: beginning -> tokens, which the
 # pipeline drops again behind the text encoder (prompt_template_encode_start_idx); and what follows the prompt and stays.
@@ -43,7 +44,9 @@ WHOLE = replace(
     train=SAMPLED, samples=SAMPLES[:1], negatives=(), layout=replace(LAYOUT, scratch=(*LAYOUT.scratch, *WHOLE_SUMS)),
     buckets=tuple((480, 672, *bucket[2:]) if bucket[0] == 352 else bucket for bucket in BUCKETS),
 )
-ARCHITECTURES = {"qwen-image": QWEN, "qwen-image-whole": WHOLE}
+# In fp16 blocks clip what they put out, which keeps what goes into the clip
+HALF = in_type(QWEN, "qwen-image", FP16, own=("step.core", "preview"), weights=("qfloat8",))
+ARCHITECTURES = {"qwen-image": QWEN, "qwen-image-fp16": HALF, "qwen-image-whole": WHOLE}
 
 
 def template_tokens(text: str) -> tuple[int, int, str]:

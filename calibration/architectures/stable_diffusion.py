@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from calibration.architectures.base import WITH_ADAPTER, Architecture, Layout
+from calibration.architectures.base import WITH_ADAPTER, Architecture, Layout, in_type
+from estimator.dtypes import FP32
 
 BY_RULE = ("step.update/",)  # parts of which no recording is kept
 TEXT_TOKENS = 77  # CLIP's, padded (toolkit/train_tools.py: text_tokenize)
@@ -74,7 +75,13 @@ SD15_WHOLE = replace(
     WHOLE, model=SD15.model, relative="sd15-aitk",
     layout=replace(SD15.layout, scratch=(*SD15.layout.scratch, *SD15_WHOLE_SUMS)),
 )  # fmt: skip
+# In fp32 (train.dtype) all is recorded anew: memory-efficient attention has 32 rows to a block of its sums, and its backward pass a tile of
+# 16,400 bytes for 64 rows of the query's gradient (aten/native/transformers/cuda/mem_eff_attention/kernel_backward.h: GradQTempStorage)
+FULL_LENGTHS, FULL_TILES = ("T", "u", "v", "T32", "u32", "v32", "L32"), ("tiles64_T", "tiles64_u", "tiles64_v", "tiles64_L")
+FULL = in_type(SDXL, "sdxl-aitk", FP32, layout=replace(LAYOUT, lengths=("T", "u", "T32", "u32"), scratch=("tiles64_T", "tiles64_u")))
+SD15_FULL = in_type(SD15, "sd15-aitk", FP32, layout=replace(SD15.layout, lengths=FULL_LENGTHS, scratch=FULL_TILES))
 ARCHITECTURES = {
+    "sdxl-aitk-fp32": FULL, "sd15-aitk-fp32": SD15_FULL,
     "sdxl-aitk-whole": WHOLE, "sd15-aitk-whole": SD15_WHOLE, "sdxl-aitk": SDXL, "sdxl-aitk-convolved": convolved(SDXL, "sdxl-aitk"),
     "sd15-aitk": SD15, "sd15-aitk-convolved": convolved(SD15, "sd15-aitk"),
 }  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout
+from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout, in_type
+from estimator.dtypes import FP16
 
 ABOVE_ALL_TIMESTEPS = 1e9
 TEXT_TOKENS = 512  # UMT5, padded to max_length (toolkit/models/wan21/wan21.py, get_prompt_embeds)
@@ -75,8 +76,12 @@ def whole(family: Architecture, arch: str, inner: int) -> Architecture:
 
 
 LARGE = {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21"}
+# In fp16 UMT5's blocks clamp what they put out; nothing else differs
+TEXTS = ((256, 320, 1, 20, 1), (256, 256, 2, 20, 1), (320, 256, 3, 20, 1)), ((256, 256, 1.0, 9, 1),)
+HALF = in_type(SMALL, "wan21-1.3b", FP16, own=("text",), fewer=dict.fromkeys(SMALL.weights, (TEXTS, TEXTS)), quantised=())
 ARCHITECTURES = {
     "wan21-1.3b": SMALL,
+    "wan21-1.3b-fp16": HALF,
     "wan21-1.3b-whole": whole(SMALL, "wan21-1.3b", 8960),
     "wan21-14b": replace(
         SMALL, model=LARGE, relative="wan21-1.3b", layout=replace(LAYOUT, width=5120), weights=("bf16", "qfloat8", "uint4"),

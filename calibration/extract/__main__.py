@@ -26,8 +26,8 @@ def main() -> int:
     if not recorded:
         parser.error(f"no recorded probe jobs of {args.arch} in {args.probes}")
     family = ARCHITECTURES[args.arch]
-    beside = LOKR if family.factors else CONVOLVED if family.conv else family.beside
-    place = Path(str(family.relative), beside) if beside else Path(args.arch)
+    beside = [each for each, met in ((family.beside, True), (LOKR, family.factors), (CONVOLVED, family.conv)) if each and met]
+    place = Path(str(family.relative), *beside) if beside else Path(args.arch)
     out = args.out or Path(__file__).resolve().parents[2] / "profiles" / place
     try:
         report = build(args.arch, recorded, out, f"python -m calibration.extract {args.arch}", stored.read(out) if args.add else None)

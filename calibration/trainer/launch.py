@@ -40,7 +40,7 @@ from calibration.trainer.conditions import record_conditions, sampled  # noqa: E
 
 if not REAL_MODELS:
     torch.set_num_threads(2)
-    models.install()
+    models.install(CONFIG)
     patches.values()
 PROBE = os.environ.get("TRAINER_PROBE") == "1"
 R = recorder.Recorder(events=os.environ.get("TRAINER_EVENTS") == "1")

@@ -12,11 +12,19 @@ from typing import Any
 
 import accelerate
 import torch
+import yaml
 
 from calibration.architectures import MODULES
 from calibration.trainer.patches import note
 
 LOADED: list[dict[str, Any]] = []  # what was built, for result.json
+# Of weights whose loader names no type: that of the job, which the trainer brings them to on the host before anything moves, so that the
+# card sees the same, and the host's memory stays untouched
+UNNAMED = [torch.bfloat16]
+TYPES = {
+    **dict.fromkeys(("fp32", "float32", "float", "single"), torch.float32), **dict.fromkeys(("fp16", "float16", "half"), torch.float16),
+    **dict.fromkeys(("bf16", "bfloat16"), torch.bfloat16),
+}  # fmt: skip
 
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "FlowMatchEulerDiscreteScheduler": {
@@ -61,19 +69,19 @@ def build(make: Callable[[], torch.nn.Module], dtype: Any, keep_fp32: tuple[str,
 def build_untouched(module: Any, name: str, what: str, ready: Callable[[Any], None] = lambda model: None) -> None:
     """Replace a class of the trainer's own `module`, whose constructor would write fp32 on the host and whose loading would copy that.
 
-    It is built untouched in bf16 instead, which the trainer makes of it on the host before anything moves, so that the card sees the same;
-    its state dict is not copied. `ready`: what is done with the model then.
+    It is built untouched in the job's type instead, which the trainer makes of it on the host before anything moves, so that the card sees
+    the same; its state dict is not copied. `ready`: what is done with the model then.
     """
     real = getattr(module, name)
 
     def untouched(*args: Any, **kwargs: Any) -> Any:
-        model: Any = build(lambda: real(*args, **kwargs), torch.bfloat16, (), what)
+        model: Any = build(lambda: real(*args, **kwargs), UNNAMED[0], (), what)
         model.load_state_dict = lambda *_, **__: ((), ())
         ready(model)
         return model
 
     setattr(module, name, untouched)
-    note(f"{what}: module built in bf16 with untouched memory, state dict not copied")
+    note(f"{what}: module built in the job's type with untouched memory, state dict not copied")
 
 
 def diffusers_config(cls: type, path: object) -> dict[str, Any]:
@@ -107,7 +115,7 @@ def _transformers_pretrained(
 
 
 # Pipelines that the trainer loads whole: their components with weights or tokens. On the host they are in fp32, or as their file is; the
-# card gets them in the type that `.to` names, converted on the host before they are copied, so that bf16 from the start is the same to it
+# card gets them in the type that `.to` names, converted on the host before they are copied, so that the job's from the start is the same
 PIPELINES = {
     "StableDiffusionXLPipeline": ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet"),
     "StableDiffusionPipeline": ("vae", "text_encoder", "tokenizer", "unet"),
@@ -124,7 +132,7 @@ def _pipeline_pretrained(cls: Any, path: Any = None, *_: Any, torch_dtype: Any =
         if name in given:
             own[name] = given[name]
         elif name in PIPELINES[cls.__name__]:
-            own[name] = types[name][0].from_pretrained(path, subfolder=name, torch_dtype=torch_dtype or torch.bfloat16)
+            own[name] = types[name][0].from_pretrained(path, subfolder=name, torch_dtype=torch_dtype or UNNAMED[0])
         elif name not in _with_defaults(cls):
             own[name] = None
     return cls(**own)
@@ -140,8 +148,8 @@ def _scheduler_pretrained(cls: Any, *_: Any, **__: Any) -> Any:
     return cls(**known[0]) if known else cls()
 
 
-def install() -> None:
-    """Replace every from_pretrained that the trainer calls."""
+def install(config: str) -> None:
+    """Replace every from_pretrained that the trainer calls, for the job of a config's file."""
     import transformers
     from diffusers import DiffusionPipeline, ModelMixin
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -150,6 +158,9 @@ def install() -> None:
 
     from calibration.trainer.token_counts import pretrained
 
+    with open(config) as file:
+        train = yaml.safe_load(file)["config"]["process"][0].get("train") or {}
+    UNNAMED[0] = TYPES.get(train.get("dtype", "fp32"), torch.bfloat16)
     DiffusionPipeline.from_pretrained = classmethod(_pipeline_pretrained)
     ModelMixin.from_pretrained = classmethod(_diffusers_pretrained)
     PreTrainedModel.from_pretrained = classmethod(_transformers_pretrained)

@@ -15,6 +15,7 @@ from estimator.job import Dataset, Job, Model, Network, Sample, Train
 from estimator.trainers.aitoolkit_compile import report_compiled
 from estimator.trainers.aitoolkit_controls import check_previews
 from estimator.trainers.aitoolkit_data import read_datasets
+from estimator.trainers.aitoolkit_dtype import check_dtype, read_dtype
 from estimator.trainers.aitoolkit_keys import READ, check_keys, known_keys
 from estimator.trainers.aitoolkit_model import read_model
 from estimator.trainers.aitoolkit_network import check_network, read_network
@@ -22,7 +23,7 @@ from estimator.trainers.aitoolkit_padded import as_recorded, check_pictures
 from estimator.trainers.aitoolkit_passes import SLIDER, with_passes
 from estimator.trainers.aitoolkit_previews import check_previews_of_pipelines
 from estimator.trainers.aitoolkit_sample import check_sides, read_every, read_samples
-from estimator.trainers.aitoolkit_train import read_dtype, read_train
+from estimator.trainers.aitoolkit_train import read_train
 from estimator.trainers.aitoolkit_unet import check_previews_of_unets, check_unet, keys_of_unets, of_unets
 from estimator.trainers.aitoolkit_whole import with_filters, with_nothing_to_merge
 from estimator.trainers.overrides import apply_overrides
@@ -185,7 +186,7 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
     model, network = with_nothing_to_merge(model, network), with_filters(process, network)
     check_network(process, network, arch, model, settings)
     settings = with_passes(process, settings, arch, model, _trained(method, network))
-    settings = check_unet(process, settings, arch, model, network)
+    settings = check_dtype(process, arch, model, network, check_unet(process, settings, arch, model, network))
     datasets, samples = _read_rest(process, settings, arch, model)
     return Job(
         name=process.text("name", job_name) or job_name,

@@ -55,7 +55,7 @@ READ: Mapping[str, frozenset[str]] = {
         "name_or_path arch quantize quantize_te qtype qtype_te quantize_kwargs low_vram layer_offloading auto_memory"
         " assistant_lora_path layer_offloading_transformer_percent layer_offloading_text_encoder_percent accuracy_recovery_adapter"
         " split_model_over_gpus attn_masking is_v2 is_v3 is_xl is_pixart is_pixart_sigma is_auraflow is_flux is_lumina2 is_vega"
-        " is_ssd dtype use_flux_cfg model_kwargs compile block_compile compile_mode"
+        " is_ssd dtype vae_dtype te_dtype use_flux_cfg model_kwargs compile block_compile compile_mode"
     ),
     "datasets": _words(
         "folder_path dataset_path type alpha_mask mask_path resolution batch_size buckets square_crop scale num_repeats flip_x flip_y"
@@ -153,8 +153,6 @@ UNMODELLED: Mapping[str, Mapping[str, NoModel]] = {
     },
     "model": {
         "vae_path": NoModel("another VAE"),
-        "vae_dtype": NoModel("the VAE in another type than the transformer", ("bf16", "bfloat16")),
-        "te_dtype": NoModel("the text encoder in another type than the transformer", ("bf16", "bfloat16")),
         "refiner_name_or_path": NoModel("loads a second model"),
         "lora_path": NoModel("fuses an adapter into the weights at load"),
         "inference_lora_path": NoModel("loads a second adapter for previews"),

@@ -10,6 +10,7 @@ import os
 
 from estimator.archs import Arch
 from estimator.controls import CHANNELS, FITTED, SINGLE
+from estimator.dtypes import UNQUANTISED
 from estimator.job import Model
 from estimator.levels import UNET
 from estimator.trainers import modelled
@@ -22,7 +23,7 @@ from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
 DEFAULT_QTYPE = "qfloat8"
 EXPERT_KEYS = ("train_high_noise", "train_low_noise")  # of model_kwargs
-QUANTISATIONS = f"known: {', '.join(sorted(modelled.WEIGHTS - modelled.DTYPES))}"
+QUANTISATIONS = f"known: {', '.join(sorted(modelled.WEIGHTS - {UNQUANTISED}))}"
 RECOVERY = "-recovery"  # behind the kind of weights, in keys of parts
 QTYPES = (
     "qfloat8", "qfloat8_e4m3fn", "qfloat8_e5m2", "qint8", "qint4", "qint2",  # optimum-quanto

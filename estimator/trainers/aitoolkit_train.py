@@ -1,7 +1,7 @@
 """The `train` section of AI Toolkit.
 
 Source: ostris/ai-toolkit 27a03a91: toolkit/config_modules.py (TrainConfig),
-toolkit/optimizer.py, toolkit/train_tools.py (get_torch_dtype), jobs/process/BaseSDTrainProcess.py (run).
+toolkit/optimizer.py, jobs/process/BaseSDTrainProcess.py (run).
 """
 
 from __future__ import annotations
@@ -18,13 +18,6 @@ from estimator.trainers.section import Section, did_you_mean, shown
 MAX_BATCH = 4096
 MAX_STEPS = 10**9
 
-DTYPES = {
-    "fp32": "fp32", "float32": "fp32", "float": "fp32", "single": "fp32",
-    "fp16": "fp16", "float16": "fp16", "half": "fp16",
-    "bf16": "bf16", "bfloat16": "bf16",
-    "float8": "float8", "e4m3fn": "float8", "8bit": "float8",
-}  # fmt: skip
-DEFAULT_DTYPE = "fp32"
 OPTIMIZERS = (
     "adam", "adamw", "adam8bit", "adamw8bit", "ademamix8bit", "lion8bit", "adam8", "adamw8", "lion", "adagrad", "adafactor", "prodigy",
     "prodigy8bit", "dadaptation", "dadaptationadam", "dadaptationlion", "automagic", "automagic2", "automagic3", "automagicexperiment",
@@ -42,21 +35,6 @@ TIMESTEP_TYPES = (
     "eight_step", "next_sample",
 )  # fmt: skip
 DEFAULT_TIMESTEPS = "sigmoid"
-
-
-def read_dtype(train: Section) -> str:
-    """The compute dtype in short form ("bf16"). Missing means fp32 in the trainer, which is reported as not modelled."""
-    written = train.values.get("dtype", DEFAULT_DTYPE)
-    if not isinstance(written, str) or written not in DTYPES:
-        train.found.problem(
-            train.at("dtype"), f"unknown dtype {shown(written)}", "the trainer knows none of that name", did_you_mean(str(written), DTYPES)
-        )
-        return "bf16"
-    dtype = DTYPES[written]
-    if dtype not in modelled.DTYPES:
-        default = "" if "dtype" in train.values else "train.dtype is not set and defaults to fp32 in the trainer; "
-        train.found.not_modelled(train.at("dtype"), dtype, f"{default}set train.dtype: bf16")
-    return dtype
 
 
 def read_train(train: Section) -> Train:

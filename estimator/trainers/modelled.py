@@ -50,7 +50,9 @@ WHOLE_FILTERED = frozenset({"flex1"})  # those whose parameters' names were reco
 WHOLE_BYPASSED = frozenset({"flex1"})  # those that were recorded with the embedding of the guidance bypassed
 WHOLE_WEIGHTS = frozenset({"bf16"})
 WHOLE_OPTIMIZERS = frozenset({"adafactor", "adamw", "adamw8bit"})
-DTYPES = frozenset({"bf16"})  # of compute, and so of unquantised weights
+# Compute types (train.dtype) other than bf16: type -> architecture -> weights, each held against whole runs
+_PLAIN = frozenset({"bf16", "qfloat8", "float8"})  # quanto's qint4 and qint8 have other kernels in fp16
+TYPED: dict[str, dict[str, frozenset[str]]] = {"fp16": {"sd15-aitk": frozenset({"bf16"}), "zimage": _PLAIN, "zimage-turbo": _PLAIN}}
 WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the transformer
 # The transformer with an accuracy recovery adapter: architecture -> its weights
 RECOVERED = {

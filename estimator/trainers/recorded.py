@@ -5,6 +5,7 @@ from __future__ import annotations
 from estimator import rebuilt_profile, shared
 from estimator.archs import Arch
 from estimator.derived_weights import DERIVED
+from estimator.dtypes import UNQUANTISED
 from estimator.errors import CannotTell
 from estimator.job import Model
 from estimator.programs import Profile, load_profile
@@ -31,14 +32,14 @@ def check_recorded(model: Section, arch: Arch, result: Model) -> None:
         return
     low = "low_vram" if result.low_vram else "plain"
     asked = (
-        (TRANSFORMER, result.weights, ("quantize", "qtype"), "transformer"),
-        (TEXT, result.te_weights, ("quantize_te", arch.te_qtype_key), "text encoder"),
+        (TRANSFORMER, result.kind, ("quantize", "qtype"), "transformer"),
+        (TEXT, result.te_kind, ("quantize_te", arch.te_qtype_key), "text encoder"),
     )
     for part, kind, keys, what in asked:
         known = trained(profile, low) if part == TRANSFORMER else kinds(profile, part, low)
         if kind not in modelled.WEIGHTS or (DERIVED[kind].base if kind in DERIVED else kind) in known:
             continue
-        plain = kind == result.dtype
+        plain = kind == UNQUANTISED
         with_it = "with" if result.low_vram else "without"
         recorded = f"recorded {with_it} low_vram: {', '.join(sorted(known))}" if known else f"not recorded {with_it} low_vram"
         model.found.not_modelled(model.at(keys[not plain]), False if plain else kind, f"the {what} of {arch.name} in {kind} ({recorded})")

@@ -11,13 +11,14 @@ from estimator.errors import CannotTell, Problem
 from estimator.job import Job, Model, Network, Train
 from estimator.optimizers import is_fused
 from estimator.trainers import modelled
+from estimator.trainers.typed import lacks_type
 
 
 def modelled_job(job: Job) -> Job:
     """The job as it is. Raises CannotTell where settings of it have no model together."""
     arch = load_archs().archs[job.arch]
     what = _of_adapter(job.network, job.model, arch, job.train.optimizer) or _of_text(job, arch)
-    what = what or _compiled(job.model, job.network, arch)
+    what = what or _compiled(job.model, job.network, arch) or lacks_type(arch, job.model, job.network, job.train)
     if not what and job.model.layer_offloading and arch.layer_offloading != "nothing":
         what = _offloaded(job.model, arch) or _beside_offloading(job.train, job.network)
     if what:

@@ -1,0 +1,32 @@
+"""Validation jobs of other compute types than bf16 (train.dtype; see validation_jobs)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calibration.validation_jobs_unet import SD15_UI, XL_UI
+from calibration.validation_jobs_wan import clip, frames
+from calibration.validation_settings import *
+
+CACHED: dict[str, Any] = {**CACHED_LATENTS, **CACHED_TEXT}
+
+
+def dtype(name: str | None) -> dict[str, Any]:
+    """`None`: the key is missing, and the trainer's default holds."""
+    return {"train.dtype": name}
+
+
+JOBS = (
+    Job(
+        "sd15-fp16-no-checkpointing-b2", SD15_UI, (("five", [512], {}),),
+        {**dtype("float16"), **NO_CHECKPOINTING, **batch(2), **EMA, **CACHED_LATENTS, **rank(16)}, (preview(512, 704),),
+    ),
+    Job(
+        "turbo-fp16", web_ui("turbo"), (("portraits", [512, 768], {}),), {**dtype("fp16"), **CACHED_LATENTS},
+        (preview(768, 1024), preview(1024, 1024, SECOND)),
+    ),
+    Job(
+        "zimage-fp16-no-checkpointing-b2", web_ui("zimage"), (("five", [512], {}),),
+        {**dtype("half"), **CACHED, **NO_CHECKPOINTING, **batch(2), **EMA, **rank(16), **optimizer("adamw")}, (preview(512, 704),),
+    ),
+)  # fmt: skip
