@@ -24,9 +24,11 @@ from estimator.optimizer_rules import GRADIENT
 OUT = Path(__file__).resolve().parents[1] / "profiles" / "optimizers.json"
 NAMES = (
     "adagrad", "adam", "adam8", "adam8bit", "adamw", "adamw8", "adamw8bit", "adafactor", "ademamix8bit", "automagic", "automagic2",
-    "automagic3", "lion8bit", "prodigy", "prodigy8bit", "adamw+bf16", "adamw8bit+bf16", "adafactor+bf16",
-)  # fmt: skip; behind a plus the parameters' type, where that is not fp32: adapters of our own harness
-FUSED = ("automagic2", "automagic3", "adafactor+bf16")  # their stretches begin with the hooks that autograd calls for each gradient
+    "automagic3", "lion8bit", "prodigy", "prodigy8bit", "adamw+bf16", "adamw8bit+bf16", "adafactor+bf16", "adagrad+bf16", "adam+bf16",
+    "adam8bit+bf16", "ademamix8bit+bf16", "automagic+bf16", "automagic2+bf16", "lion8bit+bf16", "prodigy+bf16",
+)  # fmt: skip; behind a plus the parameters' type, where that is not fp32: adapters of our own harness, models that are trained as a whole
+# Their stretches begin with the hooks that autograd calls for each gradient
+FUSED = ("automagic2", "automagic3", "adafactor+bf16", "automagic+bf16", "automagic2+bf16")
 DECAY = "+weight_decay"
 # Of other trainers: torchao's CPUOffloadOptimizer with offload_gradients (torchao 0.5, prototype/low_bit_optim/cpu_offload.py). Parameters,
 # their state and the step are the host's; a hook copies each gradient there as soon as it has been accumulated, and lets go of it.

@@ -19,12 +19,19 @@ WITHOUT_ADAPTER: dict[str, Any] = {"model.assistant_lora_path": None}
 def flex_example() -> dict[str, Any]:
     """The trainer's config/examples/train_full_fine_tune_flex.yaml."""
     base = example(FLEX)
-    blocks = ["transformer.transformer_blocks.", "transformer.single_transformer_blocks."]
-    base["model"] = {**FLEX, "quantize_te": True, "only_if_contains": blocks}
+    base["model"] = {**FLEX, "quantize_te": True, "only_if_contains": FLEX_BLOCKS}
     base["save"] = {"dtype": "bf16", "save_every": 250, "max_step_saves_to_keep": 2, "save_format": "diffusers"}
     base["datasets"] = [{"caption_ext": "txt", "caption_dropout_rate": 0.05, "shuffle_tokens": False}]
     base["train"] |= {"timestep_type": "sigmoid", "optimizer": "adafactor", "lr": 3e-5}
     return {key: section for key, section in base.items() if key != "network"}
+
+
+FLEX_BLOCKS = ["transformer.transformer_blocks.", "transformer.single_transformer_blocks."]
+
+
+def part(only: list[str] | None = None, ignore: list[str] | None = None) -> dict[str, Any]:
+    """Parameters with such words in their names are trained."""
+    return {"model.only_if_contains": only, "model.ignore_if_contains": ignore}
 
 
 JOBS = (
@@ -128,5 +135,38 @@ JOBS = (
     Job(
         "chroma-whole-b2", CHROMA, (("five", [512], {}),), {**WHOLE, **CACHED_LATENTS, **UNLOADED, **NO_CHECKPOINTING, **batch(2)},
         SMALL_PREVIEW,
+    ),
+    Job(
+        "flex1-whole-part-b2", web_ui("flex1"), (("five", [512], {}),),
+        {**WHOLE, **CACHED, **NO_CHECKPOINTING, **batch(2), **part(FLEX_BLOCKS, ["norm", ".ff.", "transformer_blocks.3."])}, SMALL_PREVIEW,
+    ),
+    Job(
+        "zimage-whole-attention-b2", web_ui("zimage"), (("five", [640], {}),),
+        {**WHOLE, **CACHED_LATENTS, **HIGH_VRAM, **NO_CHECKPOINTING, **batch(2), **part(["layers."], ["feed_forward", "adaLN"])},
+        SMALL_PREVIEW,
+    ),
+    Job(
+        "flux-whole-late", example(FLUX), (("portraits", [512, 1024], {}),),
+        {**WHOLE, **CACHED_TEXT, **NO_EMA, **optimizer("adafactor"), **part(["single_transformer_blocks.2"], [".norm"])}, SMALL_PREVIEW,
+    ),
+    Job(
+        "zimage-whole-late-adafactor", web_ui("zimage"), (("portraits", [768], {}), ("phone", [512], {"batch_size": 2})),
+        {**WHOLE, **CACHED, **optimizer("adafactor"), **part(["layers.1", "layers.2"], ["attention"])}, SMALL_PREVIEW,
+    ),
+    *(
+        Job(f"sd15-whole-{name}", SD15_UI, (("portraits", [512], {}),), {**WHOLE, **CACHED_LATENTS, **optimizer(name)}, SMALL_PREVIEW)
+        for name in ("prodigy", "lion8bit", "adam8bit")
+    ),
+    *(
+        Job(f"lumina2-whole-{name}", LUMINA2, (("five", [576], {}),), {**WHOLE, **CACHED_LATENTS, **optimizer(name)}, SMALL_PREVIEW)
+        for name in ("automagic", "automagic2")
+    ),
+    Job(
+        "flex1-whole-guided", web_ui("flex1"), (("portraits", [512], {}),),
+        {**WHOLE, **CACHED, **optimizer("adafactor"), "train.bypass_guidance_embedding": False}, SMALL_PREVIEW,
+    ),
+    Job(
+        "flux-whole-bypassed", web_ui("flux"), (("portraits", [512], {}),),
+        {**WHOLE, **CACHED, **optimizer("adafactor"), "train.bypass_guidance_embedding": True}, SMALL_PREVIEW,
     ),
 )  # fmt: skip

@@ -51,7 +51,7 @@ def made_by(moment: str) -> Made:
     """What the name of a moment says."""
     module, bar, rest = moment.partition("|")
     run, _, node = rest.partition(" ")
-    return Made(module, run, node, _block(module)) if bar else Made("", module, "", None)
+    return Made(module, run, node, block_of(module)) if bar else Made("", module, "", None)
 
 
 def node_of(moment: str) -> str:
@@ -60,7 +60,7 @@ def node_of(moment: str) -> str:
 
 
 @cache
-def _block(module: str) -> tuple[str, int] | None:
+def block_of(module: str) -> tuple[str, int] | None:
     found = BLOCK.match(module)
     return (found.group(1), int(found.group(2))) if found else None
 
@@ -99,7 +99,7 @@ def makers(program: Program, modules: dict[str, int]) -> Makers:
     read = _read(tuple(program.moments))
     numbers = np.array([modules.setdefault(module, len(modules)) for module in read.modules], dtype=np.int64)
     blocks: dict[tuple[str, int] | None, int] = {None: -1}
-    inside = np.array([blocks.setdefault(_block(module), len(blocks) - 1) for module in modules], dtype=np.int64)
+    inside = np.array([blocks.setdefault(block_of(module), len(blocks) - 1) for module in modules], dtype=np.int64)
     rows = program.label_rows[: len(program.names) - program.imports]
     module = numbers[read.module][rows]
     return Makers(module, read.run[rows], inside[module])

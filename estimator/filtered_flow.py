@@ -96,6 +96,10 @@ class Flow:
         """The number of a tensor within its block's forward pass."""
         return {k: n for lists in (self.made_in, self.remade) for ks in lists.values() for n, k in enumerate(ks)}
 
+    def number_in_block(self, k: int) -> int:
+        """Of a tensor that is made again: the number of what was made first, among those of its block."""
+        return self._index[k]
+
     def reader(self, k: int) -> Block | None:
         """The block that is given a tensor of the forward pass which its caller then lets go: the one behind the block that made it; of
         what no block made, the first that gives something as large."""
@@ -121,20 +125,25 @@ class Flow:
 
     def chain(self, back: Returned) -> tuple[set[int], list[int]]:
         """Of a layer whose input needs no gradient: the tensors that only lead to it, and the sums where they begin."""
+        return self.chain_to(self.group_of[back.first])
+
+    def chain_to(self, number: int) -> tuple[set[int], list[int]]:
+        """The same of a node of such a layer, by its number."""
         side: set[int] = set()
         sums: list[int] = []
-        todo = self._incoming(self.group_of[back.first])
+        todo = self.incoming(number)
         while todo:
             k = todo.pop()
             number = self.group_of[k]
             if self.tape.made[k].node in JOINING:
                 side |= set(self.groups[number].births)
-                todo += self._incoming(number)
+                todo += self.incoming(number)
             else:
                 sums.append(k)
         return side, sums
 
-    def _incoming(self, number: int) -> list[int]:
+    def incoming(self, number: int) -> list[int]:
+        """What comes into a node of the backward pass and goes with it."""
         group = self.groups[number]
         return [k for k in group.frees if k not in group.births and k in self.group_of and self.tape.made[k].run == BACKWARD]
 

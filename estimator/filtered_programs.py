@@ -11,26 +11,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from estimator.adapter_sites import BACKWARD, Returned, Tape, layers_of, returned, sites
-from estimator.filtered_edit import AFTER, Edit, renamed
+from estimator.adapter_sites import Returned, Tape, layers_of, returned, sites
+from estimator.filtered_backward import APART, BackwardEdit
+from estimator.filtered_edit import renamed
 from estimator.filtered_flow import Block, Flow
 from estimator.program import Program
 
-APART = {"context_refiner": ("context_refiner",)}  # lists of blocks that only some lists feed (Z-Image's text): others, all before them
 
-
-class _Editor:
+class _Editor(BackwardEdit):
     """Applies a filter to a step's core."""
 
     def __init__(self, flow: Flow, kept: frozenset[int]) -> None:
-        self.flow, self.kept, self.tape = flow, kept, flow.tape
-        self.edit = Edit(flow.tape)
+        super().__init__(flow)
+        self.kept = kept
         self.layers = layers_of(flow.tape)
         names = flow.tape.base.names
         gradients = {name: k for k, name in enumerate(names[: flow.tape.own]) if name is not None}
         self.back = {n: returned(flow.tape, layer, gradients[f"gradient:{2 * n + 1}"]) for layer, n in self.layers.items()}
         self.sites = sites(flow.tape)
-        self.blocks = list(flow.made_in)
         self.kept_in: dict[Block | None, list[int]] = defaultdict(list)
         for n in self.layers.values():
             if n in kept:
@@ -71,27 +69,9 @@ class _Editor:
         for total in sums:
             self._without_sum(total)
 
-    def _without_sum(self, total: int) -> None:
-        """Of a product's node the sum that is a modulation's gradient, and what the product had saved for it."""
-        flow, group = self.flow, self.flow.groups[self.flow.group_of[total]]
-        product, at = flow.product(total), group.births.index(total)
-        self.edit.gone |= {total, *(() if product is None else (product,)), *(k for k in group.births[at + 1 :] if k in group.frees)}
-        large = self.tape.sizes[total if product is None else product]
-        for k in flow.let_go(total):
-            if self._saved(k) and (product is not None and self.tape.sizes[k] == large):
-                self._release(k)
-
-    def _saved(self, k: int) -> bool:
-        return self.tape.made[k].run != BACKWARD or k < self.flow.forward
-
-    def _release(self, k: int) -> None:
-        end = self.flow.local(k)
-        if end is not None:
-            self.edit.ends[k] = end
-
     def _still(self, block: Block) -> None:
         """A block without a backward pass."""
-        self._drop(block, None)
+        self._drop(self._groups(block), None)
 
     def _begin(self, block: Block) -> None:
         """The first block with adapters: its backward pass ends where the last of them has its gradients."""
@@ -112,35 +92,11 @@ class _Editor:
         else:
             product = self.flow.product(last)
             self.edit.gone |= {k for k in self.flow.before_sum(last) if k != product}
-        self._drop(block, self.flow.group_of[last], spared)
+        after = self.flow.group_of[last]
+        self._drop(self._groups(block, after), after, spared)
 
     def _gradient(self, back: Returned) -> int:
         return next(k for k in back.tensors if (self.tape.base.names[k] or "").startswith("gradient:"))
-
-    def _drop(self, block: Block, after: int | None, spared: set[int] = frozenset()) -> None:  # type: ignore[assignment]
-        """Without the groups of a block's backward pass (and recomputation) behind one, but for what is spared."""
-        flow, live = self.flow, -1
-        for number, group in enumerate(flow.groups):
-            if group.block != block or (after is not None and number <= after):
-                live = group.end if not set(group.births) <= self.edit.gone else live
-                continue
-            if spared & set(group.births):
-                live = group.end
-                continue
-            self.edit.gone |= set(group.births)
-            for k in group.frees:
-                if k in self.edit.gone or k in self.edit.ends:
-                    continue
-                if not self._saved(k):
-                    self.edit.ends[k] = (live, AFTER)
-                elif after is not None and flow.checkpointed and k < flow.forward:
-                    self.edit.ends[k] = (flow.groups[after].end, AFTER)
-                else:
-                    self.edit.ends[k] = flow.local(k) or self._end_of_input(k, (live, AFTER))
-
-    def _end_of_input(self, k: int, otherwise: tuple[int, int]) -> tuple[int, int]:
-        reader = self.flow.reader(k)
-        return otherwise if reader is None else self.flow.output_end(reader)
 
 
 def core(base: Program, twin: Program, kept: frozenset[int]) -> Program:

@@ -71,9 +71,8 @@ class Network:
     """The adapter that is trained. `kind`: "lora" | "lokr" | ... ("whole": none, all of the transformer is); `rank` is network.linear.
 
     `dtype`: of the weights that are trained (in AI Toolkit fp32, of a whole transformer bf16). `targets`: modules it sits on (empty: the
-    trainer's choice).
-    `factor`: of a LoKr (-1: the trainer chooses). `dropout`: some of what goes through a LoRA is dropped in each step. `conv`: rank of the
-    adapter on a UNet's 3 x 3 convolutions (none: they have none).
+    trainer's choice). `factor`: of a LoKr (-1: the trainer chooses). `dropout`: some of what goes through a LoRA is dropped in each step.
+    `conv`: rank of the adapter on a UNet's 3 x 3 convolutions (none: they have none). `bypassed`: nothing trains what embeds guidance.
     """
 
     kind: str = "lora"
@@ -85,6 +84,7 @@ class Network:
     factor: int | None = None
     dropout: bool = False
     conv: int | None = None
+    bypassed: bool | None = None
 
     @property
     def variables(self) -> dict[str, int]:

@@ -24,11 +24,11 @@ def profile_of(arch: str, model: Model, network: Network | None = None) -> Profi
     if network is not None and network.kind == WHOLE and (network.ignore_if_contains or network.only_if_contains):
         from estimator.whole_filtered import partly
 
-        return partly(arch, network.ignore_if_contains, network.only_if_contains)
+        return partly(arch, network.ignore_if_contains, network.only_if_contains, network.bypassed)
     if network is not None and network.kind == WHOLE:
         from estimator.whole_profile import whole
 
-        return whole(arch)
+        return whole(arch, network.bypassed)
     if network is not None and network.conv:
         from estimator.convolved import convolved
 

@@ -125,6 +125,11 @@ def is_fused(optimizer: str) -> bool:
     return known(optimizer) and bool(load_rules()[optimizer]["fused"])
 
 
+def copies_gradients(optimizer: str) -> bool:
+    """A hook of the backward pass copies each gradient, and lets go of it; a second batch adds to the copies by way of fp32."""
+    return is_fused(optimizer) and any(slot.get("holds") == GRADIENT for slot in load_rules()[optimizer]["slots"].values())
+
+
 def core_key(key: str, optimizer: str, when: str) -> str:
     """The key of a step's core, with the updates of a fused optimizer laid in. `when`: "first" or "later"."""
     return f"{key}{FUSED}{optimizer}/{when}" if is_fused(optimizer) else key

@@ -1,24 +1,22 @@
 """The profile of a job that trains the parameters of the transformer that words of the model section leave (`ignore_if_contains`,
 `only_if_contains`): a fine-tune of its blocks.
 
-The others are frozen: they get no gradient, an optimizer keeps no state of them and an EMA no copy. Known of parameters outside the
-blocks, where that is all; inside, layers would not save what goes into them either, which has no model.
+The others are frozen: they get no gradient, an optimizer keeps no state of them and an EMA no copy, and layers do not save what only their
+gradients would need (estimator.whole_frozen).
 Source: ostris/ai-toolkit 27a03a91, toolkit/models/base_model.py and toolkit/stable_diffusion_model.py (named_parameters); a whole run.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache, cached_property
 
-from estimator import whole_ema
+from estimator import whole_ema, whole_frozen
 from estimator.errors import CannotTell, Problem
 from estimator.footprint import Footprint
-from estimator.optimizer_rules import GRADIENT
-from estimator.program import EventProgram, Program
-from estimator.whole_profile import WholeProfile, recorded_of
-
-CORE = "step.core"
+from estimator.program import Program
+from estimator.programs import CHECKPOINTED, FULL
+from estimator.whole_profile import CORE, WholeProfile, recorded_of
 
 
 @dataclass(frozen=True)
@@ -49,15 +47,12 @@ class PartlyWholeProfile(WholeProfile):
         return super()._by_rule(key)
 
     def recorded(self, key: str) -> Program:
-        """Of a core, without a name and of 0 bytes what would be the gradients of frozen parameters."""
+        """Of a core, with parameters frozen."""
         program = super().recorded(key)
         if not key.startswith(CORE):
             return program
-        frozen, sizes = {f"{GRADIENT}:{k}" for k in self.left}, program.coefficients.copy()
-        sizes[[number for number, name in enumerate(program.names) if name in frozen]] = 0
-        names = tuple(None if name in frozen else name for name in program.names)
-        given = {each.name: getattr(program, each.name) for each in fields(program)}
-        return EventProgram(**given | {"coefficients": sizes, "names": names, "peaks": ()}).with_rows
+        twin = super().recorded(key.replace(FULL, CHECKPOINTED)) if FULL in key else program
+        return whole_frozen.core(program, twin, self.names, self.left)
 
     def _footprint(self, key: str) -> Program | Footprint:
         return self.program(key) if key.startswith(CORE) else super()._footprint(key)
@@ -67,12 +62,12 @@ class PartlyWholeProfile(WholeProfile):
 
 
 @cache
-def partly(arch: str, ignore: tuple[str, ...], only: tuple[str, ...]) -> PartlyWholeProfile:
+def partly(arch: str, ignore: tuple[str, ...], only: tuple[str, ...], bypassed: bool | None = None) -> PartlyWholeProfile:
     """The profile of an architecture of which such parameters are trained. Raises CannotTell where that has no model."""
     base = recorded_of(arch)
-    made = PartlyWholeProfile(base.arch, base.data, base.folder, ignore, only)
-    if not base.names or made.left & base.of_blocks or len(made.left) == len(base.names):
-        why = "their names were not recorded" if not base.names else "known where all of those in blocks are, and some outside them not"
+    made = PartlyWholeProfile(base.arch, base.data, base.folder, ignore, only, bypassed=bypassed)
+    if not base.names or len(made.left) == len(base.names):
+        why = "their names were not recorded" if not base.names else "nothing would be trained"
         fix = "see model.only_if_contains and ignore_if_contains"
         raise CannotTell(Problem(f"training these parameters of {arch} alone", None, why, fix))
     return made

@@ -9,22 +9,27 @@ toolkit/stable_diffusion_model.py (prepare_optimizer_params).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
-from estimator import optimizers, whole_ema
+from estimator import optimizers, whole_ema, whole_guidance
 from estimator.errors import Problem
+from estimator.footprint import Footprint
 from estimator.parameters import WHOLE, Fixed
 from estimator.program import Program
 from estimator.programs import Profile
 from estimator.recorded_beside import BesideProfile, recorded_beside
 
+CORE = "step.core"
+GUIDED = "flux1-dev"  # recorded with the embedding of the guidance
 SAME_TRANSFORMER = {"zimage-turbo": "zimage"}  # class and configuration: what was recorded of the one serves the other
 
 
 @dataclass(frozen=True)
 class WholeProfile(BesideProfile):
-    """Recorded without an adapter."""
+    """Recorded without an adapter. `bypassed`: whether no gradient reaches the embedding of the guidance (None: as recorded)."""
+
+    bypassed: bool | None = field(default=None, kw_only=True)
 
     @property
     def adapter_kind(self) -> str:
@@ -58,7 +63,28 @@ class WholeProfile(BesideProfile):
     @cached_property
     def without_gradient(self) -> frozenset[int]:
         """Parameters that no gradient reaches: an optimizer keeps no state of them, an EMA has its copies."""
-        return frozenset(self.data.get("idle", ()))
+        recorded = frozenset(self.data.get("idle", ()))
+        if not self._otherwise:
+            return recorded
+        guidance = whole_guidance.parameters(self.names)
+        return recorded | guidance if self.bypassed else recorded - guidance
+
+    @property
+    def _otherwise(self) -> bool:
+        """The embedding of the guidance is not as recorded."""
+        if self.bypassed is None:
+            return False
+        return self.bypassed != (whole_guidance.parameters(self.names) <= frozenset(self.data.get("idle", ())))
+
+    def recorded(self, key: str) -> Program:
+        """See `Profile`; of a core, with the embedding of the guidance trained or not."""
+        program = super().recorded(key)
+        if not self._otherwise or not key.startswith(CORE):
+            return program
+        return whole_guidance.bypassed(program) if self.bypassed else whole_guidance.guided(program, recorded_of(GUIDED).recorded(key))
+
+    def _footprint(self, key: str) -> Program | Footprint:
+        return self.program(key) if self._otherwise and key.startswith(CORE) else super()._footprint(key)
 
     @property
     def idle(self) -> frozenset[int]:
@@ -76,9 +102,9 @@ class WholeProfile(BesideProfile):
 
 
 @cache
-def whole(arch: str) -> Profile:
+def whole(arch: str, bypassed: bool | None = None) -> Profile:
     """The profile of an architecture that is trained as a whole. Raises CannotTell where it has none."""
-    return recorded_of(arch)
+    return replace(recorded_of(arch), bypassed=bypassed)
 
 
 def recorded_of(arch: str) -> WholeProfile:

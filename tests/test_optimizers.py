@@ -139,6 +139,16 @@ def held(optimizer: str) -> int:
     return last.get("optimizer", 0)
 
 
+@pytest.mark.parametrize("optimizer", [name for name in EVERY if name != "automagic3"])
+def test_what_later_steps_let_go_was_left_by_the_first(optimizer: str) -> None:
+    """State that each step makes anew takes the place of the one before, also in the second step. (automagic3 votes from its eighth on.)"""
+    widths = load_profile("zimage").adapter
+    first, later = (optimizers.program(f"step.update/{optimizer}/{when}", widths) for when in ("first", "later"))
+    left = {name for k in first.exported if (name := first.names[k]) is not None}
+    taken = {name for name, component in later.imported if component == "optimizer"}
+    assert taken <= left
+
+
 def test_states_are_ordered_as_their_bytes_a_parameter() -> None:
     """One byte and a scale, two, four, eight, up to sixteen bytes a parameter."""
     states = [held(name) for name in ("adafactor", "lion8bit", "adamw8bit", "prodigy8bit", "adamw", "prodigy")]

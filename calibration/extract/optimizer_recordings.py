@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -101,3 +102,49 @@ def _zones(rows: list[Any], sequence: list[Any], start: int, skipped: set[int]) 
         else:
             zones.append(Zone((stretch, key), iteration, events))
     return zones
+
+
+def by_slot(tensors: Iterable[tuple[str, int, int]]) -> dict[str, dict[int, int]]:
+    """Slot, parameter and bytes of tensors, as a table."""
+    out: dict[str, dict[int, int]] = defaultdict(dict)
+    for slot, k, size in tensors:
+        out[slot][k] = size
+    return out
+
+
+def replaced(gone: Mapping[str, Mapping[int, int]], anew: Mapping[str, Mapping[int, int]], known: Mapping[str, str]) -> dict[str, str]:
+    """Slots of the first step -> those that later steps put in their place, where the second step does something else besides (automagic
+    brings its state to another type), so that places do not match: they have the same sizes. `gone`: what the second step lets go, `anew`:
+    what each later one makes and the next lets go; bytes by slot and parameter."""
+    out = dict[str, str]()
+    waiting = {slot: sizes for slot, sizes in anew.items() if slot not in {*known.values(), *gone}}
+    for slot, sizes in gone.items():
+        alike = [other for other, others in waiting.items() if others == sizes]
+        if slot not in known and slot not in anew and len(alike) == 1:
+            out[slot] = alike[0]
+    return out
+
+
+def bursts(events: list[Any]) -> list[list[Any]]:
+    """Allocations one by one; frees in a row together, whatever their order. Parameters of slots made once do not count."""
+    out: list[list[Any]] = []
+    for kind, slot, k, size in events:
+        if kind == "f" and out and out[-1][0][0] == "f":
+            out[-1] = sorted([*out[-1], (kind, slot, k, size)])
+        else:
+            out.append([(kind, slot, k, size)])
+    return out
+
+
+def merged(known: list[Any], new: list[Any]) -> list[Any]:
+    """Both sequences in one: what is new comes after what it follows."""
+    if not known:
+        return list(new)
+    out, at = list(known), 0
+    for item in new:
+        if item in out:
+            at = out.index(item) + 1
+        else:
+            out.insert(at, item)
+            at += 1
+    return out

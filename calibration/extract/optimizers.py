@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-from calibration.extract.optimizer_recordings import Recording, Zone, read
+from calibration.extract.optimizer_recordings import Recording, Zone, bursts, by_slot, merged, read, replaced
 from calibration.extract.programs import Refused
 from estimator import optimizer_rules as rules
 from estimator.optimizer_rules import GRADIENT, Shape
@@ -82,6 +82,7 @@ class Extractor:
                 if where in deaths:
                     alias[names[tensor][0]].add(deaths[where])
         changed = {old: new for old, options in alias.items() for new in options if old != new and len(options) == 1}
+        changed |= replaced(self._sizes_of_deaths(self.second), self._sizes_of_deaths(self.last), changed)
         for names in self.tensor_of:
             for tensor, (slot, k) in names.items():
                 names[tensor] = (changed.get(slot, slot), k)
@@ -99,6 +100,11 @@ class Extractor:
                     out[(zone.key, zone.iteration, str(places[where]))] = tensor
                     places[where] += 1
         return out
+
+    def _sizes_of_deaths(self, stage: str) -> dict[str, dict[int, int]]:
+        """What a step lets go of an earlier one, of the first list: bytes by slot and parameter."""
+        names, sizes = self.tensor_of[0], self.recordings[0].sizes
+        return by_slot((*names[tensor], sizes[tensor]) for tensor in self._deaths(0, stage).values())
 
     # ---- sizes
 
@@ -178,9 +184,9 @@ class Extractor:
                 sequences[stretch, zone.iteration].append(key)
                 coded = self._coded(number, zone, born)
                 known = events.setdefault(zone.key, [])
-                events[zone.key] = _merged(known, coded)
+                events[zone.key] = merged(known, coded)
             for (stretch, _), keys in sequences.items():
-                order[stretch] = _merged(order.get(stretch, []), keys)
+                order[stretch] = merged(order.get(stretch, []), keys)
         out = []
         for stretch in sorted(stretches):
             listed = [e for key in order[stretch] for e in events.get((stretch, key), [])]
@@ -252,7 +258,7 @@ class Extractor:
         for kind, tensor in ((kind, t) for zone in recording.stages[stage].zones for kind, t in zone.events):
             slot, k = names.get(tensor, ("?", -1))
             events.append((kind, slot, -1 if slot in once else k, recording.sizes[tensor]))
-        return _bursts(events)
+        return bursts(events)
 
     @staticmethod
     def _expanded(rule: dict[str, Any], label: str, shapes: list[Shape], made: frozenset[str]) -> list[list[Any]]:
@@ -267,32 +273,7 @@ class Extractor:
                 size = what["size"][0][2]
             if size:
                 events.append(("a" if kind == "a" else "f", slot, k, size))
-        return _bursts(events)
-
-
-def _bursts(events: list[Any]) -> list[list[Any]]:
-    """Allocations one by one; frees in a row together, whatever their order. Parameters of slots made once do not count."""
-    out: list[list[Any]] = []
-    for kind, slot, k, size in events:
-        if kind == "f" and out and out[-1][0][0] == "f":
-            out[-1] = sorted([*out[-1], (kind, slot, k, size)])
-        else:
-            out.append([(kind, slot, k, size)])
-    return out
-
-
-def _merged(known: list[Any], new: list[Any]) -> list[Any]:
-    """Both sequences in one: what is new comes after what it follows."""
-    if not known:
-        return list(new)
-    out, at = list(known), 0
-    for item in new:
-        if item in out:
-            at = out.index(item) + 1
-        else:
-            out.insert(at, item)
-            at += 1
-    return out
+        return bursts(events)
 
 
 def extract(name: str, runs: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,8 @@ LISTS = {
     "small": _pairs((64, 192), (4, 8, 16)),
 }  # fmt: skip
 STEPS = 10  # more than automagic3's window of signs (polarity_history: 8), after which each step is like the last
-FUSED = ("automagic2", "automagic3", "automagicexperiment", "adafactor+bf16")  # update in hooks of the backward pass
+# These update, or copy gradients, in hooks of the backward pass
+FUSED = ("automagic2", "automagic3", "automagicexperiment", "adafactor+bf16", "automagic+bf16", "automagic2+bf16")
 DTYPES = {"": torch.float32, "bf16": torch.bfloat16}
 PARAMETERS = {"weight_decay": 1e-4}  # what the trainer's web UI writes
 

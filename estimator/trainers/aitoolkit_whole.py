@@ -12,19 +12,20 @@ from dataclasses import replace
 from estimator.archs import Arch
 from estimator.errors import CannotTell
 from estimator.job import Model, Network, Train
+from estimator.optimizers import copies_gradients, rule_name
 from estimator.parameters import WHOLE
 from estimator.trainers import modelled
 from estimator.trainers.section import Section
 
 FILTERS = ("ignore_if_contains", "only_if_contains")  # of the model section: words of parameters' names
 BYPASS = "bypass_guidance_embedding"  # of the train section: then no gradient reaches the embedding of the guidance
-COPIES_GRADIENTS = "adafactor"  # a hook on each parameter that is not fp32 (toolkit/optimizers/adafactor.py: stochastic_accumulation)
 # What becomes of quantised layers, by the beginning of a kind's name: a few steps of Z-Image on the emulated device (docs/log.md)
 BUFFERED, ONE_FILE = "uint", ".safetensors"
 UNTRAINED = {
     "float8": "its quantised layers get no gradient, and stay as they are",
     BUFFERED: "its quantised layers hold no parameters, and stay as they are",
 }
+IN_BF16 = "bf16"  # the parameters
 ADAPTER = "add network: {type: lora, linear: 16}"
 
 
@@ -33,12 +34,14 @@ def with_nothing_to_merge(model: Model, network: Network | None) -> Model:
     return replace(model, merges=True) if network is not None and network.kind == WHOLE else model
 
 
-def with_filters(process: Section, network: Network | None) -> Network | None:
-    """Words of the model section say which parameters are trained, where all would be."""
-    section = process.section("model")
-    if network is None or network.kind != WHOLE or section is None:
+def with_filters(process: Section, arch: Arch, network: Network | None) -> Network | None:
+    """Words of the model section say which parameters are trained, where all would be; and whether what embeds the guidance is."""
+    section, train = process.section("model"), process.section("train")
+    if network is None or network.kind != WHOLE:
         return network
-    ignore, only = (_words(section.values.get(key)) or () for key in FILTERS)
+    if arch.key in modelled.WHOLE_GUIDED:
+        network = replace(network, bypassed=train is not None and train.truth(BYPASS, False))
+    ignore, only = (_words(section.values.get(key)) or () if section is not None else () for key in FILTERS)
     return replace(network, ignore_if_contains=ignore, only_if_contains=only)
 
 
@@ -67,9 +70,9 @@ def check_whole(process: Section, arch: Arch, model: Model, train: Train) -> Non
     if train.optimizer not in modelled.WHOLE_OPTIMIZERS:
         names = ", ".join(sorted(modelled.WHOLE_OPTIMIZERS))
         found.not_modelled((*process.at("train"), "optimizer"), train.optimizer, f"a step on parameters in bf16 (known: {names})")
-    elif train.optimizer == COPIES_GRADIENTS and (train.gradient_accumulation > 1 or train.gradients_stay):
+    elif copies_gradients(rule_name(train.optimizer, False, IN_BF16)) and (train.gradient_accumulation > 1 or train.gradients_stay):
         key = "gradient_accumulation" if train.gradient_accumulation > 1 else "gradient_accumulation_steps"
-        why = f"{COPIES_GRADIENTS} adds up copies of gradients in bf16 by way of fp32, which was not recorded"
+        why = f"{train.optimizer} adds up copies of gradients in bf16 by way of fp32, which was not recorded"
         found.not_modelled((*process.at("train"), key), train.gradient_accumulation, why)
 
 
@@ -88,14 +91,11 @@ def _check_weights(process: Section, arch: Arch, model: Model) -> None:
 
 def _check_parameters(process: Section, arch: Arch) -> None:
     """Which of them are trained."""
-    section, train = process.section("model"), process.values.get("train")
+    section = process.section("model")
     values = {} if section is None else {key: section.values[key] for key in FILTERS if section.values.get(key) is not None}
     why = _not_known_of(arch, values)
     for key, value in values.items() if why else ():
         process.found.not_modelled((*process.at("model"), key), value, f"a part of the parameters is trained ({why})")
-    if arch.key in modelled.WHOLE_BYPASSED and not (isinstance(train, dict) and train.get(BYPASS)):
-        why = f"the embedding of the guidance is trained too, not recorded of {arch.name} (its example and the web UI have {BYPASS}: true)"
-        process.found.not_modelled((*process.at("train"), BYPASS), False, why)
 
 
 def _not_known_of(arch: Arch, values: Mapping[str, object]) -> str:

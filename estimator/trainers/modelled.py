@@ -46,10 +46,13 @@ SAVED_BY_DIFFUSERS = frozenset({
     "qwen-image", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "wan21-1.3b", "wan21-14b", "wan22-5b", "zimage",
     "zimage-turbo",
 })  # fmt: skip
-WHOLE_FILTERED = frozenset({"flex1"})  # those whose parameters' names were recorded, of which some may be left out
-WHOLE_BYPASSED = frozenset({"flex1"})  # those that were recorded with the embedding of the guidance bypassed
+# Those whose parameters' names were recorded, of which some may be left out
+WHOLE_FILTERED = frozenset({"flex1", "flux1-dev", "zimage", "zimage-turbo"})
+WHOLE_GUIDED = frozenset({"flex1", "flux1-dev"})  # those with an embedding of the guidance, which is trained or bypassed
 WHOLE_WEIGHTS = frozenset({"bf16"})
-WHOLE_OPTIMIZERS = frozenset({"adafactor", "adamw", "adamw8bit"})
+WHOLE_OPTIMIZERS = frozenset({
+    "adafactor", "adam8bit", "adamw", "adamw8bit", "automagic", "automagic2", "lion8bit", "prodigy",
+})  # fmt: skip
 # Compute types (train.dtype) other than bf16: type -> architecture -> weights, each held against whole runs
 _PLAIN = frozenset({"bf16", "qfloat8", "float8"})  # quanto's qint4 and qint8 have other kernels in fp16
 TYPED: dict[str, dict[str, frozenset[str]]] = {"fp16": {"sd15-aitk": frozenset({"bf16"}), "zimage": _PLAIN, "zimage-turbo": _PLAIN}}
