@@ -16,7 +16,8 @@ def dtype(name: str | None) -> dict[str, Any]:
     return {"train.dtype": name}
 
 
-JOBS = (
+HALF_JOBS = (
+    Job("sdxl-fp16", XL_UI, (("odd", [640, 896], {}),), dtype("fp16"), (preview(832, 1216), preview(1024, 768, SECOND, guidance_scale=1))),
     Job(
         "sd15-fp16-no-checkpointing-b2", SD15_UI, (("five", [512], {}),),
         {**dtype("float16"), **NO_CHECKPOINTING, **batch(2), **EMA, **CACHED_LATENTS, **rank(16)}, (preview(512, 704),),
@@ -29,4 +30,9 @@ JOBS = (
         "zimage-fp16-no-checkpointing-b2", web_ui("zimage"), (("five", [512], {}),),
         {**dtype("half"), **CACHED, **NO_CHECKPOINTING, **batch(2), **EMA, **rank(16), **optimizer("adamw")}, (preview(512, 704),),
     ),
+    Job(
+        "wan1b-fp16", web_ui("wan 1.3b"), (("short clips", [320], frames(21)), ("small", [384], {})), {**dtype("fp16"), **CACHED_TEXT},
+        (clip(480, 320, 33),),
+    ),
 )  # fmt: skip
+JOBS = (*HALF_JOBS,)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from estimator.archs import load_archs
 from estimator.controls import CHANNELS
+from estimator.dtypes import BF16, FLOATS, FP32, TO_BF16, TYPE_KEY
 from estimator.errors import CannotTell, InputError
 from estimator.estimate import BORDERLINE, OOM, Advice, Estimate
 from estimator.gpus import GIB, MIB, Gpu
@@ -37,7 +38,6 @@ SMALLEST_RANK = 4
 """Ranks are not halved below the trainer's default."""
 WHOLE_FRAMES = 8
 """Frames that the coarsest of the video VAEs (LTX's) takes together, behind the first one; the others' 4 divide it."""
-_UNQUANTISED = ("bf16", "fp16", "fp32")
 FACTORED = "adafactor"  # of a whole model: with it a second batch of a step has no model (estimator.trainers.aitoolkit_whole)
 _EIGHT_BIT = (
     "adam8bit", "adamw8bit", "adam8", "adamw8", "lion8bit", "ademamix8bit", "prodigy8bit",
@@ -147,6 +147,9 @@ def _train(job: Job, key: str, value: object, why: str) -> Edit:
 def _free_edits(job: Job) -> Iterator[Edit]:
     """What costs time at most."""
     arch = load_archs().archs[job.arch]
+    if job.model.dtype == FP32:
+        held = {name: BF16 for name in ("dtype", "weights", "te_weights") if getattr(job.model, name) == FP32}
+        yield Edit(TYPE_KEY, FP32, BF16, TO_BF16, replace(job, model=replace(job.model, **held)))  # type: ignore[arg-type]
     if not job.train.gradient_checkpointing:
         yield _train(job, "gradient_checkpointing", True, "same result; each step takes about a third longer")
     previews = bool(job.samples) and not job.train.disable_sampling
@@ -232,16 +235,16 @@ def _weight_edits(job: Job) -> Iterator[Edit]:
         yield Edit("model.low_vram", False, True, why, replace(job, model=replace(model, low_vram=True)))
     if job.method == "full":
         return
-    if model.weights in _UNQUANTISED:
+    if model.weights in FLOATS:
         why, text = "frozen weights in 8 bit: little loss, somewhat slower steps", _eight_bit(job) if follows else model.te_weights
         yield Edit("model.quantize", False, True, why, replace(job, model=replace(model, weights=_eight_bit(job), te_weights=text)))
-    if model.te_weights in _UNQUANTISED and not follows:
+    if model.te_weights in FLOATS and not follows:
         why = "text encoder quantised: hardly a loss in 8 bit"
-        shared = load_archs().archs[job.arch].te_qtype_key == "qtype" and model.weights not in _UNQUANTISED  # by the transformer's key
+        shared = load_archs().archs[job.arch].te_qtype_key == "qtype" and model.weights not in FLOATS  # by the transformer's key
         te_weights = model.weights if shared else "float8" if model.layer_offloading else "qfloat8"
         yield Edit("model.quantize_te", False, True, why, replace(job, model=replace(model, te_weights=te_weights)))
     arch = load_archs().archs[job.arch]
-    stops = arch.offloads_as_it_is and (model.low_vram or model.weights not in _UNQUANTISED)
+    stops = arch.offloads_as_it_is and (model.low_vram or model.weights not in FLOATS)
     offloads = arch.layer_offloading not in (None, "nothing") and not stops
     if not model.layer_offloading and offloads and (arch.offloaded_previews or not makes_previews):
         coerced = {key: "float8" for key in ("weights", "te_weights") if getattr(model, key) == "qfloat8"}
@@ -264,7 +267,7 @@ def _last_edits(job: Job) -> Iterator[Edit]:
         yield _train(job, "optimizer", FACTORED, why)
     if model.weights in ("qfloat8", "float8") and job.method != "full":
         # some classes of the trainer quantise the text encoder with the same key, others with one of its own
-        both = model.te_weights not in _UNQUANTISED and load_archs().archs[job.arch].te_qtype_key == "qtype"
+        both = model.te_weights not in FLOATS and load_archs().archs[job.arch].te_qtype_key == "qtype"
         changed_model = replace(model, weights="uint4", te_weights="uint4" if both else model.te_weights)
         why = "frozen weights in 4 bit: clearly less exact than in 8"
         yield Edit("model.qtype", model.weights, "uint4", why, replace(job, model=changed_model))

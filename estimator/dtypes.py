@@ -8,6 +8,10 @@ FLOATS = (BF16, FP16, FP32)
 UNQUANTISED = "bf16"  # how profiles name the kind of unquantised weights, whatever type they are recorded in
 
 
+TYPE_KEY = "train.dtype"  # of the config
+TO_BF16 = "what the trainer's examples train in: half the bytes of all that is not quantised, and faster; the adapter stays in fp32"
+
+
 class Held:
     """What a model's weights are, by the names of profiles."""
 

@@ -13,12 +13,14 @@ from estimator.cli import main
 from estimator.dtypes import FLOATS
 from estimator.errors import CannotTell
 from estimator.job import Job, Model
+from estimator.rows import bound
 from estimator.timeline import simulate
 from estimator.trainers import modelled
 from estimator.trainers.together import modelled_job
 
 SD15 = {"name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "arch": "sd15"}
 EIGHT_BIT = {"quantize": True, "quantize_te": True}
+XL = {"name_or_path": "stabilityai/stable-diffusion-xl-base-1.0", "arch": "sdxl"}
 DDPM = {"noise_scheduler": "ddpm"}
 PREVIEW = {"samples": [{"prompt": "a heron"}], "width": 512, "height": 512}
 
@@ -35,6 +37,22 @@ def test_fp16_is_as_large_as_bf16(model: dict[str, Any], settings: dict[str, Any
     assert half.model.dtype == "fp16"
     assert not half.unmodelled
     assert peaks(half) == peaks(brain)
+
+
+def test_sdxl_decodes_in_fp32(tmp_path: Path) -> None:
+    half, brain = (read(tmp_path, model=XL, sample=PREVIEW, train=train(dtype=one, **DDPM)) for one in ("fp16", "bf16"))
+    for way in (simulate, bound):
+        (made, usual) = (way(job).phases for job in (half, brain))
+        for one, other in zip(made, usual, strict=True):
+            assert (one.allocated_bytes > 1.05 * other.allocated_bytes) == (one.phase == "sample")
+    at_last = {phase.phase: phase.components["vae"] for phase in simulate(half).phases if phase.phase in ("sample", "train")}
+    assert at_last["sample"] == pytest.approx(2 * at_last["train"], rel=0.02)  # and back in fp16 after
+
+
+def test_rows_of_recast_components_are_the_replays(tmp_path: Path) -> None:
+    job = read(tmp_path, model=XL, sample=PREVIEW, train=train(dtype="fp16", **DDPM))
+    for row, replayed in zip(bound(job).phases, simulate(job).phases, strict=True):
+        assert row.allocated_bytes == pytest.approx(replayed.allocated_bytes, rel=0.03)  # rows are without what blocks round up
 
 
 def test_unquantised_weights_are_called_what_they_are(tmp_path: Path) -> None:

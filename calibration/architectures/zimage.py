@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from calibration.architectures import flux
-from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout
+from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout, in_type
+from estimator.dtypes import FP32
 
 TEMPLATE_TOKENS = 9  # chat template of the pipeline, as the stand-in tokenizer counts it
 LOAD = {
@@ -55,8 +56,14 @@ DORA = replace(
     BASE, relative="zimage", own=WITH_ADAPTER, weights=("bf16", "qfloat8"), beside="dora", network={"type": "dora"}, train=SAMPLED,
     buckets=FEW, samples=SAMPLES[:2], second=(FEW, SAMPLES[:2]),
 )
+# In fp32 memory-efficient attention, whose backward pass has a tile for 64 rows of the query's gradient
+FULL = in_type(
+    BASE, "zimage", FP32, weights=("qfloat8",), second=(BUCKETS, SAMPLES[:4]),
+    layout=replace(LAYOUT, lengths=("T32", "X32", "Z", "T", "X"), scratch=("tiles64_Z",)),
+)
 ARCHITECTURES = {
     "zimage": BASE,
+    "zimage-fp32": FULL,
     # the trainer makes float8 of qfloat8 here
     "zimage-turbo": replace(BASE, model=TURBO, relative="zimage", weights=("bf16", "float8", "uint4")),
     "zimage-lokr": LOKR,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import cache
 
+from estimator.dtypes import TYPE_KEY
 from estimator.engine import EARLY
 from estimator.planner.edits import Edit
 from estimator.residents import PhasePeak
@@ -90,6 +91,8 @@ def seen(edits: Iterable[Edit], phase: str, text_away: bool = False) -> tuple[Ed
 
 @cache  # of some thirty keys, asked thousands of times
 def _sees(phase: str, text_away: bool, key: str) -> bool:
+    if key == TYPE_KEY:  # all of the model is in it
+        return True
     unseen = (*(_UNSEEN_AT_START if phase == START else UNSEEN[phase]), *(TEXT_WEIGHTS if text_away and phase in AFTER_TEXT else ()))
     return not any(fnmatchcase(key, pattern) for pattern in unseen)
 

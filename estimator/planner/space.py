@@ -12,6 +12,7 @@ from estimator.archs import load_archs
 from estimator.planner.buckets import bucket_levels, frame_levels
 from estimator.planner.edits import Dimension, Edit, Level, Loss
 from estimator.planner.subject import Subject
+from estimator.planner.typed import narrower
 from estimator.trainers import modelled
 
 AIMS = ("quality", "speed", "batch", "resolution", "frames")
@@ -21,11 +22,10 @@ FACTORED, OTHER_OPTIMIZER = "adafactor", 20  # of a whole model, whose state is 
 SMALLER_CONTROLS = 5  # less than any bucket
 UNLOADED_TEXT_LEARNED = 100  # captions are ignored then: as bad as no bucket at all
 BATCH_WITH_ACCUMULATION, BATCH_WITHOUT = 2, 8  # for each halving
-PREVIEW_LEAST, PREVIEW_SCALE, NO_PREVIEWS = 2, 8, 14
 WEIGHTS_8, WEIGHTS_4, TEXT_8, TEXT_4 = 10, 40, 4, 12
 WEIGHTS_LEARNED, TEXT_LEARNED = {3: 60, 2: 95}, {3: 30, 2: 60}
 """Below 4 bit what is learned suffers: in 3 bit somewhat more than without the buckets above 768 of 1024 px (44)."""
-OFFLOADING_LEAST, OFFLOADING_SCALE = 12, 20
+PREVIEW_LEAST, PREVIEW_SCALE, NO_PREVIEWS, OFFLOADING_LEAST, OFFLOADING_SCALE = 2, 8, 14, 12, 20
 
 PREVIEW_STEP, PREVIEW_SMALLEST = 64, 512  # px; the trainer's default previews are 512
 QTYPES = ("qfloat8", "uint7", "uint6", "uint5", "uint4", "uint3", "uint2")
@@ -39,6 +39,7 @@ def dimensions(subject: Subject, aim: str) -> tuple[Dimension, ...]:
     """The settings that can be changed and their alternatives. Those that the reader or the profile does not know are left out."""
     made = [
         Dimension("latents", tuple(_latents(subject))),
+        Dimension("dtype", tuple(narrower(subject))),
         Dimension("text", tuple(_text(subject))),
         Dimension("low_vram", tuple(_low_vram(subject))),
         Dimension("checkpointing", tuple(_checkpointing(subject))),

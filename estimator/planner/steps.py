@@ -19,8 +19,10 @@ from estimator.planner.judge import Judge
 from estimator.planner.space import PREVIEW_STEP, batch_edits, dimensions, largest_batch, scaled_previews
 from estimator.planner.subject import Subject
 
-IMAGE_ORDER = ("checkpointing", "batch", "buckets", "previews", "low_vram", "text", "weights", "latents", "optimizer", "offloading")
-VIDEO_ORDER = ("frames", "checkpointing", *IMAGE_ORDER[1:])
+IMAGE_ORDER = (
+    "dtype", "checkpointing", "batch", "buckets", "previews", "low_vram", "text", "weights", "latents", "optimizer", "offloading",
+)  # fmt: skip
+VIDEO_ORDER = ("frames", *IMAGE_ORDER)
 USUAL = (512, 768, 1024, 1280, 1536, 2048)  # px: what people train at
 WORTH_BYTES = 16 * MIB
 """A step that brings less is left out."""
@@ -101,7 +103,7 @@ def _by_hand(name: str, dimension: Dimension | None) -> Iterator[tuple[str, Leve
     titles = {
         "checkpointing": "gradient checkpointing on", "batch": "batch 1", "buckets": "drop the largest bucket", "frames": "fewer frames",
         "low_vram": "low_vram on", "weights": "quantise", "text": "cache the text", "latents": "cache the latents",
-        "optimizer": "a smaller optimizer state", "offloading": "offload layers",
+        "optimizer": "a smaller optimizer state", "offloading": "offload layers", "dtype": "bf16",
     }  # fmt: skip
     if name == "previews":
         yield from (("no previews" if level.edits[0].key.startswith("train.") else "smaller previews", level) for level in levels[-2:])
