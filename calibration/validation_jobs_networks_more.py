@@ -82,6 +82,8 @@ BEGUN = (clip(320, 256, 17, **BEGINNING),)
 TO_EDIT, EDITED = (("odd", [512], numbered(ONE)),), (with_controls(ONE, 512, 512),)
 FIRST_EDIT = (("odd", [512], {"control_path": ONE[0]}),)
 KINDS_JOBS = (
+    Job("zimage-lokr-auto-uint6", web_ui("zimage"), SMALL, {**quantised("uint6"), **AUTO, **CACHED}, SMALL_PREVIEW),
+    Job("flex-lokr-auto-qint8", web_ui("flex1"), SMALL, {**quantised("qint8"), **AUTO, **CACHED}, SMALL_PREVIEW),
     Job("wan22-dora", web_ui("wan 2.2 14b"), FEW_FRAMES, {**OF_16, **CACHED}, CLIP),
     Job("wan22-lokr-auto-uint4-b2", web_ui("wan 2.2 14b"), FEW_FRAMES, {**UINT4, **AUTO, **CACHED, **EMA, **batch(2)}, CLIP),
     Job("wan22i-lokr-auto", web_ui("wan 2.2 i2v"), FEW_FRAMES, {**AUTO, **CACHED_TEXT}, BEGUN),

@@ -25,6 +25,7 @@ BLOCKS = ("model.compile=true", "model.block_compile=true")
 # What runs take more, as a share: parts of an operation that are kernels of their own there and one kernel on a card (docs/log.md)
 UNFUSED = 0.035
 NO_ADAPTER = "model.assistant_lora_path=null"
+KLEIN = ("model.arch=flux2_klein_4b", "model.name_or_path=black-forest-labs/FLUX.2-klein-base-4B", NO_ADAPTER)
 FLUX1 = {
     "flux": "black-forest-labs/FLUX.1-dev", "flux_kontext": "black-forest-labs/FLUX.1-Kontext-dev", "flex1": "ostris/Flex.1-alpha",
     "flex2": "ostris/Flex.2-preview",
@@ -44,7 +45,7 @@ def turbo(*sets: str) -> Job:
         (("model.compile=true",), "model.compile"),
         ((*BLOCKS, "model.compile_mode=max-autotune"), "model.compile_mode"),
         ((*BLOCKS, "model.layer_offloading=true"), "model.compile"),
-        ((*BLOCKS, "network.type=lokr"), "model.compile"),
+        ((*BLOCKS, *KLEIN, "network.type=lokr"), "model.compile"),
         ((*BLOCKS, "model.compile_fullgraph=true"), "model.compile_fullgraph"),
         ((*BLOCKS, "model.arch=ltx2.3", "model.name_or_path=Lightricks/LTX-2.3", NO_ADAPTER), "model.compile"),
         ((*BLOCKS, "model.qtype=convrot8"), "model.compile"),

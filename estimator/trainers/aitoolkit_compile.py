@@ -48,8 +48,9 @@ def report_compiled(model: Section, arch: Arch, result: Model, network: Network 
         found.not_modelled(at, True, f"compiled blocks of {arch.name} in {result.weights}, of which no step was run (known: {_known()})")
     elif result.layer_offloading:
         found.not_modelled(at, True, "compiled blocks whose layers are moved in and out of the card")
-    elif network is not None and network.kind not in modelled.COMPILED_ADAPTERS:
-        found.not_modelled(at, True, f"compiled blocks with a {network.kind}, of which no step was run (known: lora)")
+    elif network is not None and arch.key not in (known := modelled.COMPILED_ADAPTERS.get(network.kind, frozenset())):
+        names = f" (known on {', '.join(sorted(known))})" if known else ""
+        found.not_modelled(at, True, f"compiled blocks of {arch.name} with a {network.kind}, of which no step was run{names}")
     else:
         found.warn(at, APPROXIMATE)
 

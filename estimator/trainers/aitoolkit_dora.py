@@ -26,8 +26,6 @@ def check_dora(section: Section, network: Network, arch: Arch, model: Model, tra
         found.not_modelled(place, kind, f"a DoRA on {arch.name} in {model.weights}{_known(known)}")
     elif model.layer_offloading:
         found.not_modelled(place, kind, "a DoRA on layers that are moved in and out of the card")
-    elif model.compiled:
-        found.not_modelled(place, kind, "a DoRA in compiled blocks")
     elif is_fused(train.optimizer):
         found.not_modelled(place, kind, f"a DoRA with {train.optimizer}, which updates it within the backward pass")
 

@@ -13,15 +13,19 @@ METHODS = frozenset({"lora"})
 ADAPTERS = frozenset({"lora", "lokr", "dora"})
 # Architecture -> weights of the transformer with a LoKr: architectures and kinds of weights were each held against whole runs
 LOKR = {
-    "chroma": frozenset({"bf16", "qfloat8"}), "flex1": frozenset({"bf16", "qfloat8"}),
+    "chroma": frozenset({"bf16", "qfloat8", "uint4"}), "flex1": frozenset({"bf16", "qfloat8"}), "flex2": frozenset({"qfloat8"}),
     "flux1-dev": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "flux1-kontext": frozenset({"qfloat8"}),
     "flux1-schnell": frozenset({"qfloat8"}), "flux2-dev": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"bf16", "qfloat8", "uint4"}),
     "flux2-klein-9b": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "hidream": frozenset({"qfloat8"}),
+    "lumina2-aitk": frozenset({"qfloat8"}), "omnigen2": frozenset({"qfloat8"}),
     "qwen-image": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "qwen-image-edit": frozenset({"qfloat8"}),
-    "qwen-image-edit-2509": frozenset({"qfloat8"}), "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}),
-    "wan21-i2v-14b": frozenset({"qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "float8", "uint4"}),
-    "zimage-turbo": frozenset({"bf16", "float8", "uint4"}),
+    "qwen-image-edit-2509": frozenset({"qfloat8"}), "qwen-image-edit-2511": frozenset({"qfloat8"}),
+    "sd35-medium-aitk": frozenset({"qfloat8"}), "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}),
+    "wan21-i2v-14b": frozenset({"qfloat8"}), "wan22-5b": frozenset({"qfloat8"}),
+    "zimage": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "zimage-turbo": frozenset({"bf16", "float8", "uint4"}),
 }  # fmt: skip
+# Kinds that are made of those by rule, too: held against whole runs of Z-Image in uint6 and of Flex.1 in qint8
+LOKR = {arch: kinds | {kind for kind, one in DERIVED.items() if one.base in kinds} for arch, kinds in LOKR.items()}
 # Likewise, with a DoRA
 DORA = {
     "chroma": frozenset({"bf16", "qfloat8"}), "flex1": frozenset({"bf16", "qfloat8"}), "flux1-dev": frozenset({"bf16", "qfloat8", "uint4"}),
@@ -98,7 +102,8 @@ COMPILED = {
     **dict.fromkeys(("chroma-radiance", "zimage-l2p"), WEIGHTS),
 }  # fmt: skip
 COMPILE_STOPS = FLUX1_BLOCKS
-COMPILED_ADAPTERS = frozenset({"lora"})
+# Adapter -> architectures whose compiled blocks it was in (of Turbo: Z-Image's)
+COMPILED_ADAPTERS = {"lora": frozenset(COMPILED), "lokr": frozenset({"zimage", "zimage-turbo"}), "dora": frozenset[str]()}
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used

@@ -30,15 +30,15 @@ def _of_adapter(network: Network | None, model: Model, arch: Arch, optimizer: st
     if network is not None and network.kind == "lokr" and model.weights not in modelled.LOKR.get(arch.key, ()):
         return f"a LoKr on {arch.name} in {model.weights}"
     if network is not None and network.kind == "dora":
-        if model.weights not in modelled.DORA.get(arch.key, ()) or model.compiled:
-            return f"a DoRA on {arch.name} in {model.weights}{' and compiled blocks' * model.compiled}"
+        if model.weights not in modelled.DORA.get(arch.key, ()):
+            return f"a DoRA on {arch.name} in {model.weights}"
         return "a DoRA with an optimizer that updates it within the backward pass" if is_fused(optimizer) else ""
     return ""
 
 
 def _compiled(model: Model, network: Network | None, arch: Arch) -> str:
     known = not model.layer_offloading and model.weights in modelled.COMPILED.get(arch.key, ())
-    if model.compiled and not (known and (network is None or network.kind in modelled.COMPILED_ADAPTERS)):
+    if model.compiled and not (known and (network is None or arch.key in modelled.COMPILED_ADAPTERS.get(network.kind, ()))):
         return "compiled blocks with offloaded layers, of other weights or with another adapter"
     return ""
 
