@@ -169,4 +169,12 @@ JOBS = (
         "flux-whole-bypassed", web_ui("flux"), (("portraits", [512], {}),),
         {**WHOLE, **CACHED, **optimizer("adafactor"), "train.bypass_guidance_embedding": True}, SMALL_PREVIEW,
     ),
+    Job(
+        "zimage-whole-float8", web_ui("zimage"), (("phone", [512, 768], {}),),
+        {"network": None, **CACHED, "model.qtype": "float8", "model.qtype_te": "float8"}, SMALL_PREVIEW,
+    ),
+    Job(
+        "flux-whole-float8-b2", web_ui("flux"), (("five", [512], {}),),
+        {"network": None, **CACHED, **NO_CHECKPOINTING, **batch(2), **optimizer("adafactor"), "model.qtype": "float8"}, SMALL_PREVIEW,
+    ),
 )  # fmt: skip

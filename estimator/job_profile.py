@@ -21,14 +21,8 @@ def profile_of(arch: str, model: Model, network: Network | None = None) -> Profi
         from estimator.dora_profile import dora
 
         return dora(arch, network.ignore_if_contains, network.only_if_contains)
-    if network is not None and network.kind == WHOLE and (network.ignore_if_contains or network.only_if_contains):
-        from estimator.whole_filtered import partly
-
-        return partly(arch, network.ignore_if_contains, network.only_if_contains, network.bypassed)
     if network is not None and network.kind == WHOLE:
-        from estimator.whole_profile import whole
-
-        return whole(arch, network.bypassed)
+        return _of_whole(arch, model, network)
     if network is not None and network.conv:
         from estimator.convolved import convolved
 
@@ -46,3 +40,18 @@ def profile_of(arch: str, model: Model, network: Network | None = None) -> Profi
 
         return offload_profile.profile_of(arch, model)
     return typed(arch, model.dtype)
+
+
+def _of_whole(arch: str, model: Model, network: Network) -> Profile:
+    """Of a job that trains the transformer itself, or some of its parameters."""
+    if model.weights == "float8":
+        from estimator.whole_quantised import quantised
+
+        return quantised(arch, network.bypassed)
+    if network.ignore_if_contains or network.only_if_contains:
+        from estimator.whole_filtered import partly
+
+        return partly(arch, network.ignore_if_contains, network.only_if_contains, network.bypassed)
+    from estimator.whole_profile import whole
+
+    return whole(arch, network.bypassed)

@@ -20,19 +20,13 @@ from estimator.whole_profile import CORE, WholeProfile, recorded_of
 
 
 @dataclass(frozen=True)
-class PartlyWholeProfile(WholeProfile):
-    """`ignore`, `only`: words of parameters' names; no `only`: of all."""
+class FrozenWholeProfile(WholeProfile):
+    """Of a model with parameters that are not trained."""
 
-    ignore: tuple[str, ...]
-    only: tuple[str, ...]
-
-    @cached_property
+    @property
     def left(self) -> frozenset[int]:
-        """Parameters that are not trained."""
-        return frozenset(k for k, name in enumerate(self.names) if not self._listed(name))
-
-    def _listed(self, name: str) -> bool:
-        return not any(word in name for word in self.ignore) and (not self.only or any(word in name for word in self.only))
+        """Those, by number."""
+        raise NotImplementedError
 
     @property
     def idle(self) -> frozenset[int]:
@@ -56,6 +50,24 @@ class PartlyWholeProfile(WholeProfile):
 
     def _footprint(self, key: str) -> Program | Footprint:
         return self.program(key) if key.startswith(CORE) else super()._footprint(key)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+@dataclass(frozen=True)
+class PartlyWholeProfile(FrozenWholeProfile):
+    """`ignore`, `only`: words of parameters' names; no `only`: of all."""
+
+    ignore: tuple[str, ...]
+    only: tuple[str, ...]
+
+    @cached_property
+    def left(self) -> frozenset[int]:
+        return frozenset(k for k, name in enumerate(self.names) if not self._listed(name))
+
+    def _listed(self, name: str) -> bool:
+        return not any(word in name for word in self.ignore) and (not self.only or any(word in name for word in self.only))
 
     def __hash__(self) -> int:
         return id(self)

@@ -20,10 +20,12 @@ from estimator.trainers.section import Section
 FILTERS = ("ignore_if_contains", "only_if_contains")  # of the model section: words of parameters' names
 BYPASS = "bypass_guidance_embedding"  # of the train section: then no gradient reaches the embedding of the guidance
 # What becomes of quantised layers, by the beginning of a kind's name: a few steps of Z-Image on the emulated device (docs/log.md)
-BUFFERED, ONE_FILE = "uint", ".safetensors"
-UNTRAINED = {
-    "float8": "its quantised layers get no gradient, and stay as they are",
-    BUFFERED: "its quantised layers hold no parameters, and stay as they are",
+BUFFERED, ONE_FILE, UNQUANTISED = "uint", ".safetensors", "bf16"
+OTHERS = "norms, biases and layers that are not quantised are trained alone"
+QUANTISED = {
+    "float8": f"its quantised layers get no gradient, and stay as they are: {OTHERS}",
+    "qfloat8": "its quantised layers get gradients and an optimizer's state as large as unquantised ones, so that little is saved by it",
+    BUFFERED: f"its quantised layers hold no parameters, and stay as they are: {OTHERS}",
 }
 IN_BF16 = "bf16"  # the parameters
 ADAPTER = "add network: {type: lora, linear: 16}"
@@ -53,7 +55,7 @@ def _words(value: object) -> tuple[str, ...] | None:
 def check_whole(process: Section, arch: Arch, model: Model, train: Train) -> None:
     """What of it is not modelled, and what the trainer stops on."""
     found, place = process.found, process.at("network")
-    _check_weights(process, arch, model)
+    _check_weights(process, arch, model, train)
     if train.preserves is not None:
         found.problem(place, "an output can be preserved with a network section only", "the trainer stops without it", ADAPTER)
     if arch.key not in modelled.WHOLE:
@@ -76,7 +78,7 @@ def check_whole(process: Section, arch: Arch, model: Model, train: Train) -> Non
         found.not_modelled((*process.at("train"), key), train.gradient_accumulation, why)
 
 
-def _check_weights(process: Section, arch: Arch, model: Model) -> None:
+def _check_weights(process: Section, arch: Arch, model: Model, train: Train) -> None:
     """Quantised ones."""
     section, found, weights = process.section("model"), process.found, model.weights
     at_model = process.at("model") if section is None else section.at("quantize")
@@ -84,9 +86,24 @@ def _check_weights(process: Section, arch: Arch, model: Model) -> None:
         what = f"all of {arch.name} cannot be trained in {weights}: the trainer stops at the first save"
         why = "its quantised layers give the file tensors without storage, which save_pretrained does not take"
         found.problem(at_model, what, why, f"set model.quantize: false, or {ADAPTER}")
-    elif weights not in modelled.WHOLE_WEIGHTS and arch.key in modelled.WHOLE:
-        left = "".join(f"; {text}" for kind, text in UNTRAINED.items() if weights.startswith(kind))
-        found.not_modelled(at_model, True, f"training all of {arch.name} in {weights}{left} (set model.quantize: false)")
+    elif weights != UNQUANTISED and arch.key in modelled.WHOLE:
+        becomes = "".join(f"; {text}" for kind, text in QUANTISED.items() if weights.startswith(kind))
+        text = f"training all of {arch.name} in {weights}{becomes} (set model.quantize: false)"
+        if arch.key in modelled.WHOLE_WEIGHTS.get(weights, ()):
+            found.warn(at_model, text)
+            _check_together(process, weights, train)
+        else:
+            found.not_modelled(at_model, True, text)
+
+
+def _check_together(process: Section, weights: str, train: Train) -> None:
+    """What was not recorded with quantised weights: an EMA's copies of them, and words that leave parameters out."""
+    if train.ema:
+        process.found.not_modelled((*process.at("train"), "ema_config"), True, f"an EMA of a whole model in {weights}")
+    section = process.section("model")
+    for key in FILTERS if section is not None else ():
+        if section is not None and section.values.get(key):
+            process.found.not_modelled(section.at(key), section.values[key], f"a part of the parameters of a model in {weights}")
 
 
 def _check_parameters(process: Section, arch: Arch) -> None:
