@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibration.validation_jobs_unet import SD15_UI, XL_UI
+from calibration.validation_jobs_unet import LINEAR_ALONE, SD15_BY_HAND, SD15_UI, XL_BY_HAND, XL_UI
 from calibration.validation_jobs_wan import clip, frames
 from calibration.validation_settings import *
 
@@ -35,4 +35,22 @@ HALF_JOBS = (
         (clip(480, 320, 33),),
     ),
 )  # fmt: skip
-JOBS = (*HALF_JOBS,)
+FULL_JOBS = (
+    Job(
+        "sdxl-fp32", XL_UI, (("odd", [576, 832], {}),), {**dtype(None), **LINEAR_ALONE, **rank(20)},
+        (preview(832, 1216), preview(1024, 768, SECOND, guidance_scale=1)),
+    ),
+    Job(
+        "sdxl-fp32-no-checkpointing-b2", XL_BY_HAND, (("five", [512], {}),),
+        {**dtype("float32"), **NO_CHECKPOINTING, **batch(2), **CACHED_LATENTS, **LOW_VRAM, **optimizer("adamw")}, (preview(576, 896),),
+    ),
+    Job(
+        "sd15-fp32", SD15_BY_HAND, (("portraits", [512, 640], {}),), {**dtype(None), **EMA, **rank(32)},
+        (preview(512, 768), preview(640, 448, SECOND, guidance_scale=1)),
+    ),
+    Job(
+        "sd15-fp32-no-checkpointing-b2", SD15_BY_HAND, (("five", [448], {}),),
+        {**dtype("float"), **NO_CHECKPOINTING, **batch(2), **CACHED_LATENTS, **optimizer("prodigy")}, (preview(384, 640),),
+    ),
+)  # fmt: skip
+JOBS = (*HALF_JOBS, *FULL_JOBS)

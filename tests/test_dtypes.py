@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,26 @@ def test_rows_of_recast_components_are_the_replays(tmp_path: Path) -> None:
         assert row.allocated_bytes == pytest.approx(replayed.allocated_bytes, rel=0.03)  # rows are without what blocks round up
 
 
+def test_fp32_holds_all_but_the_adapter_twice(tmp_path: Path) -> None:
+    full, brain = (read(tmp_path, model=XL, sample=PREVIEW, train=train(dtype=one, **DDPM)) for one in ("fp32", "bf16"))
+    for one, other in zip(simulate(full).phases, simulate(brain).phases, strict=True):
+        assert 1.5 < one.allocated_bytes / other.allocated_bytes < 2.2
+        if one.phase == "train":
+            assert one.components["adapter"] == other.components["adapter"]
+            assert one.components["transformer"] == pytest.approx(2 * other.components["transformer"], rel=0.01)
+
+
+def test_advice_and_plans_take_bf16_before_what_is_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = read(tmp_path, model=SD15, sample=PREVIEW, train=train(dtype="fp32", **DDPM))
+    (edit,) = (one for one in edits(job) if one.key == "train.dtype")
+    assert (edit.before, edit.after) == ("fp32", "bf16")
+    assert edit.job.model == replace(job.model, dtype="bf16", weights="bf16", te_weights="bf16")
+    path = write(tmp_path, process(model=SD15, sample=PREVIEW, train={"batch_size": 14, **DDPM}))  # the type is not set
+    assert main(["plan", str(path), "--gpu", "RTX3060"]) == 0
+    out = capsys.readouterr().out
+    assert "train.dtype: not set -> bf16" in out
+
+
 def test_unquantised_weights_are_called_what_they_are(tmp_path: Path) -> None:
     job = read(tmp_path, model=SD15, train=train(dtype="float16", **DDPM))
     assert (job.model.weights, job.model.te_weights) == ("fp16", "fp16")
@@ -75,7 +96,8 @@ def test_profiles_name_unquantised_weights_alike(kind: str) -> None:
         ("fp16", {"network": {"type": "lora", "linear": 8, "dropout": 0.1}}), ("fp16", {"network": None}),
         ("fp16", {"network": {"type": "lora", "linear": 8, "network_kwargs": {"only_if_contains": ["layers.1."]}}}),
         ("fp16", {"model": ZIMAGE | {"layer_offloading": True}}), ("fp16", {"train": {"blank_prompt_preservation": True}}),
-        ("fp16", {"model": {"name_or_path": "ostris/Flex.1-alpha", "arch": "flex1"}}), ("fp32", {}), ("float8", {}),
+        ("fp16", {"model": {"name_or_path": "ostris/Flex.1-alpha", "arch": "flex1"}}), ("fp32", {"model": FLUX_DEV}), ("float8", {}),
+        ("fp32", {"model": XL, "network": {"type": "lora", "linear": 8, "conv": 8}, "train": DDPM}),
     ],
 )  # fmt: skip
 def test_what_no_run_had_is_named(dtype: str, sections: dict[str, Any], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from estimator.planner.space import batch_edits, largest_batch
 from estimator.planner.subject import Subject
 from estimator.trainers.aitoolkit_train import MAX_BATCH
 
-FREE = ("latents", "text", "low_vram", "checkpointing")
+FREE = ("latents", "dtype", "text", "low_vram", "checkpointing")
 """What growing may use: it costs time at most."""
 
 

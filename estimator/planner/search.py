@@ -23,7 +23,7 @@ from estimator.planner.sight import AFTERWARDS, BEFORE_PREVIEWS, BESIDE_STEPS, L
 
 SPEED, OFFLOADING, FRAMES = "speed", "offloading", "frames"
 """SPEED: the dimension of all that changes the time of a step."""
-FIRST = (SPEED, "text", "low_vram", "weights", "latents")
+FIRST = (SPEED, "text", "low_vram", "weights", "dtype", "latents")
 LAST = ("batch", "buckets", "frames", "controls", "checkpointing", "optimizer", OFFLOADING, "previews")
 """In which order settings are decided. LAST: those of which it is known where they leave a phase least (estimator.planner.sight)."""
 

@@ -66,6 +66,7 @@ TYPED: dict[str, dict[str, frozenset[str]]] = {
     "fp16": {
         "sd15-aitk": _BARE, "sdxl-aitk": _BARE, "wan21-1.3b": _RECORDED, "zimage": _PLAIN, "zimage-turbo": _PLAIN,
     },
+    "fp32": {"sd15-aitk": _BARE, "sdxl-aitk": _BARE},
 }  # fmt: skip
 WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the transformer
 # The transformer with an accuracy recovery adapter: architecture -> its weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from estimator.archs import Arch
-from estimator.dtypes import RECORDED
+from estimator.dtypes import FP32, RECORDED
 from estimator.job import Model, Network, Train
 from estimator.trainers import modelled
 
@@ -28,6 +28,7 @@ def _beside(model: Model, network: Network | None, train: Train) -> dict[str, bo
     return {
         "training a whole model": network is None or network.kind == "whole",
         "another adapter than a LoRA": network is not None and network.kind not in modelled.METHODS,
+        "an adapter on convolutions": network is not None and bool(network.conv) and model.dtype == FP32,  # in fp16 as large as in bf16
         "dropout in the adapter": network is not None and network.dropout,
         "an adapter on a part of the layers": network is not None and bool(network.ignore_if_contains or network.only_if_contains),
         "layer offloading": model.layer_offloading, "compiled blocks": model.compiled,
