@@ -58,6 +58,10 @@ JOBS = (
     ),
     Job("flux-mean-flow", web_ui("flux"), (("square", [512], {}),), {**MEAN_FLOW, **CACHED}, SMALL_PREVIEW),
     Job("schnell-mean-flow", web_ui("schnell"), (("portraits", [512], {}),), {**MEAN_FLOW, **CACHED}, SMALL_PREVIEW),
+    Job(
+        "kontext-mean-flow", validation_jobs_flux2.KONTEXT_UI, (validation_jobs_flux2.edited("odd", [512]),),
+        {**MEAN_FLOW, **CACHED_LATENTS}, (validation_jobs_flux2.edit(512, 512, "odd"),),
+    ),
     Job("flex-mean-flow", web_ui("flex1"), (("portraits", [512], {}),), {**MEAN_FLOW, **CACHED}, SMALL_PREVIEW),
     Job(
         "qwen-validated", validation_jobs_qwen.example(), (("portraits", [512], {"mask_path": "DATA/portraits"}),),

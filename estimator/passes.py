@@ -28,7 +28,7 @@ from estimator.estimate import Variant
 from estimator.guided_step import GUIDED
 from estimator.job import Bucket, Job, Slider
 from estimator.loss_weights import WEIGHED
-from estimator.operations import Begin, Copy, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
+from estimator.operations import CONTROLLED_CORE, CORE, Begin, Copy, EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
 from estimator.sizes import sizes_of
 from estimator.stays import ADAPTED, BARE, EMBEDDINGS, INPUTS
 
@@ -97,10 +97,11 @@ def around(plan: Timeline, core: Part) -> Iterator[Operation]:
 
 
 def _of_two_times(plan: Timeline, core: Part) -> Part:
-    """mean_flow's step. Its loss is not weighed by timesteps."""
+    """mean_flow's step. Its loss is not weighed by timesteps, and it makes latents of its own, to which no control image is joined."""
     values = {**core.values, "B": 2 * core.values["B"]}
     inner = (Part(_key(plan, ADAPTED, values["B"]), values, PASS), Release(PASS))
-    return replace(core, key=core.key.replace(WEIGHED, "").replace("/one", "/many"), values=values, inside=((), inner))
+    key = core.key.replace(WEIGHED, "").replace("/one", "/many").replace(CONTROLLED_CORE, CORE)
+    return replace(core, key=key, values=values, inside=((), inner))
 
 
 def _slid(plan: Timeline, core: Part, slider: Slider) -> Iterator[Operation]:

@@ -328,6 +328,17 @@ def test_mean_flow_on_what_stops_on_it(tmp_path: Path) -> None:
     assert (problem.place and problem.place.key, problem.fix) == ("train.loss_type", "set batch_size: 1")
 
 
+def test_mean_flow_has_no_control_images(tmp_path: Path) -> None:
+    """It makes its noisy latents itself, behind the place where control images are joined to the step's: encoded, and not used."""
+    kontext = {"name_or_path": "black-forest-labs/FLUX.1-Kontext-dev", "arch": "flux_kontext", "quantize": True}
+    data = [{"folder_path": "/a", "control_path": "/b", "resolution": 512}]
+    one = read(tmp_path, train=train(loss_type="mean_flow"), model=kontext, datasets=data)
+    assert any("control images" in warning for warning in one.warnings)
+    assert not one.unmodelled
+    plain = read(tmp_path, train=train(), model=kontext, datasets=data)
+    assert not any("noisy latents of its own" in warning for warning in plain.warnings)
+
+
 @pytest.mark.parametrize(
     ("name", "arch"), [("lodestones/Chroma1-Base", "chroma"), ("black-forest-labs/FLUX.2-klein-base-4B", "flux2_klein_4b")]
 )

@@ -58,12 +58,12 @@ def with_passes(process: Section, train: Train, arch: Arch, model: Model, kind: 
         beyond = _beyond(key, train, arch, model, kind)
         if beyond:
             where.found.not_modelled(where.at(key), where.values[key], f"{PASSES[key]}, {beyond}")
-    _check_stops(section, train, arch)
+    _check_stops(process, section, train, arch)
     _check_preservation(process, section, train, arch, model, kind)
     return train
 
 
-def _check_stops(section: Section, train: Train, arch: Arch) -> None:
+def _check_stops(process: Section, section: Section, train: Train, arch: Arch) -> None:
     """What the trainer stops on."""
     if train.mean_flow and arch.key in modelled.MEAN_FLOW_STOPS:
         why = "the trainer gives the transformer two timesteps of each sample, on which it stops"
@@ -71,6 +71,8 @@ def _check_stops(section: Section, train: Train, arch: Arch) -> None:
     elif train.mean_flow and arch.key in modelled.MEAN_FLOW and train.batch_size > 1:
         why = "the trainer adds the embeddings of two timesteps of each sample to one of each text, which only a single one's is taken for"
         section.found.problem(section.at(LOSS), f"{MEAN_FLOW} with batches of {train.batch_size}", why, "set batch_size: 1")
+    elif train.mean_flow and any(_given(process, "control_path")):
+        section.found.warn(section.at(LOSS), "steps are without control images: this loss makes noisy latents of its own")
     if train.validation is not None and arch.key in modelled.VALIDATION_STOPS:
         why = "its class in the trainer lacks what a validation asks for, and stops in the first one"
         section.found.problem(section.at(VALIDATION), f"{arch.name} cannot be trained with {VALIDATION}", why, f"remove {VALIDATION}")

@@ -28,14 +28,14 @@ LOKR = {
 LOKR = {arch: kinds | {kind for kind, one in DERIVED.items() if one.base in kinds} for arch, kinds in LOKR.items()}
 # Likewise, with a DoRA
 DORA = {
-    "chroma": frozenset({"bf16", "qfloat8"}), "flex1": frozenset({"bf16", "qfloat8"}), "flux1-dev": frozenset({"bf16", "qfloat8", "uint4"}),
-    "flux1-kontext": frozenset({"qfloat8"}), "flux1-schnell": frozenset({"qfloat8"}), "flux2-dev": frozenset({"qfloat8"}),
-    "flux2-klein-4b": frozenset({"qfloat8"}), "flux2-klein-9b": frozenset({"bf16", "qfloat8"}),
-    "qwen-image": frozenset({"bf16", "qfloat8", "uint4"}), "qwen-image-edit": frozenset({"qfloat8"}),
-    "qwen-image-edit-2509": frozenset({"qfloat8"}), "qwen-image-edit-2511": frozenset({"qfloat8"}),
-    "sd35-medium-aitk": frozenset({"qfloat8"}), "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}),
-    "wan21-i2v-14b": frozenset({"qfloat8"}), "wan22-5b": frozenset({"qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "uint4"}),
-    "zimage-turbo": frozenset({"bf16", "uint4"}),
+    "chroma": frozenset({"bf16", "qfloat8"}), "flex1": frozenset({"bf16", "qfloat8"}), "flex2": frozenset({"qfloat8"}),
+    "flux1-dev": frozenset({"bf16", "qfloat8", "uint4"}), "flux1-kontext": frozenset({"qfloat8"}), "flux1-schnell": frozenset({"qfloat8"}),
+    "flux2-dev": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"qfloat8"}), "flux2-klein-9b": frozenset({"bf16", "qfloat8"}),
+    "lumina2-aitk": frozenset({"qfloat8"}), "omnigen2": frozenset({"qfloat8"}), "qwen-image": frozenset({"bf16", "qfloat8", "uint4"}),
+    "qwen-image-edit": frozenset({"qfloat8"}), "qwen-image-edit-2509": frozenset({"qfloat8"}),
+    "qwen-image-edit-2511": frozenset({"qfloat8"}), "sd35-medium-aitk": frozenset({"qfloat8"}),
+    "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}), "wan21-i2v-14b": frozenset({"qfloat8"}),
+    "wan22-5b": frozenset({"qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "uint4"}), "zimage-turbo": frozenset({"bf16", "uint4"}),
 }  # fmt: skip
 # Where an adapter on some layers was held against whole runs (FLUX.1 dev, Z-Image), and the architectures of the same classes
 FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"})
@@ -84,7 +84,7 @@ PASSES = FILTERED
 VALIDATED = FILTERED | {"qwen-image", "wan21-1.3b", "wan21-14b"}
 PRIORED = FILTERED | {"chroma", "qwen-image"}
 GUIDING = FILTERED | {"chroma", "wan21-1.3b", "wan21-14b"}
-MEAN_FLOW = frozenset({"flux1-dev", "flux1-schnell"})
+MEAN_FLOW = frozenset({"flex1", "flux1-dev", "flux1-kontext", "flux1-schnell"})
 # Architectures that stop on a validation: their stand-in for CLIP has no weights to be asked for their device, or they ask the batch for
 # control images, and there is none
 VALIDATION_STOPS = frozenset({"chroma", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b"})
@@ -104,8 +104,8 @@ COMPILED = {
     **dict.fromkeys(("chroma-radiance", "zimage-l2p"), WEIGHTS),
 }  # fmt: skip
 COMPILE_STOPS = FLUX1_BLOCKS
-# Adapter -> architectures whose compiled blocks it was in (of Turbo: Z-Image's)
-COMPILED_ADAPTERS = {"lora": frozenset(COMPILED), "lokr": frozenset({"zimage", "zimage-turbo"}), "dora": frozenset[str]()}
+# Adapter -> architectures whose compiled blocks it was in (FLUX.1 dev and Z-Image, and architectures of the same blocks)
+COMPILED_ADAPTERS = {"lora": frozenset(COMPILED), "lokr": FLUX1_BLOCKS | {"zimage", "zimage-turbo"}, "dora": frozenset[str]()}
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used
