@@ -103,7 +103,11 @@ def test_cells_of_every_kind_of_step_are_the_job_on_its_own(kind: str) -> None:
     path, gpu = EXAMPLES / f"{name}.yaml", find_gpu("24GiB")
     made = sweep(read_subject(str(path), sets, None, ()), gpu, read_axes(["resolution=512,768", "batch=1-2"]))
     for (x, size), (y, batch) in itertools.product(enumerate((512, 768)), enumerate((1, 2))):
-        (job,) = read_jobs(path, (*sets, f"datasets.*.resolution={size}", f"train.batch_size={batch}"))
+        try:
+            (job,) = read_jobs(path, (*sets, f"datasets.*.resolution={size}", f"train.batch_size={batch}"))
+        except InputError:  # mean flow in batches
+            assert VERDICTS[made.verdict[x, y]] == "unknown"
+            continue
         if job.unmodelled:
             assert VERDICTS[made.verdict[x, y]] == "unknown"
             continue
