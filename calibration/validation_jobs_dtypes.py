@@ -22,6 +22,7 @@ HALF_JOBS = (
         "sd15-fp16-no-checkpointing-b2", SD15_UI, (("five", [512], {}),),
         {**dtype("float16"), **NO_CHECKPOINTING, **batch(2), **EMA, **CACHED_LATENTS, **rank(16)}, (preview(512, 704),),
     ),
+    Job("flux-fp16", example(FLUX), (("portraits", [512, 768], {}),), dtype("fp16"), (preview(768, 1152),)),
     Job(
         "turbo-fp16", web_ui("turbo"), (("portraits", [512, 768], {}),), {**dtype("fp16"), **CACHED_LATENTS},
         (preview(768, 1024), preview(1024, 1024, SECOND)),
@@ -29,6 +30,10 @@ HALF_JOBS = (
     Job(
         "zimage-fp16-no-checkpointing-b2", web_ui("zimage"), (("five", [512], {}),),
         {**dtype("half"), **CACHED, **NO_CHECKPOINTING, **batch(2), **EMA, **rank(16), **optimizer("adamw")}, (preview(512, 704),),
+    ),
+    Job(
+        "flux-fp16-no-checkpointing", example(FLUX), (("small", [512], {}),), {**dtype("fp16"), **NO_CHECKPOINTING, **CACHED, **rank(8)},
+        (preview(512, 640),),
     ),
     Job(
         "wan1b-fp16", web_ui("wan 1.3b"), (("short clips", [320], frames(21)), ("small", [384], {})), {**dtype("fp16"), **CACHED_TEXT},

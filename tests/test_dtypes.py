@@ -97,6 +97,7 @@ def test_profiles_name_unquantised_weights_alike(kind: str) -> None:
         ("fp16", {"network": {"type": "lora", "linear": 8, "network_kwargs": {"only_if_contains": ["layers.1."]}}}),
         ("fp16", {"model": ZIMAGE | {"layer_offloading": True}}), ("fp16", {"train": {"blank_prompt_preservation": True}}),
         ("fp16", {"model": {"name_or_path": "ostris/Flex.1-alpha", "arch": "flex1"}}), ("fp32", {"model": FLUX_DEV}), ("float8", {}),
+        ("fp32", {"model": XL, "train": {"unload_text_encoder": True, **DDPM}}),
         ("fp32", {"model": XL, "network": {"type": "lora", "linear": 8, "conv": 8}, "train": DDPM}),
     ],
 )  # fmt: skip

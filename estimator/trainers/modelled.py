@@ -59,12 +59,14 @@ WHOLE_OPTIMIZERS = frozenset({
     "adafactor", "adam8bit", "adamw", "adamw8bit", "automagic", "automagic2", "lion8bit", "prodigy",
 })  # fmt: skip
 # Compute types (train.dtype) other than bf16: type -> architecture -> weights, each held against whole runs
+_QUANTO = frozenset({"qfloat8"})
 _BARE = frozenset({"bf16"})
 _RECORDED = frozenset({"bf16", "qfloat8"})
 _PLAIN = frozenset({"bf16", "qfloat8", "float8"})  # quanto's qint4 and qint8 have other kernels in fp16
 TYPED: dict[str, dict[str, frozenset[str]]] = {
     "fp16": {
         "sd15-aitk": _BARE, "sdxl-aitk": _BARE, "wan21-1.3b": _RECORDED, "zimage": _PLAIN, "zimage-turbo": _PLAIN,
+        "flux1-dev": _QUANTO,
     },
     "fp32": {"sd15-aitk": _BARE, "sdxl-aitk": _BARE},
 }  # fmt: skip

@@ -25,10 +25,13 @@ def lacks_type(arch: Arch, model: Model, network: Network | None, train: Train) 
 
 def _beside(model: Model, network: Network | None, train: Train) -> dict[str, bool]:
     """What no run of another type had."""
+    full = model.dtype == FP32
     return {
         "training a whole model": network is None or network.kind == "whole",
         "another adapter than a LoRA": network is not None and network.kind not in modelled.METHODS,
-        "an adapter on convolutions": network is not None and bool(network.conv) and model.dtype == FP32,  # in fp16 as large as in bf16
+        # in fp16 as large as in bf16; in fp32 not recorded, and heads of steps are made of what was, by sizes of bf16
+        "an adapter on convolutions": full and network is not None and bool(network.conv),
+        "an unloaded text encoder": full and train.unload_text_encoder,
         "dropout in the adapter": network is not None and network.dropout,
         "an adapter on a part of the layers": network is not None and bool(network.ignore_if_contains or network.only_if_contains),
         "layer offloading": model.layer_offloading, "compiled blocks": model.compiled,
