@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from calibration.validation_jobs_qwen import UNGUIDED, WEIGHTED
 from calibration.validation_jobs_unet import LINEAR_ALONE, SD15_BY_HAND, SD15_UI, XL_BY_HAND, XL_UI
 from calibration.validation_jobs_wan import clip, frames
 from calibration.validation_settings import *
@@ -35,6 +36,7 @@ HALF_JOBS = (
         "flux-fp16-no-checkpointing", example(FLUX), (("small", [512], {}),), {**dtype("fp16"), **NO_CHECKPOINTING, **CACHED, **rank(8)},
         (preview(512, 640),),
     ),
+    Job("qwen-fp16", web_ui("qwen"), (("odd", [640], {}),), {**WEIGHTED, **dtype("fp16"), **CACHED}, UNGUIDED[:1]),
     Job(
         "wan1b-fp16", web_ui("wan 1.3b"), (("short clips", [320], frames(21)), ("small", [384], {})), {**dtype("fp16"), **CACHED_TEXT},
         (clip(480, 320, 33),),

@@ -22,6 +22,7 @@ from estimator.trainers.together import modelled_job
 SD15 = {"name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "arch": "sd15"}
 EIGHT_BIT = {"quantize": True, "quantize_te": True}
 XL = {"name_or_path": "stabilityai/stable-diffusion-xl-base-1.0", "arch": "sdxl"}
+QWEN = {"name_or_path": "Qwen/Qwen-Image", "arch": "qwen_image", "quantize": True, "quantize_te": True}
 DDPM = {"noise_scheduler": "ddpm"}
 PREVIEW = {"samples": [{"prompt": "a heron"}], "width": 512, "height": 512}
 
@@ -31,7 +32,7 @@ def peaks(job: Job) -> list[tuple[str, int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("model", "settings"), [(SD15, DDPM), (ZIMAGE | EIGHT_BIT, {}), (TURBO | EIGHT_BIT, {"gradient_checkpointing": False})]
+    ("model", "settings"), [(SD15, DDPM), (ZIMAGE | EIGHT_BIT, {}), (TURBO | EIGHT_BIT, {"gradient_checkpointing": False}), (QWEN, {})]
 )
 def test_fp16_is_as_large_as_bf16(model: dict[str, Any], settings: dict[str, Any], tmp_path: Path) -> None:
     half, brain = (read(tmp_path, model=model, sample=PREVIEW, train=train(dtype=one, **settings)) for one in ("fp16", "bf16"))
@@ -97,6 +98,7 @@ def test_profiles_name_unquantised_weights_alike(kind: str) -> None:
         ("fp16", {"network": {"type": "lora", "linear": 8, "network_kwargs": {"only_if_contains": ["layers.1."]}}}),
         ("fp16", {"model": ZIMAGE | {"layer_offloading": True}}), ("fp16", {"train": {"blank_prompt_preservation": True}}),
         ("fp16", {"model": {"name_or_path": "ostris/Flex.1-alpha", "arch": "flex1"}}), ("fp32", {"model": FLUX_DEV}), ("float8", {}),
+        ("fp16", {"model": QWEN, "train": {"gradient_checkpointing": False}}),
         ("fp32", {"model": XL, "train": {"unload_text_encoder": True, **DDPM}}),
         ("fp32", {"model": XL, "network": {"type": "lora", "linear": 8, "conv": 8}, "train": DDPM}),
     ],

@@ -66,10 +66,12 @@ _PLAIN = frozenset({"bf16", "qfloat8", "float8"})  # quanto's qint4 and qint8 ha
 TYPED: dict[str, dict[str, frozenset[str]]] = {
     "fp16": {
         "sd15-aitk": _BARE, "sdxl-aitk": _BARE, "wan21-1.3b": _RECORDED, "zimage": _PLAIN, "zimage-turbo": _PLAIN,
-        "flux1-dev": _QUANTO,
+        "flux1-dev": _QUANTO, "qwen-image": _QUANTO,
     },
     "fp32": {"sd15-aitk": _BARE, "sdxl-aitk": _BARE},
 }  # fmt: skip
+# Of these blocks clip what they put out in fp16, and keep what goes into the clip where nothing is checkpointed: not recorded
+CLIPPED = frozenset({"qwen-image"})
 WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the transformer
 # The transformer with an accuracy recovery adapter: architecture -> its weights
 RECOVERED = {

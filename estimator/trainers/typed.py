@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from estimator.archs import Arch
-from estimator.dtypes import FP32, RECORDED
+from estimator.dtypes import FP16, FP32, RECORDED
 from estimator.job import Model, Network, Train
 from estimator.trainers import modelled
 
@@ -19,6 +19,8 @@ def lacks_type(arch: Arch, model: Model, network: Network | None, train: Train) 
     for what, kind in (("transformer", model.kind), ("text encoder", model.te_kind)):
         if kind not in kinds:
             return f"{arch.name} in {model.dtype} with its {what} in {kind} (known: {', '.join(sorted(kinds))})"
+    if model.dtype == FP16 and arch.key in modelled.CLIPPED and not train.gradient_checkpointing:
+        return f"{arch.name} in {model.dtype} without gradient checkpointing, where its blocks keep what they clip"
     beside = next((what for what, met in _beside(model, network, train).items() if met), "")
     return f"{beside} in {model.dtype}" if beside else ""
 
