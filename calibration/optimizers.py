@@ -30,6 +30,9 @@ NAMES = (
 # Their stretches begin with the hooks that autograd calls for each gradient
 FUSED = ("automagic2", "automagic3", "adafactor+bf16", "automagic+bf16", "automagic2+bf16")
 DECAY = "+weight_decay"
+# Of a weight that quanto makes of a layer in qfloat8, which are all matrices: in bf16
+CAST, REMADE, WEIGHT_SIZE = "quanto cast", "quanto weight", {"kind": "each", "size": [["matrix", "elements", 2]]}
+REMAKING, OF_WHICH = "adamw8bit+qfloat8", "adamw8bit+bf16"
 # Of other trainers: torchao's CPUOffloadOptimizer with offload_gradients (torchao 0.5, prototype/low_bit_optim/cpu_offload.py). Parameters,
 # their state and the step are the host's; a hook copies each gradient there as soon as it has been accumulated, and lets go of it.
 ON_HOST = {
@@ -75,6 +78,25 @@ def mark_copies(rule: dict[str, Any]) -> None:
                 rule["slots"][slot]["holds"] = GRADIENT
 
 
+def in_qfloat8(rule: dict[str, Any]) -> dict[str, Any]:
+    """bitsandbytes on a whole model in qfloat8: for whatever it does with a parameter, making a state as large or writing to it, quanto
+    makes the weight (a cast, the weight; the cast goes), and drops it behind. Read off a recorded step of Z-Image (docs/log.md)."""
+    slots = {**rule["slots"], CAST: WEIGHT_SIZE, REMADE: WEIGHT_SIZE}
+    stages = {name: [dict(stretch) for stretch in stage] for name, stage in rule["stages"].items()}
+    used = [["a", CAST], ["a", REMADE], ["f", CAST, "own"], ["f", REMADE, "own"]]
+    for stage in (stages["first"], stages["later"]):
+        last = next(i for i, stretch in enumerate(stage) if ["f", GRADIENT, "own"] in stretch["events"])
+        if not stage[last - 1]["each"]:
+            stage.insert(last, {"each": True, "events": []})
+            last += 1
+        events: list[list[str]] = []
+        for event in stage[last - 1]["events"]:
+            alike = event[0] == "a" and "zeros_like" in event[1]
+            events += [*used[:3], event, used[3]] if alike else [event]
+        stage[last - 1] = {"each": True, "events": [*events, *used]}
+    return {**rule, "stages": stages, "slots": slots}
+
+
 def write(data: dict[str, Any], out: Path) -> None:
     """A line for each stage and each slot's size: readable in a diff."""
     lines = [f' "made": {json.dumps(data["made"])}']
@@ -108,6 +130,8 @@ def main() -> int:
             except Refused as error:
                 failed += 1
                 print(f"refused: {error}", file=sys.stderr)
+    if OF_WHICH in rules:
+        rules[REMAKING] = in_qfloat8(rules[OF_WHICH])
     if not failed:
         write({"made": made, "rules": rules}, args.out)
     return min(failed, 1)

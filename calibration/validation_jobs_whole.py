@@ -177,4 +177,9 @@ JOBS = (
         "flux-whole-float8-b2", web_ui("flux"), (("five", [512], {}),),
         {"network": None, **CACHED, **NO_CHECKPOINTING, **batch(2), **optimizer("adafactor"), "model.qtype": "float8"}, SMALL_PREVIEW,
     ),
+    Job(
+        "zimage-whole-qfloat8-b2", web_ui("zimage"), (("five", [576], {}), ("phone", [512], {"batch_size": 1})),
+        {"network": None, **CACHED_LATENTS, **HIGH_VRAM, **batch(2)}, SMALL_PREVIEW,
+    ),
+    Job("flex1-whole-qfloat8", web_ui("flex1"), (("portraits", [512, 768], {}),), {"network": None, **CACHED_TEXT}, SMALL_PREVIEW),
 )  # fmt: skip

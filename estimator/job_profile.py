@@ -7,6 +7,8 @@ from estimator.parameters import DORA, LOKR, WHOLE
 from estimator.programs import Profile
 from estimator.typed_profile import typed
 
+QUANTISED = ("float8", "qfloat8")  # kinds of weights of a whole model (estimator.whole_quantised)
+
 
 def profile_of(arch: str, model: Model, network: Network | None = None) -> Profile:
     """Raises CannotTell. Offloading together with another adapter than a LoRA on all layers has no model (the reader says so).
@@ -44,10 +46,10 @@ def profile_of(arch: str, model: Model, network: Network | None = None) -> Profi
 
 def _of_whole(arch: str, model: Model, network: Network) -> Profile:
     """Of a job that trains the transformer itself, or some of its parameters."""
-    if model.weights == "float8":
+    if model.weights in QUANTISED:
         from estimator.whole_quantised import quantised
 
-        return quantised(arch, network.bypassed)
+        return quantised(arch, model.weights, network.bypassed)
     if network.ignore_if_contains or network.only_if_contains:
         from estimator.whole_filtered import partly
 

@@ -45,6 +45,7 @@ CONDITIONS: Mapping[str, Callable[[Shape], bool]] = {
     "large": lambda s: s[0] * s[1] >= SMALL_BELOW,
     "zero": lambda s: s[2],
     "nonzero": lambda s: not s[2],
+    "matrix": lambda s: min(s[:2]) > 1,
 }
 FEATURES: Mapping[str, Callable[[int, int], int]] = {
     "1": lambda r, c: 1,

@@ -43,7 +43,7 @@ class FrozenWholeProfile(WholeProfile):
     def recorded(self, key: str) -> Program:
         """Of a core, with parameters frozen."""
         program = super().recorded(key)
-        if not key.startswith(CORE):
+        if not key.startswith(CORE) or not self.left:
             return program
         twin = super().recorded(key.replace(FULL, CHECKPOINTED)) if FULL in key else program
         return whole_frozen.core(program, twin, self.names, self.left)

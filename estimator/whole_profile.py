@@ -36,7 +36,7 @@ class WholeProfile(BesideProfile):
         return WHOLE
 
     @cached_property
-    def adapter(self) -> tuple[int, ...]:
+    def adapter(self) -> Fixed:
         """Bytes of each of the model's parameters, which have no rank, and their shapes."""
         shapes = [(rows, columns, False) for rows, columns, count in self.data["trained"] for _ in range(count)]
         return Fixed(shapes)

@@ -1,10 +1,10 @@
-"""The profile of a job that trains the whole transformer in float8: torchao's layers give their weights no gradient, so that all other
-parameters are trained (norms, biases, layers that are not quantised).
+"""The profile of a job that trains the whole transformer in float8 or qfloat8.
 
-A step is bf16's with those weights frozen (estimator.whole_frozen), and each such layer makes its weight before it multiplies: a cast of
-its codes, the weight, and the cast goes. Where a graph is made autograd saves the weight until the gradient of the input is there.
-Previews are a LoRA's in that kind without it. Of one recording of Z-Image and one of FLUX.1 dev the events, and whole runs of both.
-Source: torchao 0.10.0 (AffineQuantizedTensor, float8_weight_only), ostris/ai-toolkit 27a03a91, toolkit/util/quantize.py.
+In float8 torchao's layers give their weights no gradient, so that all other parameters are trained (norms, biases, layers that are not
+quantised): a step is bf16's with those weights frozen (estimator.whole_frozen), and each such layer makes its weight before it multiplies:
+a cast of its codes, the weight, and the cast goes. Where a graph is made autograd saves the weight until the gradient of the input is
+there. In qfloat8 all parameters get gradients (estimator.whole_quanto). Previews are a LoRA's in that kind without it.
+Source: torchao 0.10.0 (AffineQuantizedTensor, float8_weight_only), ostris/ai-toolkit 27a03a91, toolkit/util/quantize.py; recordings.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from estimator import whole_quanto
 from estimator.adapter_sites import BACKWARD, FORWARD, RECOMPUTED, Tape, sites
 from estimator.filtered_edit import Edit
 from estimator.frozen_layers import LINEAR, WITH_BIAS
@@ -23,39 +24,59 @@ from estimator.programs import CHECKPOINTED, load_profile
 from estimator.whole_filtered import FrozenWholeProfile
 from estimator.whole_profile import recorded_of
 
-FLOAT8, PLAIN, TRANSFORMER = "float8", "bf16", "transformer"
-CORES = tuple(f"step.core/{FLOAT8}/{kept}/{many}" for kept in ("checkpointed", "full") for many in ("one", "many"))
-PREVIEW, SAMPLED = f"preview/{FLOAT8}/", (f"sample.enter/{FLOAT8}/", f"sample.leave/{FLOAT8}/")
+FLOAT8, QUANTO, PLAIN, TRANSFORMER = "float8", "qfloat8", "bf16", "transformer"
+KINDS = (FLOAT8, QUANTO)
+SAVE = "save/none"
+
+
+def cores(kind: str) -> tuple[str, ...]:
+    """Keys of a kind's cores."""
+    return tuple(f"step.core/{kind}/{kept}/{many}" for kept in ("checkpointed", "full") for many in ("one", "many"))
 
 
 @dataclass(frozen=True)
 class QuantisedWholeProfile(FrozenWholeProfile):
-    """In float8."""
+    """`kind`: one of KINDS."""
+
+    kind: str
 
     @cached_property
     def weights(self) -> Mapping[str, int]:
         """Quantised layers by the name of their module -> bytes of the weight that they make."""
         base = load_profile(self.arch)
         names, places = table_of(base, "layers")[TRANSFORMER], table_of(base, "places")
-        layers = layers_of(places[f"{TRANSFORMER}/{FLOAT8}"], base.resident(TRANSFORMER, FLOAT8), names)
+        layers = layers_of(places[f"{TRANSFORMER}/{self.kind}"], base.resident(TRANSFORMER, self.kind), names)
         plain = layers_of(places[f"{TRANSFORMER}/{PLAIN}"], base.resident(TRANSFORMER, PLAIN), names)
         pairs = zip(names, layers, plain, strict=True)
         return {f"{TRANSFORMER}.{name}": alike.sizes[0] for name, layer, alike in pairs if layer.what == WRAPPED}
 
     @cached_property
+    def remaking(self) -> tuple[int, ...]:
+        """Their weights, by number."""
+        return tuple(k for k, name in enumerate(self.names) if name.removesuffix(".weight") in self.weights)
+
+    @cached_property
     def left(self) -> frozenset[int]:
-        return frozenset(k for k, name in enumerate(self.names) if name.removesuffix(".weight") in self.weights)
+        return frozenset(self.remaking if self.kind == FLOAT8 else ())
 
     def _has_rule(self, key: str) -> bool:
-        return key in CORES or key.startswith((PREVIEW, *SAMPLED)) or super()._has_rule(key)
+        mine = key in cores(self.kind) or key.startswith(self._around) or (key == SAVE and self.kind == QUANTO)
+        return mine or super()._has_rule(key)
+
+    @property
+    def _around(self) -> tuple[str, ...]:
+        return tuple(f"{part}/{self.kind}/" for part in ("sample.enter", "sample.leave", "preview"))
 
     def _by_rule(self, key: str) -> Program:
-        if key in CORES:
-            return remade(self.recorded(key.replace(FLOAT8, PLAIN)), self.weights, CHECKPOINTED in key)
-        if key.startswith(SAMPLED):
-            return self.recorded(key.replace(FLOAT8, PLAIN))
-        if key.startswith(PREVIEW):
+        if key in cores(self.kind):
+            base = self.recorded(key.replace(self.kind, PLAIN))
+            return remade(base, self.weights, CHECKPOINTED in key) if self.kind == FLOAT8 else whole_quanto.core(base, self.weights)
+        if key.startswith(self._around[:2]):
+            return self.recorded(key.replace(self.kind, PLAIN))
+        if key.startswith(self._around):
             return without_adapter(load_profile(self.arch).program(key))
+        if key == SAVE:
+            return whole_quanto.saving([(self.adapter.shapes[k][0], self.adapter[k]) for k in self.remaking])
         return super()._by_rule(key)
 
     def __hash__(self) -> int:
@@ -122,7 +143,7 @@ def without_adapter(preview: Program) -> Program:
 
 
 @cache
-def quantised(arch: str, bypassed: bool | None = None) -> QuantisedWholeProfile:
-    """The profile of an architecture that is trained as a whole in float8. Raises CannotTell."""
+def quantised(arch: str, kind: str, bypassed: bool | None = None) -> QuantisedWholeProfile:
+    """The profile of an architecture that is trained as a whole in such a kind. Raises CannotTell."""
     base = recorded_of(arch)
-    return QuantisedWholeProfile(base.arch, base.data, base.folder, bypassed=bypassed)
+    return QuantisedWholeProfile(base.arch, base.data, base.folder, kind, bypassed=bypassed)

@@ -70,7 +70,7 @@ def test_it_is_read_without_a_network_section_or_with_an_empty_one(tmp_path: Pat
     ("model", "settings", "key"),
     [
         ({"name_or_path": "x", "arch": "flux2"}, {}, "network"), (TURBO, {}, "network"),
-        (ZIMAGE | {"quantize": True}, {}, "model.quantize"), (ZIMAGE | {"layer_offloading": True}, {}, "network"),
+        (ZIMAGE | {"quantize": True, "qtype": "qint8"}, {}, "model.quantize"), (ZIMAGE | {"layer_offloading": True}, {}, "network"),
         (MODELS["qwen-image"] | {"only_if_contains": ["blocks.3."]}, {}, "model.only_if_contains"),
         (ZIMAGE, {"optimizer": "automagic3"}, "train.optimizer"),
         (ZIMAGE, {"do_paramiter_swapping": True}, "train.do_paramiter_swapping"),

@@ -183,7 +183,7 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
     arch, trainer_arch, model = resolved
     report_compiled(model_section, arch, model, network)
     network = of_unets(as_recorded(process, network, arch), arch)
-    model, network = with_nothing_to_merge(model, network), with_filters(process, arch, network)
+    model, network = with_nothing_to_merge(model, network), with_filters(process, arch, model, network)
     check_network(process, network, arch, model, settings)
     settings = with_passes(process, settings, arch, model, _trained(method, network))
     settings = check_dtype(process, arch, model, network, check_unet(process, settings, arch, model, network))

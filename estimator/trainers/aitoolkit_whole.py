@@ -12,22 +12,23 @@ from dataclasses import replace
 from estimator.archs import Arch
 from estimator.errors import CannotTell
 from estimator.job import Model, Network, Train
-from estimator.optimizers import copies_gradients, rule_name
+from estimator.optimizers import copies_gradients, known, rule_name
 from estimator.parameters import WHOLE
 from estimator.trainers import modelled
 from estimator.trainers.section import Section
 
 FILTERS = ("ignore_if_contains", "only_if_contains")  # of the model section: words of parameters' names
 BYPASS = "bypass_guidance_embedding"  # of the train section: then no gradient reaches the embedding of the guidance
+IN_BF16, IN_QUANTO = "bf16", "qfloat8"  # the parameters
+UNQUANTISED = ("bf16", "fp16", "fp32")
 # What becomes of quantised layers, by the beginning of a kind's name: a few steps of Z-Image on the emulated device (docs/log.md)
-BUFFERED, ONE_FILE, UNQUANTISED = "uint", ".safetensors", "bf16"
+BUFFERED, ONE_FILE = "uint", ".safetensors"
 OTHERS = "norms, biases and layers that are not quantised are trained alone"
 QUANTISED = {
     "float8": f"its quantised layers get no gradient, and stay as they are: {OTHERS}",
-    "qfloat8": "its quantised layers get gradients and an optimizer's state as large as unquantised ones, so that little is saved by it",
+    IN_QUANTO: "its quantised layers get gradients and an optimizer's state as large as unquantised ones, so that little is saved by it",
     BUFFERED: f"its quantised layers hold no parameters, and stay as they are: {OTHERS}",
 }
-IN_BF16 = "bf16"  # the parameters
 ADAPTER = "add network: {type: lora, linear: 16}"
 
 
@@ -36,13 +37,16 @@ def with_nothing_to_merge(model: Model, network: Network | None) -> Model:
     return replace(model, merges=True) if network is not None and network.kind == WHOLE else model
 
 
-def with_filters(process: Section, arch: Arch, network: Network | None) -> Network | None:
-    """Words of the model section say which parameters are trained, where all would be; and whether what embeds the guidance is."""
+def with_filters(process: Section, arch: Arch, model: Model, network: Network | None) -> Network | None:
+    """Words of the model section say which parameters are trained, where all would be; whether what embeds the guidance is; and in which
+    kind of weights."""
     section, train = process.section("model"), process.section("train")
     if network is None or network.kind != WHOLE:
         return network
     if arch.key in modelled.WHOLE_GUIDED:
         network = replace(network, bypassed=train is not None and train.truth(BYPASS, False))
+    if model.weights == IN_QUANTO:
+        network = replace(network, dtype=IN_QUANTO)
     ignore, only = (_words(section.values.get(key)) or () if section is not None else () for key in FILTERS)
     return replace(network, ignore_if_contains=ignore, only_if_contains=only)
 
@@ -69,9 +73,11 @@ def check_whole(process: Section, arch: Arch, model: Model, train: Train) -> Non
     if (pictured := _controlled(process)) is not None:
         number, key, value = pictured
         found.not_modelled((*process.at("datasets"), number, key), value, f"control images where all of {arch.name} is trained")
-    if train.optimizer not in modelled.WHOLE_OPTIMIZERS:
-        names = ", ".join(sorted(modelled.WHOLE_OPTIMIZERS))
-        found.not_modelled((*process.at("train"), "optimizer"), train.optimizer, f"a step on parameters in bf16 (known: {names})")
+    kind = IN_QUANTO if model.weights == IN_QUANTO else IN_BF16
+    steps = {name for name in modelled.WHOLE_OPTIMIZERS if known(rule_name(name, False, kind))}
+    if train.optimizer not in steps:
+        why = f"a step on parameters in {kind} (known: {', '.join(sorted(steps))})"
+        found.not_modelled((*process.at("train"), "optimizer"), train.optimizer, why)
     elif copies_gradients(rule_name(train.optimizer, False, IN_BF16)) and (train.gradient_accumulation > 1 or train.gradients_stay):
         key = "gradient_accumulation" if train.gradient_accumulation > 1 else "gradient_accumulation_steps"
         why = f"{train.optimizer} adds up copies of gradients in bf16 by way of fp32, which was not recorded"
@@ -86,7 +92,7 @@ def _check_weights(process: Section, arch: Arch, model: Model, train: Train) -> 
         what = f"all of {arch.name} cannot be trained in {weights}: the trainer stops at the first save"
         why = "its quantised layers give the file tensors without storage, which save_pretrained does not take"
         found.problem(at_model, what, why, f"set model.quantize: false, or {ADAPTER}")
-    elif weights != UNQUANTISED and arch.key in modelled.WHOLE:
+    elif weights not in UNQUANTISED and arch.key in modelled.WHOLE:
         becomes = "".join(f"; {text}" for kind, text in QUANTISED.items() if weights.startswith(kind))
         text = f"training all of {arch.name} in {weights}{becomes} (set model.quantize: false)"
         if arch.key in modelled.WHOLE_WEIGHTS.get(weights, ()):

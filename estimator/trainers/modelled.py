@@ -53,8 +53,8 @@ SAVED_BY_DIFFUSERS = frozenset({
 # Those whose parameters' names were recorded, of which some may be left out
 WHOLE_FILTERED = frozenset({"flex1", "flux1-dev", "zimage", "zimage-turbo"})
 WHOLE_GUIDED = frozenset({"flex1", "flux1-dev"})  # those with an embedding of the guidance, which is trained or bypassed
-# Kinds of weights of such a model: float8, of which what is not quantised is trained, where parameters' names were recorded
-WHOLE_WEIGHTS = {"bf16": WHOLE, "float8": frozenset({"flux1-dev", "zimage"})}
+# Kinds of weights of such a model -> architectures that were held against whole runs in them
+WHOLE_WEIGHTS = {"bf16": WHOLE, "float8": frozenset({"flux1-dev", "zimage"}), "qfloat8": WHOLE_FILTERED - {"zimage-turbo"}}
 WHOLE_OPTIMIZERS = frozenset({
     "adafactor", "adam8bit", "adamw", "adamw8bit", "automagic", "automagic2", "lion8bit", "prodigy",
 })  # fmt: skip
