@@ -96,12 +96,17 @@ def calls(profile: Recorded, key: str, component: str, names: Mapping[str, Seque
 
     `names`: of the layers, by component.
     """
-    found = _made(profile, key)[1] if base_key(profile, key) is not None else _recorded(profile, key)
+    found = uses(profile, key)
     if found is None:
         return None
     first = sum(len(names[other]) for other in list(names)[: list(names).index(component)])
     layers = found[:, 0] - first
     return np.column_stack([layers, found[:, 1:]])[(layers >= 0) & (layers < len(names[component]))]
+
+
+def uses(profile: Recorded, key: str) -> Ints | None:
+    """The same of all layers, numbered through."""
+    return _made(profile, key)[1] if base_key(profile, key) is not None else _recorded(profile, key)
 
 
 def _recorded(profile: Recorded, key: str) -> Ints | None:

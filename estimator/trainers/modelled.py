@@ -16,13 +16,14 @@ LOKR = {
     "chroma": frozenset({"bf16", "qfloat8", "uint4"}), "flex1": frozenset({"bf16", "qfloat8"}), "flex2": frozenset({"qfloat8"}),
     "flux1-dev": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "flux1-kontext": frozenset({"qfloat8"}),
     "flux1-schnell": frozenset({"qfloat8"}), "flux2-dev": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"bf16", "qfloat8", "uint4"}),
-    "flux2-klein-9b": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "hidream": frozenset({"qfloat8"}),
-    "lumina2-aitk": frozenset({"qfloat8"}), "omnigen2": frozenset({"qfloat8"}),
+    "flux2-klein-9b": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "hidream": frozenset({"qfloat8"}), "ltx2": frozenset({"qfloat8"}),
+    "lumina2-aitk": frozenset({"bf16", "qfloat8"}), "omnigen2": frozenset({"bf16", "qfloat8"}),
     "qwen-image": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "qwen-image-edit": frozenset({"qfloat8"}),
     "qwen-image-edit-2509": frozenset({"qfloat8"}), "qwen-image-edit-2511": frozenset({"qfloat8"}),
-    "sd35-medium-aitk": frozenset({"qfloat8"}), "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}),
-    "wan21-i2v-14b": frozenset({"qfloat8"}), "wan22-5b": frozenset({"qfloat8"}),
-    "zimage": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "zimage-turbo": frozenset({"bf16", "float8", "uint4"}),
+    "sd35-large-aitk": frozenset({"qfloat8"}), "sd35-medium-aitk": frozenset({"qfloat8"}), "wan21-1.3b": frozenset({"bf16", "qfloat8"}),
+    "wan21-14b": frozenset({"qfloat8"}), "wan21-i2v-14b": frozenset({"qfloat8"}), "wan22-14b": frozenset({"qfloat8"}),
+    "wan22-5b": frozenset({"qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "float8", "uint4"}),
+    "zimage-turbo": frozenset({"bf16", "float8", "uint4"}),
 }  # fmt: skip
 # Kinds that are made of those by rule, too: held against whole runs of Z-Image in uint6 and of Flex.1 in qint8
 LOKR = {arch: kinds | {kind for kind, one in DERIVED.items() if one.base in kinds} for arch, kinds in LOKR.items()}
@@ -33,7 +34,7 @@ DORA = {
     "flux2-dev": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"qfloat8"}), "flux2-klein-9b": frozenset({"bf16", "qfloat8"}),
     "lumina2-aitk": frozenset({"qfloat8"}), "omnigen2": frozenset({"qfloat8"}), "qwen-image": frozenset({"bf16", "qfloat8", "uint4"}),
     "qwen-image-edit": frozenset({"qfloat8"}), "qwen-image-edit-2509": frozenset({"qfloat8"}),
-    "qwen-image-edit-2511": frozenset({"qfloat8"}), "sd35-medium-aitk": frozenset({"qfloat8"}),
+    "qwen-image-edit-2511": frozenset({"qfloat8"}), "sd35-large-aitk": frozenset({"qfloat8"}), "sd35-medium-aitk": frozenset({"qfloat8"}),
     "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}), "wan21-i2v-14b": frozenset({"qfloat8"}),
     "wan22-5b": frozenset({"qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "uint4"}), "zimage-turbo": frozenset({"bf16", "uint4"}),
 }  # fmt: skip
@@ -92,8 +93,8 @@ MEAN_FLOW = frozenset({"flex1", "flux1-dev", "flux1-kontext", "flux1-schnell"})
 # Architectures that stop on a validation: their stand-in for CLIP has no weights to be asked for their device, or they ask the batch for
 # control images, and there is none
 VALIDATION_STOPS = frozenset({"chroma", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b"})
-# An assertion in the class's unpatchify; Chroma joins two samples with one
-MEAN_FLOW_STOPS = frozenset({"chroma", "zimage", "zimage-turbo"})
+# An assertion in the class's unpatchify; Chroma joins two samples with one; Flex.2's latents lack the channels beside them
+MEAN_FLOW_STOPS = frozenset({"chroma", "flex2", "zimage", "zimage-turbo"})
 # Compiled blocks: architecture -> its weights. Whole runs with the compiler's choice of what is kept, and architectures of the same blocks
 # (docs/log.md, Compiled blocks)
 FLUX1_BLOCKS = frozenset({"flux1-dev", "flux1-schnell", "flex1", "flux1-kontext", "flex2"})
@@ -109,7 +110,9 @@ COMPILED = {
 }  # fmt: skip
 COMPILE_STOPS = FLUX1_BLOCKS
 # Adapter -> architectures whose compiled blocks it was in (FLUX.1 dev and Z-Image, and architectures of the same blocks)
-COMPILED_ADAPTERS = {"lora": frozenset(COMPILED), "lokr": FLUX1_BLOCKS | {"zimage", "zimage-turbo"}, "dora": frozenset[str]()}
+COMPILED_ADAPTERS = {
+    "lora": frozenset(COMPILED), "lokr": FLUX1_BLOCKS | {"zimage", "zimage-turbo"}, "dora": frozenset({"zimage", "zimage-turbo"}),
+}  # fmt: skip
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used
