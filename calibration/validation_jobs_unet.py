@@ -47,4 +47,12 @@ JOBS = (
         {**batch(4), **NO_CHECKPOINTING, **CACHED_LATENTS, **LOW_VRAM, **EMA, **rank(16), "network.conv": 12, "network.conv_alpha": 12},
         (preview(384, 640),),
     ),
+    Job(
+        "sd15-text-encoder", SD15_BY_HAND, (("portraits", [512], {}), ("five", [448], {"batch_size": 2})),
+        {"train.train_text_encoder": True, **rank(32), **CACHED_LATENTS}, (preview(512, 704),),
+    ),
+    Job(
+        "sd15-text-encoder-b4", SD15_BY_HAND, (("five", [448], {}),),
+        {"train.train_text_encoder": True, **batch(4), **EMA, **rank(8), **optimizer("adamw")}, (preview(384, 640),),
+    ),
 )  # fmt: skip

@@ -68,13 +68,12 @@ class Model(Held):
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The adapter that is trained. `kind`: "lora" | "lokr" | ... ("whole": none, all of the transformer is); `rank` is network.linear.
-
-    `dtype`: of the weights that are trained (in AI Toolkit fp32, of a whole transformer bf16). `targets`: modules it sits on (empty: the
-    trainer's choice). `factor`: of a LoKr (-1: the trainer chooses). `dropout`: some of what goes through a LoRA is dropped in each step.
-    `conv`: rank of the adapter on a UNet's 3 x 3 convolutions (none: they have none). `bypassed`: nothing trains what embeds guidance.
+    """The adapter that is trained. `kind`: "lora" | "lokr" | ... ("whole": none, all of the transformer is); `rank` is network.linear;
+    `dtype`: of the weights that are trained (in AI Toolkit fp32, of a whole transformer bf16); `targets`: modules it sits on (empty: the
+    trainer's choice); `factor`: of a LoKr (-1: the trainer chooses); `dropout`: some of what goes through a LoRA is dropped in each step;
+    `conv`: rank of the adapter on a UNet's 3 x 3 convolutions (none: they have none); `bypassed`: nothing trains what embeds guidance;
+    `texted`: text encoders have it too.
     """
-
     kind: str = "lora"
     rank: int = 4
     ignore_if_contains: tuple[str, ...] = ()
@@ -85,6 +84,7 @@ class Network:
     dropout: bool = False
     conv: int | None = None
     bypassed: bool | None = None
+    texted: bool = False
 
     @property
     def variables(self) -> dict[str, int]:

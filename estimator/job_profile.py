@@ -25,6 +25,10 @@ def profile_of(arch: str, model: Model, network: Network | None = None) -> Profi
         return dora(arch, network.ignore_if_contains, network.only_if_contains)
     if network is not None and network.kind == WHOLE:
         return _of_whole(arch, model, network)
+    if network is not None and network.texted:
+        from estimator.texted import texted
+
+        return texted(arch)
     if network is not None and network.conv:
         from estimator.convolved import convolved
 

@@ -6,7 +6,7 @@ levels see estimator.features (`levels`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from estimator.dtypes import FP16
@@ -26,6 +26,13 @@ class UNetPlan(PromptsApart):
     def __init__(self, job: Job, encoders: tuple[str, ...]) -> None:
         super().__init__(job, encoders)
         self.legacy = True
+
+    def encode_batch(self, values: Mapping[str, int], scope: str) -> Iterator[Operation]:
+        """With an adapter on the text encoder too prompts are encoded with a graph, which is there until the backward pass is over."""
+        if self.job.network is not None and self.job.network.texted:
+            yield self.encode(values["X"], scope, values["B"], graph=True)
+        else:
+            yield from super().encode_batch(values, scope)
 
     def load(self) -> Iterator[Operation]:
         yield Begin("load", "text encoder")

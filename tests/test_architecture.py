@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
          "derived_weights", "rebuilt_weights", "rebuilt_loading", "rebuilt_swap", "rebuilt_profile", "parameters", "whole_profile",
          "whole_ema", "unsaved_lives", "archs", "experts", "core_rules", "loss_weights", "lora_merging", "edited", "references",
          "rewriting", "unassisted", "frequencies", "wan_text", "offload", "whole_filtered", "whole_frozen", "whole_guidance",
-         "whole_quantised", "whole_quanto",
+         "whole_quantised", "whole_quanto", "texted",
          "offload_left", "offload_loading", "layer_calls", "workloads",
          "offload_programs", "offload_slots", "offload_choice", "offload_profile", "offload_rows", "offload_rounds", "offload_beside",
          "kronecker",

@@ -62,6 +62,16 @@ def convolved(family: Architecture, arch: str) -> Architecture:
     )
 
 
+def texted(family: Architecture, arch: str) -> Architecture:
+    """With an adapter on the text encoders too (`train.train_text_encoder`): steps encode their prompts with a graph, and train on what
+    comes out and not on a copy."""
+    return replace(
+        family, relative=arch, own=(*WITH_ADAPTER, "text/bf16/graph", "step.prompts"), beside="texted", buckets=FEW, samples=FEW_SAMPLES,
+        second=(FEW_MORE, FEW_MORE_SAMPLES), uncached=(), left=BY_RULE,
+        train={**family.train, "train_text_encoder": True},
+    )
+
+
 # Of the biases of linear layers in a UNet's transformers
 WHOLE_SUMS = ("norm640_T", "norm5120_T", "norm1280_u", "norm10240_u")
 WHOLE = replace(
@@ -83,6 +93,7 @@ SD15_FULL = in_type(SD15, "sd15-aitk", FP32, layout=replace(SD15.layout, lengths
 ARCHITECTURES = {
     "sdxl-aitk-fp32": FULL, "sd15-aitk-fp32": SD15_FULL,
     "sdxl-aitk-whole": WHOLE, "sd15-aitk-whole": SD15_WHOLE, "sdxl-aitk": SDXL, "sdxl-aitk-convolved": convolved(SDXL, "sdxl-aitk"),
+    "sd15-aitk-texted": texted(SD15, "sd15-aitk"), "sdxl-aitk-texted": texted(SDXL, "sdxl-aitk"),
     "sd15-aitk": SD15, "sd15-aitk-convolved": convolved(SD15, "sd15-aitk"),
 }  # fmt: skip
 

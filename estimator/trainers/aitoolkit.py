@@ -23,6 +23,7 @@ from estimator.trainers.aitoolkit_padded import as_recorded, check_pictures
 from estimator.trainers.aitoolkit_passes import SLIDER, with_passes
 from estimator.trainers.aitoolkit_previews import check_previews_of_pipelines
 from estimator.trainers.aitoolkit_sample import check_sides, read_every, read_samples
+from estimator.trainers.aitoolkit_texted import with_text
 from estimator.trainers.aitoolkit_train import read_train
 from estimator.trainers.aitoolkit_unet import check_previews_of_unets, check_unet, keys_of_unets, of_unets
 from estimator.trainers.aitoolkit_whole import with_filters, with_nothing_to_merge
@@ -182,7 +183,7 @@ def _read_process(process: Section, job_name: str, arch_override: str | None) ->
         return None
     arch, trainer_arch, model = resolved
     report_compiled(model_section, arch, model, network)
-    network = of_unets(as_recorded(process, network, arch), arch)
+    network = with_text(process, of_unets(as_recorded(process, network, arch), arch), arch, model)
     model, network = with_nothing_to_merge(model, network), with_filters(process, arch, model, network)
     check_network(process, network, arch, model, settings)
     settings = with_passes(process, settings, arch, model, _trained(method, network))

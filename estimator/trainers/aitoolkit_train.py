@@ -111,9 +111,6 @@ def _check_switches(train: Section) -> None:
             "unload_text_encoder", "cache_text_embeddings",
         )
     }  # fmt: skip
-    if on["train_text_encoder"]:
-        why = "an adapter on the text encoder, with gradients through it"
-        found.not_modelled(train.at("train_text_encoder"), train.values["train_text_encoder"], why)
     refused = [
         ("bypass_guidance_embedding", "do_guidance_loss"),
         ("diff_output_preservation", "blank_prompt_preservation"),

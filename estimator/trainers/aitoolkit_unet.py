@@ -15,6 +15,7 @@ from estimator.job import Dataset, Model, Network, Sample, Train
 from estimator.levels import UNET, UNMERGED
 from estimator.optimizers import known
 from estimator.programs import load_profile
+from estimator.trainers.aitoolkit_texted import check_passes
 from estimator.trainers.section import Section
 
 MERGED = "bf16"  # weights that an adapter is merged into for previews
@@ -42,6 +43,7 @@ def check_unet(process: Section, settings: Train, arch: Arch, model: Model, netw
         if scheduler != "flowmatch":
             found.warn((*train, "noise_scheduler"), f"{scheduler}: these models train with flowmatch; memory is estimated for that")
         return settings
+    check_passes(process, settings, network)
     if scheduler == "flowmatch":
         found.not_modelled((*train, "noise_scheduler"), scheduler, f"{arch.name} trained by flow matching; set {SCHEDULER}")
     if known(settings.optimizer) and not counts_elements(settings.optimizer):
