@@ -66,14 +66,15 @@ def one_by_one(base: Program, widths: Sequence[int]) -> Program:
     return _Through(base, widths).program()
 
 
-def network(base: Program, widths: Sequence[int], kind: str) -> Program:
-    """`setup.network` on weights of a kind. Raises CannotTell."""
+def network(base: Program, widths: Sequence[int], kind: str | None) -> Program:
+    """`setup.network` on weights of a kind; None: they wait on the host, and are unpacked there. Raises CannotTell."""
     if not base.key.startswith(NETWORK):
         raise never(base.key)
     listed = Listed(base)
     pairs = [(down // FULL, up // FULL) for down, up in zip(widths[::2], widths[1::2], strict=True)]
-    for inputs, outputs in pairs:
-        _unpacked(listed, Sizes(inputs, outputs, {}), kind)
+    if kind is not None:
+        for inputs, outputs in pairs:
+            _unpacked(listed, Sizes(inputs, outputs, {}), kind)
     for n, (inputs, outputs) in enumerate(pairs):
         for which, size in ((1, (0, FULL * outputs)), (2, (0, FULL * inputs)), (0, (FULL * outputs, 0))):
             listed.make(size, f"adapter:{3 * n + which}")

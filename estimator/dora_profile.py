@@ -13,6 +13,7 @@ from estimator.dora_programs import Dora
 from estimator.filtered_profile import ONE_BY_ONE, PREVIEWS, filtered
 from estimator.footprint import Footprint
 from estimator.laying import of_rank
+from estimator.lokr_merging import AWAY
 from estimator.lokr_profile import UNQUANTISED, numbered, preview_of, rewritten
 from estimator.parameters import Magnified
 from estimator.program import Program
@@ -62,7 +63,7 @@ class DoraProfile(Profile):
             return core_rules.rewritten(key, self.program)
         name, *rest = key.split("/")
         if name == NETWORK:
-            return network(self.base.program(key), self.base.adapter, rest[0])
+            return network(self.base.program(key.removesuffix(AWAY)), self.base.adapter, None if key.endswith(AWAY) else rest[0])
         if name in ONE_BY_ONE:  # it is never merged into the weights
             return one_by_one(self.base.program(self._beside(key) if name in AROUND else key), self.base.adapter)
         if name in PREVIEWS:

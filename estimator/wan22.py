@@ -15,10 +15,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from estimator.batches import Batch, Step, one_or_many
-from estimator.experts import BOTH, EXPERTS, LOW
+from estimator.experts import BOTH, EXPERTS, LOW, split
 from estimator.job import Bucket, Job, Sample
+from estimator.lokr_merging import AWAY
 from estimator.lora_merging import FROM_HOST
 from estimator.operations import EmptyCache, End, MoveIn, MoveOut, Operation, Part, Release
+from estimator.parameters import DORA
 from estimator.wan import MERGING, RECORDED, WanPlan, first_frame
 
 BOTH_EXPERTS = (0, 1)  # high noise, low noise: what is trained unless a config says otherwise
@@ -85,10 +87,14 @@ class Wan22Plan(WanPlan):
         yield from self._fitted(super().load())
 
     def set_up(self) -> Iterator[Operation]:
+        waiting = self.job.model.low_vram and self.job.network is not None and self.job.network.kind == DORA  # it unpacks weights there
         for operation in self._fitted(super().set_up()):
-            if isinstance(operation, Part) and operation.key.startswith("setup.network/") and not operation.key.endswith(LOW):
-                yield from self._read()
-            yield operation
+            if isinstance(operation, Part) and operation.key.startswith("setup.network/"):
+                key, whose = split(operation.key)
+                yield from self._read() if whose != LOW else ()
+                yield replace(operation, key=key + AWAY * waiting + whose)
+            else:
+                yield operation
 
     def _read(self) -> Iterator[Operation]:
         """The adapter's layers read the weights that they sit on, all before its first tensor comes to the card."""

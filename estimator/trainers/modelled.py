@@ -32,10 +32,11 @@ DORA = {
     "chroma": frozenset({"bf16", "qfloat8"}), "flex1": frozenset({"bf16", "qfloat8"}), "flex2": frozenset({"qfloat8"}),
     "flux1-dev": frozenset({"bf16", "qfloat8", "uint4"}), "flux1-kontext": frozenset({"qfloat8"}), "flux1-schnell": frozenset({"qfloat8"}),
     "flux2-dev": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"qfloat8"}), "flux2-klein-9b": frozenset({"bf16", "qfloat8"}),
-    "lumina2-aitk": frozenset({"qfloat8"}), "omnigen2": frozenset({"qfloat8"}), "qwen-image": frozenset({"bf16", "qfloat8", "uint4"}),
-    "qwen-image-edit": frozenset({"qfloat8"}), "qwen-image-edit-2509": frozenset({"qfloat8"}),
-    "qwen-image-edit-2511": frozenset({"qfloat8"}), "sd35-large-aitk": frozenset({"qfloat8"}), "sd35-medium-aitk": frozenset({"qfloat8"}),
-    "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}), "wan21-i2v-14b": frozenset({"qfloat8"}),
+    "lumina2-aitk": frozenset({"bf16", "qfloat8"}), "omnigen2": frozenset({"bf16", "qfloat8"}),
+    "qwen-image": frozenset({"bf16", "qfloat8", "uint4"}), "qwen-image-edit": frozenset({"qfloat8"}),
+    "qwen-image-edit-2509": frozenset({"qfloat8"}), "qwen-image-edit-2511": frozenset({"qfloat8"}),
+    "sd35-large-aitk": frozenset({"qfloat8"}), "sd35-medium-aitk": frozenset({"qfloat8"}), "wan21-1.3b": frozenset({"bf16", "qfloat8"}),
+    "wan21-14b": frozenset({"qfloat8"}), "wan21-i2v-14b": frozenset({"qfloat8"}), "wan22-14b": frozenset({"qfloat8"}),
     "wan22-5b": frozenset({"qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "uint4"}), "zimage-turbo": frozenset({"bf16", "uint4"}),
 }  # fmt: skip
 # Where an adapter on some layers was held against whole runs (FLUX.1 dev, Z-Image), and the architectures of the same classes
