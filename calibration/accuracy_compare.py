@@ -13,6 +13,8 @@ from estimator.batches import Batch, Step
 from estimator.datasets import longer_than_before
 from estimator.errors import CannotTell
 from estimator.job import Dataset, Job
+from estimator.kernels import by_capability
+from estimator.residents import workspace_bytes_for
 from estimator.timeline import simulate as engine
 
 ALLOCATED_BAR, RESERVED_BAR = 0.01, 0.02  # DESIGN, section 6
@@ -77,8 +79,9 @@ class Different:
 
 def simulate(run: Run) -> tuple[str, Any]:
     """The architecture and the engine's simulation of the run: its config, with its batches in the order in which they came."""
-    job = in_order(run, read_job(run))
-    return job.arch, engine(job, order=order(run, job), capacity_bytes=run.capacity_bytes)
+    job = by_capability(in_order(run, read_job(run)), run.capability)
+    workspace = workspace_bytes_for(run.capability)
+    return job.arch, engine(job, order=order(run, job), capacity_bytes=run.capacity_bytes, workspace_bytes=workspace)
 
 
 def in_order(run: Run, job: Job) -> Job:

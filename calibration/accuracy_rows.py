@@ -59,6 +59,7 @@ class Run:
     retries: int
     versions: dict[str, str]
     seed: int | None = None
+    capability: str = "8.9"
 
 
 def read_rows(folder: Path = validation_rows.FOLDER) -> tuple[Run, ...]:
@@ -78,7 +79,7 @@ def _run(one: dict[str, Any], job: dict[str, Any]) -> Run:
     return Run(
         one["name"], job["config"], images, None if total is None else total - one["context_bytes"], total,
         tuple(_peak(phase) for phase in one["phases"] if not _idle(phase)), one["retries"], job["versions"],
-        job.get("seed"),
+        job.get("seed"), one["compute_capability"],
     )  # fmt: skip
 
 

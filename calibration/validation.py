@@ -29,6 +29,7 @@ from calibration import (
     validation_jobs_flex2,
     validation_jobs_flux2,
     validation_jobs_hidream,
+    validation_jobs_kinds,
     validation_jobs_ltx2,
     validation_jobs_lumina2,
     validation_jobs_matrix,
@@ -59,7 +60,7 @@ JOBS = (
     *validation_jobs_adapters.JOBS, *validation_jobs_flex2.JOBS, *validation_jobs_matrix.JOBS, *validation_jobs_networks.JOBS,
     *validation_jobs_passes.JOBS, *validation_jobs_pixels.JOBS, *validation_jobs_hidream.JOBS, *validation_jobs_neighbours.JOBS,
     *validation_jobs_unet.JOBS, *validation_jobs_whole.JOBS, *validation_jobs_sd3.JOBS, *validation_jobs_wan_offload.JOBS,
-    *validation_jobs_omnigen2.JOBS, *validation_jobs_lumina2.JOBS,
+    *validation_jobs_omnigen2.JOBS, *validation_jobs_lumina2.JOBS, *validation_jobs_kinds.JOBS,
 )  # fmt: skip
 DATA, RARELY = "DATA/", 10_000  # in place of the folder of a job's images; save_every, sample_every: at the start and the end only
 # Phases of the launcher (top level) by the names that estimates have; `setup` and `set_device_state` are not judged on their own
@@ -187,6 +188,7 @@ def run(name: str, folder: Path, options: list[str]) -> None:
         write_made(place / "data" / entry["folder_path"].removeprefix(DATA).replace(" ", "_"), entry.get("controls", []))
     (place / "config.yaml").write_text(yaml.safe_dump(filled(whole(job), place / "data", place / "out"), sort_keys=False))
     capacity = [] if capacity_mib is None else ["--capacity-mib", str(capacity_mib)]
+    capacity += [] if job.capability is None else ["--cc", job.capability]
     command = [sys.executable, "-m", "calibration.trainer", str(place / "config.yaml"), str(place), *capacity, *options]
     seed = {} if job.seed is None else {"SEED": str(job.seed)}
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **seed})

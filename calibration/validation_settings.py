@@ -56,7 +56,8 @@ CARDS_MIB = (12_282, 16_376, 24_080, 32_109)  # total capacity of a 12, 16, 24 a
 
 @dataclass(frozen=True)
 class Job:
-    """`settings`: dotted keys (`datasets.` for every entry); `data`: (images, resolutions, own settings); `seed`: SEED of the trainer."""
+    """`settings`: dotted keys (`datasets.` for every entry); `data`: (images, resolutions, own settings); `seed`: SEED of the trainer;
+    `capability`: of the emulated card, where it is another one."""
     name: str
     base: dict[str, Any]
     data: tuple[tuple[str, list[int], dict[str, Any]], ...]
@@ -64,6 +65,7 @@ class Job:
     samples: tuple[dict[str, Any], ...] = ({"prompt": FIRST},)
     cards: bool = False
     seed: int | None = None
+    capability: str | None = None
 
 
 def example(model: dict[str, Any]) -> dict[str, Any]:

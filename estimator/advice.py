@@ -265,7 +265,7 @@ def _last_edits(job: Job) -> Iterator[Edit]:
     if job.method == "full" and train.optimizer != FACTORED and train.gradient_accumulation == 1 and not train.gradients_stay:
         why = "state of rows and columns in place of two values a weight: another optimizer, learning rates need another look"
         yield _train(job, "optimizer", FACTORED, why)
-    if model.weights in ("qfloat8", "float8") and job.method != "full":
+    if model.weights in ("qfloat8", "float8", "convrot8") and job.method != "full":
         # some classes of the trainer quantise the text encoder with the same key, others with one of its own
         both = model.te_weights not in FLOATS and load_archs().archs[job.arch].te_qtype_key == "qtype"
         changed_model = replace(model, weights="uint4", te_weights="uint4" if both else model.te_weights)

@@ -20,6 +20,7 @@ from estimator.features import Ints
 from estimator.footprint import PeakRow
 from estimator.offload import CODES_TO_WEIGHT
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program, peak_rows
+from estimator.recipes import kind_named
 
 SHARDS = (4, 2, 1)  # bits
 UINT4_BITS = 4
@@ -27,6 +28,8 @@ GROUP = 64  # weights that share a scale and a zero point
 # In uint4: half a byte a weight; for each group a scale of two bytes and a zero point of one; cast to two bytes as a weight is rebuilt.
 PACKED_TO_SCALE, PACKED_TO_ZERO = GROUP // 4, GROUP // 2
 CODES_TO_ZERO = GROUP // 2
+
+UINT4 = "uint4"
 
 NOTHING: Ints = np.array([], dtype=np.int64)
 
@@ -54,6 +57,11 @@ DERIVED = {
 def with_derived(table: Mapping[str, int]) -> dict[str, int]:
     """A table by recorded kind of weights, which holds for the kinds derived from them too."""
     return {**table, **{kind: table[one.base] for kind, one in DERIVED.items()}}
+
+
+def recorded_kind(kind: str) -> str:
+    """The recorded kind of weights that one is made of: itself, where it is no derived one and has no recipe."""
+    return UINT4 if kind_named(kind) else DERIVED[kind].base if kind in DERIVED else kind
 
 
 def shards(bits: int) -> int:

@@ -31,7 +31,8 @@ Replayer = Callable[[int, bool], Simulation]
 """(capacity in bytes, stop before the first training step) -> the job's simulation."""
 
 
-def _replay(job: Job, capacity_bytes: int | None, workspace_bytes: int, only_before_steps: bool = False) -> Simulation:
+def _replay(job: Job, gpu: Gpu, capacity_bytes: int | None, only_before_steps: bool = False) -> Simulation:
+    job, workspace_bytes = kernels.on_card(job, gpu), workspace_of(gpu)
     kept = _kept.setdefault((repr(job), workspace_bytes, only_before_steps), {})
     if capacity_bytes in kept:
         return kept[capacity_bytes]
@@ -52,29 +53,28 @@ def estimate_job(job: Job, gpu: Gpu, *, fast: bool = False, required: bool = Fal
     if job.unmodelled:
         return Estimate(job, gpu, UNKNOWN, (), -1, warnings=job.warnings)
     kernels.require(job, gpu)
-    workspace = workspace_of(gpu)
     residual = residual_for(gpu, job)
     assumptions = (*_assumptions(job, gpu), *residual.reasons)
     rows = rows_of(job, gpu)
     if fast:
         return _judge_fast(job, gpu, residual, rows, assumptions)
-    free, space = _replay(job, None, workspace), room(gpu, residual, rows.phases)
-    estimate = _judge(job, gpu, residual, free, space, lambda capacity, early: _replay(job, capacity, workspace, early), assumptions)
+    free, space = _replay(job, gpu, None), room(gpu, residual, rows.phases)
+    estimate = _judge(job, gpu, residual, free, space, lambda capacity, early: _replay(job, gpu, capacity, early), assumptions)
     if not required:
         return estimate
     beside = gpu.total_bytes - space.low_bytes
-    needed = required_bytes(residual, free, beside, lambda capacity, early: _replay(job, capacity, workspace, early))
+    needed = required_bytes(residual, free, beside, lambda capacity, early: _replay(job, gpu, capacity, early))
     return replace(estimate, required_bytes=needed)
 
 
 def rows_of(job: Job, gpu: Gpu, start: Rows | None = None) -> Simulation:
     """The job by peak rows, as they are on the card. `start`: `start_of` one that begins alike. Raises CannotTell."""
-    return bound(job, start, workspace_bytes=workspace_of(gpu))
+    return bound(kernels.on_card(job, gpu), start, workspace_bytes=workspace_of(gpu))
 
 
 def start_of(job: Job, gpu: Gpu) -> Rows:
     """What is before the first previews, by peak rows, as it is on the card. Raises CannotTell."""
-    return begun(job, workspace_bytes=workspace_of(gpu))
+    return begun(kernels.on_card(job, gpu), workspace_bytes=workspace_of(gpu))
 
 
 def surely_unsafe(job: Job, gpu: Gpu, rows: Simulation | None = None) -> list[PhasePeak]:
@@ -108,7 +108,7 @@ def room_bytes(job: Job, gpu: Gpu, rows: Simulation) -> int:
 
 def failure(job: Job, gpu: Gpu, capacity_bytes: int) -> Failure | None:
     """How the job's replay fails under its `room_bytes`; None where it goes through. Raises CannotTell."""
-    tight = _replay(job, capacity_bytes, workspace_of(gpu))
+    tight = _replay(job, gpu, capacity_bytes)
     if tight.failed is None:
         return None
     least = capacity_bytes if job.expandable_segments else tight.granted_bytes
@@ -121,7 +121,7 @@ def surely_safe(job: Job, gpu: Gpu, capacity_bytes: int) -> bool:
     `check` replays other orders too, with room to spare, but calls a job unsafe only for what happens under the capacity.
     Raises CannotTell.
     """
-    tight, residual = _replay(job, capacity_bytes, workspace_of(gpu)), residual_for(gpu, job)
+    tight, residual = _replay(job, gpu, capacity_bytes), residual_for(gpu, job)
     fails = _fails_high(tight, tight.phases, capacity_bytes, residual)
     return not fails and not _keeps_releasing(tight) and not kernels.without_flash(gpu)
 

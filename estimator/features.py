@@ -49,7 +49,7 @@ latent frames of 8 (`Cells`). Of a step that counts its samples twice in `B`, `b
   scratch memory of its own for gk and gv: at most one for 64 keys, and as many as 200 for all heads of all samples together (V may be a
   number);
 - `tiles64_V` (V a length): blocks of 64 rows of the queries, each with scratch memory for gq (the same kernel, kBlockSizeI);
-- `rows32_V` (V a length): rows of all samples together, rounded up to 32 for an int8 product (the trainer's convrot_quant.py);
+- `rows32_kV` (k times a length V): rows of all samples together, rounded up to 32 for an int8 product (the trainer's convrot_quant.py);
 - `meanC_V` (C channels, V places): elements of the partial results of a mean over the channels of [B, C, V], by the rule of `reduceD_V`.
   Outputs are many here and values few: there are some where a thread has four outputs (V a multiple of 4) or two, none where it has one.
 
@@ -228,7 +228,9 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return -(-variable(_of(name, "tiles")[1], given) // _of(name, "tiles")[0])
     if name.startswith("rows"):
         multiple, over = _of(name, "rows")
-        return round_up(given.get("B", 1) * variable(over, given), multiple)
+        base = over.lstrip("0123456789")
+        places = int(over.removesuffix(base) or 1) * (variable(base, given) if base else 1)
+        return round_up(given.get("B", 1) * places, multiple)
     if name.startswith("kron"):
         return kronecker.elements(name, given["f"])
     if name.startswith(("sums", "norm")):
@@ -244,6 +246,16 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return reduce_blocks(given.get("B", 1) * width, variable(over, given))
     base, multiple = _rounded(name)
     return round_up(variable(base, given), multiple)
+
+
+@cache
+def _sums_by_terms() -> dict[frozenset[tuple[str, int]], str]:
+    return {frozenset(terms.items()): name for name, terms in _SUMS.items()}
+
+
+def sum_of(terms: Mapping[str, int]) -> str:
+    """The variable that is so many times others, added up. Raises KeyError where there is none."""
+    return _sums_by_terms()[frozenset(terms.items())]
 
 
 @cache

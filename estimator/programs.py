@@ -18,7 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from estimator import core_rules, derived_weights, experts, heads, optimizers, rebuilt_profile, references, shared, stays, unassisted
+from estimator import (
+    core_rules,
+    derived_weights,
+    experts,
+    heads,
+    optimizers,
+    rebuilt_profile,
+    recipe_profile,
+    references,
+    shared,
+    stays,
+    unassisted,
+)
 from estimator.archive import Archive, described, opened, sizes_of
 from estimator.archs import load_archs
 from estimator.arrays import distinct
@@ -29,6 +41,7 @@ from estimator.loss_weights import WEIGHED
 from estimator.parameters import LORA
 from estimator.paths import profiles_dir
 from estimator.program import Program
+from estimator.recipes import kind_named, load_recipes
 from estimator.references import ENCODES
 from estimator.unrecorded import problem as never_recorded
 
@@ -154,7 +167,7 @@ class Profile:
             return True
         if key.startswith(optimizers.PARTS) and optimizers.known(key.split("/")[1]):
             return True
-        if rebuilt_profile.base_key(self, key) is not None:
+        if rebuilt_profile.base_key(self, key) is not None or (recipe_profile.base_key(key) is not None and not self.has(key)):
             return True
         return (heads.named(key) or derived_weights.base_key(key) is not None) and not self.has(key)
 
@@ -183,6 +196,8 @@ class Profile:
             return optimizers.fused(self.program(core), update, self.adapter, self.adapter_kind)
         if core_rules.named(key):
             return core_rules.rewritten(key, self.program)
+        if recipe_profile.base_key(key) is not None:
+            return recipe_profile.program(self, key)
         assert derived is not None
         return self._derived(key, *derived)
 
@@ -279,6 +294,8 @@ class Profile:
         for key in (f"{component}/{weights}", component):
             if key in table:
                 return sizes_of(table[key])
+        if kind_named(weights):
+            return recipe_profile.residents(self, component, load_recipes()[weights]) if self._own_resident(component, "uint4") else None
         derivation = derived_weights.DERIVED.get(weights)
         base = self._own_resident(component, derivation.base) if derivation else None
         return None if base is None or derivation is None else derived_weights.residents(base, derivation)

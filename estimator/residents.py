@@ -20,9 +20,9 @@ from estimator.job import Model
 from estimator.program import ALLOCATE, Program
 from estimator.programs import Profile
 
-# torch's cuBLAS workspace, one for each thread that multiplies: 32 MiB on compute capability 9 and 10, 8.125 MiB on others, 12 too
+# torch's cuBLAS workspace, one for each thread that multiplies: 32 MiB from compute capability 9 on, 8.125 MiB below
 # (aten/src/ATen/cuda/CUDABlas/CublasHandlePool: getChosenWorkspaceSize; read off the real allocator on the emulated device)
-WORKSPACE_BYTES, WORKSPACE_BYTES_90 = 8_519_680, 32 * MIB
+WORKSPACE_BYTES, WORKSPACE_BYTES_90, WORKSPACE_90_FROM = 8_519_680, 32 * MIB, 9
 # Parts that multiply matrices. A VAE may or may not (FLUX.2's does not): caching latents, which comes first, was recorded with what it made
 COMPUTE = ("text", "preview", "step.head/encoded", "step.control", "step.core", "forward.adapted", "forward.bare")
 # What Z-Image's checkpointed block multiplies first when autograd's thread runs it again: the first product there where only convolutions
@@ -177,7 +177,7 @@ def moved(profile: Profile, component: str, weights: str, unquantised: int = 0) 
 
 def workspace_bytes_for(compute_capability: str) -> int:
     """torch's cuBLAS workspace of one thread on a card."""
-    return WORKSPACE_BYTES_90 if int(compute_capability.split(".")[0]) in (9, 10) else WORKSPACE_BYTES
+    return WORKSPACE_BYTES_90 if int(compute_capability.split(".")[0]) >= WORKSPACE_90_FROM else WORKSPACE_BYTES
 
 
 def workspace_of(gpu: Gpu) -> int:

@@ -141,7 +141,7 @@ def test_attention_on_9_0_is_cudnn(emulated: Emulated) -> None:
     assert emulated(ATTENTION, CC=9.0)["node"].startswith("ScaledDotProductCudnnAttention")
 
 
-@pytest.mark.parametrize(("capability", "workspace_bytes"), [(8.0, 8.125 * MIB), (8.9, 8.125 * MIB), (9.0, 32 * MIB)])
+@pytest.mark.parametrize(("capability", "workspace_bytes"), [(8.0, 8.125 * MIB), (8.9, 8.125 * MIB), (9.0, 32 * MIB), (12.0, 32 * MIB)])
 def test_the_first_product_takes_the_cublas_workspace(emulated: Emulated, capability: float, workspace_bytes: float) -> None:
     """torch's default CUBLAS_WORKSPACE_CONFIG: 2 x 4096 KiB + 8 x 16 KiB, and 32 MiB from Hopper on; once per thread and stream."""
     seen = emulated(

@@ -122,20 +122,8 @@ def _text_encoder(model: Any, *_: Any) -> tuple[Any, int]:
     return encoder, model._load_quantized_module(encoder, stored(encoder, lambda _: True), "text encoder")
 
 
-def _silent_kernels() -> None:
-    """The trainer's Triton kernels, whose results torch allocates before they are launched, are not launched."""
-    from toolkit.util import convrot_quant
-
-    class Silent:
-        def __getitem__(self, _grid: Any) -> Callable[..., None]:
-            return lambda *_, **__: None
-
-    convrot_quant._get_int8_kernels = lambda: (Silent(), Silent())
-    convrot_quant._get_int_gemv_kernel = lambda: Silent()
-
-
 def patch() -> None:
-    """Files without weights, a stand-in tokenizer, and Triton's kernels. Behind the family's own, whose converters it goes on from."""
+    """Files without weights, and a stand-in tokenizer. Behind the family's own, whose converters it goes on from."""
     from extensions_built_in.diffusion_models.ltx2 import ltx2 as module
     from transformers import GemmaTokenizerFast
 
@@ -146,6 +134,4 @@ def patch() -> None:
     model = module.LTX25Model
     model._load_gemma4_text_encoder = _text_encoder
     model._load_gemma4_tokenizer = lambda *_: Tokenizer(GemmaTokenizerFast, FILES[1])
-    _silent_kernels()
     note("LTX-2.5: transformer, connectors and text encoder built from configurations, int8 weights and scales as in its files")
-    note("ConvRot: Triton kernels are not launched (torch allocates their results)")

@@ -245,6 +245,20 @@ def compiled() -> None:
     torch.compile = compile_
 
 
+def silent_kernels() -> None:
+    """Triton kernels of the trainer's own kinds of weights, whose results torch allocates before they are launched, are not launched."""
+    from toolkit.util import convrot_quant
+
+    class Silent:
+        def __getitem__(self, _grid: Any) -> Callable[..., None]:
+            note("ConvRot, nvfp4: Triton kernels are not launched (torch allocates their results)")
+            return lambda *_, **__: None
+
+    convrot_quant._get_int8_kernels = lambda: (Silent(), Silent())
+    for kernel in ("", "_dequant", "_intn", "_intn_grouped", "_bitnet", "_int_gemv"):
+        setattr(convrot_quant, f"_get{kernel}_kernel", lambda: Silent())
+
+
 def install(weights: str) -> None:
     """All of them; the trainer's modules must have been imported."""
     from calibration.trainer import host_adapters, host_quantisation
@@ -257,6 +271,7 @@ def install(weights: str) -> None:
     host_adapters.unnormed()
     unwritten()
     compiled()
+    silent_kernels()
     pinned()
     host_quantisation.install()
     downloads(weights)

@@ -20,7 +20,7 @@ from estimator.features import Ints
 from estimator.gpus import Gpu
 from estimator.intervals import residual_for
 from estimator.job import Job
-from estimator.kernels import lacks_triton, without_flash
+from estimator.kernels import lacks_triton, on_card, without_flash
 from estimator.outside import outside
 from estimator.planner.axes import Axis, edits_of
 from estimator.planner.edits import merged
@@ -53,7 +53,7 @@ def sweep(subject: Subject, gpu: Gpu, axes: Sequence[Axis]) -> Sweep:
     base = subject.read(())
     if base is not None and lacks_triton(base, gpu):
         return made
-    cells = _Cells(subject, axes)
+    cells = _Cells(subject, axes, gpu)
     for groups in cells.runs():
         where = np.ix_(*groups)
         phases = _one_run(cells, groups, gpu)
@@ -67,15 +67,16 @@ def sweep(subject: Subject, gpu: Gpu, axes: Sequence[Axis]) -> Sweep:
 
 
 class _Cells:
-    """The jobs of a grid, read when they are needed."""
+    """The jobs of a grid on a card, read when they are needed."""
 
-    def __init__(self, subject: Subject, axes: Sequence[Axis]) -> None:
-        self.subject, self.axes = subject, axes
+    def __init__(self, subject: Subject, axes: Sequence[Axis], gpu: Gpu) -> None:
+        self.subject, self.axes, self.gpu = subject, axes, gpu
         self.edits = [[edits_of(subject, axis.name, value) for value in axis.values] for axis in axes]
         self._operations: dict[tuple[int, ...], Operations | None] = {}
 
     def job(self, cell: Sequence[int]) -> Job | None:
-        return self.subject.read(merged(edit for axis, n in zip(self.edits, cell, strict=True) for edit in axis[n]))
+        job = self.subject.read(merged(edit for axis, n in zip(self.edits, cell, strict=True) for edit in axis[n]))
+        return None if job is None else on_card(job, self.gpu)
 
     def operations(self, cell: tuple[int, ...]) -> Operations | None:
         if cell not in self._operations:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from estimator.engine import rows_of
 from estimator.errors import InputError, Problem
 from estimator.estimate import Estimate
 from estimator.gpus import GIB, Gpu
@@ -16,8 +17,6 @@ from estimator.planner.growth import largest_safe
 from estimator.planner.judge import Judge
 from estimator.planner.space import largest_batch, quantised, unquantised
 from estimator.planner.subject import Subject
-from estimator.residents import workspace_of
-from estimator.rows import bound
 
 OVERS = {
     "resolution": (range(256, 2049, 64), "largest bucket [px]"),
@@ -105,7 +104,7 @@ def _point(judge: Judge, value: int, edits: tuple[Edit, ...]) -> Point | None:
         return None
     job = judge.subject.read(edits)
     assert job is not None
-    rows = bound(job, workspace_bytes=workspace_of(judge.gpu))
+    rows = rows_of(job, judge.gpu)
     residual = residual_for(judge.gpu, job)
     space, peak = room(judge.gpu, residual, rows.phases), max(p.allocated_bytes for p in rows.phases)
     high = max(p.allocated_bytes + extra_at_peak(p, residual).high_bytes for p in rows.phases)

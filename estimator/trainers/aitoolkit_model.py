@@ -187,10 +187,11 @@ def _quantize_exclude(model: Section, arch: Arch) -> tuple[str, ...]:
 def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
     found = model.found
     recovered = result.weights == f"{modelled.RECOVERED.get(arch.key)}{RECOVERY}"
-    unmodelled = result.weights.removesuffix(RECOVERY) not in {*modelled.WEIGHTS, arch.prequantised}
+    known = {*modelled.WEIGHTS, *modelled.BY_RECIPE.get(arch.key, ()), arch.prequantised}
+    unmodelled = result.weights.removesuffix(RECOVERY) not in known
     if result.weights != result.dtype and unmodelled and not recovered:
         found.not_modelled(model.at("qtype"), result.weights, f"the transformer in this quantisation ({QUANTISATIONS})")
-    if result.te_weights != result.dtype and result.te_weights not in {*modelled.TE_WEIGHTS, arch.prequantised}:
+    if result.te_weights != result.dtype and result.te_weights not in known:
         found.not_modelled(model.at(arch.te_qtype_key), result.te_weights, f"the text encoder in this quantisation ({QUANTISATIONS})")
     if result.assistant_lora is not None and arch.key not in modelled.ASSISTANT_LORA_ARCHS:
         found.not_modelled(model.at("assistant_lora_path"), result.assistant_lora, f"an assistant LoRA on {arch.name}")

@@ -10,6 +10,7 @@ from estimator.archs import Arch
 from estimator.job import Model, Network, Train
 from estimator.kronecker import AUTO
 from estimator.parameters import DORA, WHOLE
+from estimator.recipes import kind_named
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_dora import check_dora
 from estimator.trainers.aitoolkit_keys import check_keys
@@ -123,6 +124,11 @@ def check_network(process: Section, network: Network | None, arch: Arch, model: 
         return
     found = section.found
     filtered = bool(network.ignore_if_contains or network.only_if_contains)
+    if kind_named(model.weights) and (filtered or network.dropout):
+        key = "network_kwargs" if filtered else "dropout"
+        what = f"{'an adapter on a part of the layers' if filtered else 'dropout in the adapter'} beside weights in {model.weights}"
+        found.not_modelled(section.at(key), section.values[key], what)
+        return
     check_outside(section, network, arch)
     if network.kind == DORA:
         check_dora(section, network, arch, model, train)

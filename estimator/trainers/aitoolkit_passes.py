@@ -15,6 +15,7 @@ from estimator.buckets import bucket_size, worst_bucket
 from estimator.datasets import size_of
 from estimator.job import Model, Slider, Train, Validation
 from estimator.optimizers import is_fused
+from estimator.recipes import kind_named
 from estimator.trainers import modelled
 from estimator.trainers.aitoolkit_keys import check_keys
 from estimator.trainers.section import Section, shown
@@ -85,6 +86,7 @@ def _beyond(key: str, train: Train, arch: Arch, model: Model, kind: str) -> str:
     if arch.key not in known:
         return f"modelled for {', '.join(sorted(known))}"
     together = {"layer offloading": model.layer_offloading, f"a {kind}": kind != "lora"}
+    together |= {f"weights in {model.weights}": kind_named(model.weights)}
     if key != VALIDATION:
         together |= {"an output that is preserved": train.preserves is not None, "a slider": train.slider is not None}
         together |= {MEAN_FLOW: train.mean_flow and key != LOSS}
@@ -101,8 +103,9 @@ def _check_preservation(process: Section, section: Section, train: Train, arch: 
     why = "a second forward with gradients is alive beside the first"
     if arch.key not in modelled.PRESERVING:
         found.not_modelled(section.at(key), True, f"{why} (modelled for {', '.join(sorted(modelled.PRESERVING))})")
-    elif model.layer_offloading or kind != "lora" or is_fused(train.optimizer):
+    elif model.layer_offloading or kind != "lora" or is_fused(train.optimizer) or kind_named(model.weights):
         other = "layer offloading" if model.layer_offloading else f"a {kind}" if kind != "lora" else train.optimizer
+        other = f"weights in {model.weights}" if kind_named(model.weights) else other
         found.not_modelled(section.at(key), True, f"{why}, together with {other}")
     if train.preserves_captions and not process.text("trigger_word", "") and not any(_given(process, "trigger_word")):
         empty = process.values.get("trigger_word") is not None
@@ -125,9 +128,10 @@ def _slider(process: Section, train: Train, arch: Arch, model: Model, kind: str)
         return None
     section = section or Section(process.found, process.at("slider"), {})
     check_keys(section, "slider")
-    fused, offloaded = is_fused(train.optimizer), model.layer_offloading
+    fused, offloaded = is_fused(train.optimizer), model.layer_offloading or kind_named(model.weights)
     if arch.key not in modelled.PASSES or kind != "lora" or fused or offloaded or train.preserves is not None:
-        known = f"a LoRA of {', '.join(sorted(modelled.PASSES))}, without layer offloading, Automagic2 and 3, preserved outputs"
+        known = f"a LoRA of {', '.join(sorted(modelled.PASSES))}"
+        known += ", without layer offloading, Automagic2 and 3, preserved outputs, weights in ConvRot or nvfp4"
         process.found.not_modelled(process.at("type"), SLIDER, f"several passes in every step (modelled: {known})")
     prompts = [section.text(key, "") or "" for key in ("positive_prompt", "target_class", "negative_prompt")]
     anchor = section.text("anchor_class")

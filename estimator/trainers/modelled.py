@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from estimator.derived_weights import DERIVED
 from estimator.optimizer_rules import load_rules
+from estimator.recipes import KINDS as RECIPES
 
 METHODS = frozenset({"lora"})
 ADAPTERS = frozenset({"lora", "lokr", "dora"})
@@ -76,6 +77,14 @@ TYPED: dict[str, dict[str, frozenset[str]]] = {
 # Of these blocks clip what they put out in fp16, and keep what goes into the clip where nothing is checkpointed: not recorded
 CLIPPED = frozenset({"qwen-image"})
 WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the transformer
+# Kinds of weights that have a recipe (estimator.recipes), of the transformer and the text encoder: architectures with whole runs in some of
+# them, and those of the same classes
+BY_RECIPE = {
+    arch: frozenset(RECIPES) for arch in (
+        "flux1-dev", "zimage", "zimage-turbo", "flux2-klein-4b", "flux2-klein-9b", "qwen-image", "wan21-1.3b", "wan21-14b", "wan22-14b",
+        "ltx2",
+    )
+}  # fmt: skip
 # The transformer with an accuracy recovery adapter: architecture -> its weights
 RECOVERED = {
     "qwen-image": "uint3", "qwen-image-edit": "uint3", "qwen-image-edit-2509": "uint3", "qwen-image-edit-2511": "uint3",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from estimator import rebuilt_profile, shared
 from estimator.archs import Arch
-from estimator.derived_weights import DERIVED
+from estimator.derived_weights import recorded_kind
 from estimator.dtypes import UNQUANTISED
 from estimator.errors import CannotTell
 from estimator.job import Model
@@ -37,7 +37,7 @@ def check_recorded(model: Section, arch: Arch, result: Model) -> None:
     )
     for part, kind, keys, what in asked:
         known = trained(profile, low) if part == TRANSFORMER else kinds(profile, part, low)
-        if kind not in modelled.WEIGHTS or (DERIVED[kind].base if kind in DERIVED else kind) in known:
+        if kind not in {*modelled.WEIGHTS, *modelled.BY_RECIPE.get(arch.key, ())} or recorded_kind(kind) in known:
             continue
         plain = kind == UNQUANTISED
         with_it = "with" if result.low_vram else "without"

@@ -10,6 +10,7 @@ from estimator.archs import Arch, load_archs
 from estimator.errors import CannotTell, Problem
 from estimator.job import Job, Model, Network, Train
 from estimator.optimizers import is_fused
+from estimator.recipes import kind_named
 from estimator.trainers import modelled
 from estimator.trainers.typed import lacks_type
 
@@ -18,7 +19,7 @@ def modelled_job(job: Job) -> Job:
     """The job as it is. Raises CannotTell where settings of it have no model together."""
     arch = load_archs().archs[job.arch]
     what = _of_adapter(job.network, job.model, arch, job.train.optimizer) or _of_text(job, arch)
-    what = what or _compiled(job.model, job.network, arch) or lacks_type(arch, job.model, job.network, job.train)
+    what = what or _compiled(job.model, job.network, arch) or lacks_type(arch, job.model, job.network, job.train) or _by_recipe(job)
     if not what and job.model.layer_offloading and arch.layer_offloading != "nothing":
         what = _offloaded(job.model, arch) or _beside_offloading(job.train, job.network)
     if what:
@@ -41,6 +42,17 @@ def _compiled(model: Model, network: Network | None, arch: Arch) -> str:
     if model.compiled and not (known and (network is None or arch.key in modelled.COMPILED_ADAPTERS.get(network.kind, ()))):
         return "compiled blocks with offloaded layers, of other weights or with another adapter"
     return ""
+
+
+def _by_recipe(job: Job) -> str:
+    """Kinds of weights that are made by rule of what was recorded (estimator.recipes): with a LoRA on all layers, and one pass."""
+    network, train = job.network, job.train
+    if not kind_named(job.model.weights):
+        return ""
+    parts = network is not None and (network.ignore_if_contains or network.only_if_contains or network.dropout)
+    passes = train.preserves is not None or train.slider is not None or train.prior or train.guides_loss or train.guided or train.mean_flow
+    met = parts or passes or train.validation is not None
+    return f"{job.model.weights} with a filtered adapter, dropout or further passes" if met else ""
 
 
 def _of_text(job: Job, arch: Arch) -> str:

@@ -1,0 +1,85 @@
+"""Validation jobs in the trainer's further kinds of weights, which no architecture was recorded in (estimator.recipes)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calibration.validation_jobs_flux2 import NO_WORKERS, klein
+from calibration.validation_jobs_ltx2 import FEW_CLIPS
+from calibration.validation_jobs_wan import clip, frames
+from calibration.validation_settings import *
+
+CACHED: dict[str, Any] = {**CACHED_LATENTS, **CACHED_TEXT}
+SMALL_PREVIEW = (preview(640, 448),)
+IMAGE_JOBS = (
+    Job("zimage-convrot8", web_ui("zimage"), (("odd", [768], {}),), {**quantised("convrot8"), **HIGH_VRAM, **rank(16)}, SMALL_PREVIEW),
+    Job(
+        "zimage-nvfp4-b2", web_ui("zimage"), (("five", [640], {}),),
+        {**quantised("nvfp4"), **NO_CHECKPOINTING, **CACHED_LATENTS, **batch(2), **rank(8)}, (preview(720, 528, guidance_scale=1),),
+    ),
+    Job(
+        "turbo-convrot8-low-vram", web_ui("turbo"), (("small", [512], {}), ("portraits", [1024], {})),
+        {**quantised("convrot8"), **CACHED, **EMA}, SMALL_PREVIEW,
+    ),
+    Job("turbo-convrotint4", web_ui("turbo"), (("odd", [640], {}),), {**quantised("convrotint4"), **HIGH_VRAM, **rank(8)}, SMALL_PREVIEW),
+    Job("flux-nvfp4", web_ui("flux"), (("odd", [640], {}),), {**quantised("nvfp4"), **LOW_VRAM, **rank(16)}, SMALL_PREVIEW),
+    Job(
+        "flux-convrot8-b2", web_ui("flux"), (("five", [512], {}),),
+        {**quantised("convrot8"), **CACHED_LATENTS, **UNLOADED, **batch(2), **rank(24), **optimizer("adafactor")}, SMALL_PREVIEW,
+    ),
+    Job(
+        "flux-convrot4", web_ui("flux"), (("small", [512], {}),),
+        {**quantised("convrot4", "qfloat8"), **NO_CHECKPOINTING, **CACHED, **rank(8)}, SMALL_PREVIEW,
+    ),
+    Job(
+        "zimage-convrotint3", web_ui("zimage"), (("screens", [512], {}),), {**quantised("convrotint3", "nvfp4"), **CACHED_TEXT},
+        SMALL_PREVIEW,
+    ),
+    Job(
+        "zimage-bitnet-b2", web_ui("zimage"), (("five", [512], {}),),
+        {**quantised("convrotbitnet"), **HIGH_VRAM, **NO_CHECKPOINTING, **UNLOADED, **batch(2), **rank(8)}, SMALL_PREVIEW,
+    ),
+    Job(
+        "klein9b-convrot8", klein("9b"), (("odd", [768], {}),), {**quantised("convrot8"), **CACHED_TEXT, **rank(16)}, SMALL_PREVIEW,
+    ),
+    Job("klein4b-nvfp4", klein("4b"), (("small", [640], {}),), {**quantised("nvfp4"), **HIGH_VRAM, **rank(8), **EMA}, SMALL_PREVIEW),
+)  # fmt: skip
+# On cards that have no kernel for fp4, and on one that multiplies such values
+CARD_JOBS = (
+    Job(
+        "zimage-nvfp4-before-ada", web_ui("zimage"), (("odd", [512], {}),), {**quantised("nvfp4"), **CACHED_LATENTS, **rank(16)},
+        SMALL_PREVIEW, capability="8.6",
+    ),
+    Job(
+        "flux-convrot4-blackwell", web_ui("flux"), (("small", [512], {}),),
+        {**quantised("convrot4", "qfloat8"), **LOW_VRAM, **CACHED, **rank(8)}, SMALL_PREVIEW, capability="12.0",
+    ),
+)
+QWEN_JOBS = (
+    Job(
+        "qwen-convrot8", web_ui("qwen"), (("small", [512], {}),), {**quantised("convrot8"), **LOW_VRAM, **CACHED, **rank(16)},
+        SMALL_PREVIEW,
+    ),
+    Job(
+        "qwen-convrotint4-b2", web_ui("qwen"), (("five", [384], {}),),
+        {**quantised("convrotint4", "convrotint7"), **HIGH_VRAM, **CACHED_LATENTS, **batch(2), **rank(8)}, SMALL_PREVIEW,
+    ),
+)  # fmt: skip
+VIDEO_JOBS = (
+    Job(
+        "wan1b-convrot8-33", web_ui("wan 1.3b"), (("clips", [320], frames(33)),), {**quantised("convrot8"), **LOW_VRAM, **rank(16)},
+        (clip(416, 240, 9),),
+    ),
+    Job(
+        "wan14b-nvfp4", web_ui("wan 14b"), (("short clips", [256], frames(13)), ("small", [384], {})),
+        {**quantised("nvfp4"), **CACHED, **rank(8)}, (clip(416, 240, 9),),
+    ),
+    Job(
+        "wan22-convrot8", web_ui("wan 2.2 14b"), (("short clips", [256], frames(13)),), {**quantised("convrot8"), **CACHED, **rank(16)},
+        (clip(416, 240, 9),),
+    ),
+    Job(
+        "ltx2-convrot8", web_ui("ltx2"), (FEW_CLIPS,), {**quantised("convrot8"), **CACHED, **rank(8), **NO_WORKERS}, (clip(320, 256, 17),),
+    ),
+)  # fmt: skip
+JOBS = (*IMAGE_JOBS, *CARD_JOBS, *QWEN_JOBS, *VIDEO_JOBS)
