@@ -50,6 +50,7 @@ latent frames of 8 (`Cells`). Of a step that counts its samples twice in `B`, `b
   number);
 - `tiles64_V` (V a length): blocks of 64 rows of the queries, each with scratch memory for gq (the same kernel, kBlockSizeI);
 - `rows32_kV` (k times a length V): rows of all samples together, rounded up to 32 for an int8 product (the trainer's convrot_quant.py);
+  `lone32_kV`: of so many rows, whatever the number of samples;
 - `meanC_V` (C channels, V places): elements of the partial results of a mean over the channels of [B, C, V], by the rule of `reduceD_V`.
   Outputs are many here and values few: there are some where a thread has four outputs (V a multiple of 4) or two, none where it has one.
 
@@ -62,14 +63,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias, TypeVar, overload
-
-import numpy as np
+from typing import Any, overload
 
 from estimator import kronecker
-
-Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
-IntOrInts = TypeVar("IntOrInts", int, Ints)
+from estimator.attention_parts import KEYS_OF, IntOrInts, flash_parts, key_splits, larger, smaller
+from estimator.attention_parts import Ints as Ints
 
 # Sums that names stand for. Roundings that occur: 128, FlashAttention-2's rows (flash_api.cpp: seqlen rounded to 128); 32, Z-Image's
 # padding (ZImageTransformer2DModel: SEQ_MULTI_OF) and the logsumexp rows of memory-efficient attention (attention.cu: kAlignLSE)
@@ -95,17 +93,6 @@ REDUCE_MIN_VALUES, REDUCE_MAX_VALUES = 16, 256  # values a thread adds up before
 REDUCE_RESIDENT_THREADS = 128 * 1536
 REDUCE_RESIDENT_BLOCKS = REDUCE_RESIDENT_THREADS // (REDUCE_BLOCK_WIDTH * REDUCE_BLOCK_HEIGHT)
 REDUCE_THREADS = REDUCE_BLOCK_WIDTH * REDUCE_BLOCK_HEIGHT * REDUCE_OUTPUTS_PER_THREAD  # of a block, where each has one output
-
-# Parts of the keys in memory-efficient attention's backward (ATen/native/transformers/cuda/attention_backward.cu, num_splits_key; block of
-# keys: kernel_backward.h, kBlockSizeJ of the kernel for 16-bit inputs and heads of 65 to 128)
-SPLIT_KEYS, SPLITS_OF_ALL_HEADS = 64, 200
-
-# FlashAttention's forward for heads of 65 to 128 (ATen/native/transformers/cuda/flash_attn/flash_api.cpp: set_params_splitkv,
-# num_splits_heuristic): blocks of rows and of keys, the share of two blocks a multiprocessor from which it does not split, and how near
-# to the best use of them a smaller number of parts must come. Multiprocessors: those of the recording device.
-FLASH_ROWS, FLASH_KEYS, FLASH_PLACES, FLASH_FULL, FLASH_NEAR, FLASH_MOST = 64, 128, 2 * 128, 0.8, 0.85, 128
-# A block of keys for heads no wider than 64, as wide as 128, and wider
-KEYS_OF = {"narrow": 256, "flash": FLASH_KEYS, "wide": 64}
 
 PIXELS_PER_EDGE = 16  # of a token: VAE factor 8, patch 2, of FLUX.1, Flex.1, Z-Image, Qwen-Image and Wan 2.1
 FRAMES_PER_LATENT = 4  # temporal compression of Wan's VAE (AutoencoderKLWan: scale_factor_temporal); the first frame is one of its own
@@ -146,20 +133,12 @@ def round_up(value: IntOrInts, multiple: int) -> IntOrInts:
     return -(-value // multiple) * multiple
 
 
-def _smaller(a: IntOrInts, b: IntOrInts) -> IntOrInts:
-    return a + (b - a) * (b < a)
-
-
-def _larger(a: IntOrInts, b: IntOrInts) -> IntOrInts:
-    return a + (b - a) * (b > a)
-
-
 def reduce_blocks(outputs: IntOrInts, rows: IntOrInts) -> IntOrInts:
     """Blocks that share an output of a column sum (0: one block does it, without partial results in memory)."""
     values = -(-rows // REDUCE_BLOCK_HEIGHT)
     grid = -(-outputs // (REDUCE_BLOCK_WIDTH * REDUCE_OUTPUTS_PER_THREAD)) + (outputs == 0) * 1  # of none there is nothing to add up
     fill, least, most = -(-REDUCE_RESIDENT_BLOCKS // grid), -(-values // REDUCE_MAX_VALUES), -(-values // REDUCE_MIN_VALUES)
-    blocks = _larger(_smaller(fill, most), least)
+    blocks = larger(smaller(fill, most), least)
     shared: IntOrInts = blocks * (blocks > 1) * (values >= REDUCE_MAX_VALUES) * (outputs > 0)
     return shared
 
@@ -174,32 +153,9 @@ def mean_partials(channels: int, samples: IntOrInts, places: IntOrInts) -> IntOr
     width = 1 + sum(2**k * (outputs // vector >= 2 ** (k + 1)) for k in range(REDUCE_BLOCK_WIDTH.bit_length() - 1))
     values, grid = -(-channels // (threads // width)), -(-outputs // (width * vector))
     fill, least, most = -(-(REDUCE_RESIDENT_THREADS // threads) // grid), -(-values // REDUCE_MAX_VALUES), -(-values // REDUCE_MIN_VALUES)
-    blocks = _larger(_smaller(fill, most), least)
+    blocks = larger(smaller(fill, most), least)
     partials: IntOrInts = outputs * width * vector * blocks * (blocks > 1) * (values >= REDUCE_MAX_VALUES)
     return partials
-
-
-def key_splits(heads: IntOrInts, keys: IntOrInts) -> IntOrInts:
-    """Parts of the keys for so many heads of all samples together; 1 at least."""
-    return _larger(_smaller(-(-keys // SPLIT_KEYS), SPLITS_OF_ALL_HEADS // heads), heads // heads)
-
-
-def flash_splits(heads: int, rows: int, keys: int | None = None, block: int = FLASH_KEYS) -> int:
-    """Parts of the keys (as many as rows, if not given) in FlashAttention's forward; 0 where there is one only."""
-    work, blocks = heads * -(-rows // FLASH_ROWS), -(-(rows if keys is None else keys) // block)
-    if min(work, blocks) < 1 or work >= FLASH_FULL * FLASH_PLACES:
-        return 0
-    possible = [n for n in range(1, min(FLASH_MOST, FLASH_PLACES, blocks) + 1) if n == 1 or -(-blocks // n) != -(-blocks // (n - 1))]
-    used = {n: (work * n / FLASH_PLACES) / -(-work * n // FLASH_PLACES) for n in possible}
-    best = next(n for n in possible if used[n] >= FLASH_NEAR * max(used.values()))
-    return best if best > 1 else 0
-
-
-_flash_splits_of_all = np.vectorize(flash_splits, otypes=[np.int64])
-
-
-def _flash(*given: Any) -> Any:
-    return flash_splits(*given) if all(isinstance(one, int) for one in given) else _flash_splits_of_all(*given)
 
 
 @overload
@@ -220,17 +176,17 @@ def variable(name: str, given: Mapping[str, Any]) -> Any:
         return variable(base, given) * (variable(base, given) % MASK_TILE != 0)
     if name.startswith(tuple(KEYS_OF)):
         heads, rows, keys, block = _attention(name)
-        return _flash(given.get("B", 1) * heads, variable(rows, given), variable(keys, given), block)
+        return flash_parts(given.get("B", 1) * heads, variable(rows, given), variable(keys, given), block)
     if name.startswith("splits"):
         heads, over = _of(name, "splits")
         return key_splits(given.get("B", 1) * heads, variable(over, given))
     if name.startswith("tiles"):
         return -(-variable(_of(name, "tiles")[1], given) // _of(name, "tiles")[0])
-    if name.startswith("rows"):
-        multiple, over = _of(name, "rows")
+    if name.startswith(("rows", "lone")):
+        multiple, over = _of(name, name[:4])
         base = over.lstrip("0123456789")
         places = int(over.removesuffix(base) or 1) * (variable(base, given) if base else 1)
-        return round_up(given.get("B", 1) * places, multiple)
+        return round_up(places * (given.get("B", 1) if name.startswith("rows") else 1), multiple)
     if name.startswith("kron"):
         return kronecker.elements(name, given["f"])
     if name.startswith(("sums", "norm")):

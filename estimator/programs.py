@@ -18,19 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import (
-    core_rules,
-    derived_weights,
-    experts,
-    heads,
-    optimizers,
-    rebuilt_profile,
-    recipe_profile,
-    references,
-    shared,
-    stays,
-    unassisted,
-)
+from estimator import core_rules, derived_weights, experts, heads, optimizers, rebuilt_profile, recipe_profile, shared, stays, unassisted
 from estimator.archive import Archive, described, opened, sizes_of
 from estimator.archs import load_archs
 from estimator.arrays import distinct
@@ -41,8 +29,8 @@ from estimator.loss_weights import WEIGHED
 from estimator.parameters import LORA
 from estimator.paths import profiles_dir
 from estimator.program import Program
-from estimator.recipes import kind_named, load_recipes
-from estimator.references import ENCODES
+from estimator.recipes import kind_named
+from estimator.references import ENCODES, encode
 from estimator.unrecorded import problem as never_recorded
 
 PRESERVING = "step.core.preserving/"  # with what follows in a core's key
@@ -179,7 +167,7 @@ class Profile:
         if rebuilt_profile.base_key(self, key) is not None:
             return rebuilt_profile.program(self, key)
         if key in ENCODES:
-            return references.encode(key, self.program)
+            return encode(key, self.program)
         derived = derived_weights.base_key(key)
         if key.startswith(COMPOSED):  # made of the recorded kind: with derived weights last, for which see FilteredProfile too
             return self._composed(key) if derived is None else self._derived(key, *derived)
@@ -203,9 +191,9 @@ class Profile:
 
     def _composed(self, key: str) -> Program:
         from estimator import forward_pass, preservation  # reading them takes longer than most estimates need
-        core = key.replace(PRESERVING, "step.core/")
-        if core == key:
+        if not key.startswith(PRESERVING):
             return forward_pass.program(key, self.program)
+        core = key.replace(PRESERVING, "step.core/")
         return preservation.program(key, self.program(core), self.program(core.removesuffix(WEIGHED).replace(FULL, CHECKPOINTED)))
 
     def _of_expert(self, key: str, whose: str) -> Program:
@@ -295,7 +283,7 @@ class Profile:
             if key in table:
                 return sizes_of(table[key])
         if kind_named(weights):
-            return recipe_profile.residents(self, component, load_recipes()[weights]) if self._own_resident(component, "uint4") else None
+            return recipe_profile.residents(self, component, weights) if self._own_resident(component, recipe_profile.BASE) else None
         derivation = derived_weights.DERIVED.get(weights)
         base = self._own_resident(component, derivation.base) if derivation else None
         return None if base is None or derivation is None else derived_weights.residents(base, derivation)

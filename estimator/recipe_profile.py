@@ -16,7 +16,7 @@ from estimator.offload import OWN, WRAPPED, layers_of, table_of
 from estimator.program import Program
 from estimator.recipe_moves import Quantised
 from estimator.recipe_uses import Dims
-from estimator.recipes import HALF, Recipe, kind_named, load_recipes
+from estimator.recipes import HALF, kind_named, load_recipes
 
 BASE, SCALED = "uint4", "float8"
 """The kind that parts are made of, and the one that tells each layer's outputs: its scales follow its weights, two bytes each."""
@@ -63,9 +63,9 @@ def program(profile: Holder, key: str) -> Program:
     return recipe_uses.program(part, key, recipe, dims, calls)
 
 
-def residents(profile: Holder, component: str, recipe: Recipe) -> list[int]:
+def residents(profile: Holder, component: str, weights: str) -> list[int]:
     """Bytes of each of a component's tensors. Raises CannotTell where uint4's are not known."""
-    return recipe_moves.residents(profile.resident(component, BASE), recipe, _quantised(profile, component))
+    return recipe_moves.residents(profile.resident(component, BASE), load_recipes()[weights], _quantised(profile, component))
 
 
 def _all_layers(profile: Holder, part: Program) -> dict[str, Sequence[Quantised]]:

@@ -190,7 +190,7 @@ def _rows_of(base: Program, tensor: int, width_bytes: int) -> tuple[tuple[str, i
 
 @cache
 def _padded(rows: tuple[tuple[str, int], ...], multiple: int) -> tuple[tuple[str, int], ...]:
-    """Rows of all samples together, rounded up to a multiple, as features."""
+    """Rows of all samples together, rounded up to a multiple, as features. Raises KeyError of a sum that no variable stands for."""
     if all(name == "1" for name, _ in rows):
         return tuple((name, -(-times // multiple) * multiple) for name, times in rows)
     lengths = {"1" if name == BATCH else name.removeprefix(f"{BATCH}*"): times for name, times in rows}
@@ -199,7 +199,8 @@ def _padded(rows: tuple[tuple[str, int], ...], multiple: int) -> tuple[tuple[str
         over = str(times) if name == "1" else f"{times}{name}" if times > 1 else name
     else:
         over = sum_of(lengths)
-    return ((f"rows{multiple}_{over}", 1),)
+    kind = "rows" if any(name.startswith(BATCH) for name, _ in rows) else "lone"
+    return ((f"{kind}{multiple}_{over}", 1),)
 
 
 def _joined(base: Program, key: str, laid: _Laid, dropped: np.ndarray) -> EventProgram:

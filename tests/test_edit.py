@@ -13,12 +13,13 @@ from PIL import Image as Pillow
 
 from estimator.advice import edits
 from estimator.allocator import FREE
+from estimator.attention_parts import flash_splits
 from estimator.batches import steps_of
 from estimator.controls import RAW, Size, cells, latent_size
 from estimator.edit import OF_FORWARD
 from estimator.edited import EDITED
 from estimator.errors import CannotTell, InputError
-from estimator.features import flash_splits, image_values
+from estimator.features import image_values
 from estimator.frequencies import kept_in
 from estimator.job import Bucket, Dataset, Job, Sample
 from estimator.operations import EmptyCache, MoveIn, MoveOut, Part, Release, flat
