@@ -206,8 +206,7 @@ def row(name: str, result: dict[str, Any]) -> dict[str, Any]:
     job, capacity_mib = all_runs()[name]
     images = {DATA + name: [list(image) for image in IMAGES[name]] for name in folders(job)}
     what = {"config": whole(job), "images": images} if capacity_mib is None else {"job": job.name}
-    if job.seed is not None:
-        what["seed"] = job.seed
+    what |= {} if job.seed is None else {"seed": job.seed}
     return {
         "name": name, **what, "capacity_bytes": None if capacity_mib is None else result["total_bytes"],
         "context_bytes": result["context_bytes_assumed"], "compute_capability": result["compute_capability"],
@@ -269,8 +268,7 @@ def collect(folder: Path, kept: dict[str, dict[str, Any]]) -> list[dict[str, Any
     """The rows of all runs; of those that are not in `folder` the `kept` ones (by name)."""
     rows = []
     for name in all_runs():
-        path = folder / name / "result.json"
-        if path.exists():
+        if (path := folder / name / "result.json").exists():
             rows.append(row(name, json.loads(path.read_text())))
         elif name in kept:
             rows.append(kept[name])

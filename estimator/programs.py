@@ -36,8 +36,7 @@ from estimator.unrecorded import problem as never_recorded
 PRESERVING = "step.core.preserving/"  # with what follows in a core's key
 COMPOSED = (PRESERVING, stays.ADAPTED, stays.BARE, stays.EMBEDDINGS)  # made of whole passes
 FULL, CHECKPOINTED = "/full/", "/checkpointed/"  # in the keys of cores
-PICTURED = " images"  # at the end of a text's key: encoded with pictures
-OF_TEXT = ("load.text", "text/", "cache_text")
+PICTURED, OF_TEXT = " images", ("load.text", "text/", "cache_text")  # at the end of a text's key: encoded with pictures; of texts
 TEXT_ENCODERS = ("text_encoder0", "text_encoder1", "text_encoder2", "text_encoder3")
 
 
@@ -106,8 +105,8 @@ class Profile:
         kind = key.split("/")[0]
         if not self.shares_all or kind not in self.kinds:
             return self.shares_all
-        of_words = kind == "text" and not key.endswith(PICTURED)
-        return of_words and all(mine.endswith(PICTURED) for mine in self.data["parts"] if mine.startswith("text/"))
+        texts = (mine for mine in self.data["parts"] if mine.startswith("text/"))
+        return kind == "text" and not key.endswith(PICTURED) and all(mine.endswith(PICTURED) for mine in texts)
 
     @property
     def lenders(self) -> tuple[Profile, ...]:
@@ -136,8 +135,7 @@ class Profile:
         return self._recorded_by(key) or self
 
     def _recorded_by(self, key: str, arch: str = "") -> Profile | None:
-        """The profile that holds a part, this one or a relative's; None for what is made by rule. Raises CannotTell, of the architecture
-        that was asked for (`arch`, or its own), if none does."""
+        """The profile that holds a part; None for what is made by rule. Raises CannotTell, of the architecture asked for (`arch`)."""
         if self._has_rule(key):
             return None
         if key in self.data["parts"]:
@@ -199,9 +197,8 @@ class Profile:
     def _of_expert(self, key: str, whose: str) -> Program:
         if whose == experts.BOTH and key.startswith(optimizers.PARTS):
             return optimizers.program(key, self.adapter * 2, self.adapter_kind)
-        if whose == experts.BOTH:
-            return experts.doubled(self.program(key), key + whose, len(self.adapter))
-        return experts.of_second(self.program(key), key + whose, len(self.adapter))
+        made = experts.doubled if whose == experts.BOTH else experts.of_second
+        return made(self.program(key), key + whose, len(self.adapter))
 
     def _derived(self, key: str, base: str, derivation: Derivation) -> Program:
         named = [each for each in TEXT_ENCODERS if self.has_resident(each)] if key.startswith(OF_TEXT) else ["transformer"]

@@ -18,13 +18,14 @@ PACKAGE = ROOT / "estimator"
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "values": (
         {"job", "errors", "paths", "gpus", "gpu_catalogue", "overlay", "overlay_file", "overlays", "estimate", "residual", "crash",
-         "checked", "kernels", "dtypes"}, set(),
+         "checked", "kernels", "dtypes", "recipes"}, set(),
     ),
     "files": ({"tree", "yamltext", "jsontext", "configfile"}, {"values"}),
     "profiles": (
         {"profiles", "features", "arrays", "archive", "heads", "footprint", "program", "programs", "reductions", "optimizer_rules",
          "optimizers",
          "derived_weights", "rebuilt_weights", "rebuilt_loading", "rebuilt_swap", "rebuilt_profile", "parameters", "whole_profile",
+         "recipe_uses", "recipe_moves", "recipe_profile", "attention_parts",
          "whole_ema", "unsaved_lives", "archs", "experts", "core_rules", "loss_weights", "lora_merging", "edited", "references",
          "rewriting", "unassisted", "frequencies", "wan_text", "offload", "whole_filtered", "whole_frozen", "whole_guidance",
          "whole_quantised", "whole_quanto", "texted",

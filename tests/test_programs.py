@@ -169,7 +169,7 @@ def test_a_part_without_its_events_says_the_same(arch: str, workload: tuple[int,
 
 def test_a_refusal_names_what_was_recorded_instead() -> None:
     with pytest.raises(CannotTell) as caught:
-        load_profile("wan22-5b").program("load.text/nvfp4")
+        load_profile("wan22-5b").program("load.text/orbit3")
     (problem,) = caught.value.problems
     assert "load.text/qfloat8" in problem.fix
     with pytest.raises(CannotTell) as caught:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from estimator import recipe_moves, recipe_profile, recipe_uses
-from estimator.errors import CannotTell
+from estimator.errors import CannotTell, InputError
 from estimator.gpus import find_gpu
+from estimator.job import Job
 from estimator.kernels import by_capability, lacks_triton, on_card
 from estimator.layer_calls import NONE, Call
+from estimator.planner.space import _bits
 from estimator.program import ALLOCATE, EMPTY_CACHE, Program
 from estimator.programs import load_profile
 from estimator.recipe_moves import Quantised
 from estimator.recipe_uses import Dims
 from estimator.recipes import KINDS, load_recipes
 from estimator.timeline import simulate
-from estimator.trainers import modelled
+from estimator.trainers import modelled, read_jobs
+from tests.config_writer import process, write
 from tests.made_jobs import job
 
 # Two linear layers, 3072 -> 12288 -> 3072 with bias, 1000 rows of bf16 on the emulated device (torch 2.14.1, the trainer's own kinds):
@@ -205,3 +209,40 @@ def test_a_card_that_unpacks_by_other_operations_needs_more_in_a_step() -> None:
     asked = replace(base, model=replace(base.model, weights="nvfp4"))
     steps = [max(p.allocated_bytes for p in simulate(by_capability(asked, each)).phases if p.phase == "train") for each in ("8.9", "8.0")]
     assert steps[1] > steps[0]
+
+
+def read(tmp_path: Path, *overrides: str) -> Job:
+    path = write(tmp_path, process(model={"name_or_path": "Tongyi-MAI/Z-Image", "arch": "zimage", "quantize": True}))
+    (made,) = read_jobs(path, overrides)
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_config_may_name_each(tmp_path: Path, kind: str) -> None:
+    found = read(tmp_path, f"model.qtype={kind}", "model.quantize_te=true", f"model.qtype_te={kind}")
+    assert (found.model.weights, found.model.te_weights) == (kind, kind)
+    assert not found.unmodelled
+
+
+@pytest.mark.parametrize("beside", [
+    "network.type=lokr", "network.type=dora", "network.dropout=0.1", "model.layer_offloading=true", "train.do_prior_divergence=true",
+    "network.network_kwargs.ignore_if_contains=[attention]", "train.dtype=fp16", "model.compile=true",
+])  # fmt: skip
+def test_what_no_run_had_beside_it_is_named(tmp_path: Path, beside: str) -> None:
+    assert not read(tmp_path, "model.qtype=convrot8").unmodelled
+    found = read(tmp_path, "model.qtype=convrot8", *(("model.block_compile=true",) if "compile" in beside else ()), beside)
+    assert found.unmodelled
+
+
+def test_qint4_is_an_error_of_the_config(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="qint4 stops the trainer"):
+        read(tmp_path, "model.qtype=qint4")
+
+
+def test_uint8_quantises_nothing_and_says_so(tmp_path: Path) -> None:
+    assert any("leaves every layer unquantised" in each.why for each in read(tmp_path, "model.qtype=uint8").unmodelled)
+
+
+def test_bits_of_a_kind_decide_what_a_plan_may_choose() -> None:
+    found = {kind: _bits(kind) for kind in ("nvfp4", "convrot8", "convrotint3", "convrotbitnet", "convrot4", "bf16", "qfloat8_e4m3fn")}
+    assert found == {"nvfp4": 4, "convrot8": 8, "convrotint3": 3, "convrotbitnet": 2, "convrot4": 4, "bf16": 16, "qfloat8_e4m3fn": 8}

@@ -28,7 +28,6 @@ WEIGHTS_LEARNED, TEXT_LEARNED = {3: 60, 2: 95}, {3: 30, 2: 60}
 PREVIEW_LEAST, PREVIEW_SCALE, NO_PREVIEWS, OFFLOADING_LEAST, OFFLOADING_SCALE = 2, 8, 14, 12, 20
 
 PREVIEW_STEP, PREVIEW_SMALLEST = 64, 512  # px; the trainer's default previews are 512
-BITNET, BITNET_BITS = "convrotbitnet", 2
 QTYPES = ("qfloat8", "uint7", "uint6", "uint5", "uint4", "uint3", "uint2")
 """Quantisations that are tried, widest first, of those that are modelled."""
 SMALLER_STATE = {"adam": "adam8bit", "adamw": "adamw8bit", "lion": "lion8bit", "prodigy": "prodigy8bit"}
@@ -204,11 +203,9 @@ def _shrunk(value: float, factor: float) -> int:
 
 
 def _bits(weights: str) -> int:
-    """Bits of a weight: "uint4" has 4, "qfloat8" 8, and "convrotbitnet" 2 (five codes to a byte); unquantised ones 16 or 32."""
-    if weights == BITNET:
-        return BITNET_BITS
-    digits = "".join(char for char in weights.removesuffix("_e4m3fn").removesuffix("_e5m2") if char.isdigit())
-    return int(digits) if digits else 16
+    """Bits of a weight: "uint4" has 4, "qfloat8" 8, "convrotbitnet" 2 (five codes to a byte); unquantised ones 16 or 32."""
+    named = weights.replace("bitnet", "2").removesuffix("_e4m3fn").removesuffix("_e5m2")
+    return int("".join(char for char in named if char.isdigit()) or 16)
 
 
 def _weights(subject: Subject) -> Iterator[Level]:

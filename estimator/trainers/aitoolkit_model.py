@@ -23,8 +23,11 @@ from estimator.trainers.section import Section, did_you_mean, nearest, shown
 
 DEFAULT_QTYPE = "qfloat8"
 EXPERT_KEYS = ("train_high_noise", "train_low_noise")  # of model_kwargs
-QUANTISATIONS = f"known: {', '.join(sorted(modelled.WEIGHTS - {UNQUANTISED}))}"
 RECOVERY = "-recovery"  # behind the kind of weights, in keys of parts
+STOPS = {"qint4": "optimum-quanto packs it by a function of torch that takes other tensors since torch 2.5 (the trainer asks for 2.13)"}
+"""Kinds on which a run stops, and why: read off layers on the emulated device (torch 2.14, optimum-quanto 0.2.4)."""
+IDLE = "uint8"
+"""A kind that leaves every layer as it is (toolkit/util/uintx_quant.py, can_quantize)."""
 QTYPES = (
     "qfloat8", "qfloat8_e4m3fn", "qfloat8_e5m2", "qint8", "qint4", "qint2",  # optimum-quanto
     "float8", "int8",  # torchao
@@ -153,6 +156,9 @@ def _qtype(model: Section, key: str, *, needed: bool) -> str:
         fix = f"did you mean {near!r}?" if near else "use qfloat8, float8 or uint4, or switch quantisation off"
         model.found.problem(model.at(key), f"{shown(value)} is no quantisation type", "the trainer knows none of that name", fix)
         return DEFAULT_QTYPE
+    if qtype in STOPS:
+        model.found.problem(model.at(key), f"{qtype} stops the trainer while it quantises", STOPS[qtype], "set uint4, nvfp4 or convrotint4")
+        return DEFAULT_QTYPE
     return qtype
 
 
@@ -190,9 +196,10 @@ def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
     known = {*modelled.WEIGHTS, *modelled.BY_RECIPE.get(arch.key, ()), arch.prequantised}
     unmodelled = result.weights.removesuffix(RECOVERY) not in known
     if result.weights != result.dtype and unmodelled and not recovered:
-        found.not_modelled(model.at("qtype"), result.weights, f"the transformer in this quantisation ({QUANTISATIONS})")
+        found.not_modelled(model.at("qtype"), result.weights, f"the transformer in this quantisation ({_known(arch, result.weights)})")
     if result.te_weights != result.dtype and result.te_weights not in known:
-        found.not_modelled(model.at(arch.te_qtype_key), result.te_weights, f"the text encoder in this quantisation ({QUANTISATIONS})")
+        what = f"the text encoder in this quantisation ({_known(arch, result.te_weights)})"
+        found.not_modelled(model.at(arch.te_qtype_key), result.te_weights, what)
     if result.assistant_lora is not None and arch.key not in modelled.ASSISTANT_LORA_ARCHS:
         found.not_modelled(model.at("assistant_lora_path"), result.assistant_lora, f"an assistant LoRA on {arch.name}")
     if arch.te_path and (path := model.values.get("te_name_or_path")) is not None:
@@ -207,6 +214,12 @@ def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
         found.problem(model.at("model_kwargs"), what, why, "remove it, or write model_kwargs: {}")
     if ignored := sorted(set(kwargs if isinstance(kwargs, dict) else ()) - set(arch.model_kwargs)):
         found.warn(model.at("model_kwargs"), f"{arch.name} does not take {', '.join(ignored)}: no effect")
+
+
+def _known(arch: Arch, kind: str) -> str:
+    kinds = {*modelled.WEIGHTS, *modelled.BY_RECIPE.get(arch.key, ())} - {UNQUANTISED}
+    idle = "; in this one the trainer leaves every layer unquantised: quantize: false says so" if kind == IDLE else ""
+    return f"known: {', '.join(sorted(kinds))}{idle}"
 
 
 def _report_recovery(model: Section, recovered: bool) -> None:
@@ -245,7 +258,7 @@ def _report_offloading(model: Section, arch: Arch, result: Model) -> None:
         model.found.not_modelled(at, True, what)
     shares = (result.layer_offloading_transformer_percent, result.layer_offloading_text_encoder_percent)
     for key, weights, share in zip(("qtype", arch.te_qtype_key), (result.weights, result.te_weights), shares, strict=True):
-        if share > 0 and weights != result.dtype and weights not in modelled.OFFLOADED_WEIGHTS:
+        if share > 0 and weights not in {result.dtype, arch.prequantised, *modelled.OFFLOADED_WEIGHTS}:
             model.found.not_modelled(model.at(key), weights, "layers in this quantisation that are moved in and out of the card")
     for key in ("layer_offloading_transformer_percent", "layer_offloading_text_encoder_percent"):
         if not 0 <= model.number(key, 1.0) <= 1:

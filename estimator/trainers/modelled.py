@@ -133,7 +133,7 @@ OFFLOADING = frozenset({
     "zimage", "zimage-turbo", "zimage-l2p",
 })  # fmt: skip
 UNMERGED: frozenset[str] = frozenset()  # those that offloading takes nothing of, with such records of their float8 previews
-OFFLOADED_WEIGHTS = frozenset({"float8", "uint4", "convrot8", *(kind for kind in DERIVED if kind.startswith("uint"))})
+OFFLOADED_WEIGHTS = frozenset({"float8", "uint4", *(kind for kind in DERIVED if kind.startswith("uint"))})
 # Architectures of which this is so in some kinds of the transformer's weights only
 OFFLOADED_ALONE = dict.fromkeys(("wan21-1.3b", "wan21-14b", "wan21-i2v-14b", "wan22-5b"), frozenset({"bf16"}))
 QUANTIZE_EXCLUDES = frozenset({"*time_text_embed*"})  # the trainer's own Flex.1 example leaves this embedder unquantised

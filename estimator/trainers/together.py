@@ -73,7 +73,7 @@ def _offloaded(model: Model, arch: Arch) -> str:
         return f"layer offloading of {arch.name} with low_vram or quantised, on which the trainer stops"
     shares = (model.layer_offloading_transformer_percent, model.layer_offloading_text_encoder_percent)
     for share, weights in zip(shares, (model.weights, model.te_weights), strict=True):
-        if share > 0 and weights not in (model.dtype, *modelled.OFFLOADED_WEIGHTS):
+        if share > 0 and weights not in (model.dtype, arch.prequantised, *modelled.OFFLOADED_WEIGHTS):
             return f"layer offloading of weights in {weights}"
     return ""
 
