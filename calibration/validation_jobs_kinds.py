@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibration.validation_jobs_flux2 import NO_WORKERS, klein
+from calibration.validation_jobs_edit import FEW, edited, numbered
+from calibration.validation_jobs_flux2 import FLUX2, NO_WORKERS, klein
 from calibration.validation_jobs_ltx2 import FEW_CLIPS
-from calibration.validation_jobs_wan import clip, frames
+from calibration.validation_jobs_lumina2 import UI as LUMINA2
+from calibration.validation_jobs_omnigen2 import UI as OMNIGEN2
+from calibration.validation_jobs_pixels import L2P
+from calibration.validation_jobs_sd3 import MEDIUM, by_key
+from calibration.validation_jobs_wan import BEGINNING, clip, frames
 from calibration.validation_settings import *
 
 CACHED: dict[str, Any] = {**CACHED_LATENTS, **CACHED_TEXT}
@@ -82,4 +87,44 @@ VIDEO_JOBS = (
         "ltx2-convrot8", web_ui("ltx2"), (FEW_CLIPS,), {**quantised("convrot8"), **CACHED, **rank(8), **NO_WORKERS}, (clip(320, 256, 17),),
     ),
 )  # fmt: skip
-JOBS = (*IMAGE_JOBS, *CARD_JOBS, *QWEN_JOBS, *VIDEO_JOBS)
+# Architectures of other classes, one run each
+OTHER_JOBS = (
+    Job(
+        "schnell-nvfp4", web_ui("schnell"), (("small", [512], {}),), {**quantised("nvfp4"), **LOW_VRAM, **CACHED, **rank(16)},
+        SMALL_PREVIEW,
+    ),
+    Job(
+        "flex-convrotint6", web_ui("flex1"), (("odd", [512], {}),), {**quantised("convrotint6"), **CACHED_LATENTS, **rank(16)},
+        SMALL_PREVIEW,
+    ),
+    Job("flux2dev-nvfp4", FLUX2, (("small", [512], {}),), {**quantised("nvfp4"), **CACHED, **rank(8)}, SMALL_PREVIEW),
+    Job("l2p-convrot8", L2P, (("small", [512], {}),), {**quantised("convrot8"), **CACHED_TEXT, **rank(16)}, SMALL_PREVIEW),
+    Job(
+        "edit-convrot8", web_ui("edit"), (("small", [512], numbered(FEW)),),
+        {**quantised("convrot8", "qfloat8"), **CACHED, **rank(16)}, (edited(FEW, 640, 448),),
+    ),
+    Job(
+        "sd35m-convrot8", by_key(MEDIUM), (("small", [512], {}),), {**quantised("convrot8"), **CACHED_LATENTS, **UNLOADED, **rank(16)},
+        SMALL_PREVIEW,
+    ),
+    Job("lumina2-nvfp4", LUMINA2, (("small", [512], {}),), {**quantised("nvfp4", "qfloat8"), **CACHED_LATENTS, **rank(16)}, SMALL_PREVIEW),
+    Job(
+        "omnigen2-nvfp4", OMNIGEN2, (("small", [512], {}),), {**quantised("nvfp4", "qfloat8"), **CACHED, **rank(16)}, SMALL_PREVIEW,
+    ),
+    Job(
+        "wan5b-convrot8", web_ui("wan 5b"), (("short clips", [288], frames(13)),), {**quantised("convrot8"), **CACHED_LATENTS, **rank(16)},
+        (clip(448, 320, 9),),
+    ),
+    Job(
+        "wan22i-convrotint4", web_ui("wan 2.2 i2v"), (("short clips", [256], frames(13)),),
+        {**quantised("convrotint4"), **CACHED, **rank(8), **NO_WORKERS}, (clip(416, 240, 9, **BEGINNING),),
+    ),
+    Job(
+        "wan21i-nvfp4", web_ui("wan 2.1 i2v"), (("short clips", [256], frames(13)),),
+        {**quantised("nvfp4"), **CACHED, **rank(8), **NO_WORKERS}, (clip(416, 240, 9, **BEGINNING),),
+    ),
+    Job(
+        "ltx23-nvfp4", web_ui("ltx2.3"), (FEW_CLIPS,), {**quantised("nvfp4"), **CACHED, **rank(8), **NO_WORKERS}, (clip(320, 256, 17),),
+    ),
+)  # fmt: skip
+JOBS = (*IMAGE_JOBS, *CARD_JOBS, *QWEN_JOBS, *VIDEO_JOBS, *OTHER_JOBS)

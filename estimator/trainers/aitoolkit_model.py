@@ -26,6 +26,7 @@ EXPERT_KEYS = ("train_high_noise", "train_low_noise")  # of model_kwargs
 RECOVERY = "-recovery"  # behind the kind of weights, in keys of parts
 STOPS = {"qint4": "optimum-quanto packs it by a function of torch that takes other tensors since torch 2.5 (the trainer asks for 2.13)"}
 """Kinds on which a run stops, and why: read off layers on the emulated device (torch 2.14, optimum-quanto 0.2.4)."""
+RECIPES = modelled.BY_RECIPE, modelled.TEXT_BY_RECIPE  # of the transformer, of the text encoder
 IDLE = "uint8"
 """A kind that leaves every layer as it is (toolkit/util/uintx_quant.py, can_quantize)."""
 QTYPES = (
@@ -193,12 +194,12 @@ def _quantize_exclude(model: Section, arch: Arch) -> tuple[str, ...]:
 def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
     found = model.found
     recovered = result.weights == f"{modelled.RECOVERED.get(arch.key)}{RECOVERY}"
-    known = {*modelled.WEIGHTS, *modelled.BY_RECIPE.get(arch.key, ()), arch.prequantised}
+    known, known_text = ({*modelled.WEIGHTS, *kinds.get(arch.key, ()), arch.prequantised} for kinds in RECIPES)
     unmodelled = result.weights.removesuffix(RECOVERY) not in known
     if result.weights != result.dtype and unmodelled and not recovered:
-        found.not_modelled(model.at("qtype"), result.weights, f"the transformer in this quantisation ({_known(arch, result.weights)})")
-    if result.te_weights != result.dtype and result.te_weights not in known:
-        what = f"the text encoder in this quantisation ({_known(arch, result.te_weights)})"
+        found.not_modelled(model.at("qtype"), result.weights, f"the transformer in this quantisation ({_known(known, result.weights)})")
+    if result.te_weights != result.dtype and result.te_weights not in known_text:
+        what = f"the text encoder in this quantisation ({_known(known_text, result.te_weights)})"
         found.not_modelled(model.at(arch.te_qtype_key), result.te_weights, what)
     if result.assistant_lora is not None and arch.key not in modelled.ASSISTANT_LORA_ARCHS:
         found.not_modelled(model.at("assistant_lora_path"), result.assistant_lora, f"an assistant LoRA on {arch.name}")
@@ -216,10 +217,9 @@ def _report_unmodelled(model: Section, arch: Arch, result: Model) -> None:
         found.warn(model.at("model_kwargs"), f"{arch.name} does not take {', '.join(ignored)}: no effect")
 
 
-def _known(arch: Arch, kind: str) -> str:
-    kinds = {*modelled.WEIGHTS, *modelled.BY_RECIPE.get(arch.key, ())} - {UNQUANTISED}
+def _known(kinds: set[str | None], kind: str) -> str:
     idle = "; in this one the trainer leaves every layer unquantised: quantize: false says so" if kind == IDLE else ""
-    return f"known: {', '.join(sorted(kinds))}{idle}"
+    return f"known: {', '.join(sorted(each for each in kinds if each not in (None, UNQUANTISED)))}{idle}"
 
 
 def _report_recovery(model: Section, recovered: bool) -> None:

@@ -9,6 +9,7 @@ from estimator.dtypes import UNQUANTISED
 from estimator.errors import CannotTell
 from estimator.job import Model
 from estimator.programs import Profile, load_profile
+from estimator.recipes import kind_named
 from estimator.trainers import modelled
 from estimator.trainers.section import Section
 
@@ -37,7 +38,7 @@ def check_recorded(model: Section, arch: Arch, result: Model) -> None:
     )
     for part, kind, keys, what in asked:
         known = trained(profile, low) if part == TRANSFORMER else kinds(profile, part, low)
-        if kind not in {*modelled.WEIGHTS, *modelled.BY_RECIPE.get(arch.key, ())} or recorded_kind(kind) in known:
+        if (kind not in modelled.WEIGHTS and not kind_named(kind)) or recorded_kind(kind) in known:
             continue
         plain = kind == UNQUANTISED
         with_it = "with" if result.low_vram else "without"
