@@ -82,9 +82,11 @@ def _quantised(profile: Holder, component: str) -> list[Quantised]:
 
 
 def _layers(profile: Holder, component: str) -> list[Quantised | None]:
-    """Of each of a component's layers what is needed of it; None of those that uint4 leaves as they are."""
+    """Of each of a component's layers what is needed of it; None of those that uint4 leaves as they are. Raises CannotTell."""
     if ("quantised", component) not in profile.kept:
         places, names = table_of(profile, "places"), table_of(profile, "layers")[component]
+        if not {f"{component}/{kind}" for kind in (BASE, SCALED)} <= set(places):
+            raise recipe_uses.unlike(f"{component}/{BASE}")
         own, scaled = (layers_of(places[f"{component}/{kind}"], profile.resident(component, kind), names) for kind in (BASE, SCALED))
         out = list[Quantised | None]()
         for layer, other in zip(own, scaled, strict=True):

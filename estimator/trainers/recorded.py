@@ -38,7 +38,7 @@ def check_recorded(model: Section, arch: Arch, result: Model) -> None:
     )
     for part, kind, keys, what in asked:
         known = trained(profile, low) if part == TRANSFORMER else kinds(profile, part, low)
-        if (kind not in modelled.WEIGHTS and not kind_named(kind)) or recorded_kind(kind) in known:
+        if (kind not in modelled.WEIGHTS and not kind_named(kind)) or {kind, recorded_kind(kind)} & known:
             continue
         plain = kind == UNQUANTISED
         with_it = "with" if result.low_vram else "without"
