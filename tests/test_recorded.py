@@ -56,7 +56,7 @@ def test_kinds_are_those_that_have_a_program(arch: str, low: str) -> None:
         (WAN_14B | {"low_vram": True}, set()),
         (WAN_14B, set()),
         (TURBO | {"quantize": True}, set()),
-        (WAN_5B | {"quantize": True, "qtype": "nvfp4"}, {"model.qtype"}),
+        (WAN_5B | {"quantize": True, "qtype": "orbit3"}, {"model.qtype"}),
     ],
 )  # fmt: skip
 def test_what_was_not_recorded_is_named_with_its_key(tmp_path: Path, model: dict[str, Any], named: set[str]) -> None:
