@@ -17,7 +17,8 @@ from estimator.features import Cells, latent_frames
 from estimator.gpus import GIB
 from estimator.job import Job
 from estimator.levels import UNET
-from estimator.programs import TEXT_ENCODERS, Profile, load_profile
+from estimator.programs import TEXT_ENCODERS, Profile
+from estimator.typed_profile import typed
 
 if TYPE_CHECKING:
     from estimator.offload_profile import OffloadProfile
@@ -37,7 +38,7 @@ LATENT_BYTES_ELSE = (32, 8)
 def host_memory(job: Job, ram_bytes: int | None = None) -> Host | None:
     """What the job keeps in RAM at the moment when it is most; None where weights of the architecture were not recorded unquantised."""
     try:
-        moments = _moments(job, load_profile(job.arch))
+        moments = _moments(job, typed(job.arch, job.model.dtype))
     except CannotTell:
         return None
     worst = max(moments.values(), key=lambda terms: sum(terms.values()))

@@ -13,6 +13,7 @@ from estimator.advice import edits
 from estimator.cli import main
 from estimator.dtypes import FLOATS
 from estimator.errors import CannotTell
+from estimator.host import host_memory
 from estimator.job import Job, Model
 from estimator.rows import bound
 from estimator.timeline import simulate
@@ -64,6 +65,13 @@ def test_fp32_holds_all_but_the_adapter_twice(tmp_path: Path) -> None:
         if one.phase == "train":
             assert one.components["adapter"] == other.components["adapter"]
             assert one.components["transformer"] == pytest.approx(2 * other.components["transformer"], rel=0.01)
+
+
+def test_fp32_waits_in_ram_twice_as_large(tmp_path: Path) -> None:
+    full, brain = (host_memory(read(tmp_path, model=SD15, train=train(dtype=one, **DDPM))) for one in ("fp32", "bf16"))
+    assert full is not None
+    assert brain is not None
+    assert full.components["transformer"] == pytest.approx(2 * brain.components["transformer"], rel=0.01)
 
 
 def test_advice_and_plans_take_bf16_before_what_is_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
