@@ -59,5 +59,13 @@ FULL_JOBS = (
         "sd15-fp32-no-checkpointing-b2", SD15_BY_HAND, (("five", [448], {}),),
         {**dtype("float"), **NO_CHECKPOINTING, **batch(2), **CACHED_LATENTS, **optimizer("prodigy")}, (preview(384, 640),),
     ),
+    Job(
+        "zimage-fp32-b2", web_ui("zimage"), (("five", [640], {}),), {**dtype(None), **CACHED_LATENTS, **batch(2), **EMA, **rank(20)},
+        (preview(640, 896), preview(512, 704, SECOND, guidance_scale=1)),
+    ),
+    Job(
+        "zimage-fp32-no-checkpointing", web_ui("zimage"), (("small", [448], {}),),
+        {**dtype("fp32"), **HIGH_VRAM, **CACHED, **NO_CHECKPOINTING, **rank(8), **optimizer("adamw")}, (preview(448, 640),),
+    ),
 )  # fmt: skip
 JOBS = (*HALF_JOBS, *FULL_JOBS)

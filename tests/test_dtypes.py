@@ -67,6 +67,14 @@ def test_fp32_holds_all_but_the_adapter_twice(tmp_path: Path) -> None:
             assert one.components["transformer"] == pytest.approx(2 * other.components["transformer"], rel=0.01)
 
 
+def test_quantised_weights_stay_small_in_fp32(tmp_path: Path) -> None:
+    full, brain = (read(tmp_path, model=ZIMAGE | EIGHT_BIT, sample=PREVIEW, train=train(dtype=one)) for one in ("fp32", "bf16"))
+    assert not full.unmodelled
+    (wide, usual) = (next(phase for phase in simulate(job).phases if phase.phase == "train").components for job in (full, brain))
+    assert wide["transformer"] == pytest.approx(usual["transformer"], rel=0.05)
+    assert wide["activations"] > 1.5 * usual["activations"]
+
+
 def test_fp32_waits_in_ram_twice_as_large(tmp_path: Path) -> None:
     full, brain = (host_memory(read(tmp_path, model=SD15, train=train(dtype=one, **DDPM))) for one in ("fp32", "bf16"))
     assert full is not None

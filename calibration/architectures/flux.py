@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout, in_type
-from estimator.dtypes import FP16, FP32
+from estimator.dtypes import FP16
 
 TEXT_TOKENS = 512  # T5, padded to max_length (toolkit/stable_diffusion_model.py, get_prompt_embeds)
 LOAD = {
@@ -42,14 +42,12 @@ WHOLE = replace(
 )
 # In fp16 blocks clip what they put out, which keeps what goes into the clip, and T5's clamp it
 HALF = in_type(DEV, "flux1-dev", FP16, own=("text", "step.core", "preview"), weights=("qfloat8",), second=(BUCKETS, SAMPLES[:2]))
-# In fp32 memory-efficient attention: 32 rows to a block of its sums, and in its backward pass a tile for 64 rows of the query's gradient
-FULL = in_type(
-    DEV, "flux1-dev", FP32, weights=("qfloat8",), second=(BUCKETS, SAMPLES[:2]),
-    layout=replace(LAYOUT, lengths=("T", "S", "S32"), scratch=("tiles64_S",)),
-)
+# Of steps that encode their latents, where one kind of weights alone is recorded
+UNCACHED = (
+    (880, 512, 1, 20), (1104, 1008, 1, 60), (592, 480, 1, 12), (624, 560, 4, 35), (400, 1008, 3, 20), (832, 560, 2, 90),
+)  # fmt: skip
 ARCHITECTURES = {
     "flux1-dev": DEV,
-    "flux1-dev-fp32": FULL,
     "flux1-dev-fp16": HALF,
     "flux1-dev-whole": WHOLE,
     "flux1-schnell-whole": replace(

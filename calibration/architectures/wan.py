@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from calibration.architectures.base import SAMPLED, WITH_ADAPTER, Architecture, Layout, in_type
-from estimator.dtypes import FP16, FP32
+from estimator.dtypes import FP16
 
 ABOVE_ALL_TIMESTEPS = 1e9
 TEXT_TOKENS = 512  # UMT5, padded to max_length (toolkit/models/wan21/wan21.py, get_prompt_embeds)
@@ -79,14 +79,8 @@ LARGE = {"name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers", "arch": "wan21"}
 # In fp16 UMT5's blocks clamp what they put out; nothing else differs
 TEXTS = ((256, 320, 1, 20, 1), (256, 256, 2, 20, 1), (320, 256, 3, 20, 1)), ((256, 256, 1.0, 9, 1),)
 HALF = in_type(SMALL, "wan21-1.3b", FP16, own=("text",), fewer=dict.fromkeys(SMALL.weights, (TEXTS, TEXTS)), quantised=())
-# In fp32 memory-efficient attention: 32 rows to a block of its sums, and in its backward pass a tile for 64 rows of the query's gradient
-FULL = in_type(
-    SMALL, "wan21-1.3b", FP32, weights=("bf16",), fewer={"bf16": FEW}, quantised=(),
-    layout=replace(SMALL.layout, lengths=("T", "T32"), scratch=("tiles64_T",)),
-)
 ARCHITECTURES = {
     "wan21-1.3b": SMALL,
-    "wan21-1.3b-fp32": FULL,
     "wan21-1.3b-fp16": HALF,
     "wan21-1.3b-whole": whole(SMALL, "wan21-1.3b", 8960),
     "wan21-14b": replace(

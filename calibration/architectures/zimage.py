@@ -58,7 +58,7 @@ DORA = replace(
 )
 # In fp32 memory-efficient attention, whose backward pass has a tile for 64 rows of the query's gradient
 FULL = in_type(
-    BASE, "zimage", FP32, weights=("qfloat8",), second=(BUCKETS, SAMPLES[:4]),
+    BASE, "zimage", FP32, weights=("qfloat8",), second=(FEW, (*SAMPLES[:4], SAMPLES[7], SAMPLES[5])), uncached=flux.UNCACHED,
     layout=replace(LAYOUT, lengths=("T32", "X32", "Z", "T", "X"), scratch=("tiles64_Z",)),
 )
 ARCHITECTURES = {

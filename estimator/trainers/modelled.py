@@ -72,7 +72,7 @@ TYPED: dict[str, dict[str, frozenset[str]]] = {
         "sd15-aitk": _BARE, "sdxl-aitk": _BARE, "wan21-1.3b": _RECORDED, "zimage": _PLAIN, "zimage-turbo": _PLAIN,
         "flux1-dev": _QUANTO, "qwen-image": _QUANTO,
     },
-    "fp32": {"sd15-aitk": _BARE, "sdxl-aitk": _BARE},
+    "fp32": {"sd15-aitk": _BARE, "sdxl-aitk": _BARE, "zimage": _QUANTO},
 }  # fmt: skip
 # Of these blocks clip what they put out in fp16, and keep what goes into the clip where nothing is checkpointed: not recorded
 CLIPPED = frozenset({"qwen-image"})
