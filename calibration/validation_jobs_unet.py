@@ -55,4 +55,8 @@ JOBS = (
         "sd15-text-encoder-b4", SD15_BY_HAND, (("five", [448], {}),),
         {"train.train_text_encoder": True, **batch(4), **EMA, **rank(8), **optimizer("adamw")}, (preview(384, 640),),
     ),
+    Job(
+        "sdxl-text-encoders", XL_BY_HAND, (("portraits", [768], {}), ("five", [576], {"batch_size": 2})),
+        {"train.train_text_encoder": True, **rank(8), **CACHED_LATENTS, **NO_EMA}, (preview(512, 704),),
+    ),
 )  # fmt: skip

@@ -9,11 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from estimator import optimizers
 from estimator.errors import Problem
+from estimator.parameters import LORA
+from estimator.program import Program
 from estimator.programs import Profile
 from estimator.recorded_beside import BesideProfile, recorded_beside
 
 TEXTED, GRAPH = "texted", "/graph/"  # folder below the architecture's profile; in keys of texts
+GRADIENT = "gradient:"
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,20 @@ class TextedProfile(BesideProfile):
 
     @cached_property
     def adapter(self) -> tuple[int, ...]:
-        """See `Profile`: text encoders' layers come last."""
+        """See `Profile`. The order is the optimizer's, text encoders' layers first; the card gets the UNet's first."""
         program = self.program(next(key for key in self.data["parts"] if key.startswith("setup.network/")))
-        return program.stay_bytes("adapter", {"r": 1})
+        (numbers,) = (names for component, _, names in program.kept if component == "adapter")
+        sizes = dict(zip(numbers, program.stay_bytes("adapter", {"r": 1}), strict=True))
+        return tuple(size for _, size in sorted(sizes.items(), key=lambda item: int(item[0].partition(":")[2])))
+
+    @cached_property
+    def idle(self) -> frozenset[int]:
+        """Parameters that no gradient reaches, and that have no state: XL takes what comes before the last block of its first encoder."""
+        program = self.program(next(key for key in self.data["parts"] if key.startswith("step.core/")))
+        return frozenset(range(len(self.adapter))) - {int(name.partition(":")[2]) for name in program.names if name and GRADIENT in name}
+
+    def _by_rule(self, key: str) -> Program:
+        return optimizers.program(key, self.adapter, LORA, self.idle) if key.startswith(optimizers.PARTS) else super()._by_rule(key)
 
     def _is_relatives(self, key: str) -> bool:
         """Prompts that are encoded without a graph are the same: of previews, and before training begins."""

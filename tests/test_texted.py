@@ -10,10 +10,13 @@ from config_writer import ZIMAGE, read, refusal, train
 
 from estimator.job_profile import profile_of
 from estimator.programs import load_profile
+from estimator.texted import TextedProfile
 from estimator.timeline import simulate
 from estimator.trainers import modelled
 
 SD15 = {"name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "arch": "sd1"}
+MODELS = {"sd15-aitk": SD15, "sdxl-aitk": {"name_or_path": "stabilityai/stable-diffusion-xl-base-1.0", "arch": "sdxl"}}
+BLOCKS = {"sd15-aitk": 12, "sdxl-aitk": 12 + 32}  # of CLIP; XL has two of them
 LORA = {"type": "lora", "linear": 16, "linear_alpha": 16}
 KEY = "train_text_encoder"
 
@@ -65,16 +68,19 @@ def test_the_text_encoder_must_be_there(key: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arch", sorted(modelled.TEXTED))
 def test_the_adapter_is_larger_by_the_text_encoders_layers(arch: str, tmp_path: Path) -> None:
-    """Six linear layers in each of CLIP's twelve blocks, last in the optimizer's order; each has a gradient."""
-    found = job(tmp_path)
+    """Six linear layers in each of CLIP's blocks, first in the optimizer's order; each has a gradient."""
+    found = job(tmp_path, model=MODELS[arch])
     profile, plain = profile_of(arch, found.model, found.network), load_profile(arch)
+    assert isinstance(profile, TextedProfile)
     more = len(profile.adapter) - len(plain.adapter)
-    assert more == 2 * 6 * 12
-    assert tuple(profile.adapter[:-more]) == tuple(plain.adapter)
+    assert more == 2 * 6 * BLOCKS[arch]
+    assert tuple(profile.adapter[more:]) == tuple(plain.adapter)
     for kept in ("checkpointed", "full"):
         values = {"T": 1024, "u": 256, "v": 64, "B": 1, "X": 77, "r": 16}
         gradients = profile.program(f"step.core/bf16/{kept}/one").stay_bytes("gradient", values)
-        assert sum(gradients) == 16 * sum(profile.adapter)
+        reached = sum(width for k, width in enumerate(profile.adapter) if k not in profile.idle)  # of XL's first not the last block
+        assert sum(gradients) == 16 * reached
+        assert len(profile.idle) == (12 if arch == "sdxl-aitk" else 0)
 
 
 def test_a_step_has_more_on_the_card_than_one_without(tmp_path: Path) -> None:

@@ -119,7 +119,6 @@ def test_the_rank_of_convolutions(conv: int | None, rank: int | None, tmp_path: 
         ("network.network_kwargs.only_if_contains", {"network": {"type": "lora", "network_kwargs": {"only_if_contains": ["attn"]}}}),
         ("network.type", {"network": {"type": "lokr"}}), ("network.dropout", {"network": {"type": "lora", "dropout": 0.1}}),
         ("model.layer_offloading", {"model": {**XL, "layer_offloading": True}}),
-        ("train.train_text_encoder", {"settings": {"train_text_encoder": True}}),
         ("model.refiner_name_or_path", {"model": {**XL, "refiner_name_or_path": "stabilityai/stable-diffusion-xl-refiner-1.0"}}),
     ],
 )  # fmt: skip

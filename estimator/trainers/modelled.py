@@ -58,7 +58,7 @@ WHOLE_FILTERED = frozenset({"flex1", "flux1-dev", "zimage", "zimage-turbo"})
 WHOLE_GUIDED = frozenset({"flex1", "flux1-dev"})  # those with an embedding of the guidance, which is trained or bypassed
 # Kinds of weights of such a model -> architectures that were held against whole runs in them
 WHOLE_WEIGHTS = {"bf16": WHOLE, "float8": frozenset({"flux1-dev", "zimage"}), "qfloat8": WHOLE_FILTERED - {"zimage-turbo"}}
-TEXTED = frozenset({"sd15-aitk"})  # those that were recorded with an adapter on their text encoders too
+TEXTED = frozenset({"sd15-aitk", "sdxl-aitk"})  # those that were recorded with an adapter on their text encoders too
 WHOLE_OPTIMIZERS = frozenset({
     "adafactor", "adam8bit", "adamw", "adamw8bit", "automagic", "automagic2", "lion8bit", "prodigy",
 })  # fmt: skip
