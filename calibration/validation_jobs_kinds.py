@@ -7,8 +7,6 @@ from typing import Any
 from calibration.validation_jobs_edit import FEW, edited, numbered
 from calibration.validation_jobs_flux2 import FLUX2, NO_WORKERS, klein
 from calibration.validation_jobs_ltx2 import FEW_CLIPS
-from calibration.validation_jobs_lumina2 import UI as LUMINA2
-from calibration.validation_jobs_omnigen2 import UI as OMNIGEN2
 from calibration.validation_jobs_pixels import L2P
 from calibration.validation_jobs_sd3 import MEDIUM, by_key
 from calibration.validation_jobs_wan import BEGINNING, clip, frames
@@ -106,10 +104,6 @@ OTHER_JOBS = (
     Job(
         "sd35m-convrot8", by_key(MEDIUM), (("small", [512], {}),), {**quantised("convrot8"), **CACHED_LATENTS, **UNLOADED, **rank(16)},
         SMALL_PREVIEW,
-    ),
-    Job("lumina2-nvfp4", LUMINA2, (("small", [512], {}),), {**quantised("nvfp4", "qfloat8"), **CACHED_LATENTS, **rank(16)}, SMALL_PREVIEW),
-    Job(
-        "omnigen2-nvfp4", OMNIGEN2, (("small", [512], {}),), {**quantised("nvfp4", "qfloat8"), **CACHED, **rank(16)}, SMALL_PREVIEW,
     ),
     Job(
         "wan5b-convrot8", web_ui("wan 5b"), (("short clips", [288], frames(13)),), {**quantised("convrot8"), **CACHED_LATENTS, **rank(16)},

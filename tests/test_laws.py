@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from estimator.estimate import BORDERLINE, OOM, SAFE, Estimate
 from estimator.gpus import GIB, find_gpu
 from estimator.job import Job, Model, Network, Sample, Train
 from estimator.rows import bound
+from estimator.trainers import modelled
 from tests.made_jobs import ARCHS, always_guided, batched, dataset, guided, job, optimizers_of, padded_text, te_weights_of, weights_of
 
 of_each = pytest.mark.parametrize("arch", ARCHS)
@@ -29,6 +31,11 @@ BADNESS = (SAFE, BORDERLINE, OOM)
 CARDS_GIB = (2, 8, 12, 16, 24, 32, 48, 80)
 
 
+def with_a_recipe(arch: str, kinds: Mapping[str, frozenset[str]], recorded: tuple[str, ...]) -> list[str]:
+    """Of the kinds that an architecture has by recipe one of weights alone, and one that turns what goes through its layers."""
+    return sorted(kinds.get(arch, frozenset()) & {"nvfp4", "convrot8"}) if "uint4" in recorded else []
+
+
 @st.composite
 def jobs(draw: st.DrawFn, arch: str) -> Job:
     """Any job of an architecture on one bucket, with one preview; of a video model on images or clips (of three latent frames and more:
@@ -40,7 +47,8 @@ def jobs(draw: st.DrawFn, arch: str) -> Job:
         ema=draw(st.booleans()),
         unload_text_encoder=not (known.single_captions or known.previews_need_text) and draw(st.booleans()),
     )
-    weights, te_weights = draw(st.sampled_from(weights_of(arch))), draw(st.sampled_from(te_weights_of(arch)))
+    weights = draw(st.sampled_from((*weights_of(arch), *with_a_recipe(arch, modelled.BY_RECIPE, weights_of(arch)))))
+    te_weights = draw(st.sampled_from((*te_weights_of(arch), *with_a_recipe(arch, modelled.TEXT_BY_RECIPE, te_weights_of(arch)))))
     most = 64 if known.padded_to else 80  # larger pictures than they are padded to stop the trainer, unless they are squares
     size = draw(st.integers(20, most)) * 16, draw(st.integers(20, most)) * 16
     padded = load_archs().archs[arch].fixed_text_tokens

@@ -19,7 +19,7 @@ from estimator.offload_profile import profile_of
 from estimator.outside import allocated_on_card, extra_at_peak
 from estimator.planner.edits import NOTHING, Dimension, Edit, merged
 from estimator.planner.judge import Judge
-from estimator.planner.plans import smallest_card
+from estimator.planner.plans import make_plan, smallest_card
 from estimator.planner.search import cheapest
 from estimator.planner.sight import ENDS, LOAD, LOWERING, START, UNSEEN, UNTOLD, lowering, phase_of, seen
 from estimator.planner.space import dimensions
@@ -249,3 +249,11 @@ def test_of_many_lengths_of_clips_the_longest_that_fits_is_found_and_most_are_no
     assert found is not None
     assert (found.loss.order, len(found.edits)) == by_trying_all(Judge(subject, judge.gpu), space)
     assert judge.by_rows < len(by_name["frames"].levels)
+
+
+def test_another_kind_of_as_many_bits_is_tried_where_loading_is_too_much() -> None:
+    """nvfp4 takes six times a layer's weights in fp32 to quantise it; uint4, of as many bits, a quarter of that."""
+    sets = ("model.qtype=nvfp4", "model.qtype_te=nvfp4")
+    subject = read_subject(str(next(path for path in EXAMPLES if path.stem == "zimage_turbo_ui")), sets, None, ())
+    plan = make_plan(subject, find_gpu("RTX4070"), "quality")
+    assert {edit.key: edit.value for edit in plan.edits} == {"model.qtype": "uint4", "model.qtype_te": "uint4"}

@@ -38,7 +38,9 @@ def trained(**settings: Any) -> dict[str, Any]:
 
 
 JOBS: dict[str, dict[str, Any]] = {
-    "plain": {"model": ZIMAGE | EIGHT_BIT}, "plain in bf16": {"model": ZIMAGE}, "plain in uint4": {"model": ZIMAGE | FOUR_BIT},
+    "plain": {"model": ZIMAGE | EIGHT_BIT}, "plain in bf16": {"model": ZIMAGE},
+    "plain in nvfp4": {"model": ZIMAGE | EIGHT_BIT | {"qtype": "nvfp4"}},
+    "plain in uint4": {"model": ZIMAGE | FOUR_BIT},
     "plain in fp16": {"model": ZIMAGE | EIGHT_BIT, "train": trained(dtype="fp16")},
     "plain in qint8": {"model": ZIMAGE | {"quantize": True, "qtype": "qint8"}}, "turbo": {"model": TURBO | EIGHT_BIT},
     "lokr": {"model": ZIMAGE | EIGHT_BIT, "network": LOKR}, "lokr on flux": {"model": FLUX_DEV | EIGHT_BIT, "network": LOKR},

@@ -13,6 +13,7 @@ from estimator.planner.buckets import bucket_levels, frame_levels
 from estimator.planner.edits import Dimension, Edit, Level, Loss
 from estimator.planner.subject import Subject
 from estimator.planner.typed import narrower
+from estimator.recipes import kind_named
 from estimator.trainers import modelled
 
 AIMS = ("quality", "speed", "batch", "resolution", "frames")
@@ -25,6 +26,7 @@ BATCH_WITH_ACCUMULATION, BATCH_WITHOUT = 2, 8  # for each halving
 WEIGHTS_8, WEIGHTS_4, TEXT_8, TEXT_4 = 10, 40, 4, 12
 WEIGHTS_LEARNED, TEXT_LEARNED = {3: 60, 2: 95}, {3: 30, 2: 60}
 """Below 4 bit what is learned suffers: in 3 bit somewhat more than without the buckets above 768 of 1024 px (44)."""
+OTHER_KIND, OTHERWISE = 1, "frozen weights of as many bits, quantised another way, which takes less memory while the model is loaded"
 PREVIEW_LEAST, PREVIEW_SCALE, NO_PREVIEWS, OFFLOADING_LEAST, OFFLOADING_SCALE = 2, 8, 14, 12, 20
 
 PREVIEW_STEP, PREVIEW_SMALLEST = 64, 512  # px; the trainer's default previews are 512
@@ -227,14 +229,13 @@ def _weights(subject: Subject) -> Iterator[Level]:
             learned = WEIGHTS_LEARNED.get(bits, 0) * (bits < _bits(now.weights))
             learned += TEXT_LEARNED.get(text_bits, 0) * (text_bits < _bits(now.te_weights))
             words = [*_precision("frozen weights", _bits(now.weights), bits), *_precision("text encoder", _bits(now.te_weights), text_bits)]
-            if points:
-                yield Level(edits, Loss(learned=learned, trouble=points), "; ".join(words))
+            other = kind_named(now.weights) and bits == _bits(now.weights) and job.model.weights != now.weights
+            if points or other:
+                yield Level(edits, Loss(learned=learned, trouble=points or OTHER_KIND), "; ".join(words or (OTHERWISE,)))
 
 
 def unquantised(subject: Subject) -> Level | None:
-    """The transformer's weights as they are, without quantisation: more exact, and nothing to unpack in each pass.
-
-    None where they come quantised."""
+    """The transformer's weights unquantised: more exact, and nothing to unpack in each pass; None where they come quantised."""
     if subject.arch.prequantised:
         return None
     edits = [Edit("model.quantize", False)]
@@ -283,8 +284,7 @@ def _precision(what: str, before: int, after: int) -> list[str]:
 
 
 def _offloading(subject: Subject) -> Iterator[Level]:
-    """A share of the transformer's layers waits on the CPU: the least that is needed; at last the text encoder's as well. Some classes of
-    the trainer move nothing."""
+    """A share of the transformer's layers waits on the CPU, the least that is needed; at last the text encoder's. Some move nothing."""
     arch = subject.arch
     if subject.job.model.layer_offloading or arch.te_qtype_key == "qtype" or arch.layer_offloading == "nothing":
         return

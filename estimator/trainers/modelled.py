@@ -81,14 +81,13 @@ WEIGHTS = frozenset({"bf16", "qfloat8", "float8", "uint4", *DERIVED})  # of the 
 BY_RECIPE = {
     **dict.fromkeys(("flux1-dev", "flux1-schnell", "flex1", "flux2-dev", "flux2-klein-4b", "flux2-klein-9b"), frozenset(RECIPES)),
     **dict.fromkeys(("zimage", "zimage-turbo", "zimage-l2p", "qwen-image"), frozenset(RECIPES)),
-    **dict.fromkeys(("qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "lumina2-aitk"), frozenset(RECIPES)),
+    **dict.fromkeys(("qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511"), frozenset(RECIPES)),
     **dict.fromkeys(("sd35-medium-aitk", "sd35-large-aitk", "ltx2", "ltx2.3"), frozenset(RECIPES)),
     **dict.fromkeys(("wan21-1.3b", "wan21-14b", "wan21-i2v-14b", "wan22-14b", "wan22-i2v-14b", "wan22-5b"), frozenset(RECIPES)),
-    "omnigen2": frozenset({"nvfp4"}),  # ConvRot leaves most of its layers, of 2520 inputs, as they are
 }
-# Of the text encoder: not where prompts are encoded with pictures, whose layers' uses nobody saw, or where a step asks for a weight
+# Of the text encoder: not where prompts are encoded with pictures, whose layers' uses nobody saw
 TEXT_BY_RECIPE = {
-    arch: kinds for arch, kinds in BY_RECIPE.items() if not arch.startswith(("qwen-image-edit", "lumina2", "omnigen2"))
+    arch: kinds for arch, kinds in BY_RECIPE.items() if not arch.startswith("qwen-image-edit")
 }
 # The transformer with an accuracy recovery adapter: architecture -> its weights
 RECOVERED = {
