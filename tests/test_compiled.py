@@ -47,7 +47,7 @@ def turbo(*sets: str) -> Job:
         ((*BLOCKS, "model.layer_offloading=true"), "model.compile"),
         ((*BLOCKS, *KLEIN, "network.type=lokr"), "model.compile"),
         ((*BLOCKS, "model.compile_fullgraph=true"), "model.compile_fullgraph"),
-        ((*BLOCKS, "model.arch=ltx2.3", "model.name_or_path=Lightricks/LTX-2.3", NO_ADAPTER), "model.compile"),
+        ((*BLOCKS, "model.arch=ltx2.5", "model.name_or_path=Lightricks/LTX-2.5", "model.qtype=convrot8", NO_ADAPTER), "model.compile"),
         ((*BLOCKS, "model.qtype=convrot8"), "model.compile"),
     ],
 )

@@ -119,15 +119,13 @@ SUBCLASSES = frozenset({"qfloat8", "float8", *(kind for kind, one in DERIVED.ite
 COMPILED = {
     **dict.fromkeys(FLUX1_BLOCKS, WEIGHTS - SUBCLASSES),
     **dict.fromkeys((*FLUX2_BLOCKS, "zimage", "zimage-turbo", "qwen-image", "qwen-image-edit", "qwen-image-edit-2509"), WEIGHTS),
-    **dict.fromkeys(("wan21-1.3b", "wan21-14b", "wan21-i2v-14b", "wan22-5b", "qwen-image-edit-2511", "chroma", "ltx2"), WEIGHTS),
+    **dict.fromkeys(("wan21-1.3b", "wan21-14b", "wan21-i2v-14b", "wan22-5b", "qwen-image-edit-2511", "chroma", "ltx2", "ltx2.3"), WEIGHTS),
     **dict.fromkeys(("sd35-medium-aitk", "sd35-large-aitk", "lumina2-aitk", "omnigen2", "hidream"), WEIGHTS),
     **dict.fromkeys(("chroma-radiance", "zimage-l2p"), WEIGHTS),
 }  # fmt: skip
 COMPILE_STOPS = FLUX1_BLOCKS
 # Adapter -> architectures whose compiled blocks it was in (FLUX.1 dev and Z-Image, and architectures of the same blocks)
-COMPILED_ADAPTERS = {
-    "lora": frozenset(COMPILED), "lokr": FLUX1_BLOCKS | {"zimage", "zimage-turbo"}, "dora": frozenset({"zimage", "zimage-turbo"}),
-}  # fmt: skip
+COMPILED_ADAPTERS = {"lora": frozenset(COMPILED), **dict.fromkeys(("lokr", "dora"), FLUX1_BLOCKS | {"zimage", "zimage-turbo"})}
 OPTIMIZERS = frozenset(load_rules())  # those that were recorded
 ASSISTANT_LORA_ARCHS = frozenset({"flux1-schnell", "zimage-turbo"})
 # Architectures with records of where each layer is used
