@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_writer import FLUX_DEV, ZIMAGE, read, train
+from config_writer import FLUX_DEV, ZIMAGE, process, read, train, write
 
 from estimator import optimizers
 from estimator.adapter_sites import INNER, RECOMPUTED, Tape
 from estimator.parameters import WHOLE
+from estimator.planner.space import _weights
+from estimator.planner.subject import read_subject
 from estimator.program import ALLOCATE
 from estimator.whole_profile import recorded_of
 from estimator.whole_quantised import FLOAT8, KINDS, QUANTO, QuantisedWholeProfile, cores, quantised
@@ -125,3 +127,11 @@ def test_an_update_in_qfloat8_makes_each_weight_for_itself() -> None:
         plain, remade = (optimizers.program(f"step.update/adamw8bit+{kind}/{when}", widths, WHOLE) for kind in ("bf16", QUANTO))
         assert remade.stay_bytes("optimizer", {"r": 0}) == plain.stay_bytes("optimizer", {"r": 0})
         assert remade.peak({"r": 0})[0] > plain.peak({"r": 0})[0]
+
+
+def test_a_plan_does_not_quantise_what_is_trained(tmp_path: Path) -> None:
+    """Fewer parameters would be trained, or none to any effect; the text encoder may be quantised."""
+    path = write(tmp_path, process(train=train(optimizer="adamw8bit"), model=ZIMAGE, network=...))
+    levels = list(_weights(read_subject(str(path), (), None, ())))
+    assert levels
+    assert not any(edit.key in ("model.quantize", "model.qtype") for level in levels for edit in level.edits)

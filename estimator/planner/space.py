@@ -214,7 +214,7 @@ def _weights(subject: Subject) -> Iterator[Level]:
     """Each quantisation of the transformer with each of the text encoder, as the trainer understands them; never a wider one."""
     now = subject.job.model
     seen = {(now.weights, now.te_weights)}
-    known = [None, *(q for q in QTYPES if q in modelled.WEIGHTS)]
+    known = [None, *(q for q in QTYPES if q in modelled.WEIGHTS and subject.job.method != "full")]  # a whole model would train others
     for transformer in known:
         for text in [None, *(q for q in QTYPES if q in modelled.TE_WEIGHTS)]:
             edits = quantised(subject, transformer, text)
