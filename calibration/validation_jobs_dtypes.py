@@ -29,6 +29,10 @@ HALF_JOBS = (
         (preview(768, 1024), preview(1024, 1024, SECOND)),
     ),
     Job(
+        "turbo-fp16-uint4", web_ui("turbo"), (("odd", [512], {}),), {**dtype("fp16"), **quantised("uint4"), **CACHED, **rank(8)},
+        (preview(512, 704),),
+    ),
+    Job(
         "zimage-fp16-no-checkpointing-b2", web_ui("zimage"), (("five", [512], {}),),
         {**dtype("half"), **CACHED, **NO_CHECKPOINTING, **batch(2), **EMA, **rank(16), **optimizer("adamw")}, (preview(512, 704),),
     ),

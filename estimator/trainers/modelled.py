@@ -66,7 +66,7 @@ WHOLE_OPTIMIZERS = frozenset({
 _QUANTO = frozenset({"qfloat8"})
 _BARE = frozenset({"bf16"})
 _RECORDED = frozenset({"bf16", "qfloat8"})
-_PLAIN = frozenset({"bf16", "qfloat8", "float8"})  # quanto's qint4 and qint8 have other kernels in fp16
+_PLAIN = frozenset({"bf16", "qfloat8", "float8", "uint4"})  # quanto's qint4 and qint8 have other kernels in fp16
 TYPED: dict[str, dict[str, frozenset[str]]] = {
     "fp16": {
         "sd15-aitk": _BARE, "sdxl-aitk": _BARE, "wan21-1.3b": _RECORDED, "zimage": _PLAIN, "zimage-turbo": _PLAIN,
