@@ -155,7 +155,7 @@ JOBS = (
     ),
     *(
         Job(f"sd15-whole-{name}", SD15_UI, (("portraits", [512], {}),), {**WHOLE, **CACHED_LATENTS, **optimizer(name)}, SMALL_PREVIEW)
-        for name in ("prodigy", "lion8bit", "adam8bit")
+        for name in ("prodigy", "lion8bit", "adam8bit", "adam", "ademamix8bit")
     ),
     *(
         Job(f"lumina2-whole-{name}", LUMINA2, (("five", [576], {}),), {**WHOLE, **CACHED_LATENTS, **optimizer(name)}, SMALL_PREVIEW)

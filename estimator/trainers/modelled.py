@@ -60,7 +60,7 @@ WHOLE_GUIDED = frozenset({"flex1", "flux1-dev"})  # those with an embedding of t
 WHOLE_WEIGHTS = {"bf16": WHOLE, "float8": frozenset({"flux1-dev", "zimage"}), "qfloat8": WHOLE_FILTERED - {"zimage-turbo"}}
 TEXTED = frozenset({"sd15-aitk", "sdxl-aitk"})  # those that were recorded with an adapter on their text encoders too
 WHOLE_OPTIMIZERS = frozenset({
-    "adafactor", "adam8bit", "adamw", "adamw8bit", "automagic", "automagic2", "lion8bit", "prodigy",
+    "adafactor", "adam", "adam8bit", "adamw", "adamw8bit", "ademamix8bit", "automagic", "automagic2", "lion8bit", "prodigy",
 })  # fmt: skip
 # Compute types (train.dtype) other than bf16: type -> architecture -> weights, each held against whole runs
 _QUANTO = frozenset({"qfloat8"})
