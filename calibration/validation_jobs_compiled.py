@@ -19,7 +19,6 @@ from calibration.validation_jobs_omnigen2 import UI as OMNIGEN2
 from calibration.validation_jobs_pixels import L2P, RADIANCE
 from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_jobs_sd3 import MEDIUM, by_key
-from calibration.validation_jobs_unet import LINEAR_ALONE, SD15_UI, XL_UI
 from calibration.validation_jobs_wan import begun, frames
 from calibration.validation_settings import *
 
@@ -60,12 +59,4 @@ JOBS = (
     Job("flux-lokr-bf16-compiled", web_ui("flux"), ONE_SIZE, {**BLOCKS, **BF16, **lokr(-1)}, ()),
     Job("flux-dora-uint4-compiled", web_ui("flux"), ONE_SIZE, {**BLOCKS, **quantised("uint4"), **DORA}, ()),
     Job("ltx23-qfloat8-compiled", web_ui("ltx2.3"), (("sounding clips", [512], with_sound(81)),), {**LTX2_UI, **BLOCKS}, ()),
-    Job("ltx25-compiled", web_ui("ltx2.5"), (("sounding clips", [512], with_sound(81)),), {**LTX2_UI, **BLOCKS}, ()),
-    Job("wan22-qfloat8-compiled", web_ui("wan 2.2 14b"), (("short clips", [256], frames(17)),), BLOCKS, ()),
-    Job(
-        "wan22i-qfloat8-compiled", web_ui("wan 2.2 i2v"), (("short clips", [256], frames(17)),),
-        {**COMPILE, **CACHED_TEXT, **rank(16)}, (),
-    ),
-    Job("sd15-compiled", SD15_UI, ONE_SIZE, {**COMPILE, **LINEAR_ALONE, **rank(16)}, ()),
-    Job("sdxl-compiled", XL_UI, ONE_SIZE, {**COMPILE, **LINEAR_ALONE, **rank(16)}, ()),
 )  # fmt: skip

@@ -14,7 +14,6 @@ from calibration.validation_jobs_ltx2 import UI as LTX2_UI
 from calibration.validation_jobs_ltx2 import frames as with_sound
 from calibration.validation_jobs_lumina2 import UI as LUMINA2
 from calibration.validation_jobs_omnigen2 import UI as OMNIGEN2
-from calibration.validation_jobs_pixels import L2P, RADIANCE
 from calibration.validation_jobs_qwen import WEIGHTED
 from calibration.validation_jobs_sd3 import LARGE, MEDIUM, by_key
 from calibration.validation_jobs_wan import BEGINNING, begun, clip, frames
@@ -60,7 +59,6 @@ ARCH_JOBS = (
         SMALL_PREVIEW,
     ),
     Job("hidream-lokr-auto", HIDREAM, (("square", [512], {}),), {**QFLOAT8, **lokr(-1), **CACHED}, SMALL_PREVIEW),
-    Job("hidream-dora", HIDREAM, (("square", [512], {}),), {**QFLOAT8, **DORA, **CACHED, **rank(16)}, SMALL_PREVIEW),
     Job("lumina2-lokr-auto-b2", LUMINA2, (("five", [512], {}),), {**QFLOAT8, **lokr(-1), **CACHED_LATENTS, **batch(2)}, SMALL_PREVIEW),
     Job("lumina2-dora", LUMINA2, (("five", [512], {}),), {**QFLOAT8, **DORA, **CACHED_LATENTS, **rank(16)}, SMALL_PREVIEW),
     Job("omnigen2-lokr-auto", OMNIGEN2, (("portraits", [512], {}),), {**QFLOAT8, **lokr(-1), **CACHED_LATENTS}, SMALL_PREVIEW),
@@ -70,64 +68,29 @@ ARCH_JOBS = (
     Job("sd35-lokr-auto", by_key(LARGE), (("phone", [512], {}),), {**lokr(-1), **CACHED}, SMALL_PREVIEW),
     Job("sd35-dora", by_key(LARGE), (("phone", [512], {}),), {**DORA, **CACHED}, SMALL_PREVIEW),
     Job("ltx2-lokr-auto", web_ui("ltx2"), (("two of one size", [256], with_sound(9)),), {**LTX2_UI, **lokr(-1), **CACHED}, CLIP),
-    Job("ltx2-dora", web_ui("ltx2"), (("two of one size", [256], with_sound(9)),), {**LTX2_UI, **DORA, **CACHED, **rank(16)}, CLIP),
     Job("ltx23-lokr-auto", web_ui("ltx2.3"), (("two of one size", [256], with_sound(9)),), {**LTX2_UI, **lokr(-1), **CACHED}, CLIP),
-    Job("ltx25-lokr-auto", web_ui("ltx2.5"), (("two of one size", [256], with_sound(9)),), {**LTX2_UI, **lokr(-1), **CACHED}, CLIP),
     Job("wan22-lokr-auto", web_ui("wan 2.2 14b"), (("short clips", [256], frames(13)),), {**lokr(-1), **CACHED}, CLIP),
 )  # fmt: skip
-BF16, UINT4, FLOAT8 = {**UNQUANTISED, **HIGH_VRAM}, quantised("uint4"), quantised("float8")
+UINT4 = quantised("uint4")
 AUTO, OF_16 = lokr(-1), {**DORA, **rank(16)}
 SMALL, FEW_FRAMES = (("portraits", [512], {}),), (("short clips", [256], frames(13)),)
 BEGUN = (clip(320, 256, 17, **BEGINNING),)
 TO_EDIT, EDITED = (("odd", [512], numbered(ONE)),), (with_controls(ONE, 512, 512),)
-FIRST_EDIT = (("odd", [512], {"control_path": ONE[0]}),)
 KINDS_JOBS = (
     Job("zimage-lokr-auto-uint6", web_ui("zimage"), SMALL, {**quantised("uint6"), **AUTO, **CACHED}, SMALL_PREVIEW),
     Job("flex-lokr-auto-qint8", web_ui("flex1"), SMALL, {**quantised("qint8"), **AUTO, **CACHED}, SMALL_PREVIEW),
     Job("wan22-dora", web_ui("wan 2.2 14b"), FEW_FRAMES, {**OF_16, **CACHED}, CLIP),
-    Job("wan22-lokr-auto-uint4-b2", web_ui("wan 2.2 14b"), FEW_FRAMES, {**UINT4, **AUTO, **CACHED, **EMA, **batch(2)}, CLIP),
     Job("wan22i-lokr-auto", web_ui("wan 2.2 i2v"), FEW_FRAMES, {**AUTO, **CACHED_TEXT}, BEGUN),
-    Job("wan22i-dora", web_ui("wan 2.2 i2v"), FEW_FRAMES, {**OF_16, **CACHED_TEXT}, BEGUN),
     Job("omnigen2-lokr-auto-bf16", OMNIGEN2, SMALL, {**AUTO, **CACHED_LATENTS}, SMALL_PREVIEW),
     Job("omnigen2-dora-bf16", OMNIGEN2, (edited("odd", [512]),), {**OF_16, **CACHED_LATENTS}, (edit(512, 512, "odd"),)),
     Job("lumina2-lokr-auto-bf16", LUMINA2, SMALL, {**AUTO, **CACHED_LATENTS}, SMALL_PREVIEW),
     Job("lumina2-dora-bf16-b2", LUMINA2, (("five", [512], {}),), {**OF_16, **CACHED_LATENTS, **batch(2)}, SMALL_PREVIEW),
     Job("kontext-lokr-auto-uint4", KONTEXT_UI, (edited("odd", [512]),), {**UINT4, **AUTO, **CACHED_LATENTS}, (edit(512, 512, "odd"),)),
     Job("kontext-dora-uint4", KONTEXT_UI, (edited("odd", [512]),), {**UINT4, **OF_16, **CACHED_LATENTS}, (edit(512, 512, "odd"),)),
-    Job("kontext-lokr-auto-bf16", KONTEXT_UI, (edited("odd", [512]),), {**BF16, **AUTO, **CACHED_LATENTS}, (edit(512, 512, "odd"),)),
-    Job("kontext-dora-bf16", KONTEXT_UI, (edited("odd", [512]),), {**BF16, **OF_16, **CACHED_LATENTS}, (edit(512, 512, "odd"),)),
     Job("chroma-dora-uint4", CHROMA, SMALL, {**UINT4, **OF_16, **CACHED_LATENTS}, SMALL_PREVIEW),
     Job("flex-lokr-auto-uint4", web_ui("flex1"), SMALL, {**UINT4, **AUTO, **CACHED}, SMALL_PREVIEW),
     Job("flex-dora-uint4", web_ui("flex1"), SMALL, {**UINT4, **OF_16, **CACHED}, SMALL_PREVIEW),
-    Job("schnell-lokr-auto-uint4", web_ui("schnell"), SMALL, {**UINT4, **AUTO, **CACHED}, SMALL_PREVIEW),
-    Job("schnell-dora-uint4", web_ui("schnell"), SMALL, {**UINT4, **OF_16, **CACHED}, SMALL_PREVIEW),
-    Job("klein4b-dora-uint4", klein("4b"), SMALL, {**UINT4, **OF_16, **CACHED}, SMALL_PREVIEW),
     Job("klein9b-dora-uint4", klein("9b"), SMALL, {**UINT4, **OF_16, **CACHED}, SMALL_PREVIEW),
-    Job("klein4b-dora-bf16", klein("4b"), SMALL, {**BF16, **OF_16, **CACHED}, SMALL_PREVIEW),
-    Job("flux2dev-lokr-auto-uint4", FLUX2, SMALL, {**UINT4, **AUTO, **CACHED}, SMALL_PREVIEW),
-    Job("flux2dev-dora-uint4", FLUX2, SMALL, {**UINT4, **OF_16, **CACHED}, SMALL_PREVIEW),
-    Job("flex2-lokr-auto-uint4", FLEX2, (("portraits", [512], beside("small")),), {**UINT4, **AUTO}, SMALL_PREVIEW),
-    Job("flex2-dora-uint4", FLEX2, (("portraits", [512], beside("small")),), {**UINT4, **OF_16}, SMALL_PREVIEW),
     Job("edit11-lokr-auto-uint4", web_ui("edit 2511"), TO_EDIT, {**UINT4, **AUTO, **WEIGHTED, **CACHED}, EDITED),
-    Job("edit11-dora-uint4", web_ui("edit 2511"), TO_EDIT, {**UINT4, **OF_16, **WEIGHTED, **CACHED}, EDITED),
-    Job("edit-lokr-auto-uint4", web_ui("edit"), TO_EDIT, {**UINT4, **AUTO, **WEIGHTED, **CACHED}, EDITED),
-    Job("edit-dora-uint4", web_ui("edit"), TO_EDIT, {**UINT4, **OF_16, **WEIGHTED, **CACHED}, EDITED),
-    Job("l2p-lokr-auto", L2P, SMALL, {**AUTO, **CACHED}, SMALL_PREVIEW),
-    Job("l2p-dora", L2P, SMALL, {**OF_16, **CACHED}, SMALL_PREVIEW),
-    Job("radiance-lokr-auto", RADIANCE, SMALL, {**AUTO, **CACHED_LATENTS}, SMALL_PREVIEW),
-    Job("radiance-dora", RADIANCE, SMALL, {**OF_16, **CACHED_LATENTS}, SMALL_PREVIEW),
-    Job("wan1b-lokr-auto-uint4", web_ui("wan 1.3b"), FEW_FRAMES, {**UINT4, **AUTO, **CACHED}, CLIP),
-    Job("wan1b-dora-uint4", web_ui("wan 1.3b"), FEW_FRAMES, {**UINT4, **OF_16, **CACHED}, CLIP),
-    Job("wan14b-lokr-auto-uint4", web_ui("wan 14b"), FEW_FRAMES, {**UINT4, **AUTO, **CACHED}, CLIP),
-    Job("wan14b-dora-uint4", web_ui("wan 14b"), FEW_FRAMES, {**UINT4, **OF_16, **CACHED}, CLIP),
-    Job("wan21i-lokr-auto-uint4", web_ui("wan 2.1 i2v"), FEW_FRAMES, {**UINT4, **AUTO, **CACHED_TEXT}, BEGUN),
-    Job("wan21i-dora-uint4", web_ui("wan 2.1 i2v"), FEW_FRAMES, {**UINT4, **OF_16, **CACHED_TEXT}, BEGUN),
-    Job("wan5b-lokr-auto-uint4", web_ui("wan 5b"), (("short clips", [256], begun(13)),), {**UINT4, **AUTO, **CACHED}, CLIP),
-    Job("wan5b-lokr-auto-bf16", web_ui("wan 5b"), (("short clips", [256], begun(13)),), {**BF16, **AUTO, **CACHED}, CLIP),
-    Job("wan5b-dora-bf16", web_ui("wan 5b"), (("short clips", [256], begun(13)),), {**BF16, **OF_16, **CACHED}, CLIP),
-    Job("sd35-medium-lokr-auto-bf16", by_key(MEDIUM), SMALL, {"model.quantize": False, **AUTO, **CACHED}, SMALL_PREVIEW),
-    Job("sd35-medium-dora-bf16", by_key(MEDIUM), SMALL, {"model.quantize": False, **OF_16, **CACHED}, SMALL_PREVIEW),
-    Job("hidream-lokr-auto-uint4", HIDREAM, (("square", [512], {}),), {**UINT4, **AUTO, **CACHED}, SMALL_PREVIEW),
-    Job("ltx23-dora", web_ui("ltx2.3"), (("two of one size", [256], with_sound(9)),), {**LTX2_UI, **OF_16, **CACHED}, CLIP),
 )  # fmt: skip
 JOBS = (*ARCH_JOBS, *KINDS_JOBS)

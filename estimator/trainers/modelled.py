@@ -14,31 +14,32 @@ METHODS = frozenset({"lora"})
 ADAPTERS = frozenset({"lora", "lokr", "dora"})
 # Architecture -> weights of the transformer with a LoKr: architectures and kinds of weights were each held against whole runs
 LOKR = {
-    "chroma": frozenset({"bf16", "qfloat8", "uint4"}), "flex1": frozenset({"bf16", "qfloat8"}), "flex2": frozenset({"qfloat8"}),
-    "flux1-dev": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "flux1-kontext": frozenset({"qfloat8"}),
+    "chroma": frozenset({"bf16", "qfloat8", "uint4"}), "flex1": frozenset({"bf16", "qfloat8", "uint4"}), "flex2": frozenset({"qfloat8"}),
+    "flux1-dev": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "flux1-kontext": frozenset({"qfloat8", "uint4"}),
     "flux1-schnell": frozenset({"qfloat8"}), "flux2-dev": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"bf16", "qfloat8", "uint4"}),
     "flux2-klein-9b": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "hidream": frozenset({"qfloat8"}), "ltx2": frozenset({"qfloat8"}),
-    "lumina2-aitk": frozenset({"bf16", "qfloat8"}), "omnigen2": frozenset({"bf16", "qfloat8"}),
+    "ltx2.3": frozenset({"qfloat8"}), "lumina2-aitk": frozenset({"bf16", "qfloat8"}), "omnigen2": frozenset({"bf16", "qfloat8"}),
     "qwen-image": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "qwen-image-edit": frozenset({"qfloat8"}),
-    "qwen-image-edit-2509": frozenset({"qfloat8"}), "qwen-image-edit-2511": frozenset({"qfloat8"}),
+    "qwen-image-edit-2509": frozenset({"qfloat8"}), "qwen-image-edit-2511": frozenset({"qfloat8", "uint4"}),
     "sd35-large-aitk": frozenset({"qfloat8"}), "sd35-medium-aitk": frozenset({"qfloat8"}), "wan21-1.3b": frozenset({"bf16", "qfloat8"}),
     "wan21-14b": frozenset({"qfloat8"}), "wan21-i2v-14b": frozenset({"qfloat8"}), "wan22-14b": frozenset({"qfloat8"}),
-    "wan22-5b": frozenset({"qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "float8", "uint4"}),
-    "zimage-turbo": frozenset({"bf16", "float8", "uint4"}),
+    "wan22-5b": frozenset({"qfloat8"}), "wan22-i2v-14b": frozenset({"qfloat8"}),
+    "zimage": frozenset({"bf16", "qfloat8", "float8", "uint4"}), "zimage-turbo": frozenset({"bf16", "float8", "uint4"}),
 }  # fmt: skip
 # Kinds that are made of those by rule, too: held against whole runs of Z-Image in uint6 and of Flex.1 in qint8
 LOKR = {arch: kinds | {kind for kind, one in DERIVED.items() if one.base in kinds} for arch, kinds in LOKR.items()}
 # Likewise, with a DoRA
 DORA = {
-    "chroma": frozenset({"bf16", "qfloat8"}), "flex1": frozenset({"bf16", "qfloat8"}), "flex2": frozenset({"qfloat8"}),
-    "flux1-dev": frozenset({"bf16", "qfloat8", "uint4"}), "flux1-kontext": frozenset({"qfloat8"}), "flux1-schnell": frozenset({"qfloat8"}),
-    "flux2-dev": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"qfloat8"}), "flux2-klein-9b": frozenset({"bf16", "qfloat8"}),
-    "lumina2-aitk": frozenset({"bf16", "qfloat8"}), "omnigen2": frozenset({"bf16", "qfloat8"}),
-    "qwen-image": frozenset({"bf16", "qfloat8", "uint4"}), "qwen-image-edit": frozenset({"qfloat8"}),
-    "qwen-image-edit-2509": frozenset({"qfloat8"}), "qwen-image-edit-2511": frozenset({"qfloat8"}),
-    "sd35-large-aitk": frozenset({"qfloat8"}), "sd35-medium-aitk": frozenset({"qfloat8"}), "wan21-1.3b": frozenset({"bf16", "qfloat8"}),
-    "wan21-14b": frozenset({"qfloat8"}), "wan21-i2v-14b": frozenset({"qfloat8"}), "wan22-14b": frozenset({"qfloat8"}),
-    "wan22-5b": frozenset({"qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "uint4"}), "zimage-turbo": frozenset({"bf16", "uint4"}),
+    "chroma": frozenset({"bf16", "qfloat8", "uint4"}), "flex1": frozenset({"bf16", "qfloat8", "uint4"}), "flex2": frozenset({"qfloat8"}),
+    "flux1-dev": frozenset({"bf16", "qfloat8", "uint4"}), "flux1-kontext": frozenset({"qfloat8", "uint4"}),
+    "flux1-schnell": frozenset({"qfloat8"}), "flux2-dev": frozenset({"qfloat8"}), "flux2-klein-4b": frozenset({"qfloat8"}),
+    "flux2-klein-9b": frozenset({"bf16", "qfloat8", "uint4"}), "lumina2-aitk": frozenset({"bf16", "qfloat8"}),
+    "omnigen2": frozenset({"bf16", "qfloat8"}), "qwen-image": frozenset({"bf16", "qfloat8", "uint4"}),
+    "qwen-image-edit": frozenset({"qfloat8"}), "qwen-image-edit-2509": frozenset({"qfloat8"}),
+    "qwen-image-edit-2511": frozenset({"qfloat8"}), "sd35-large-aitk": frozenset({"qfloat8"}), "sd35-medium-aitk": frozenset({"qfloat8"}),
+    "wan21-1.3b": frozenset({"bf16", "qfloat8"}), "wan21-14b": frozenset({"qfloat8"}), "wan21-i2v-14b": frozenset({"qfloat8"}),
+    "wan22-14b": frozenset({"qfloat8"}), "wan22-5b": frozenset({"qfloat8"}), "zimage": frozenset({"bf16", "qfloat8", "uint4"}),
+    "zimage-turbo": frozenset({"bf16", "uint4"}),
 }  # fmt: skip
 # Where an adapter on some layers was held against whole runs (FLUX.1 dev, Z-Image), and the architectures of the same classes
 FILTERED = frozenset({"flux1-dev", "flux1-schnell", "flex1", "zimage", "zimage-turbo"})
