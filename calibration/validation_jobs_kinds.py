@@ -115,7 +115,7 @@ OTHER_JOBS = (
     ),
     Job(
         "wan21i-nvfp4", web_ui("wan 2.1 i2v"), (("short clips", [256], frames(13)),),
-        {**quantised("nvfp4"), **CACHED, **rank(8), **NO_WORKERS}, (clip(416, 240, 9, **BEGINNING),),
+        {**quantised("nvfp4"), **CACHED_TEXT, **rank(8), **NO_WORKERS}, (clip(416, 240, 9, **BEGINNING),),
     ),
     Job(
         "ltx23-nvfp4", web_ui("ltx2.3"), (FEW_CLIPS,), {**quantised("nvfp4"), **CACHED, **rank(8), **NO_WORKERS}, (clip(320, 256, 17),),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 
@@ -52,7 +53,9 @@ def residents(sizes: Sequence[int], recipe: Recipe, layers: Sequence[Quantised])
     return out
 
 
+@cache
 def bytes_of(size: Size, dims: Dims) -> int:
+    """Bytes of what a layer makes of its weights."""
     return int(size.times * own_quantities(dims.outputs, dims.inputs)[size.of])
 
 

@@ -51,13 +51,14 @@ class _Laid:
     rows: list[dict[str, int]] = field(default_factory=list)
     like: list[int] = field(default_factory=list)
     elsewhere: list[int] = field(default_factory=list)  # the base's events that are laid at another place
+    known: dict[tuple[int, _Given], list[dict[str, int]]] = field(default_factory=dict)  # sizes of a stage: blocks are alike
 
     def stage(self, stage: Stage, result: int, given: _Given, saved: int | None = None) -> int | None:
         """A stage around the base's tensor that is its result. Gives what else it leaves (a weight that is kept), if anything.
 
         `saved`: the tensor in place of SAVED.
         """
-        last = stage.left[-1]
+        last, sizes = stage.left[-1], self._sizes(stage, given)
         numbers, before, place = dict[int, int](), True, int(self.made[result])
         for number, born in stage.events:
             if number == last:
@@ -65,13 +66,19 @@ class _Laid:
                 continue
             if born:
                 numbers[number] = self.first + len(self.rows)
-                self.rows.append(given.bytes_of(stage.sizes[number]))
+                self.rows.append(sizes[number])
                 self.like.append(result)
             tensor = saved if number == SAVED else numbers[number]
             if tensor is not None:
                 self.lay(place if before else place + 1, tensor, born)
         others = [numbers[number] for number in stage.left[:-1]]
         return others[0] if others else None
+
+    def _sizes(self, stage: Stage, given: _Given) -> list[dict[str, int]]:
+        place = id(stage), given
+        if place not in self.known:
+            self.known[place] = [given.bytes_of(size) for size in stage.sizes]
+        return self.known[place]
 
     def before(self, result: int, row: Ints) -> None:
         """A tensor of the base's with this row that is let go of right behind a result: before that is made, the oldest such one."""

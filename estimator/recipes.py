@@ -42,16 +42,12 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`sizes`: of what is made, in order. `events`: the number of a tensor, and whether it is made (SAVED: see there)."""
+    """`sizes`: of what is made, in order. `events`: the number of a tensor, and whether it is made (SAVED: see there). `left`: what is there
+    when it is over."""
 
     sizes: tuple[Size, ...]
     events: tuple[tuple[int, bool], ...]
-
-    @property
-    def left(self) -> tuple[int, ...]:
-        """What is there when it is over."""
-        gone = {number for number, born in self.events if not born}
-        return tuple(number for number in range(len(self.sizes)) if number not in gone)
+    left: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +109,8 @@ def _stage(written: list[str | int]) -> Stage:
             sizes.append(Size(Fraction(times), of))
         else:
             events.append((event, False))
-    return Stage(tuple(sizes), tuple(events))
+    gone = {number for number, born in events if not born}
+    return Stage(tuple(sizes), tuple(events), tuple(number for number in range(len(sizes)) if number not in gone))
 
 
 KINDS = ("nvfp4", "convrot8", *(f"convrotint{bits}" for bits in range(2, 8)), "convrotbitnet", "convrot4")
