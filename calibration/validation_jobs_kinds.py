@@ -7,6 +7,7 @@ from typing import Any
 from calibration.validation_jobs_edit import FEW, edited, numbered
 from calibration.validation_jobs_flux2 import FLUX2, NO_WORKERS, klein
 from calibration.validation_jobs_ltx2 import FEW_CLIPS
+from calibration.validation_jobs_offload import offloaded
 from calibration.validation_jobs_pixels import L2P
 from calibration.validation_jobs_sd3 import MEDIUM, by_key
 from calibration.validation_jobs_wan import BEGINNING, clip, frames
@@ -121,4 +122,18 @@ OTHER_JOBS = (
         "ltx23-nvfp4", web_ui("ltx2.3"), (FEW_CLIPS,), {**quantised("nvfp4"), **CACHED, **rank(8), **NO_WORKERS}, (clip(320, 256, 17),),
     ),
 )  # fmt: skip
-JOBS = (*IMAGE_JOBS, *CARD_JOBS, *QWEN_JOBS, *VIDEO_JOBS, *OTHER_JOBS)
+OFFLOADED_JOBS = (
+    Job(
+        "zimage-convrot8-offload-half", web_ui("zimage"), (("small", [512], {}),),
+        {**offloaded(0.5, 0), **quantised("convrot8", "qfloat8"), **CACHED, **rank(16)}, SMALL_PREVIEW, seed=5,
+    ),
+    Job(
+        "klein9b-nvfp4-offload", klein("9b"), (("odd", [640], {}),),
+        {**offloaded(1, 0), **quantised("nvfp4", "qfloat8"), **CACHED_TEXT, **rank(8)}, SMALL_PREVIEW,
+    ),
+    Job(
+        "qwen-convrotint4-offload-half", web_ui("qwen"), (("small", [512], {}),),
+        {**offloaded(0.5, 0), **quantised("convrotint4", "qfloat8"), **HIGH_VRAM, **CACHED, **rank(8)}, SMALL_PREVIEW, seed=7,
+    ),
+)  # fmt: skip
+JOBS = (*IMAGE_JOBS, *CARD_JOBS, *QWEN_JOBS, *VIDEO_JOBS, *OTHER_JOBS, *OFFLOADED_JOBS)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from estimator.archive import Later
+from estimator.recipes import kind_named, load_recipes
 
 SLOTS = 4
 """AI_TOOLKIT_OFFLOAD_DEPTH, the trainer's default: slots of the forward ring, and of the backward ring."""
@@ -150,7 +151,7 @@ def layers_of(
     for n, (place, count, number, what) in enumerate(places):
         numbers = count - 1 if what == WRAPPED else count
         carried = bool(names) and _carried(names[n])
-        saves = what == OWN and weights in SAVING
+        saves = what == OWN and (weights in SAVING or (kind_named(weights) and load_recipes()[weights].saves_codes))
         out.append(Layer(place, number, numbers, what, tuple(resident[place : place + count]), carried=carried, saves=saves))
     return tuple(out)
 

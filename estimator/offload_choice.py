@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from estimator import derived_weights, experts
+from estimator import derived_weights, experts, recipe_profile
 from estimator.archs import load_archs
 from estimator.errors import CannotTell, Problem
 from estimator.job import Model
@@ -18,6 +18,7 @@ from estimator.offload import WRAPPED, Layer, choose, deviation_bytes, layers_of
 from estimator.offload_left import left
 from estimator.program import Program
 from estimator.programs import Profile
+from estimator.recipes import kind_named
 
 # `layer_offloading` of profiles/archs.yaml: when the text encoder's layers are taken
 NOTHING, BEFORE, AFTER = "nothing", "before loading", "after loading"  # or "after quantising": before the move to the card
@@ -99,7 +100,8 @@ class ChosenProfile(Profile):
         table, named = table_of(self.base, "places"), experts.RESIDENT_OF.get(component, component)
         derivation = derived_weights.DERIVED.get(weights)
         recorded = weights if derivation is None or f"{named}/{weights}" in table else derivation.base
-        places = table.get(f"{named}/{recorded}")
+        by_recipe = kind_named(weights) and f"{named}/{weights}" not in table
+        places = recipe_profile.places(self.base, named, weights) if by_recipe else table.get(f"{named}/{recorded}")
         if places is None:
             raise CannotTell(unknown(f"{self.arch}: layers of {component} in {weights}"))
         layers = layers_of(places, self.base.resident(component, weights), table_of(self.base, "layers")[named], weights)

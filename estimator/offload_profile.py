@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from estimator import core_rules, derived_weights, experts, offload_beside, offload_loading, offload_programs, optimizers, rebuilt_profile
+from estimator import (
+    core_rules,
+    derived_weights,
+    experts,
+    offload_beside,
+    offload_loading,
+    offload_programs,
+    optimizers,
+    rebuilt_profile,
+    recipe_profile,
+)
 from estimator.edited import EDITED
 from estimator.errors import CannotTell
 from estimator.footprint import Footprint
@@ -183,6 +193,8 @@ class OffloadProfile(ChosenProfile):
         return self._once(("calls", key, component), lambda: self._read_calls(key, component))  # type: ignore[no-any-return]
 
     def _read_calls(self, key: str, component: str) -> Uses:
+        if recipe_profile.base_key(key) is not None and not self.base.has(key):  # of texts none are taken
+            return of_rows(recipe_profile.calls_of(self.base, key))
         holder = self.base.holder(key)
         names, mine = table_of(holder, "layers"), {name: n for n, name in enumerate(table_of(self.base, "layers")[component])}
         calls = rebuilt_profile.calls(holder, key, component, names)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from estimator import experts, rebuilt_profile, recipe_moves, recipe_uses
+from estimator.features import Ints
 from estimator.layer_calls import Call
 from estimator.offload import OWN, WRAPPED, layers_of, table_of
 from estimator.program import Program
@@ -51,16 +52,40 @@ def program(profile: Holder, key: str) -> Program:
     part = profile.program(base)
     if not key.startswith(USING) or key.startswith(NOT_USING):
         return recipe_moves.program(part, key, recipe, _all_layers(profile, part))
-    holder = profile.holder(base)
-    names, calls, dims, first = table_of(holder, "layers"), list[Call](), dict[int, Dims](), 0
-    for component in rebuilt_profile.components_of(holder, base):
-        uses = rebuilt_profile.calls(holder, base, component, names)
-        if uses is None:
-            raise recipe_uses.unlike(key)
-        dims |= {first + n: layer.dims for n, layer in enumerate(_layers(holder, component)) if layer is not None}
-        calls += [Call(row[0] + first, *row[1:]) for row in uses.tolist()]
-        first += len(names[component])
-    return recipe_uses.program(part, key, recipe, dims, calls)
+    return _used(profile, key, base, part)[0]
+
+
+def _used(profile: Holder, key: str, base: str, part: Program) -> tuple[Program, Ints]:
+    """A part that uses layers, and where: rows of Call, layers of all its components numbered through."""
+    place = "by recipe", key
+    if place not in profile.kept:
+        holder = profile.holder(base)
+        names, calls, dims, first = table_of(holder, "layers"), list[Call](), dict[int, Dims](), 0
+        for component in rebuilt_profile.components_of(holder, base):
+            uses = rebuilt_profile.calls(holder, base, component, names)
+            if uses is None:
+                raise recipe_uses.unlike(key)
+            dims |= {first + n: layer.dims for n, layer in enumerate(_layers(holder, component)) if layer is not None}
+            calls += [Call(row[0] + first, *row[1:]) for row in uses.tolist()]
+            first += len(names[component])
+        profile.kept[place] = recipe_uses.program(part, key, load_recipes()[key.split("/")[1]], dims, calls)
+    return profile.kept[place]  # type: ignore[return-value]
+
+
+def calls_of(profile: Holder, key: str) -> Ints:
+    """Where a part uses the transformer's layers: rows of Call."""
+    base = str(base_key(key))
+    return _used(profile, key, base, profile.program(base))[1]
+
+
+def places(profile: Holder, component: str, weights: str) -> list[tuple[int, int, int, int]]:
+    """Where each of a component's layers stands among its tensors (estimator.offload.layers_of), in a kind that has a recipe."""
+    more, before, out = len(load_recipes()[weights].buffers) - recipe_moves.PARTS_OF_OWN, 0, list[tuple[int, int, int, int]]()
+    for place, count, number, what in table_of(profile, "places")[f"{component}/{BASE}"]:
+        own = what == OWN
+        out.append((place + before, count + more * own, number + before, what))
+        before += more * own
+    return out
 
 
 def residents(profile: Holder, component: str, weights: str) -> list[int]:

@@ -20,7 +20,7 @@ import numpy as np
 from estimator.arrays import joined
 from estimator.errors import CannotTell, Problem
 from estimator.features import Ints, sum_of
-from estimator.layer_calls import NONE, Call
+from estimator.layer_calls import NONE, Call, by_columns
 from estimator.program import ALLOCATE, EventProgram, Program
 from estimator.recipes import FEW_ROWS, HALF, SAVED, Recipe, Size, Stage, own_quantities
 from estimator.rewriting import widened, written
@@ -123,8 +123,11 @@ def _whole(number: object) -> int:
     return int(number)  # type: ignore[call-overload, no-any-return]
 
 
-def program(base: Program, key: str, recipe: Recipe, layers: Mapping[int, Dims], calls: Sequence[Call]) -> EventProgram:
-    """The part in the recipe's kind. `base`: in uint4, with its calls; `layers`: the quantised ones. Raises CannotTell."""
+def program(
+    base: Program, key: str, recipe: Recipe, layers: Mapping[int, Dims], calls: Sequence[Call]
+) -> tuple[EventProgram, Ints]:
+    """The part in the recipe's kind, and where it uses each layer, as the base's calls (rows of Call). `base`: in uint4, with its calls;
+    `layers`: the quantised ones. Raises CannotTell."""
     made = np.append(np.flatnonzero(base.events == ALLOCATE), len(base.events))
     laid, dropped = _Laid(base, len(base.names), made), np.zeros(len(base.names) + 1, dtype=np.bool_)
     trained, asked = {call.layer for call in calls if call.until != NONE}, asked_for(base)
@@ -134,7 +137,19 @@ def program(base: Program, key: str, recipe: Recipe, layers: Mapping[int, Dims],
     for call in calls:
         if call.layer in layers:
             _call(laid, dropped, call, recipe, layers[call.layer], asked=asked, trains=call.layer in trained)
-    return _joined(base, key, laid, dropped)
+    further = np.array(sorted(event for event in laid.events if event[3]), dtype=np.int64).reshape(-1, 4)[:, 0]
+    return _joined(base, key, laid, dropped), _renumbered(calls, made, further, dropped, early=recipe.rotates)
+
+
+def _renumbered(calls: Sequence[Call], made: Ints, further: Ints, dropped: np.ndarray, *, early: bool) -> Ints:
+    """The calls by the tensors' new numbers. `further`: the places of what is laid in; `early`: what a layer keeps goes before its input's
+    gradient is there."""
+    uses, left = by_columns(calls), np.append(0, np.cumsum(~dropped[: len(made) - 1]))
+    new, own = left + np.searchsorted(further, made), left + np.searchsorted(further, made, side="right")
+    until = np.where(uses.until < 0, uses.until, new[uses.until])
+    until = np.where((uses.until > 0) & (uses.backward > 0) & early, own[uses.backward], until)
+    places = ((uses.first, new), (uses.last, new), (uses.input, own), (uses.output, own), (uses.backward, new))
+    return np.stack([uses.layer, *(np.where(row < 0, row, table[row]) for row, table in places), until], axis=1)
 
 
 def asked_for(base: Program) -> dict[int, int]:

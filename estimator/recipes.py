@@ -42,8 +42,8 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`sizes`: of what is made, in order. `events`: the number of a tensor, and whether it is made (SAVED: see there). `left`: what is there
-    when it is over."""
+    """`sizes`: of what is made, in order. `events`: the number of a tensor, and whether it is made (SAVED: see there). `left`: what is
+    there when it is over."""
 
     sizes: tuple[Size, ...]
     events: tuple[tuple[int, bool], ...]
@@ -67,6 +67,11 @@ class Recipe:
     def rotates(self) -> bool:
         """Whether a layer's weight and its input are multiplied with a rotation (ConvRot)."""
         return self.kind.startswith("convrot")
+
+    @property
+    def saves_codes(self) -> bool:
+        """Whether a layer keeps its codes for its backward pass, and nothing that it makes of them."""
+        return len(self.stages["train"].left) == 1
 
     @property
     def flows(self) -> bool:

@@ -102,13 +102,13 @@ def ordered(steps: list[int]) -> list[int]:
 @pytest.mark.parametrize("kind", ["nvfp4", "convrot8", "convrotint4"])
 def test_layers_are_used_as_they_were_recorded(kind: str) -> None:
     base = made("step.core/uint4/full/one", [*TRAINED["uint4"], NARROW, *BACKWARD["uint4"]])
-    found = recipe_uses.program(base, "step.core/x", load_recipes()[kind], LAYERS, TWICE)
+    found = recipe_uses.program(base, "step.core/x", load_recipes()[kind], LAYERS, TWICE)[0]
     assert ordered(steps_of(found)) == ordered([*TRAINED[kind], NARROW, *BACKWARD[kind]])
 
 
 @pytest.mark.parametrize("kind", ["nvfp4", "convrot8"])
 def test_layers_without_a_graph_are_used_as_they_were_recorded(kind: str) -> None:
-    found = recipe_uses.program(made("preview/uint4/x", PLAIN["uint4"]), "preview/x", load_recipes()[kind], LAYERS, ONCE)
+    found = recipe_uses.program(made("preview/uint4/x", PLAIN["uint4"]), "preview/x", load_recipes()[kind], LAYERS, ONCE)[0]
     assert ordered(steps_of(found)) == ordered(PLAIN[kind])
 
 
@@ -118,7 +118,7 @@ def test_a_first_pass_of_a_checkpointed_block_keeps_nothing() -> None:
     second = zip(TWICE, ((18, 19), (17, 18)), strict=True)
     again = [Call(layer, *(place + 8 for place in rest[:4]), *backward) for (layer, *rest), backward in second]
     base = made("step.core/uint4/checkpointed/one", [*PLAIN["uint4"], *TRAINED["uint4"], NARROW, *BACKWARD["uint4"]])
-    found = recipe_uses.program(base, "step.core/x", load_recipes()["nvfp4"], LAYERS, [*first, *again])
+    found = recipe_uses.program(base, "step.core/x", load_recipes()["nvfp4"], LAYERS, [*first, *again])[0]
     assert ordered(steps_of(found)) == ordered([*PLAIN["nvfp4"], *TRAINED["nvfp4"], NARROW, *BACKWARD["nvfp4"]])
 
 
@@ -225,13 +225,21 @@ def test_a_config_may_name_each(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("beside", [
-    "network.type=lokr", "network.type=dora", "network.dropout=0.1", "model.layer_offloading=true", "train.do_prior_divergence=true",
+    "network.type=lokr", "network.type=dora", "network.dropout=0.1", "train.do_prior_divergence=true",
     "network.network_kwargs.ignore_if_contains=[attention]", "train.dtype=fp16", "model.compile=true",
 ])  # fmt: skip
 def test_what_no_run_had_beside_it_is_named(tmp_path: Path, beside: str) -> None:
     assert not read(tmp_path, "model.qtype=convrot8").unmodelled
     found = read(tmp_path, "model.qtype=convrot8", *(("model.block_compile=true",) if "compile" in beside else ()), beside)
     assert found.unmodelled
+
+
+def test_layers_that_wait_on_the_host_are_the_transformers_alone(tmp_path: Path) -> None:
+    offloaded = "model.qtype=convrot8", "model.layer_offloading=true", "model.quantize_te=true"
+    assert not read(tmp_path, *offloaded, "model.qtype_te=qfloat8").unmodelled
+    found = read(tmp_path, *offloaded, "model.qtype_te=convrot8")
+    assert [each.place.key.rpartition(".")[2] for each in found.unmodelled] == ["qtype_te"]
+    assert not read(tmp_path, *offloaded, "model.qtype_te=convrot8", "model.layer_offloading_text_encoder_percent=0").unmodelled
 
 
 def test_qint4_is_an_error_of_the_config(tmp_path: Path) -> None:

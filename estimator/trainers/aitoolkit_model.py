@@ -258,7 +258,8 @@ def _report_offloading(model: Section, arch: Arch, result: Model) -> None:
         model.found.not_modelled(at, True, what)
     shares = (result.layer_offloading_transformer_percent, result.layer_offloading_text_encoder_percent)
     for key, weights, share in zip(("qtype", arch.te_qtype_key), (result.weights, result.te_weights), shares, strict=True):
-        if share > 0 and weights not in {result.dtype, arch.prequantised, *modelled.OFFLOADED_WEIGHTS}:
+        by_recipe = modelled.OFFLOADED_BY_RECIPE.get(arch.key, ()) if key == "qtype" else ()
+        if share > 0 and weights not in {result.dtype, arch.prequantised, *modelled.OFFLOADED_WEIGHTS, *by_recipe}:
             model.found.not_modelled(model.at(key), weights, "layers in this quantisation that are moved in and out of the card")
     for key in ("layer_offloading_transformer_percent", "layer_offloading_text_encoder_percent"):
         if not 0 <= model.number(key, 1.0) <= 1:

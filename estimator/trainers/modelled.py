@@ -137,6 +137,11 @@ OFFLOADING = frozenset({
 })  # fmt: skip
 UNMERGED: frozenset[str] = frozenset()  # those that offloading takes nothing of, with such records of their float8 previews
 OFFLOADED_WEIGHTS = frozenset({"float8", "uint4", *(kind for kind in DERIVED if kind.startswith("uint"))})
+# Kinds that have a recipe, of the transformer alone
+OFFLOADED_BY_RECIPE = {
+    arch: kinds for arch, kinds in BY_RECIPE.items()
+    if arch in {"flux2-dev", "flux2-klein-4b", "flux2-klein-9b", "ltx2", "ltx2.3", "qwen-image", "wan22-14b", "zimage"}
+}
 # Architectures of which this is so in some kinds of the transformer's weights only
 OFFLOADED_ALONE = dict.fromkeys(("wan21-1.3b", "wan21-14b", "wan21-i2v-14b", "wan22-5b"), frozenset({"bf16"}))
 QUANTIZE_EXCLUDES = frozenset({"*time_text_embed*"})  # the trainer's own Flex.1 example leaves this embedder unquantised

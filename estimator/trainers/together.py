@@ -72,8 +72,8 @@ def _offloaded(model: Model, arch: Arch) -> str:
     if arch.offloads_as_it_is and model.layer_offloading_transformer_percent > 0 and (model.low_vram or model.weights != model.dtype):
         return f"layer offloading of {arch.name} with low_vram or quantised, on which the trainer stops"
     shares = (model.layer_offloading_transformer_percent, model.layer_offloading_text_encoder_percent)
-    for share, weights in zip(shares, (model.weights, model.te_weights), strict=True):
-        if share > 0 and weights not in (model.dtype, arch.prequantised, *modelled.OFFLOADED_WEIGHTS):
+    for share, weights, known in zip(shares, (model.weights, model.te_weights), (modelled.OFFLOADED_BY_RECIPE, {}), strict=True):
+        if share > 0 and weights not in (model.dtype, arch.prequantised, *modelled.OFFLOADED_WEIGHTS, *known.get(arch.key, ())):
             return f"layer offloading of weights in {weights}"
     return ""
 
