@@ -112,7 +112,7 @@ OTHER_JOBS = (
     ),
     Job(
         "wan22i-convrotint4", web_ui("wan 2.2 i2v"), (("short clips", [256], frames(13)),),
-        {**quantised("convrotint4"), **CACHED, **rank(8), **NO_WORKERS}, (clip(416, 240, 9, **BEGINNING),),
+        {**quantised("convrotint4"), **CACHED_TEXT, **rank(8), **NO_WORKERS}, (clip(416, 240, 9, **BEGINNING),),
     ),
     Job(
         "wan21i-nvfp4", web_ui("wan 2.1 i2v"), (("short clips", [256], frames(13)),),
