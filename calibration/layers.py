@@ -22,11 +22,9 @@ from typing import Any
 from calibration.extract.programs import Refused
 from calibration.layer_shapes import EAGER, FEW
 from calibration.trainer.__main__ import HERE, UNBOUNDED_MIB
-from estimator.recipes import SAVED, quantities
+from estimator.recipes import KINDS, SAVED, quantities
 
 OUT = Path(__file__).resolve().parents[1] / "profiles" / "layers.json"
-BITS = (2, 3, 4, 5, 6, 7)
-KINDS = ("nvfp4", "convrot8", *(f"convrotint{bits}" for bits in BITS), "convrotbitnet", "convrot4")
 RECORDED = {"8.9": (*KINDS, *(f"{kind}-{EAGER}" for kind in ("nvfp4", "convrot4"))), "12.0": ("convrot4-fp4",)}
 """Compute capability of the emulated card -> what is recorded on it. Cards before 8.9 have Triton and not its kernels for fp4, so that they
 unpack it as without Triton; what int8 kinds do without it, which is on Windows alone, depends on whether rows are a multiple of 32."""

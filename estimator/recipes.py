@@ -118,7 +118,7 @@ def _stage(written: list[str | int]) -> Stage:
     return Stage(tuple(sizes), tuple(events), tuple(number for number in range(len(sizes)) if number not in gone))
 
 
-KINDS = ("nvfp4", "convrot8", *(f"convrotint{bits}" for bits in range(2, 8)), "convrotbitnet", "convrot4")
+KINDS = ("nvfp4", "convrot8", *(f"convrotint{bits}" for bits in range(2, 9)), "convrotbitnet", "convrot4")
 """As a config names them; behind a minus stands what the card lacks or has (estimator.kernels)."""
 
 

@@ -114,7 +114,8 @@ def test_the_rank_of_convolutions(conv: int | None, rank: int | None, tmp_path: 
     ("key", "sections"),
     [
         ("train.noise_scheduler", {"settings": {"noise_scheduler": "flowmatch"}}), ("sample", preview(1000, 1000)),
-        ("train.optimizer", {"settings": {"optimizer": "adafactor"}}), ("train.dtype", {"settings": {"dtype": "fp16"}, "network": {"type": "lora", "dropout": 0.1}}),
+        ("train.optimizer", {"settings": {"optimizer": "adafactor"}}),
+        ("train.dtype", {"settings": {"dtype": "fp16"}, "network": {"type": "lora", "dropout": 0.1}}),
         ("model.quantize", {"model": {**XL, "quantize": True}}),
         ("network.network_kwargs.only_if_contains", {"network": {"type": "lora", "network_kwargs": {"only_if_contains": ["attn"]}}}),
         ("network.type", {"network": {"type": "lokr"}}), ("network.dropout", {"network": {"type": "lora", "dropout": 0.1}}),
