@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from calibration.validation_jobs_adapters import lokr
 from calibration.validation_jobs_edit import FEW, edited, numbered
 from calibration.validation_jobs_flux2 import FLUX2, NO_WORKERS, klein
 from calibration.validation_jobs_ltx2 import FEW_CLIPS
@@ -136,4 +137,16 @@ OFFLOADED_JOBS = (
         {**offloaded(0.5, 0), **quantised("convrotint4", "qfloat8"), **HIGH_VRAM, **CACHED, **rank(8)}, SMALL_PREVIEW, seed=7,
     ),
 )  # fmt: skip
-JOBS = (*IMAGE_JOBS, *CARD_JOBS, *QWEN_JOBS, *VIDEO_JOBS, *OTHER_JOBS, *OFFLOADED_JOBS)
+# Other adapters than a plain LoRA on all layers
+ADAPTER_JOBS = (
+    Job("zimage-convrot8-lokr", web_ui("zimage"), (("odd", [512], {}),), {**quantised("convrot8"), **CACHED, **lokr(8)}, SMALL_PREVIEW),
+    Job(
+        "flux-nvfp4-lokr-b2", web_ui("flux"), (("five", [384], {}),),
+        {**quantised("nvfp4"), **CACHED, **lokr(8), **NO_CHECKPOINTING, **batch(2)}, SMALL_PREVIEW,
+    ),
+    Job(
+        "flux-convrotint4-dropout", web_ui("flux"), (("small", [512], {}),),
+        {**quantised("convrotint4"), **LOW_VRAM, **CACHED, **rank(16), "network.dropout": 0.1}, SMALL_PREVIEW,
+    ),
+)  # fmt: skip
+JOBS = (*IMAGE_JOBS, *CARD_JOBS, *QWEN_JOBS, *VIDEO_JOBS, *OTHER_JOBS, *OFFLOADED_JOBS, *ADAPTER_JOBS)

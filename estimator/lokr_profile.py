@@ -8,7 +8,7 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from estimator import core_rules, derived_weights, experts, optimizers, rebuilt_profile
+from estimator import core_rules, derived_weights, experts, optimizers, rebuilt_profile, recipe_profile
 from estimator.adapter_sites import Tape, layers_of, never, sites
 from estimator.archs import load_archs
 from estimator.errors import CannotTell
@@ -82,7 +82,8 @@ class LokrProfile(Profile):
     def _inputs(self, key: str) -> dict[int, int]:
         """The layer's own result -> its input, where the part makes it (see layer_calls.Call), recorded or by rule. Of none where nobody
         saw it: quanto's kinds, in which the layer saves its input itself."""
-        rows = rebuilt_profile.uses(self.base.holder(key), key)
+        by_recipe = recipe_profile.base_key(key) is not None and not self.base.has(key)
+        rows = recipe_profile.calls_of(self.base, key) if by_recipe else rebuilt_profile.uses(self.base.holder(key), key)
         calls = [] if rows is None else [Call(*row) for row in rows.tolist()]
         return {call.output: call.input for call in calls if call.input >= 0 and call.output >= 0}
 
