@@ -119,7 +119,7 @@ def test_a_lokr_is_read_with_its_factor(tmp_path: Path, written: dict[str, Any],
 @pytest.mark.parametrize(
     ("model", "more"),
     [
-        (KONTEXT, {}), (UINT4 | {"qtype": "nvfp4"}, {}),
+        (KONTEXT, {}), (UINT4 | {"qtype": "orbit3"}, {}),
         (TURBO | {"quantize": True}, {"network_kwargs": {"only_if_contains": ["layers.3."]}}),
     ],
     ids=["another architecture", "other weights", "some layers"],

@@ -225,7 +225,7 @@ def test_a_config_may_name_each(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("beside", [
-    "network.type=lokr", "network.type=dora", "network.dropout=0.1", "train.do_prior_divergence=true",
+    "network.type=dora", "train.do_prior_divergence=true",
     "network.network_kwargs.ignore_if_contains=[attention]", "train.dtype=fp16", "model.compile=true",
 ])  # fmt: skip
 def test_what_no_run_had_beside_it_is_named(tmp_path: Path, beside: str) -> None:

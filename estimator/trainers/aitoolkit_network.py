@@ -124,10 +124,9 @@ def check_network(process: Section, network: Network | None, arch: Arch, model: 
         return
     found = section.found
     filtered = bool(network.ignore_if_contains or network.only_if_contains)
-    if kind_named(model.weights) and (filtered or network.dropout):
-        key = "network_kwargs" if filtered else "dropout"
-        what = f"{'an adapter on a part of the layers' if filtered else 'dropout in the adapter'} beside weights in {model.weights}"
-        found.not_modelled(section.at(key), section.values[key], what)
+    if kind_named(model.weights) and filtered:
+        what = f"an adapter on a part of the layers beside weights in {model.weights}"
+        found.not_modelled(section.at("network_kwargs"), section.values["network_kwargs"], what)
         return
     check_outside(section, network, arch)
     if network.kind == DORA:

@@ -90,6 +90,8 @@ BY_RECIPE = {
 TEXT_BY_RECIPE = {
     arch: kinds for arch, kinds in BY_RECIPE.items() if not arch.startswith("qwen-image-edit")
 }
+# Likewise of the transformer, beside a LoKr and beside dropout
+LOKR = {arch: kinds | (BY_RECIPE[arch] if arch in {"flux1-dev", "zimage"} else frozenset()) for arch, kinds in LOKR.items()}
 # The transformer with an accuracy recovery adapter: architecture -> its weights
 RECOVERED = {
     "qwen-image": "uint3", "qwen-image-edit": "uint3", "qwen-image-edit-2509": "uint3", "qwen-image-edit-2511": "uint3",

@@ -45,14 +45,14 @@ def _compiled(model: Model, network: Network | None, arch: Arch) -> str:
 
 
 def _by_recipe(job: Job) -> str:
-    """Kinds of weights that are made by rule of what was recorded (estimator.recipes): with a LoRA on all layers, and one pass."""
+    """Kinds of weights that are made by rule of what was recorded (estimator.recipes): with an adapter on all layers, and one pass."""
     network, train = job.network, job.train
     if not kind_named(job.model.weights):
         return ""
-    parts = network is not None and (network.ignore_if_contains or network.only_if_contains or network.dropout)
+    parts = network is not None and (network.ignore_if_contains or network.only_if_contains)
     passes = train.preserves is not None or train.slider is not None or train.prior or train.guides_loss or train.guided or train.mean_flow
     met = parts or passes or train.validation is not None
-    return f"{job.model.weights} with a filtered adapter, dropout or further passes" if met else ""
+    return f"{job.model.weights} with a filtered adapter or further passes" if met else ""
 
 
 def _of_text(job: Job, arch: Arch) -> str:
