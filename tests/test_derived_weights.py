@@ -18,6 +18,7 @@ from estimator.rows import bound
 from estimator.timeline import simulate
 from estimator.trainers import read_jobs
 from tests.made_jobs import job
+from tests.made_steps import numbered
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -54,18 +55,8 @@ OUTPUT = {WIDE, NARROW}  # depend on the rows; all else on the weights
 
 
 def made(steps: list[int]) -> Program:
-    """A program of these steps; frees take the oldest of that size, as a layer's tensors do, but casts the older of two."""
-    live: list[tuple[int, int]] = []
-    events, sizes = [], []
-    for size in steps:
-        if size > 0:
-            live.append((len(sizes), size))
-            sizes.append(size)
-            events.append(ALLOCATE)
-        else:
-            first = next(entry for entry in live if entry[1] == -size)
-            live.remove(first)
-            events.append(len(sizes) - first[0])
+    """A program of these steps."""
+    sizes, events = numbered(steps)
     rows = np.array([[0, size] if size in OUTPUT else [size, 0] for size in sizes], dtype=np.int64)
     names: tuple[str | None, ...] = (None,) * len(sizes)
     return Program("preview/x", ("1", "B"), rows, (0,) * len(sizes), ["here"], names, np.array(events), 0, (), {})

@@ -24,6 +24,7 @@ from estimator.timeline import simulate
 from estimator.trainers import modelled, read_jobs
 from tests.config_writer import process, write
 from tests.made_jobs import job
+from tests.made_steps import numbered
 
 # Two linear layers, 3072 -> 12288 -> 3072 with bias, 1000 rows of bf16 on the emulated device (torch 2.14.1, the trainer's own kinds):
 # sizes of allocations, negative for frees; a forward pass with a graph, then its backward pass, and one without a graph.
@@ -65,18 +66,8 @@ SEVERAL = sorted(modelled.BY_RECIPE)
 
 
 def made(key: str, steps: list[int]) -> Program:
-    """A program of these steps; frees take the oldest of that size, but a gradient's input goes before the one behind it."""
-    live: list[tuple[int, int]] = []
-    events, sizes = [], []
-    for size in steps:
-        if size > 0:
-            live.append((len(sizes), size))
-            sizes.append(size)
-            events.append(ALLOCATE)
-        else:
-            first = next(entry for entry in live if entry[1] == -size)
-            live.remove(first)
-            events.append(len(sizes) - first[0])
+    """A program of these steps."""
+    sizes, events = numbered(steps)
     rows = np.array([[0, ROWS[size]] if size in ROWS else [size, 0] for size in sizes], dtype=np.int64)
     names: tuple[str | None, ...] = (None,) * len(sizes)
     return Program(key, ("1", "T"), rows, (0,) * len(sizes), ["here"], names, np.array(events), 0, (), {})
