@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from estimator.archs import load_archs
+from estimator.dtypes import FP32
 from estimator.errors import CannotTell
 from estimator.estimate import Host
 from estimator.experts import OF_EXPERTS
@@ -31,6 +32,7 @@ LATENT_BYTES = {
 }  # fmt: skip
 """By model class: bytes of a latent's column of channels in 2 bytes, and pixels on its side (128 channels for 16 x 16 pixels; 48; 128
 for 32 x 32; 4 for 8 x 8; without a VAE the three values of each pixel: toolkit/models/FakeVAE.py, 27a03a91)."""
+WIDER = 2  # an element in fp32 in place of two bytes
 LATENT_BYTES_ELSE = (32, 8)
 """The same of the other VAEs: 16 channels for 8 x 8 pixels."""
 
@@ -98,7 +100,8 @@ def _bytes(base: Profile, components: list[str], weights: str) -> int:
 
 
 def latent_bytes(job: Job, by_class: Mapping[str, tuple[int, int]] = LATENT_BYTES) -> int:
-    """Latents that are kept in memory, where they are cached there: on disk besides or not (toolkit/config_modules.py: DatasetConfig)."""
+    """Latents that are kept in memory, where they are cached there (on disk besides or not: toolkit/config_modules.py, DatasetConfig), in
+    the compute type (toolkit/dataloader_mixins.py: _encoded_latent)."""
     arch = load_archs().archs[job.arch]
     size, side = by_class.get(arch.model_class, LATENT_BYTES_ELSE)
     cells = Cells(arch.cell_pixels, arch.cell_frames)
@@ -108,7 +111,7 @@ def latent_bytes(job: Job, by_class: Mapping[str, tuple[int, int]] = LATENT_BYTE
         if dataset.cache_latents
         for bucket in dataset.buckets
     )
-    return columns * size // side**2
+    return columns * size * (WIDER if job.model.dtype == FP32 else 1) // side**2
 
 
 def warning(host: Host | None, ram_bytes: int | None) -> str | None:

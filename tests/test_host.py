@@ -52,6 +52,14 @@ def test_latents_count_where_they_are_kept_in_memory() -> None:
     assert latent_bytes(replace(job, datasets=(replace(dataset, cache_latents=False, cache_latents_to_disk=True),))) == 0
 
 
+def test_latents_are_kept_in_the_compute_type() -> None:
+    """Was: two bytes a value in fp32 too."""
+    base = zimage()
+    dataset = replace(base.datasets[0], buckets=(Bucket(1024, 512, count=10),), cache_latents=True)
+    narrow, wide = (replace(base, datasets=(dataset,), model=replace(base.model, dtype=dtype)) for dtype in ("bf16", "fp32"))
+    assert latent_bytes(wide) == 2 * latent_bytes(narrow) > 0
+
+
 def test_latents_of_clips_are_as_long_and_wide_as_their_vae_makes_them() -> None:
     """LTX-2: 128 channels of 2 bytes for 32 x 32 pixels and 8 frames behind the first; Wan 2.2 5B: 48 for 16 x 16 pixels and 4."""
     for name, expected in (("ltx2_ui", 256 * (512 // 32) ** 2 * 7), ("wan22_5b_ui", 96 * (512 // 16) ** 2 * 13)):

@@ -126,7 +126,7 @@ def test_captions_that_are_not_here_are_taken_to_differ(batch: int, settings: di
 @pytest.mark.parametrize(
     ("key", "sections"),
     [
-        ("network.type", {"network": {"type": "lokr"}}), ("network.dropout", {"network": {"type": "lora", "dropout": 0.1}}),
+        ("network.dropout", {"network": {"type": "lora", "dropout": 0.1}}),
         ("network.network_kwargs.only_if_contains", {"network": {"type": "lora", "network_kwargs": {"only_if_contains": ["attn"]}}}),
         ("model.assistant_lora_path", {"model": {**MODEL, "assistant_lora_path": "x"}}),
         ("model.te_name_or_path", {"model": {**MODEL, "te_name_or_path": "x"}}),

@@ -86,7 +86,7 @@ def test_prompts_have_the_tokens_of_clip_and_of_t5(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "sections"),
     [
-        ("network.type", {"network": {"type": "lokr"}}), ("network.dropout", {"network": {"type": "lora", "dropout": 0.1}}),
+        ("network.dropout", {"network": {"type": "lora", "dropout": 0.1}}),
         ("model.layer_offloading", {"model": {**LARGE, "quantize": False, "layer_offloading": True}}),
         ("network.network_kwargs.only_if_contains", {"network": {"type": "lora", "network_kwargs": {"only_if_contains": ["attn"]}}}),
         ("model.assistant_lora_path", {"model": {**LARGE, "assistant_lora_path": "x"}}),
