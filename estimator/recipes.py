@@ -29,7 +29,7 @@ PER_BYTE = 5  # ternary codes
 FEW_ROWS = 16
 """Rows up to which a layer without a graph takes the kernel for a few (convrot_quant.py: FUSED_GEMV_MAX_M)."""
 PADDINGS = (16, 32, 128)
-OWN, FLOWING = ("w", "o", "o5", "1"), ("X", "Y", "R")
+FLOWING = ("X", "Y", "R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,6 @@ class Recipe:
     def saves_codes(self) -> bool:
         """Whether a layer keeps its codes for its backward pass, and nothing that it makes of them."""
         return len(self.stages["train"].left) == 1
-
-    @property
-    def flows(self) -> bool:
-        """Whether a layer makes something of what goes through it, and not of its weights alone."""
-        return any(size.of.startswith(FLOWING) for size in self.stages["train"].sizes[:-1])
 
 
 def quantities(outputs: int, inputs: int, rows: int) -> dict[str, int]:
