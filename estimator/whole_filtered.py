@@ -8,6 +8,7 @@ Source: ostris/ai-toolkit 27a03a91, toolkit/models/base_model.py and toolkit/sta
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -20,13 +21,13 @@ from estimator.whole_profile import CORE, WholeProfile, recorded_of
 
 
 @dataclass(frozen=True)
-class FrozenWholeProfile(WholeProfile):
+class FrozenWholeProfile(WholeProfile, ABC):
     """Of a model with parameters that are not trained."""
 
     @property
+    @abstractmethod
     def left(self) -> frozenset[int]:
         """Those, by number."""
-        raise NotImplementedError
 
     @property
     def idle(self) -> frozenset[int]:
